@@ -1,0 +1,2 @@
+//! Whole sites in network namespaces.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Builds the rooms, starts and stops them in order.

@@ -1,0 +1,279 @@
+//! The configuration of a site: what a file may say ([`raw`]), and what it means once validated (this module).
+//!
+//! A [`Config`] that exists is right: names resolve, prefixes do not clash, keys are 32 bytes. Nothing here opens a
+//! socket. The format is YAML; the keys of the tunnel follow wg(8).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Holds a whole, validated site.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Names this installation.
+    pub site: Name,
+    /// Holds what survives a restart; created 0700.
+    pub state_dir: PathBuf,
+    /// Describes this site's end of the tunnel.
+    pub tunnel: Tunnel,
+    /// Lists the sites at the other ends.
+    pub peers: Vec<Peer>,
+    /// Lists the local ports whose messages go to a peer.
+    pub forwards: Vec<Forward>,
+    /// Lists the receivers that this site offers.
+    pub services: Vec<Service>,
+    /// Gives the address of the health endpoints, if any.
+    pub health_listen: Option<SocketAddr>,
+    /// Gives the path of the control socket.
+    pub control_socket: PathBuf,
+}
+
+impl Config {
+    /// Finds a peer by its name.
+    pub fn peer(&self, name: &Name) -> Option<&Peer> {
+        self.peers.iter().find(|peer| &peer.name == name)
+    }
+}
+
+/// Is a name out of `[a-z0-9-]`, 1 to 63 bytes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(String);
+
+impl Name {
+    /// Returns the name, or `None` where a byte is outside `[a-z0-9-]` or the length is not 1 to 63.
+    pub fn new(text: &str) -> Option<Self> {
+        let fits = (1..=63).contains(&text.len());
+        let clean = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        (fits && clean).then(|| Self(text.to_owned()))
+    }
+
+    /// Returns the text of the name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Describes this site's end of the tunnel.
+#[derive(Debug, Clone)]
+pub struct Tunnel {
+    /// Names the TUN interface, at most 15 bytes.
+    pub interface: String,
+    /// Says which TUN backend to use.
+    pub backend: Backend,
+    /// Is this site's secret.
+    pub private_key: SecretKey,
+    /// Is the UDP port; 0 lets the kernel choose.
+    pub listen_port: u16,
+    /// Lists the addresses of the interface, at least one, each with its prefix length.
+    pub addresses: Vec<IpNet>,
+    /// Is the MTU inside the tunnel, 1280 to 65535 bytes (576 where no IPv6 address is given).
+    pub mtu: u16,
+    /// Marks the datagrams outside the tunnel; 0 sets no mark.
+    pub fwmark: u32,
+    /// Says where the routes to allowed IPs go.
+    pub table: Table,
+    /// Is the TCP port inside the tunnel where peers' links arrive.
+    pub link_port: u16,
+}
+
+/// Says which TUN backend carries the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The best that works here.
+    Auto,
+    /// Segmentation offload; an error where it does not work.
+    Offload,
+    /// One packet a system call.
+    Plain,
+}
+
+/// Says where the routes to allowed IPs go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// The main table.
+    Auto,
+    /// Nowhere: routes are the admin's.
+    Off,
+    /// A routing table by its number.
+    Number(u32),
+}
+
+/// Describes the site at another end of the tunnel.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Names the peer here.
+    pub name: Name,
+    /// Identifies the peer (WireGuard).
+    pub public_key: PublicKey,
+    /// Adds a symmetric secret to the handshake (WireGuard).
+    pub preshared_key: Option<SecretKey>,
+    /// Says where to reach the peer; absent: wait for it to come.
+    pub endpoint: Option<Endpoint>,
+    /// Lists the inner addresses that are the peer's (WireGuard cryptokey routing).
+    pub allowed_ips: Vec<IpNet>,
+    /// Is the peer's own inner address: configured, or the one host prefix of `allowed_ips`.
+    pub address: Option<IpAddr>,
+    /// Sends a keepalive after so much silence; whole seconds, 1 to 65535.
+    pub persistent_keepalive: Option<Duration>,
+    /// Lets the peer reach addresses behind this site.
+    pub routed: bool,
+    /// Lets the peer reach this host's own ports.
+    pub host_access: bool,
+}
+
+/// Says where something is reached: a name or an address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Is an address, or a name that is resolved (again) when needed.
+    pub host: Host,
+    /// Is the port, not 0.
+    pub port: u16,
+}
+
+/// Is a name or an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// An address.
+    Address(IpAddr),
+    /// A DNS name.
+    Name(String),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// Describes a local port whose messages go to a service at a peer.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// Names the forward.
+    pub name: Name,
+    /// Is where senders connect.
+    pub listen: SocketAddr,
+    /// Lists who may connect; empty: anybody.
+    pub allow_from: Vec<IpNet>,
+    /// Names the peer.
+    pub peer: Name,
+    /// Says what at the peer receives.
+    pub target: Target,
+    /// Limits the payload of one frame, in bytes.
+    pub message_bytes_max: u64,
+    /// Says what happens to a sender while the receiver cannot be reached.
+    pub on_unreachable: OnUnreachable,
+    /// Bounds the wait for an unreachable receiver.
+    pub hold_for: Duration,
+    /// Limits the senders' connections at once.
+    pub connections_max: NonZeroUsize,
+    /// Closes a sender's connection after so much silence; absent: never.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Says what at the peer receives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A service by its name, where the peer runs wardlink.
+    Service(Name),
+    /// A TCP address inside the tunnel, where it does not.
+    Address(SocketAddr),
+}
+
+/// Says what happens to a sender while the receiver cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnreachable {
+    /// Keeps the connection and its bytes, for `hold_for` at the most.
+    Hold,
+    /// Closes the connection at once.
+    Close,
+    /// Answers each message with AR (enhanced mode: CR).
+    Nak,
+}
+
+/// Describes a receiver that this site offers to its peers.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Names the service.
+    pub name: Name,
+    /// Says where the receiver listens.
+    pub target: Endpoint,
+    /// Lists the peers that may use it; empty: none.
+    pub allow_peers: Vec<Name>,
+    /// Offers the service as plain TCP on the tunnel address too.
+    pub port: Option<u16>,
+    /// Closes a receiver connection whose answer is overdue; absent: measures only.
+    pub ack_timeout: Option<Duration>,
+    /// Limits the connections to the receiver at once.
+    pub connections_max: NonZeroUsize,
+    /// Says how an idle receiver is probed.
+    pub probe: Probe,
+}
+
+/// Says how a receiver without live connections is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// Not at all.
+    None,
+    /// By a TCP connect.
+    Tcp,
+}
+
+/// Is a Curve25519 public key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl fmt::Display for PublicKey {
+    /// Writes the key as `wg` does, in base64.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use base64::Engine as _;
+        f.write_str(&base64::engine::general_purpose::STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Is a private or preshared key; never shown, wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct SecretKey([u8; 32]);
+
+impl SecretKey {
+    /// Wraps 32 bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the secret bytes.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(hidden)")
+    }
+}

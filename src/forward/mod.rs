@@ -1,0 +1,1 @@
+//! The listener, the sender's connection, transparent intake.

@@ -1,0 +1,1 @@
+//! What is up and why not.

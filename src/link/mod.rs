@@ -1,0 +1,1 @@
+//! The connection between two sites that carries a forward inside the tunnel.

@@ -1,0 +1,1 @@
+//! WireGuard in userspace: keys, peers, filter, TUN, UDP.
