@@ -1,1 +1,294 @@
 //! WireGuard in userspace: keys, peers, filter, TUN, UDP.
+//!
+//! It knows nothing of MLLP. What it promises to the rooms above: a packet that comes out of the interface was sent by
+//! the peer that owns its source address, and passed the filter; a socket bound to the interface speaks to peers only.
+
+pub mod allowed_ips;
+mod driver;
+pub mod drops;
+pub mod endpoints;
+pub mod filter;
+mod interface;
+pub mod packet;
+pub mod peer;
+pub mod peers;
+pub mod tun;
+mod udp;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::sys::eventfd::EventFd;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::config::{Config, PublicKey};
+use drops::DropCounters;
+use peer::Identity;
+use peers::{PeerEntry, PeerFacts, Peers};
+use tun::Tun;
+use udp::Udp;
+
+/// Says why the tunnel does not start, or ended.
+#[derive(Debug, Error)]
+pub enum TunnelError {
+    /// A capability is missing.
+    #[error("not permitted to {what}: CAP_NET_ADMIN is missing")]
+    NotPermitted {
+        /// Says what for.
+        what: &'static str,
+    },
+    /// Another interface has the name.
+    #[error("an interface named {name} exists already; choose another tunnel.interface or stop what made it")]
+    InterfaceTaken {
+        /// Is the name.
+        name: String,
+    },
+    /// The kernel has no TUN.
+    #[error("there is no /dev/net/tun; load the kernel module with `modprobe tun`")]
+    NoTunDevice {
+        /// Says what the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refuses to create the interface.
+    #[error("cannot create the interface {name}")]
+    InterfaceCreate {
+        /// Is the name.
+        name: String,
+        /// Says what the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refuses an address, a route or the MTU.
+    #[error("cannot set {what} of the tunnel interface")]
+    Interface {
+        /// Says which.
+        what: String,
+        /// Says what the kernel said.
+        source: Box<rtnetlink::Error>,
+    },
+    /// There is no netlink socket.
+    #[error("cannot speak rtnetlink")]
+    Netlink {
+        /// Says what the kernel said.
+        source: io::Error,
+    },
+    /// The UDP port cannot be bound.
+    #[error("cannot bind UDP port {port} for WireGuard; choose another tunnel.listen_port or stop what uses it")]
+    UdpBind {
+        /// Is the port.
+        port: u16,
+        /// Says what the kernel said.
+        source: io::Error,
+    },
+    /// A data thread cannot be started or driven.
+    #[error("cannot drive the data threads")]
+    Threads {
+        /// Says what the kernel said.
+        source: io::Error,
+    },
+    /// There is no randomness.
+    #[error("the system gives no random bytes")]
+    Random,
+    /// The interface was deleted or broke.
+    #[error("the tunnel interface is gone")]
+    InterfaceGone {
+        /// Says what the kernel said.
+        source: io::Error,
+    },
+    /// The remembered endpoints cannot be read or written.
+    #[error("cannot keep the peers' endpoints in {}", path.display())]
+    Endpoints {
+        /// Is the file.
+        path: PathBuf,
+        /// Says what the system said.
+        source: io::Error,
+    },
+}
+
+impl TunnelError {
+    fn poll(error: nix::errno::Errno) -> Self {
+        Self::Threads { source: error.into() }
+    }
+}
+
+/// Is what both data threads and the rooms above share.
+struct Shared {
+    identity: Identity,
+    peers: Peers,
+    tun: Tun,
+    udp: Udp,
+    drops: DropCounters,
+    addresses: Vec<IpAddr>,
+    mtu_bytes: u16,
+    random: std::sync::atomic::AtomicU64,
+}
+
+impl Shared {
+    fn is_ours(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Begins a handshake with a peer whose endpoint has just become known.
+    fn greet(&self, entry: &PeerEntry) {
+        let mut out = vec![0u8; peer::BUFFER_BYTES];
+        let initiation = entry.lock().initiate(&mut out);
+        if let (Some(initiation), Some(endpoint)) = (initiation, entry.endpoint()) {
+            driver::send(self, entry, initiation, endpoint);
+        }
+    }
+
+    /// Returns the next number of a SplitMix64 sequence with a random seed: for jitter, never for keys.
+    fn random(&self) -> u64 {
+        let step = 0x9e37_79b9_7f4a_7c15;
+        let state = self.random.fetch_add(step, std::sync::atomic::Ordering::Relaxed).wrapping_add(step);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// Is a running tunnel; it ends with [`Tunnel::stop`] or when dropped.
+pub struct Tunnel {
+    shared: Arc<Shared>,
+    stop: Arc<EventFd>,
+    threads: Vec<JoinHandle<()>>,
+    failed: watch::Receiver<Option<String>>,
+    endpoints: Vec<tokio::task::AbortHandle>,
+    interface: String,
+}
+
+impl Tunnel {
+    /// Creates the interface, binds the port, starts the data threads and begins a handshake with each known endpoint.
+    ///
+    /// # Errors
+    /// Whatever keeps the tunnel from running; nothing is left behind.
+    pub async fn start(config: &Config) -> Result<Self, TunnelError> {
+        let remembered = endpoints::load(&config.state_dir);
+        let identity = Identity::new(&config.tunnel.private_key);
+        let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
+        let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark)?;
+        let tun = Tun::create(&config.tunnel.interface)?;
+        interface::configure(config).await?;
+        let peers = Peers::new(config, &identity, &remembered, || getrandom::u64().unwrap_or(seed));
+        let shared = Arc::new(Shared {
+            identity,
+            peers,
+            tun,
+            udp,
+            drops: DropCounters::new(),
+            addresses: config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect(),
+            mtu_bytes: config.tunnel.mtu,
+            random: seed.into(),
+        });
+        let stop = Arc::new(EventFd::new().map_err(TunnelError::poll)?);
+        let (ended, failed) = watch::channel(None);
+        let mut tunnel = Self {
+            shared: Arc::clone(&shared),
+            stop: Arc::clone(&stop),
+            threads: Vec::new(),
+            failed,
+            endpoints: Vec::new(),
+            interface: config.tunnel.interface.clone(),
+        };
+        tunnel.spawn("wl-tx", ended.clone(), driver::transmit)?;
+        tunnel.spawn("wl-rx", ended, driver::receive)?;
+        tunnel.endpoints = endpoints::spawn(config, &shared);
+        Ok(tunnel)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        ended: watch::Sender<Option<String>>,
+        run: fn(&Shared, &EventFd) -> Result<(), TunnelError>,
+    ) -> Result<(), TunnelError> {
+        let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
+        let body = move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&shared, &stop)));
+            let failure = match result {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error_chain(&error),
+                Err(_) => "a data thread of the tunnel panicked".to_owned(),
+            };
+            ended.send_replace(Some(failure));
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        self.threads.push(thread.map_err(|source| TunnelError::Threads { source })?);
+        Ok(())
+    }
+
+    /// Waits until a data thread ends by itself, and says why. Cancel-safe.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Names the interface that sockets inside the tunnel are bound to.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Returns this site's public key.
+    pub fn public_key(&self) -> PublicKey {
+        self.shared.identity.public_key()
+    }
+
+    /// Returns the UDP port.
+    pub fn listen_port(&self) -> u16 {
+        self.shared.udp.port()
+    }
+
+    /// Finds a configured peer.
+    pub fn peer(&self, key: &PublicKey) -> Option<Arc<PeerEntry>> {
+        self.shared.peers.by_key(key)
+    }
+
+    /// Finds the peer that an inner address belongs to now.
+    pub fn owner(&self, address: IpAddr) -> Option<Arc<PeerEntry>> {
+        self.shared.peers.owner(address).cloned()
+    }
+
+    /// Tells what is known about every peer.
+    pub fn peers(&self) -> Vec<PeerFacts> {
+        self.shared.peers.all().iter().map(|entry| entry.facts()).collect()
+    }
+
+    /// Counts what was dropped before its peer was known.
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        self.shared.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect()
+    }
+
+    /// Ends the data threads and removes the interface.
+    pub fn stop(self) {
+        std::mem::drop(self);
+    }
+}
+
+impl std::ops::Drop for Tunnel {
+    fn drop(&mut self) {
+        for task in &self.endpoints {
+            task.abort();
+        }
+        if self.stop.write(1).is_ok() {
+            for thread in self.threads.drain(..) {
+                thread.join().ok();
+            }
+        }
+    }
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,119 @@
+//! Where the peers are: names resolved again while a handshake is stale, endpoints kept across restarts.
+//!
+//! A configured name wins over what is remembered; what a peer's own datagrams say wins over both. It never rebinds a
+//! socket. Staleness follows wireguard-tools' reresolve-dns.sh: 135 s.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::task::AbortHandle;
+
+use super::peers::PeerEntry;
+use super::{Shared, TunnelError};
+use crate::config::{Config, Endpoint, Host};
+
+/// A handshake older than this may have lost its endpoint.
+const STALE: Duration = Duration::from_secs(135);
+/// A stale name is resolved this often.
+const RESOLVE_EVERY: Duration = Duration::from_secs(5);
+/// Changed endpoints are written this often.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// The file holds a line a peer; more than this is not ours, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_NAME: &str = "endpoints.json";
+
+/// Reads the endpoints of an earlier run by public key; a file that is missing or damaged gives none.
+pub(super) fn load(state_dir: &Path) -> HashMap<String, SocketAddr> {
+    let path = state_dir.join(FILE_NAME);
+    let fits = std::fs::metadata(&path).is_ok_and(|file| file.len() <= FILE_BYTES_MAX);
+    if !fits {
+        return HashMap::new();
+    }
+    match std::fs::read(&path).map(|bytes| serde_json::from_slice(&bytes)) {
+        Ok(Ok(endpoints)) => endpoints,
+        Ok(Err(error)) => {
+            tracing::warn!(file = %path.display(), %error, "ignored a damaged file of endpoints");
+            HashMap::new()
+        }
+        Err(_) => HashMap::new(),
+    }
+}
+
+/// Starts a task for each peer with a name for its endpoint, and one that keeps all endpoints.
+pub(super) fn spawn(config: &Config, shared: &Arc<Shared>) -> Vec<AbortHandle> {
+    let named = config.peers.iter().filter_map(|peer| {
+        let endpoint = peer.endpoint.clone()?;
+        let entry = shared.peers.by_key(&peer.public_key)?;
+        matches!(endpoint.host, Host::Name(_)).then(|| (entry, endpoint))
+    });
+    let mut tasks: Vec<AbortHandle> = named
+        .map(|(entry, endpoint)| tokio::spawn(resolve(Arc::clone(shared), entry, endpoint)).abort_handle())
+        .collect();
+    tasks.push(tokio::spawn(keep(Arc::clone(shared), config.state_dir.clone())).abort_handle());
+    tasks
+}
+
+/// Resolves a peer's name for ever, whenever its handshake is stale.
+async fn resolve(shared: Arc<Shared>, entry: Arc<PeerEntry>, endpoint: Endpoint) {
+    let Host::Name(name) = &endpoint.host else { return };
+    let mut attempt: usize = 0;
+    loop {
+        let facts = entry.facts();
+        let age = facts.latest_handshake.and_then(|at| SystemTime::now().duration_since(at).ok());
+        if age.is_none_or(|age| age >= STALE) {
+            match tokio::net::lookup_host((name.as_str(), endpoint.port)).await {
+                Ok(found) => {
+                    let found: Vec<SocketAddr> = found.collect();
+                    // Each turn tries the next address: the first may be of a family that has no route.
+                    let next = found.get(attempt % found.len().max(1)).copied();
+                    let moved = next.is_some() && next != facts.endpoint;
+                    entry.set_endpoint(next, next.is_none().then(|| format!("{name} has no address")));
+                    if moved {
+                        shared.greet(&entry);
+                    }
+                }
+                Err(error) => entry.set_endpoint(None, Some(format!("{name} does not resolve: {error}"))),
+            }
+            attempt = attempt.wrapping_add(1);
+        }
+        tokio::time::sleep(RESOLVE_EVERY).await;
+    }
+}
+
+/// Writes the endpoints whenever they changed.
+async fn keep(shared: Arc<Shared>, state_dir: PathBuf) {
+    let mut kept = load(&state_dir);
+    loop {
+        let now: HashMap<String, SocketAddr> = shared
+            .peers
+            .all()
+            .iter()
+            .filter(|entry| entry.facts().latest_handshake.is_some())
+            .filter_map(|entry| Some((entry.key.to_string(), entry.endpoint()?)))
+            .collect();
+        let changed = now.iter().any(|(key, endpoint)| kept.get(key) != Some(endpoint));
+        if changed {
+            kept.extend(now);
+            if let Err(error) = store(&state_dir, &kept) {
+                tracing::warn!(error = %super::error_chain(&error), "a restart will not know where the peers are");
+            }
+        }
+        tokio::time::sleep(KEEP_EVERY).await;
+    }
+}
+
+/// Replaces the file whole, so that a crash leaves the old or the new one.
+fn store(state_dir: &Path, endpoints: &HashMap<String, SocketAddr>) -> Result<(), TunnelError> {
+    let path = state_dir.join(FILE_NAME);
+    let fresh = state_dir.join(format!("{FILE_NAME}.new"));
+    let write = || -> io::Result<()> {
+        std::fs::write(&fresh, serde_json::to_vec(endpoints)?)?;
+        std::fs::File::open(&fresh)?.sync_all()?;
+        std::fs::rename(&fresh, &path)
+    };
+    write().map_err(|source| TunnelError::Endpoints { path: path.clone(), source })
+}

@@ -1,0 +1,351 @@
+//! One WireGuard peer: the only user of boringtun, and everything that its `Tunn` leaves to the caller.
+//!
+//! It never touches a socket, an interface or an endpoint: bytes come in, bytes go out, and the result says what was
+//! learnt. Rules: WireGuard paper sections 5 and 6; what `Tunn` leaves to its caller: design, tunnel.md. `Tunn` keeps
+//! a clock of its own; every other time comes in as an argument.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::x25519;
+
+use super::drops::Drop;
+use crate::config::{PublicKey, SecretKey};
+
+/// The largest datagram that is read or written: what UDP can carry, in bytes.
+pub const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// What a data message adds to a packet: 16 bytes of header, 16 of tag (WireGuard paper, section 5.4.6).
+pub const OVERHEAD_BYTES: usize = 32;
+/// A buffer that no call below can overflow: padding adds up to 15 bytes, a handshake takes 148.
+pub const BUFFER_BYTES: usize = DATAGRAM_BYTES_MAX + OVERHEAD_BYTES + 16;
+/// Plaintext is padded to a multiple of this, in bytes (WireGuard paper, section 5.4.6).
+const PADDING_BYTES: usize = 16;
+/// Handshake messages a second before cookies are asked for. `Tunn` counts an initiation a second time after
+/// [`Identity::handle_datagram`] has, so this is twice the hundred a second that are let through.
+const HANDSHAKES_PER_SECOND: u64 = 200;
+/// Peer indices have 24 bits; the low 8 bits of a session's index are `Tunn`'s.
+const INDEX_BITS_OF_SESSION: u32 = 8;
+/// Session indices that are remembered, as many as `Tunn` keeps sessions.
+const SESSIONS_REMEMBERED: usize = 8;
+/// `Tunn` resends an initiation after 5 s; an own one is forgotten when the peer's comes in between, and sent again
+/// after a random part of this, so that two sites that began at once do not meet again (tunnel.md, 13).
+const COLLISION_RETRY_MAX: Duration = Duration::from_millis(400);
+
+/// Is this site's static key and the limiter of handshakes that all peers share.
+pub struct Identity {
+    secret: x25519::StaticSecret,
+    public: x25519::PublicKey,
+    limiter: Arc<RateLimiter>,
+}
+
+/// Says whom a datagram is for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Addressed<'a> {
+    /// An initiation that claims this static key.
+    Key(PublicKey),
+    /// A message to the session of the peer with this index.
+    Index(u32),
+    /// Nobody yet: the cookie goes back to the source first.
+    Cookie(&'a [u8]),
+    /// Nobody.
+    Refused(Drop),
+}
+
+impl Identity {
+    /// Derives the public key from the secret one.
+    pub fn new(secret: &SecretKey) -> Self {
+        let secret = x25519::StaticSecret::from(*secret.expose());
+        let public = x25519::PublicKey::from(&secret);
+        let limiter = Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND));
+        Self { secret, public, limiter }
+    }
+
+    /// Returns the public key of this site.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(self.public.to_bytes())
+    }
+
+    /// Finds out whom a datagram is for, before any state of a peer is touched.
+    ///
+    /// An initiation passes MAC1 (and a cookie, under load) before its static key is decrypted.
+    pub fn handle_datagram<'a>(&self, source: IpAddr, datagram: &[u8], out: &'a mut [u8]) -> Addressed<'a> {
+        let initiation = match Tunn::parse_incoming_packet(datagram) {
+            Err(_) => return Addressed::Refused(Drop::NotWireGuard),
+            Ok(Packet::HandshakeInit(_)) => self.limiter.verify_packet(Some(source), datagram, out),
+            Ok(Packet::HandshakeResponse(response)) => return index_of(response.receiver_idx),
+            Ok(Packet::PacketCookieReply(reply)) => return index_of(reply.receiver_idx),
+            Ok(Packet::PacketData(data)) => return index_of(data.receiver_idx),
+        };
+        match initiation {
+            Ok(Packet::HandshakeInit(initiation)) => {
+                match parse_handshake_anon(&self.secret, &self.public, &initiation) {
+                    Ok(half) => Addressed::Key(PublicKey(half.peer_static_public)),
+                    Err(_) => Addressed::Refused(Drop::NotAuthentic),
+                }
+            }
+            Err(TunnResult::WriteToNetwork(cookie)) => Addressed::Cookie(cookie),
+            Err(TunnResult::Err(error)) => Addressed::Refused(refusal(&error)),
+            Ok(_) | Err(_) => Addressed::Refused(Drop::NotWireGuard),
+        }
+    }
+
+    /// Lets the limiter count the next second; called once a second.
+    pub fn handle_second(&self) {
+        self.limiter.reset_count();
+    }
+}
+
+fn index_of<'a>(receiver_index: u32) -> Addressed<'a> {
+    Addressed::Index(receiver_index >> INDEX_BITS_OF_SESSION)
+}
+
+/// Is the cryptographic state of one peer.
+pub struct Peer {
+    tunn: Tunn,
+    sessions_seen: [Option<u32>; SESSIONS_REMEMBERED],
+    keepalive: bool,
+    initiation_pending: bool,
+    retry_at: Option<Instant>,
+}
+
+/// Is what came of a datagram.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// Says what to do with it.
+    pub action: Action<'a>,
+    /// Tells that it authenticates its source address: the peer's endpoint moves there.
+    pub moves_endpoint: bool,
+    /// Tells that it is the first word of a new session: what waited may be sent.
+    pub begins_session: bool,
+}
+
+/// Says what to do after a datagram.
+#[derive(Debug)]
+pub enum Action<'a> {
+    /// Nothing.
+    None,
+    /// Send this to where the datagram came from.
+    Reply(&'a [u8]),
+    /// Judge this inner packet.
+    Packet(&'a [u8]),
+    /// Count it.
+    Refused(Drop),
+}
+
+impl Peer {
+    /// Makes the state for a peer; `index` has 24 random bits, unique among the peers.
+    pub fn new(identity: &Identity, peer: &crate::config::Peer, index: u32) -> Self {
+        let keepalive = peer.persistent_keepalive.and_then(|every| u16::try_from(every.as_secs()).ok());
+        let tunn = Tunn::new(
+            identity.secret.clone(),
+            x25519::PublicKey::from(peer.public_key.0),
+            peer.preshared_key.as_ref().map(|key| *key.expose()),
+            keepalive,
+            index & 0x00ff_ffff,
+            Some(Arc::clone(&identity.limiter)),
+        );
+        Self {
+            tunn,
+            sessions_seen: [None; SESSIONS_REMEMBERED],
+            keepalive: keepalive.is_some(),
+            initiation_pending: false,
+            retry_at: None,
+        }
+    }
+
+    /// Encrypts a packet for the peer, or keeps it and returns an initiation, or keeps it and returns nothing.
+    ///
+    /// `buffer` holds the packet in its first `packet_bytes`; what follows is overwritten with zeros up to the next 16
+    /// bytes, never past `mtu_bytes`. `out` must have [`BUFFER_BYTES`].
+    pub fn handle_outgoing<'a>(
+        &mut self,
+        buffer: &mut [u8],
+        packet_bytes: usize,
+        mtu_bytes: usize,
+        out: &'a mut [u8],
+    ) -> Option<&'a [u8]> {
+        let padded = padded_bytes(packet_bytes, mtu_bytes).min(buffer.len());
+        buffer.get_mut(packet_bytes..padded)?.fill(0);
+        let packet = buffer.get(..padded)?;
+        if out.len() < packet.len() + OVERHEAD_BYTES || out.len() < BUFFER_BYTES {
+            return None;
+        }
+        let result = self.tunn.encapsulate(packet, out);
+        self.sent(result)
+    }
+
+    /// Authenticates and decrypts a datagram of the peer.
+    pub fn handle_datagram<'a>(
+        &mut self,
+        source: IpAddr,
+        datagram: &[u8],
+        now: Instant,
+        random: u64,
+        out: &'a mut [u8],
+    ) -> Received<'a> {
+        let refused =
+            |reason| Received { action: Action::Refused(reason), moves_endpoint: false, begins_session: false };
+        // `Tunn` asserts on a destination smaller than the datagram, before it authenticates anything.
+        if out.len() < BUFFER_BYTES || datagram.len() > DATAGRAM_BYTES_MAX || datagram.is_empty() {
+            return refused(Drop::NotWireGuard);
+        }
+        let (kind, session) = match Tunn::parse_incoming_packet(datagram) {
+            Ok(Packet::HandshakeInit(_)) => (Kind::Initiation, None),
+            Ok(Packet::HandshakeResponse(response)) => (Kind::Response, Some(response.receiver_idx)),
+            Ok(Packet::PacketCookieReply(_)) => (Kind::Cookie, None),
+            Ok(Packet::PacketData(data)) => (Kind::Data, Some(data.receiver_idx)),
+            Err(_) => return refused(Drop::NotWireGuard),
+        };
+        let result = self.tunn.decapsulate(Some(source), datagram, out);
+        let (action, authentic) = match result {
+            TunnResult::Done => (Action::None, true),
+            TunnResult::WriteToNetwork(reply) => (Action::Reply(reply), is_no_cookie(reply)),
+            TunnResult::WriteToTunnelV4(packet, _) => (Action::Packet(packet), true),
+            TunnResult::WriteToTunnelV6(packet, _) => (Action::Packet(packet), true),
+            // After authentication: what was inside is no IP packet. The kernel moves the endpoint all the same.
+            TunnResult::Err(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
+            TunnResult::Err(error) => (Action::Refused(refusal(&error)), false),
+        };
+        if kind == Kind::Initiation && authentic && self.initiation_pending {
+            self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
+        }
+        let carries = authentic && matches!(kind, Kind::Response | Kind::Data);
+        let begins_session = carries && session.is_some_and(|index| self.remember_session(index));
+        if begins_session {
+            self.initiation_pending = false;
+            self.retry_at = None;
+        }
+        Received { action, moves_endpoint: carries, begins_session }
+    }
+
+    /// Returns the next packet that waited for a session, encrypted, until there is none.
+    pub fn poll_queued<'a>(&mut self, out: &'a mut [u8]) -> Option<&'a [u8]> {
+        if out.len() < BUFFER_BYTES {
+            return None;
+        }
+        let result = self.tunn.decapsulate(None, &[], out);
+        self.sent(result)
+    }
+
+    /// Lets time pass; called every 100 to 250 ms. Returns a keepalive or an initiation where one is due.
+    ///
+    /// `Tunn` gives up for ever after 90 s without an answer, or 540 s without a session; a peer with a persistent
+    /// keepalive is tried again at once, one without when there is something to send.
+    pub fn handle_tick<'a>(&mut self, now: Instant, out: &'a mut [u8]) -> Option<&'a [u8]> {
+        if out.len() < BUFFER_BYTES {
+            return None;
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            return self.initiate(out);
+        }
+        let due = match self.tunn.update_timers(out) {
+            TunnResult::WriteToNetwork(datagram) => Due::Send(datagram.len()),
+            TunnResult::Err(WireGuardError::ConnectionExpired) => Due::Expired,
+            _ => Due::Nothing,
+        };
+        match due {
+            Due::Nothing => None,
+            Due::Expired if self.keepalive => self.initiate(out),
+            Due::Expired => {
+                self.initiation_pending = false;
+                None
+            }
+            Due::Send(datagram_bytes) => {
+                let datagram = out.get(..datagram_bytes)?;
+                self.initiation_pending |= is_initiation(datagram);
+                Some(datagram)
+            }
+        }
+    }
+
+    /// Begins a handshake now, whatever is in progress.
+    pub fn initiate<'a>(&mut self, out: &'a mut [u8]) -> Option<&'a [u8]> {
+        if out.len() < BUFFER_BYTES {
+            return None;
+        }
+        let result = self.tunn.format_handshake_initiation(out, true);
+        self.sent(result)
+    }
+
+    /// Tells whether there is a session to send with.
+    pub fn has_session(&self) -> bool {
+        self.tunn.time_since_last_handshake().is_some()
+    }
+
+    fn sent<'a>(&mut self, result: TunnResult<'a>) -> Option<&'a [u8]> {
+        let TunnResult::WriteToNetwork(datagram) = result else { return None };
+        self.initiation_pending |= is_initiation(datagram);
+        Some(datagram)
+    }
+
+    /// Remembers a session's index and tells whether it is new.
+    fn remember_session(&mut self, index: u32) -> bool {
+        let slot = usize::try_from(index).unwrap_or(0) % SESSIONS_REMEMBERED;
+        let Some(seen) = self.sessions_seen.get_mut(slot) else { return false };
+        seen.replace(index) != Some(index)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Kind {
+    Initiation,
+    Response,
+    Cookie,
+    Data,
+}
+
+/// Says what the passing of time asks for.
+enum Due {
+    Nothing,
+    Expired,
+    Send(usize),
+}
+
+fn is_initiation(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&1)
+}
+
+/// Rounds up to the padding, not past the MTU; a packet above the MTU stays as it is.
+fn padded_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
+    packet_bytes.next_multiple_of(PADDING_BYTES).min(mtu_bytes).max(packet_bytes)
+}
+
+/// A cookie reply says nothing about who sent the datagram.
+fn is_no_cookie(reply: &[u8]) -> bool {
+    reply.first() != Some(&3)
+}
+
+fn part_of(whole: Duration, random: u64) -> Duration {
+    let nanos = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(random % nanos.max(1))
+}
+
+fn refusal(error: &WireGuardError) -> Drop {
+    match error {
+        WireGuardError::InvalidMac => Drop::BadMac,
+        WireGuardError::UnderLoad => Drop::UnderLoad,
+        WireGuardError::WrongIndex | WireGuardError::NoCurrentSession => Drop::UnknownPeer,
+        WireGuardError::DestinationBufferTooSmall
+        | WireGuardError::IncorrectPacketLength
+        | WireGuardError::WrongPacketType => Drop::NotWireGuard,
+        WireGuardError::InvalidPacket => Drop::Malformed,
+        WireGuardError::UnexpectedPacket
+        | WireGuardError::WrongKey
+        | WireGuardError::InvalidTai64nTimestamp
+        | WireGuardError::WrongTai64nTimestamp
+        | WireGuardError::InvalidAeadTag
+        | WireGuardError::InvalidCounter
+        | WireGuardError::DuplicateCounter
+        | WireGuardError::LockFailed
+        | WireGuardError::ConnectionExpired => Drop::NotAuthentic,
+    }
+}
+
+#[cfg(test)]
+mod tests;

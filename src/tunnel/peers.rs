@@ -1,0 +1,235 @@
+//! The peers of a running tunnel: their state, where they are, what passed.
+//!
+//! It never encrypts (`peer` does) and never sends.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::allowed_ips::AllowedIps;
+use super::drops::DropCounters;
+use super::filter::PeerRules;
+use super::peer::{Identity, Peer};
+use crate::config::{Config, Name, PublicKey, Target};
+
+/// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
+/// would delay a message noticeably.
+const SILENCE_MIN: Duration = Duration::from_secs(2);
+
+/// Is one peer of a running tunnel.
+pub struct PeerEntry {
+    /// Names the peer.
+    pub name: Name,
+    /// Identifies the peer.
+    pub key: PublicKey,
+    /// Says what the peer may do here.
+    pub rules: PeerRules,
+    /// Counts what was dropped.
+    pub drops: DropCounters,
+    index: u32,
+    noise: Mutex<Peer>,
+    path: RwLock<Path>,
+    rx_bytes: AtomicU64,
+    tx_bytes: AtomicU64,
+    awake: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Path {
+    endpoint: Option<SocketAddr>,
+    endpoint_error: Option<String>,
+    heard: Option<Instant>,
+    latest_handshake: Option<SystemTime>,
+}
+
+/// Is what can be told about a peer.
+#[derive(Debug, Clone)]
+pub struct PeerFacts {
+    /// Names the peer.
+    pub name: Name,
+    /// Identifies the peer.
+    pub key: PublicKey,
+    /// Is where datagrams go.
+    pub endpoint: Option<SocketAddr>,
+    /// Says why the endpoint's name does not resolve.
+    pub endpoint_error: Option<String>,
+    /// Tells whether there is a session to send with.
+    pub has_session: bool,
+    /// Is when the latest handshake was completed.
+    pub latest_handshake: Option<SystemTime>,
+    /// Counts the bytes of datagrams received and authenticated.
+    pub rx_bytes: u64,
+    /// Counts the bytes of datagrams sent.
+    pub tx_bytes: u64,
+    /// Counts drops by reason.
+    pub drops: Vec<(&'static str, u64)>,
+}
+
+impl PeerEntry {
+    /// Locks the cryptographic state; hold it for no system call.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Peer> {
+        self.noise.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns where datagrams go.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        self.path.read().unwrap_or_else(PoisonError::into_inner).endpoint
+    }
+
+    /// Says where datagrams go from now on.
+    pub(super) fn set_endpoint(&self, endpoint: Option<SocketAddr>, error: Option<String>) {
+        let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
+        path.endpoint = endpoint.or(path.endpoint);
+        path.endpoint_error = error;
+    }
+
+    /// Notes an authenticated datagram: counts it, moves the endpoint to its source, wakes after silence.
+    pub(super) fn heard(&self, datagram_bytes: usize, source: SocketAddr, now: Instant) {
+        self.rx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
+        let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
+        path.endpoint = Some(source);
+        let silent = path.heard.replace(now).is_none_or(|heard| now.duration_since(heard) >= SILENCE_MIN);
+        std::mem::drop(path);
+        if silent {
+            self.wake();
+        }
+    }
+
+    /// Notes a new session and wakes who waits for the peer.
+    pub(super) fn begin_session(&self, now: SystemTime) {
+        self.path.write().unwrap_or_else(PoisonError::into_inner).latest_handshake = Some(now);
+        self.wake();
+    }
+
+    /// Counts a datagram sent.
+    pub(super) fn sent(&self, datagram_bytes: usize) {
+        self.tx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Subscribes to the peer's signs of life: a new session, or the first datagram after silence.
+    pub fn awake(&self) -> watch::Receiver<u64> {
+        self.awake.subscribe()
+    }
+
+    fn wake(&self) {
+        self.awake.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Tells what is known about the peer.
+    pub fn facts(&self) -> PeerFacts {
+        let has_session = self.lock().has_session();
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        PeerFacts {
+            name: self.name.clone(),
+            key: self.key,
+            endpoint: path.endpoint,
+            endpoint_error: path.endpoint_error.clone(),
+            has_session,
+            latest_handshake: path.latest_handshake,
+            rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
+            tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
+            drops: self.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect(),
+        }
+    }
+}
+
+/// Finds peers by key, by index and by inner address.
+pub struct Peers {
+    all: Vec<Arc<PeerEntry>>,
+    by_key: HashMap<PublicKey, Arc<PeerEntry>>,
+    by_index: HashMap<u32, Arc<PeerEntry>>,
+    allowed_ips: AllowedIps<Arc<PeerEntry>>,
+}
+
+impl Peers {
+    /// Makes the state of every configured peer; `random` gives indices, `remembered` the endpoints of an earlier run.
+    pub(super) fn new(
+        config: &Config,
+        identity: &Identity,
+        remembered: &HashMap<String, SocketAddr>,
+        mut random: impl FnMut() -> u64,
+    ) -> Self {
+        let mut peers =
+            Self { all: Vec::new(), by_key: HashMap::new(), by_index: HashMap::new(), allowed_ips: AllowedIps::new() };
+        for peer in &config.peers {
+            let index = loop {
+                let index = u32::try_from(random() & 0x00ff_ffff).unwrap_or(0);
+                if !peers.by_index.contains_key(&index) {
+                    break index;
+                }
+            };
+            let endpoint = peer
+                .endpoint
+                .as_ref()
+                .and_then(|endpoint| match endpoint.host {
+                    crate::config::Host::Address(address) => Some(SocketAddr::new(address, endpoint.port)),
+                    crate::config::Host::Name(_) => None,
+                })
+                .or_else(|| remembered.get(&peer.public_key.to_string()).copied());
+            let entry = Arc::new(PeerEntry {
+                name: peer.name.clone(),
+                key: peer.public_key,
+                rules: rules(config, peer),
+                drops: DropCounters::new(),
+                index,
+                noise: Mutex::new(Peer::new(identity, peer, index)),
+                path: RwLock::new(Path { endpoint, ..Path::default() }),
+                rx_bytes: AtomicU64::new(0),
+                tx_bytes: AtomicU64::new(0),
+                awake: watch::Sender::new(0),
+            });
+            peers.add(entry, peer);
+        }
+        peers
+    }
+
+    fn add(&mut self, entry: Arc<PeerEntry>, peer: &crate::config::Peer) {
+        for prefix in &peer.allowed_ips {
+            self.allowed_ips.insert(*prefix, Arc::clone(&entry));
+        }
+        self.by_key.insert(entry.key, Arc::clone(&entry));
+        self.by_index.insert(entry.index, Arc::clone(&entry));
+        self.all.push(entry);
+    }
+
+    /// Lists all peers.
+    pub fn all(&self) -> &[Arc<PeerEntry>] {
+        &self.all
+    }
+
+    /// Finds the peer with a static key.
+    pub fn by_key(&self, key: &PublicKey) -> Option<Arc<PeerEntry>> {
+        self.by_key.get(key).cloned()
+    }
+
+    /// Finds the peer with an index.
+    pub(super) fn by_index(&self, index: u32) -> Option<Arc<PeerEntry>> {
+        self.by_index.get(&index).cloned()
+    }
+
+    /// Finds the peer that an inner address belongs to.
+    pub fn owner(&self, address: IpAddr) -> Option<&Arc<PeerEntry>> {
+        self.allowed_ips.owner(address)
+    }
+
+    /// Tells whether some peer is at this endpoint.
+    pub(super) fn has_endpoint(&self, endpoint: SocketAddr) -> bool {
+        self.all.iter().any(|entry| entry.endpoint() == Some(endpoint))
+    }
+}
+
+/// Says what a peer may do: reach the link port, and the plain ports of services that it is allowed.
+fn rules(config: &Config, peer: &crate::config::Peer) -> PeerRules {
+    let offered = config.services.iter().filter(|service| service.allow_peers.contains(&peer.name));
+    let mut ports: HashSet<u16> = offered.filter_map(|service| service.port).collect();
+    let by_name =
+        config.forwards.iter().any(|forward| forward.peer == peer.name && matches!(forward.target, Target::Service(_)));
+    if by_name || config.services.iter().any(|service| service.allow_peers.contains(&peer.name)) {
+        ports.insert(config.tunnel.link_port);
+    }
+    PeerRules { ports, routed: peer.routed, host_access: peer.host_access }
+}
