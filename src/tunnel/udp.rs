@@ -18,7 +18,7 @@ use super::TunnelError;
 const SOCKET_BUFFER_BYTES: usize = 7 << 20;
 
 /// Sends and receives datagrams.
-pub struct Udp {
+pub(super) struct Udp {
     v4: UdpSocket,
     v6: Option<UdpSocket>,
     port: u16,
@@ -29,7 +29,7 @@ impl Udp {
     ///
     /// # Errors
     /// The port is taken, or the mark needs a capability that is missing.
-    pub fn bind(port: u16, fwmark: u32) -> Result<Self, TunnelError> {
+    pub(super) fn bind(port: u16, fwmark: u32) -> Result<Self, TunnelError> {
         let failed = |source| TunnelError::UdpBind { port, source };
         let v4 = open(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into(), fwmark).map_err(failed)?;
         let port = v4.local_addr().map_err(failed)?.port();
@@ -42,7 +42,7 @@ impl Udp {
     }
 
     /// Returns the port, also where the kernel chose it.
-    pub fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         self.port
     }
 
@@ -50,7 +50,7 @@ impl Udp {
     ///
     /// # Errors
     /// What the kernel says; the datagram is then lost, as any datagram may be.
-    pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+    pub(super) fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         let socket = match to {
             SocketAddr::V4(_) => &self.v4,
             SocketAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?,
@@ -59,7 +59,7 @@ impl Udp {
     }
 
     /// Lists the sockets, for waiting on them and reading from them.
-    pub fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
         std::iter::once(&self.v4).chain(&self.v6)
     }
 }
