@@ -7,16 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::facts::*;
 
 /// Is the moment at which the tests judge: 2026-11-22T14:00:00Z.
-pub(super) static NOW: LazyLock<SystemTime> =
+pub(crate) static NOW: LazyLock<SystemTime> =
     LazyLock::new(|| UNIX_EPOCH + Duration::from_secs(1_795_356_000));
 
 /// Returns the moment so many seconds before [`NOW`].
-pub(super) fn ago(seconds: u64) -> SystemTime {
+pub(crate) fn ago(seconds: u64) -> SystemTime {
     *NOW - Duration::from_secs(seconds)
 }
 
 /// Makes a site with one peer, one forward by service, one by address and one service, all ok.
-pub(super) fn site() -> SiteFacts {
+pub(crate) fn site() -> SiteFacts {
     SiteFacts {
         site: "north-hospital".into(),
         version: "0.1.0",

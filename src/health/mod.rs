@@ -9,4 +9,4 @@ pub mod metrics;
 pub mod state;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
