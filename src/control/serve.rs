@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,8 +58,7 @@ impl Drop for ControlListener {
 /// Outside a tokio runtime.
 pub fn bind(path: &Path) -> Result<ControlListener, ControlError> {
     if let Some(parent) = path.parent() {
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        made.map_err(|source| ControlError::MakeDirectory {
+        make_directory(parent).map_err(|source| ControlError::MakeDirectory {
             path: parent.to_owned(),
             source,
         })?;
@@ -81,6 +80,15 @@ pub fn bind(path: &Path) -> Result<ControlListener, ControlError> {
         }
     })?;
     Ok(listener)
+}
+
+/// Makes a missing directory 0755 whatever the umask is: readers must get to the socket. One that exists is left as it is.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.exists() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))
 }
 
 /// Removes a socket that an earlier run left, and nothing else.
@@ -121,6 +129,9 @@ fn give_to_readers(path: &Path) -> bool {
     let Some(group) = reader_group() else {
         return false;
     };
+    if fs::metadata(path).is_ok_and(|metadata| metadata.gid() == group.as_raw()) {
+        return true;
+    }
     match chown(path, None, Some(group)) {
         Ok(()) => true,
         Err(error) => {

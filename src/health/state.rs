@@ -1,6 +1,6 @@
 //! The verdict: which part of a site is ok, unknown, degraded or down, since when, and what is at fault. Pure.
 //!
-//! Judges [`SiteFacts`](super::facts::SiteFacts) and nothing else; never looks at a clock. The statuses and
+//! Judges [`SiteFacts`] and nothing else; never looks at a clock. The statuses and
 //! the fields are those of the product's HTTP contract: a forward is down while its peer has no session or its receiver is known not to answer, and unknown where there is no
 //! evidence. Of several faults the cause names the first on a message's way: this site, tunnel, link, receiver.
 
