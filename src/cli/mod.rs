@@ -1,5 +1,7 @@
 //! The commands, one file each.
 
+pub mod status;
+
 use std::process::ExitCode;
 
 /// Runs the command that the arguments name.

@@ -1,1 +1,129 @@
-//! The local socket that the commands talk to.
+//! The local socket that the commands talk to: one line of JSON asks, one line of JSON answers.
+//!
+//! Changes nothing in the site; today's only request reads its status. Readers are root, the user that the site runs as
+//! and the members of the group wardlink, by the credentials that the kernel gives (SO_PEERCRED, unix(7)): the mode of the
+//! socket's file is the first gate, not the only one.
+
+mod ask;
+mod serve;
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use ask::ask;
+pub use serve::{ControlListener, StatusSource, bind, serve};
+
+/// Names the group whose members may read the status.
+pub const READER_GROUP: &str = "wardlink";
+
+/// Limits a request, in bytes: the longest today has 21.
+const REQUEST_BYTES_MAX: u64 = 4 * 1024;
+
+/// Limits an answer, in bytes: hundreds of peers and forwards fit, at about 1 KiB each.
+const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Is what a command asks of a running site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    /// The verdict on the site and the facts that it rests on, as `/healthz` gives them.
+    Status,
+}
+
+/// Is what a running site answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    /// What was asked for.
+    Ok(serde_json::Value),
+    /// Why it is not given.
+    Error(String),
+}
+
+/// Says why the control socket cannot be offered or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The directory of the socket cannot be made.
+    #[error("cannot make the directory {path}")]
+    MakeDirectory {
+        /// Is the directory.
+        path: PathBuf,
+        /// Says why.
+        source: io::Error,
+    },
+    /// Another process serves this socket.
+    #[error(
+        "another wardlink already answers on {path}: stop it, or give this site a control.socket of its own"
+    )]
+    InUse {
+        /// Is the socket.
+        path: PathBuf,
+    },
+    /// Something other than a socket has this path; it is left alone.
+    #[error("{path} is not a socket: remove it, or set another control.socket")]
+    NotASocket {
+        /// Is the path.
+        path: PathBuf,
+    },
+    /// The socket that an earlier run left cannot be examined or removed.
+    #[error("cannot replace the socket {path} of an earlier run")]
+    ReplaceStale {
+        /// Is the socket.
+        path: PathBuf,
+        /// Says why.
+        source: io::Error,
+    },
+    /// The socket cannot be opened.
+    #[error("cannot open the control socket {path}")]
+    Bind {
+        /// Is the socket.
+        path: PathBuf,
+        /// Says why.
+        source: io::Error,
+    },
+    /// The mode of the socket's file cannot be set.
+    #[error("cannot set the mode of {path}")]
+    SetMode {
+        /// Is the socket.
+        path: PathBuf,
+        /// Says why.
+        source: io::Error,
+    },
+    /// No site answers on this socket.
+    #[error("cannot reach a running site by {path}")]
+    Connect {
+        /// Is the socket.
+        path: PathBuf,
+        /// Says why.
+        source: io::Error,
+    },
+    /// The site was reached, but the exchange broke off.
+    #[error("the site behind {path} did not answer")]
+    Exchange {
+        /// Is the socket.
+        path: PathBuf,
+        /// Says why.
+        source: io::Error,
+    },
+    /// The answer is not what this version understands.
+    #[error("the site behind {path} gave an answer that this version does not understand")]
+    Malformed {
+        /// Is the socket.
+        path: PathBuf,
+        /// Says where.
+        source: serde_json::Error,
+    },
+    /// The site refused.
+    #[error("the site behind {path} refused: {cause}")]
+    Refused {
+        /// Is the socket.
+        path: PathBuf,
+        /// Says why, in the site's words.
+        cause: String,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+//! The tables of `wardlink status`. Pure.
+//!
+//! Understands what it needs of the status and leaves out what a site of another version does not say.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Is what the tables show of a site's status.
+#[derive(Debug, Deserialize)]
+pub(super) struct Status {
+    status: String,
+    site: String,
+    version: String,
+    started: String,
+    #[serde(default)]
+    unready: Vec<String>,
+    #[serde(default)]
+    peers: Vec<Peer>,
+    #[serde(default)]
+    forwards: Vec<Forward>,
+    #[serde(default)]
+    services: Vec<Service>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Verdict {
+    name: String,
+    status: String,
+    since: String,
+    cause: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Peer {
+    #[serde(flatten)]
+    verdict: Verdict,
+    endpoint: Option<String>,
+    endpoint_configured: Option<String>,
+    latest_handshake_age_seconds: Option<f64>,
+    rx_bytes: Option<u64>,
+    tx_bytes: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Forward {
+    #[serde(flatten)]
+    verdict: Verdict,
+    listen: String,
+    peer: String,
+    target: String,
+    connections: Option<u64>,
+    messages_total: Option<u64>,
+    last_ack_age_seconds: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Service {
+    #[serde(flatten)]
+    verdict: Verdict,
+    target: String,
+    connections: Option<u64>,
+    messages_total: Option<u64>,
+}
+
+/// Is a row of a table: its cells, and under them why the thing is not ok.
+struct Row<'a> {
+    cells: Vec<String>,
+    cause: Option<&'a str>,
+}
+
+/// Writes the status as people read it.
+pub(super) fn render(status: &Status) -> String {
+    let mut text = format!(
+        "{}: {} (wardlink {}, started {})\n",
+        status.site, status.status, status.version, status.started
+    );
+    for lack in &status.unready {
+        line(&mut text, &format!("  {lack}"));
+    }
+    let peers: Vec<_> = status.peers.iter().map(peer).collect();
+    let titles = [
+        "PEER",
+        "STATUS",
+        "SINCE",
+        "ENDPOINT",
+        "HANDSHAKE",
+        "RECEIVED",
+        "SENT",
+    ];
+    table(&mut text, &titles, &peers);
+    let forwards: Vec<_> = status.forwards.iter().map(forward).collect();
+    let titles = [
+        "FORWARD", "STATUS", "SINCE", "LISTEN", "TO", "SENDERS", "MESSAGES", "LAST ACK",
+    ];
+    table(&mut text, &titles, &forwards);
+    let services: Vec<_> = status.services.iter().map(service).collect();
+    let titles = [
+        "SERVICE",
+        "STATUS",
+        "SINCE",
+        "RECEIVER",
+        "CONNECTIONS",
+        "MESSAGES",
+    ];
+    table(&mut text, &titles, &services);
+    text
+}
+
+fn peer(peer: &Peer) -> Row<'_> {
+    let endpoint = peer.endpoint.as_ref().or(peer.endpoint_configured.as_ref());
+    let handshake = age(peer.latest_handshake_age_seconds);
+    let cells = [
+        endpoint.cloned().unwrap_or_default(),
+        handshake,
+        bytes(peer.rx_bytes),
+        bytes(peer.tx_bytes),
+    ];
+    row(&peer.verdict, cells)
+}
+
+fn forward(forward: &Forward) -> Row<'_> {
+    let to = format!("{} at {}", forward.target, forward.peer);
+    let (connections, messages) = (number(forward.connections), number(forward.messages_total));
+    row(
+        &forward.verdict,
+        [
+            forward.listen.clone(),
+            to,
+            connections,
+            messages,
+            age(forward.last_ack_age_seconds),
+        ],
+    )
+}
+
+fn service(service: &Service) -> Row<'_> {
+    let cells = [
+        service.target.clone(),
+        number(service.connections),
+        number(service.messages_total),
+    ];
+    row(&service.verdict, cells)
+}
+
+fn row<const N: usize>(verdict: &Verdict, cells: [String; N]) -> Row<'_> {
+    let first = [
+        verdict.name.clone(),
+        verdict.status.clone(),
+        verdict.since.clone(),
+    ];
+    Row {
+        cells: first.into_iter().chain(cells).collect(),
+        cause: verdict.cause.as_deref(),
+    }
+}
+
+/// Writes a table with columns as wide as their widest cell; nothing where there are no rows.
+fn table(text: &mut String, titles: &[&str], rows: &[Row]) {
+    if rows.is_empty() {
+        return;
+    }
+    let width = |(column, title): (usize, &&str)| {
+        let cells = rows.iter().filter_map(|row| row.cells.get(column));
+        cells
+            .map(|cell| cell.chars().count())
+            .fold(title.len(), usize::max)
+    };
+    let widths: Vec<usize> = titles.iter().enumerate().map(width).collect();
+    line(text, "");
+    cells(text, titles, &widths);
+    for row in rows {
+        cells(text, &row.cells, &widths);
+        if let Some(cause) = row.cause {
+            line(text, &format!("  {cause}"));
+        }
+    }
+}
+
+fn cells(text: &mut String, cells: &[impl AsRef<str>], widths: &[usize]) {
+    let padded: Vec<String> = cells
+        .iter()
+        .zip(widths)
+        .map(|(cell, width)| format!("{:width$}", cell.as_ref()))
+        .collect();
+    line(text, padded.join("  ").trim_end());
+}
+
+fn line(text: &mut String, content: &str) {
+    text.push_str(content);
+    text.push('\n');
+}
+
+fn number(count: Option<u64>) -> String {
+    count.map(|count| count.to_string()).unwrap_or_default()
+}
+
+/// Writes an age by its two largest units, such as `3h 2m ago`.
+fn age(seconds: Option<f64>) -> String {
+    let Some(age) = seconds
+        .map(f64::trunc)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    else {
+        return "never".to_owned();
+    };
+    let exact = humantime::format_duration(age).to_string();
+    exact
+        .split_whitespace()
+        .take(2)
+        .chain(["ago"])
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Writes a count of bytes in the unit that fits, with one digit after the point.
+fn bytes(count: Option<u64>) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let Some(count) = count else {
+        return String::new();
+    };
+    let mut text = format!("{count} B");
+    let mut scale = 1024;
+    for unit in UNITS {
+        if count < scale {
+            break;
+        }
+        let tenths = u128::from(count) * 10 / u128::from(scale);
+        text.clear();
+        write!(text, "{}.{} {unit}", tenths / 10, tenths % 10).ok();
+        scale = scale.saturating_mul(1024);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_site_with_a_fault() {
+        let status = json!({
+            "status": "down", "site": "north-hospital", "version": "0.1.0", "started": "2026-11-22T11:00:00Z",
+            "unready": ["forward images: cannot listen on 0.0.0.0:2576: address in use"],
+            "peers": [{
+                "name": "city-lab", "status": "ok", "since": "2026-11-22T12:00:00Z", "endpoint": "198.51.100.7:51820",
+                "latest_handshake_age_seconds": 12.7, "rx_bytes": 1536, "tx_bytes": 1023,
+            }],
+            "forwards": [{
+                "name": "orders", "status": "down", "since": "2026-11-22T13:59:00Z", "listen": "0.0.0.0:2575",
+                "peer": "city-lab", "target": "service orders", "connections": 2, "messages_total": 10,
+                "last_ack_age_seconds": null, "cause": "receiver 192.168.10.40:6661 refuses connections at city-lab",
+            }],
+        });
+        let expected = "\
+north-hospital: down (wardlink 0.1.0, started 2026-11-22T11:00:00Z)
+  forward images: cannot listen on 0.0.0.0:2576: address in use
+
+PEER      STATUS  SINCE                 ENDPOINT            HANDSHAKE  RECEIVED  SENT
+city-lab  ok      2026-11-22T12:00:00Z  198.51.100.7:51820  12s ago    1.5 KiB   1023 B
+
+FORWARD  STATUS  SINCE                 LISTEN        TO                          SENDERS  MESSAGES  LAST ACK
+orders   down    2026-11-22T13:59:00Z  0.0.0.0:2575  service orders at city-lab  2        10        never
+  receiver 192.168.10.40:6661 refuses connections at city-lab
+";
+        assert_eq!(
+            render(&serde_json::from_value(status).expect("status")),
+            expected
+        );
+    }
+
+    #[test]
+    fn numbers_as_people_read_them() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1024, "1.0 KiB"),
+            (1_048_575, "1023.9 KiB"),
+            (5 << 30, "5.0 GiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(bytes(Some(count)), text);
+        }
+        for (seconds, text) in [
+            (Some(0.4), "0s ago"),
+            (Some(11_000.0), "3h 3m ago"),
+            (Some(-1.0), "never"),
+            (Some(f64::NAN), "never"),
+            (None, "never"),
+        ] {
+            assert_eq!(age(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The running site's end of the control socket.
+//!
+//! Never blocks the site's own work: connections, their time and their bytes are bounded, and the lookup of groups, which
+//! may ask a directory server, runs on a thread of its own. Credentials are those of SO_PEERCRED, unix(7).
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::{Gid, Group, Uid, User, chown, getgrouplist};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream, unix::UCred};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{sleep, timeout};
+
+use super::{Answer, ControlError, READER_GROUP, REQUEST_BYTES_MAX, Request};
+
+/// Limits the connections at once: commands that people and a few monitoring checks run.
+const CONNECTIONS_MAX: usize = 16;
+
+/// Limits a connection from its acceptance to its last byte.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Is the pause after a failed accept: it fails for want of file descriptors, and would spin.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Gives the site's status as JSON; called on each request, so it must not block.
+pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Is the open control socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct ControlListener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for ControlListener {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "the control socket was not removed");
+        }
+    }
+}
+
+/// Opens the control socket: makes its directory (0755), takes the place of a socket that nobody serves, and lets the
+/// group wardlink in (0660), where that group exists; else the own user only (0600).
+///
+/// # Errors
+/// Where another process serves the socket, something else has its path, or the file system refuses.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn bind(path: &Path) -> Result<ControlListener, ControlError> {
+    if let Some(parent) = path.parent() {
+        make_directory(parent).map_err(|source| ControlError::MakeDirectory {
+            path: parent.to_owned(),
+            source,
+        })?;
+    }
+    clear(path)?;
+    let listener = UnixListener::bind(path).map_err(|source| ControlError::Bind {
+        path: path.to_owned(),
+        source,
+    })?;
+    let listener = ControlListener {
+        listener,
+        path: path.to_owned(),
+    };
+    let mode = if give_to_readers(path) { 0o660 } else { 0o600 };
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|source| {
+        ControlError::SetMode {
+            path: path.to_owned(),
+            source,
+        }
+    })?;
+    Ok(listener)
+}
+
+/// Makes a missing directory 0755 whatever the umask is: readers must get to the socket. One that exists is left as it is.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.exists() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+}
+
+/// Removes a socket that an earlier run left, and nothing else.
+fn clear(path: &Path) -> Result<(), ControlError> {
+    let replace = |source| ControlError::ReplaceStale {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(replace(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(ControlError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(replace)?;
+    socket.set_nonblocking(true).map_err(replace)?;
+    match socket.connect(&SockAddr::unix(path).map_err(replace)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(replace)
+        }
+        // A full queue (EAGAIN) is somebody's too.
+        Ok(()) => Err(ControlError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ControlError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(error) => Err(replace(error)),
+    }
+}
+
+/// Gives the socket to the readers' group; says whether that worked.
+fn give_to_readers(path: &Path) -> bool {
+    let Some(group) = reader_group() else {
+        return false;
+    };
+    if fs::metadata(path).is_ok_and(|metadata| metadata.gid() == group.as_raw()) {
+        return true;
+    }
+    match chown(path, None, Some(group)) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "group {READER_GROUP} cannot be given the control socket");
+            false
+        }
+    }
+}
+
+fn reader_group() -> Option<Gid> {
+    Group::from_name(READER_GROUP)
+        .ok()
+        .flatten()
+        .map(|group| group.gid)
+}
+
+/// Serves the control socket until `stop` becomes true (or its sender is gone), then removes its file.
+///
+/// Failures of single connections are logged, and accepting is retried for ever. Cancel-safe: dropping the future closes
+/// every connection.
+pub async fn serve(
+    listener: ControlListener,
+    status: StatusSource,
+    mut stop: watch::Receiver<bool>,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener.listener, &slots) => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a control connection ended unexpectedly");
+                }
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                connections.spawn(connection(stream, slot, Arc::clone(&status)));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a control connection");
+                sleep(ACCEPT_RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Accepts the next connection once a slot is free: until then it waits in the kernel's queue.
+async fn accept(
+    listener: &UnixListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}
+
+async fn connection(stream: UnixStream, slot: OwnedSemaphorePermit, status: StatusSource) {
+    match timeout(CONNECTION_TIME_MAX, exchange(stream, status)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a control connection failed"),
+        Err(_) => tracing::debug!("a control connection took too long and was closed"),
+    }
+    drop(slot);
+}
+
+async fn exchange(stream: UnixStream, status: StatusSource) -> io::Result<()> {
+    let credentials = stream.peer_cred()?;
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(reader.take(REQUEST_BYTES_MAX))
+        .read_line(&mut line)
+        .await?;
+    let answer = answer(&line, credentials, status).await;
+    let mut bytes = serde_json::to_vec(&answer)?;
+    bytes.push(b'\n');
+    writer.write_all(&bytes).await
+}
+
+async fn answer(line: &str, credentials: UCred, status: StatusSource) -> Answer {
+    if !line.ends_with('\n') {
+        return Answer::Error(format!(
+            "a request is one line of at most {REQUEST_BYTES_MAX} bytes"
+        ));
+    }
+    let Ok(request) = serde_json::from_str(line) else {
+        return Answer::Error("this version knows no such command".to_owned());
+    };
+    let (uid, gid) = (
+        Uid::from_raw(credentials.uid()),
+        Gid::from_raw(credentials.gid()),
+    );
+    if !is_reader(uid, gid).await {
+        return Answer::Error(format!(
+            "only root and members of the group {READER_GROUP} may ask"
+        ));
+    }
+    match request {
+        Request::Status => Answer::Ok(status()),
+    }
+}
+
+pub(super) async fn is_reader(uid: Uid, gid: Gid) -> bool {
+    if uid.is_root() || uid == Uid::effective() {
+        return true;
+    }
+    spawn_blocking(move || is_group_reader(uid, gid))
+        .await
+        .unwrap_or(false)
+}
+
+/// Says whether the user is in the readers' group, by its process or by the user database.
+fn is_group_reader(uid: Uid, gid: Gid) -> bool {
+    let Some(readers) = reader_group() else {
+        return false;
+    };
+    let listed = || {
+        let user = User::from_uid(uid).ok().flatten()?;
+        let name = CString::new(user.name).ok()?;
+        Some(getgrouplist(&name, user.gid).ok()?.contains(&readers))
+    };
+    gid == readers || listed().unwrap_or(false)
+}

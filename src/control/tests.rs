@@ -1,0 +1,173 @@
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::unistd::{Gid, Uid};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::*;
+
+struct Served {
+    directory: TempDir,
+    path: PathBuf,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+async fn served() -> Served {
+    let directory = TempDir::new().expect("directory");
+    let path = directory.path().join("made/site.sock");
+    let listener = bind(&path).expect("bind");
+    let (stop, stopped) = watch::channel(false);
+    let status = Arc::new(|| json!({ "site": "north-hospital" }));
+    let task = tokio::spawn(serve(listener, status, stopped));
+    Served {
+        directory,
+        path,
+        stop,
+        task,
+    }
+}
+
+impl Served {
+    /// Sends these bytes, ends the sending and returns the whole answer.
+    async fn raw(&self, request: Vec<u8>) -> String {
+        let path = self.path.clone();
+        let exchange = move || {
+            let mut stream = UnixStream::connect(path).expect("connect");
+            stream.write_all(&request).expect("write");
+            stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("shutdown");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("read");
+            answer
+        };
+        spawn_blocking(exchange).await.expect("no panic")
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("metadata").permissions().mode() & 0o7777
+}
+
+#[tokio::test]
+async fn a_command_gets_the_status() {
+    let served = served().await;
+    let path = served.path.clone();
+    let answer = spawn_blocking(move || ask(&path, Request::Status))
+        .await
+        .expect("no panic");
+    assert_eq!(answer.expect("answer"), json!({ "site": "north-hospital" }));
+    assert_eq!(mode(served.path.parent().expect("parent")), 0o755);
+    assert!(
+        [0o600, 0o660].contains(&mode(&served.path)),
+        "{:o}",
+        mode(&served.path)
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_a_request_gets_an_error() {
+    let served = served().await;
+    let unknown = "{\"error\":\"this version knows no such command\"}\n";
+    for request in [
+        "{\"command\":\"reboot\"}\n",
+        "status\n",
+        "\n",
+        "{}\n",
+        "[]\n",
+    ] {
+        assert_eq!(served.raw(request.into()).await, unknown, "{request}");
+    }
+    let long = "{\"error\":\"a request is one line of at most 4096 bytes\"}\n";
+    assert_eq!(served.raw(vec![b' '; 4096]).await, long);
+    assert_eq!(served.raw(Vec::new()).await, long);
+    assert_eq!(
+        served.raw("{\"command\":\"status\"}".into()).await,
+        long,
+        "no end of line"
+    );
+}
+
+#[tokio::test]
+async fn a_second_site_is_told_and_a_stale_socket_is_replaced() {
+    let served = served().await;
+    let error = bind(&served.path).expect_err("in use");
+    assert!(matches!(error, ControlError::InUse { .. }), "{error}");
+    served.stop.send(true).expect("served");
+    served.task.await.expect("no panic");
+    assert!(!served.path.exists(), "the file goes with the site");
+
+    drop(UnixListener::bind(&served.path).expect("bind"));
+    assert!(served.path.exists(), "as after kill -9");
+    drop(bind(&served.path).expect("the stale one is replaced"));
+
+    let file = served.directory.path().join("file");
+    fs::write(&file, "precious").expect("write");
+    let error = bind(&file).expect_err("a file");
+    assert!(matches!(error, ControlError::NotASocket { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&file).expect("still there"), "precious");
+}
+
+/// Is a user and a group that no system has.
+const STRANGER: u32 = 3_999_999_999;
+
+#[tokio::test]
+async fn only_root_the_own_user_and_the_group_may_read() {
+    let stranger = (Uid::from_raw(STRANGER), Gid::from_raw(STRANGER));
+    assert!(serve::is_reader(Uid::from_raw(0), stranger.1).await);
+    assert!(serve::is_reader(Uid::effective(), stranger.1).await);
+    assert!(!serve::is_reader(stranger.0, stranger.1).await);
+    assert!(
+        !serve::is_reader(stranger.0, Gid::from_raw(0)).await,
+        "the group of root is not the readers'"
+    );
+}
+
+#[test]
+fn nobody_there_is_a_clear_error() {
+    let directory = TempDir::new().expect("directory");
+    let path = directory.path().join("none.sock");
+    let error = ask(&path, Request::Status).expect_err("nobody there");
+    assert!(matches!(error, ControlError::Connect { .. }), "{error}");
+    assert!(error.to_string().ends_with("none.sock"), "{error}");
+}
+
+#[test]
+fn a_refusal_and_a_broken_answer_are_told_apart() {
+    let directory = TempDir::new().expect("directory");
+    let answer_with = |name: &str, answer: &'static str| {
+        let path = directory.path().join(name);
+        let listener = UnixListener::bind(&path).expect("bind");
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accept");
+            stream.read_exact(&mut [0; 21]).expect("read");
+            stream.write_all(answer.as_bytes()).expect("write");
+        });
+        let answered = ask(&path, Request::Status);
+        server.join().expect("no panic");
+        answered.expect_err("an error")
+    };
+    assert!(
+        matches!(answer_with("a", "{\"error\":\"no\"}\n"), ControlError::Refused { cause, .. } if cause == "no")
+    );
+    assert!(matches!(
+        answer_with("b", "hello\n"),
+        ControlError::Malformed { .. }
+    ));
+    assert!(matches!(
+        answer_with("c", "{\"ok\":"),
+        ControlError::Exchange { .. }
+    ));
+    assert!(matches!(
+        answer_with("d", ""),
+        ControlError::Exchange { .. }
+    ));
+}

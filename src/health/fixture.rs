@@ -1,0 +1,91 @@
+//! A site in which all is well, for the tests of this room.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::facts::*;
+
+/// Is the moment at which the tests judge: 2026-11-22T14:00:00Z.
+pub(crate) static NOW: LazyLock<SystemTime> =
+    LazyLock::new(|| UNIX_EPOCH + Duration::from_secs(1_795_356_000));
+
+/// Returns the moment so many seconds before [`NOW`].
+pub(crate) fn ago(seconds: u64) -> SystemTime {
+    *NOW - Duration::from_secs(seconds)
+}
+
+/// Makes a site with one peer, one forward by service, one by address and one service, all ok.
+pub(crate) fn site() -> SiteFacts {
+    SiteFacts {
+        site: "north-hospital".into(),
+        version: "0.1.0",
+        started: ago(10_000),
+        interface: Part::Up,
+        link_listener: Part::Up,
+        peers: vec![PeerFacts {
+            name: "city-lab".into(),
+            public_key: "AAAA".into(),
+            endpoint_configured: Some("lab.example.org:51820".into()),
+            endpoint: Some(([198, 51, 100, 7], 51820).into()),
+            endpoint_error: None,
+            session: Session::Up { since: ago(5000) },
+            session_wanted: false,
+            latest_handshake_age: Some(Duration::from_secs(12)),
+            rx_bytes: 1000,
+            tx_bytes: 2000,
+            dropped_packets: BTreeMap::from([("source", 3)]),
+        }],
+        forwards: vec![forward("orders", "service orders"), by_address()],
+        services: vec![ServiceFacts {
+            name: "results".into(),
+            target: "192.168.10.40:6661".into(),
+            listener: Part::Up,
+            receiver: Receiver::Ok { since: ago(900) },
+            connections: 1,
+            waiting: 0,
+            messages_total: 7,
+            acks: BTreeMap::from([("AA", 7)]),
+        }],
+    }
+}
+
+fn by_address() -> ForwardFacts {
+    ForwardFacts {
+        link: Link::NotUsed,
+        listen: ([127, 0, 0, 1], 2576).into(),
+        ..forward("images", "10.98.0.2:2575")
+    }
+}
+
+fn forward(name: &str, target: &str) -> ForwardFacts {
+    ForwardFacts {
+        name: name.into(),
+        peer: "city-lab".into(),
+        listen: ([127, 0, 0, 1], 2575).into(),
+        target: target.into(),
+        delivery: "transparent",
+        listener: Part::Up,
+        link: Link::Up {
+            since: ago(4000),
+            round_trip: Some(Duration::from_millis(11)),
+        },
+        receiver: Receiver::Ok { since: ago(3000) },
+        connections: 2,
+        held: 0,
+        messages_total: 10,
+        message_bytes_total: 5000,
+        acks: BTreeMap::from([("AA", 9), ("AE", 1)]),
+        anomalies: BTreeMap::new(),
+        unanswered: 0,
+        oldest_unanswered_age: None,
+        last_ack_age: Some(Duration::from_secs(42)),
+        last_negative_ack: None,
+        ack_latency: Histogram {
+            bounds_seconds: &[0.01, 1.0],
+            counts: vec![8, 1, 1],
+            sum: Duration::from_millis(2500),
+        },
+        closed: BTreeMap::from([("sender_closed", 4)]),
+    }
+}

@@ -1,0 +1,147 @@
+use std::collections::BTreeSet;
+
+use super::super::facts::Receiver;
+use super::super::fixture::{NOW, site};
+use super::*;
+
+/// Checks the grammar of OpenMetrics text as far as this file uses it; returns the sample lines.
+fn parse(text: &str) -> Vec<(String, String, f64)> {
+    let mut typed = BTreeSet::new();
+    let mut samples = Vec::new();
+    let body = text.strip_suffix("# EOF\n").expect("ends with EOF");
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# ") {
+            let (keyword, rest) = rest.split_once(' ').expect("keyword");
+            let (name, value) = rest.split_once(' ').expect("name");
+            assert!(["HELP", "TYPE", "UNIT"].contains(&keyword), "{line}");
+            assert!(!value.is_empty(), "{line}");
+            if keyword == "TYPE" {
+                assert!(typed.insert(name.to_owned()), "{name} is described twice");
+            }
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').expect("sample");
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let labels = labels.strip_suffix('}').expect("closed labels");
+        let base = ["_total", "_info", "_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| {
+                name.strip_suffix(suffix)
+                    .filter(|base| typed.contains(*base))
+            })
+            .unwrap_or(name);
+        assert!(typed.contains(base), "{name} has no TYPE");
+        assert!(name.starts_with("wardlink_"), "{name}");
+        assert!(
+            name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+            "{name}"
+        );
+        samples.push((
+            name.to_owned(),
+            labels.to_owned(),
+            value.parse().expect("number"),
+        ));
+    }
+    samples
+}
+
+fn value(samples: &[(String, String, f64)], name: &str, labels: &str) -> Option<f64> {
+    samples
+        .iter()
+        .find(|sample| sample.0 == name && sample.1 == labels)
+        .map(|sample| sample.2)
+}
+
+/// Is some of what the well site shows, at least one line of each shape.
+const SHOWN: &str = r#"
+wardlink_build_info{version="0.1.0",site="north-hospital"} 1
+wardlink_ready 1
+wardlink_start_time_seconds 1795346000.0
+wardlink_status{status="ok"} 1
+wardlink_peer_session{peer="city-lab"} 1
+wardlink_peer_latest_handshake_age_seconds{peer="city-lab"} 12.0
+wardlink_peer_received_bytes_total{peer="city-lab"} 1000
+wardlink_peer_sent_bytes_total{peer="city-lab"} 2000
+wardlink_peer_dropped_packets_total{peer="city-lab",reason="source"} 3
+wardlink_forward_status{forward="orders",status="ok"} 1
+wardlink_forward_status{forward="orders",status="down"} 0
+wardlink_forward_link{forward="orders"} 1
+wardlink_forward_link_round_trip_seconds{forward="orders"} 0.011
+wardlink_forward_receiver{forward="orders"} 1
+wardlink_forward_connections{forward="orders"} 2
+wardlink_forward_messages_total{forward="orders"} 10
+wardlink_forward_message_bytes_total{forward="orders"} 5000
+wardlink_forward_acks_total{forward="orders",code="AE"} 1
+wardlink_forward_last_ack_age_seconds{forward="orders"} 42.0
+wardlink_forward_closed_connections_total{forward="orders",reason="sender_closed"} 4
+wardlink_forward_ack_latency_seconds_sum{forward="orders"} 2.5
+wardlink_forward_ack_latency_seconds_count{forward="orders"} 10
+wardlink_forward_ack_latency_seconds_bucket{le="0.01",forward="orders"} 8
+wardlink_forward_ack_latency_seconds_bucket{le="1.0",forward="orders"} 9
+wardlink_forward_ack_latency_seconds_bucket{le="+Inf",forward="orders"} 10
+wardlink_service_status{service="results",status="ok"} 1
+wardlink_service_messages_total{service="results"} 7
+wardlink_service_acks_total{service="results",code="AA"} 7
+"#;
+
+#[test]
+fn a_scrape_is_well_formed_and_says_what_the_facts_say() {
+    let text = encode(site(), *NOW).expect("encodes");
+    let samples = parse(&text);
+    for line in SHOWN.trim().lines() {
+        assert!(
+            text.lines().any(|shown| shown == line),
+            "{line} is not in\n{text}"
+        );
+    }
+    let series: BTreeSet<_> = samples
+        .iter()
+        .map(|sample| (&sample.0, &sample.1))
+        .collect();
+    assert_eq!(series.len(), samples.len(), "no series comes twice");
+}
+
+#[test]
+fn what_is_not_known_is_absent_not_zero() {
+    let mut facts = site();
+    facts.forwards[0].receiver = Receiver::Unknown;
+    facts.forwards[0].last_ack_age = None;
+    facts.peers[0].latest_handshake_age = None;
+    let samples = parse(&encode(facts, *NOW).expect("encodes"));
+    assert_eq!(
+        value(&samples, "wardlink_forward_receiver", r#"forward="orders""#),
+        None
+    );
+    assert_eq!(
+        value(
+            &samples,
+            "wardlink_forward_last_ack_age_seconds",
+            r#"forward="orders""#
+        ),
+        None
+    );
+    assert_eq!(
+        value(&samples, "wardlink_forward_link", r#"forward="images""#),
+        None
+    );
+    assert_eq!(
+        value(
+            &samples,
+            "wardlink_peer_latest_handshake_age_seconds",
+            r#"peer="city-lab""#
+        ),
+        None
+    );
+}
+
+#[test]
+fn every_metric_is_described_also_in_an_empty_site() {
+    let mut facts = site();
+    facts.peers.clear();
+    facts.forwards.clear();
+    facts.services.clear();
+    let text = encode(facts, *NOW).expect("encodes");
+    parse(&text);
+    assert!(text.contains("# TYPE wardlink_forward_messages counter\n"));
+    assert!(text.contains("# HELP wardlink_forward_messages "));
+}

@@ -1,0 +1,202 @@
+//! The verdict: which part of a site is ok, unknown, degraded or down, since when, and what is at fault. Pure.
+//!
+//! Judges [`SiteFacts`] and nothing else; never looks at a clock. The statuses and
+//! the fields are those of the product's HTTP contract: a forward is down while its peer has no session or its receiver is known not to answer, and unknown where there is no
+//! evidence. Of several faults the cause names the first on a message's way: this site, tunnel, link, receiver.
+
+mod rules;
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::facts::{ForwardFacts, PeerFacts, ServiceFacts, SiteFacts, rfc3339};
+use rules::{
+    interface_fault, judge_forward, judge_peer, judge_service, link_listener_fault, listener_fault,
+    service_listener_fault,
+};
+
+/// Limits a cause, in characters: one line of a monitoring system; some of the text comes from the peer.
+const CAUSE_CHARS_MAX: usize = 300;
+
+/// Says how something is, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It works.
+    Ok,
+    /// There is no evidence, neither good nor bad.
+    Unknown,
+    /// It works, and somebody should look at it.
+    Degraded,
+    /// It does not work.
+    Down,
+}
+
+impl Status {
+    /// Lists every status, best first.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Unknown, Self::Degraded, Self::Down];
+
+    /// Returns the status' name, as the JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unknown => "unknown",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+
+    /// Says whether a health endpoint answers 200 (else 503).
+    pub fn is_healthy(self) -> bool {
+        match self {
+            Self::Ok | Self::Unknown => true,
+            Self::Degraded | Self::Down => false,
+        }
+    }
+}
+
+/// Is the judgement on one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Says how it is.
+    pub status: Status,
+    /// Says since when.
+    #[serde(serialize_with = "rfc3339")]
+    pub since: SystemTime,
+    /// Says why, in one line; none where it is ok.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// Is a verdict together with the facts that it rests on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entry<'a, F> {
+    /// Is the judgement.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// Is what was judged.
+    #[serde(flatten)]
+    pub facts: &'a F,
+}
+
+/// Is the judgement on a whole site; serialized, it is the answer of `/healthz`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report<'a> {
+    /// Is the worst of all.
+    pub status: Status,
+    /// Names the site.
+    pub site: &'a str,
+    /// Is the version of the program.
+    pub version: &'a str,
+    /// Says when the process started.
+    #[serde(serialize_with = "rfc3339")]
+    pub started: SystemTime,
+    /// Says what this site itself lacks to do its part, one line each; none: it is ready.
+    pub unready: Vec<String>,
+    /// Lists the peers.
+    pub peers: Vec<Entry<'a, PeerFacts>>,
+    /// Lists the forwards.
+    pub forwards: Vec<Entry<'a, ForwardFacts>>,
+    /// Lists the services.
+    pub services: Vec<Entry<'a, ServiceFacts>>,
+}
+
+/// Judges a whole site at the time `now`.
+pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
+    let entries = |forward| Entry {
+        verdict: judge_forward(facts, forward, now),
+        facts: forward,
+    };
+    let forwards: Vec<_> = facts.forwards.iter().map(entries).collect();
+    let peers: Vec<_> = facts
+        .peers
+        .iter()
+        .map(|peer| Entry {
+            verdict: judge_peer(facts, peer),
+            facts: peer,
+        })
+        .collect();
+    let services: Vec<_> = facts
+        .services
+        .iter()
+        .map(|service| Entry {
+            verdict: judge_service(facts, service),
+            facts: service,
+        })
+        .collect();
+    let unready = unready(facts);
+    let own = if unready.is_empty() {
+        Status::Ok
+    } else {
+        Status::Down
+    };
+    let status = std::iter::once(own)
+        .chain(peers.iter().map(|entry| entry.verdict.status))
+        .chain(forwards.iter().map(|entry| entry.verdict.status))
+        .chain(services.iter().map(|entry| entry.verdict.status))
+        .max()
+        .unwrap_or(own);
+    let (site, version, started) = (&facts.site, facts.version, facts.started);
+    Report {
+        status,
+        site,
+        version,
+        started,
+        unready,
+        peers,
+        forwards,
+        services,
+    }
+}
+
+/// Lists what this site itself lacks to do its part, one line each; empty: it is ready.
+pub fn unready(facts: &SiteFacts) -> Vec<String> {
+    let own = [interface_fault(facts), link_listener_fault(facts)];
+    let forwards = facts
+        .forwards
+        .iter()
+        .map(|forward| Some(listener_fault(forward)?.prefixed("forward", &forward.name)));
+    let services = facts
+        .services
+        .iter()
+        .map(|service| Some(service_listener_fault(service)?.prefixed("service", &service.name)));
+    own.into_iter()
+        .chain(forwards)
+        .chain(services)
+        .flatten()
+        .filter_map(|verdict| verdict.cause)
+        .collect()
+}
+
+impl Verdict {
+    fn ok(since: SystemTime) -> Self {
+        Self {
+            status: Status::Ok,
+            since,
+            cause: None,
+        }
+    }
+
+    /// Makes a verdict that is not ok; the cause becomes one line of bounded length.
+    fn new(status: Status, since: SystemTime, cause: &str) -> Self {
+        let line = cause
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(CAUSE_CHARS_MAX)
+            .collect();
+        Self {
+            status,
+            since,
+            cause: Some(line),
+        }
+    }
+
+    fn prefixed(mut self, kind: &str, name: &str) -> Self {
+        self.cause = self.cause.map(|cause| format!("{kind} {name}: {cause}"));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

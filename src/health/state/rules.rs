@@ -1,0 +1,272 @@
+//! The rules of the verdict, one judge for each kind of thing. Pure.
+//!
+//! Of several faults the first on a message's way is named: this site, tunnel, link, receiver. Never looks at a clock.
+//! The rules are those of the product's HTTP contract; that an idle session expires is WireGuard's (whitepaper section 6).
+
+use std::time::{Duration, SystemTime};
+
+use super::super::facts::{
+    ForwardFacts, Link, Part, PeerFacts, Receiver, ServiceFacts, Session, SiteFacts, rfc3339_text,
+};
+use super::{Status, Verdict};
+
+/// Is how long an answer may take before its forward counts as degraded: senders commonly give up after 30 to 60 s.
+pub(super) const ANSWER_OVERDUE: Duration = Duration::from_secs(60);
+
+/// Is how long a negative answer keeps its forward degraded: some scrapes long, so that no monitoring misses it.
+pub(super) const NEGATIVE_ACK_RECENT: Duration = Duration::from_secs(300);
+
+/// Is how long an answer counts as evidence that the receiver is there.
+pub(super) const EVIDENCE_FRESH: Duration = Duration::from_secs(300);
+
+pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts) -> Verdict {
+    if let Some(fault) = interface_fault(facts) {
+        return fault;
+    }
+    let since = match peer.session {
+        Session::Up { since } => return Verdict::ok(since),
+        Session::Down { since } => since,
+    };
+    if session_wanted(facts, peer) {
+        Verdict::new(
+            Status::Down,
+            since,
+            &format!(
+                "no session with {}: {}",
+                peer_text(peer),
+                no_session_cause(peer)
+            ),
+        )
+    } else {
+        let last = match peer.latest_handshake_age {
+            Some(age) => format!("the last handshake was {} ago", age_text(age)),
+            None => "no handshake completed yet".to_owned(),
+        };
+        Verdict::new(
+            Status::Unknown,
+            since,
+            &format!(
+                "no session with {}, and none is needed now: {last}",
+                peer.name
+            ),
+        )
+    }
+}
+
+/// Says whether the lack of a session is a fault: an idle one without keepalive expires rightfully, but a link pings.
+fn session_wanted(facts: &SiteFacts, peer: &PeerFacts) -> bool {
+    let wants = |forward: &ForwardFacts| {
+        let pending = forward.held > 0 || forward.unanswered > 0;
+        forward.peer == peer.name && (forward.link != Link::NotUsed || pending)
+    };
+    peer.session_wanted || facts.forwards.iter().any(wants)
+}
+
+fn peer_text(peer: &PeerFacts) -> String {
+    let endpoint = peer
+        .endpoint_configured
+        .clone()
+        .or_else(|| peer.endpoint.map(|address| address.to_string()));
+    match endpoint {
+        Some(endpoint) => format!("{} (endpoint {endpoint})", peer.name),
+        None => peer.name.clone(),
+    }
+}
+
+fn no_session_cause(peer: &PeerFacts) -> String {
+    if let Some(error) = &peer.endpoint_error {
+        return format!("the endpoint's name does not resolve: {error}");
+    }
+    match peer.latest_handshake_age {
+        Some(age) => format!(
+            "handshakes go unanswered, the last completed {} ago",
+            age_text(age)
+        ),
+        None if peer.endpoint_configured.is_none() && peer.endpoint.is_none() => {
+            "no endpoint is configured, and the peer has not come yet".to_owned()
+        }
+        None => "no handshake completed yet".to_owned(),
+    }
+}
+
+pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: SystemTime) -> Verdict {
+    let peer = facts.peers.iter().find(|peer| peer.name == forward.peer);
+    listener_fault(forward)
+        .or_else(|| interface_fault(facts))
+        .or_else(|| {
+            peer.map(|peer| judge_peer(facts, peer))
+                .filter(|verdict| verdict.status == Status::Down)
+        })
+        .or_else(|| link_fault(forward))
+        .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
+        .or_else(|| overdue_answer(forward, now))
+        .or_else(|| negative_answer(forward, now))
+        .or_else(|| missing_evidence(facts, forward, peer, now))
+        .unwrap_or_else(|| Verdict::ok(ok_since(facts, forward, peer)))
+}
+
+fn link_fault(forward: &ForwardFacts) -> Option<Verdict> {
+    match &forward.link {
+        Link::NotUsed | Link::Up { .. } => None,
+        Link::Down { since, cause } => Some(Verdict::new(
+            Status::Down,
+            *since,
+            &format!("link to {}: {cause}", forward.peer),
+        )),
+    }
+}
+
+fn receiver_fault(receiver: &Receiver, place: &str) -> Option<Verdict> {
+    match receiver {
+        Receiver::Unknown | Receiver::Ok { .. } => None,
+        Receiver::Down { since, cause } => {
+            let text = format!("receiver {cause}{place} since {}", rfc3339_text(*since));
+            Some(Verdict::new(Status::Down, *since, &text))
+        }
+    }
+}
+
+fn overdue_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
+    let age = forward
+        .oldest_unanswered_age
+        .filter(|age| *age > ANSWER_OVERDUE)?;
+    let text = format!(
+        "receiver at {} is slow: {} unanswered, the oldest for {}",
+        forward.peer,
+        forward.unanswered,
+        age_text(age)
+    );
+    Some(Verdict::new(
+        Status::Degraded,
+        before(now, age.saturating_sub(ANSWER_OVERDUE)),
+        &text,
+    ))
+}
+
+fn negative_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
+    let last = forward
+        .last_negative_ack
+        .filter(|last| last.age <= NEGATIVE_ACK_RECENT)?;
+    let text = format!(
+        "receiver at {} answered {} {} ago",
+        forward.peer,
+        last.code,
+        age_text(last.age)
+    );
+    Some(Verdict::new(Status::Degraded, before(now, last.age), &text))
+}
+
+/// Answers where nothing tells that the receiver is there: it is unknown, or the idle session that showed it is gone.
+fn missing_evidence(
+    facts: &SiteFacts,
+    forward: &ForwardFacts,
+    peer: Option<&PeerFacts>,
+    now: SystemTime,
+) -> Option<Verdict> {
+    let session_up = peer.is_none_or(|peer| matches!(peer.session, Session::Up { .. }));
+    let known = matches!(forward.receiver, Receiver::Ok { .. });
+    let fresh = forward
+        .last_ack_age
+        .is_some_and(|age| age <= EVIDENCE_FRESH);
+    if session_up && (known || fresh) {
+        return None;
+    }
+    let (since, evidence) = match forward.last_ack_age {
+        Some(age) => {
+            let since = before(now, age.saturating_sub(EVIDENCE_FRESH));
+            (since, format!("its last answer came {} ago", age_text(age)))
+        }
+        None if forward.messages_total == 0 => (facts.started, "nothing was sent yet".to_owned()),
+        None => (facts.started, "it has not answered yet".to_owned()),
+    };
+    let text = format!(
+        "whether the receiver at {} answers is not known: {evidence}, and no probe tells",
+        forward.peer
+    );
+    Some(Verdict::new(Status::Unknown, since, &text))
+}
+
+/// Returns when the last of what a forward needs came up.
+fn ok_since(facts: &SiteFacts, forward: &ForwardFacts, peer: Option<&PeerFacts>) -> SystemTime {
+    let session = peer.and_then(|peer| match peer.session {
+        Session::Up { since } => Some(since),
+        Session::Down { .. } => None,
+    });
+    let link = match forward.link {
+        Link::Up { since, .. } => Some(since),
+        Link::NotUsed | Link::Down { .. } => None,
+    };
+    let receiver = match forward.receiver {
+        Receiver::Ok { since } => Some(since),
+        Receiver::Unknown | Receiver::Down { .. } => None,
+    };
+    [session, link, receiver]
+        .into_iter()
+        .flatten()
+        .fold(facts.started, SystemTime::max)
+}
+
+pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdict {
+    let unknown = || {
+        let text = format!(
+            "whether receiver {} answers is not known: nobody connected lately, and no probe tells",
+            service.target
+        );
+        Verdict::new(Status::Unknown, facts.started, &text)
+    };
+    interface_fault(facts)
+        .or_else(|| link_listener_fault(facts))
+        .or_else(|| service_listener_fault(service))
+        .or_else(|| receiver_fault(&service.receiver, ""))
+        .unwrap_or_else(|| match service.receiver {
+            Receiver::Ok { since } => Verdict::ok(since),
+            Receiver::Unknown | Receiver::Down { .. } => unknown(),
+        })
+}
+
+pub(super) fn interface_fault(facts: &SiteFacts) -> Option<Verdict> {
+    part_fault(&facts.interface, "tunnel interface")
+}
+
+pub(super) fn link_listener_fault(facts: &SiteFacts) -> Option<Verdict> {
+    part_fault(&facts.link_listener, "links of peers cannot arrive")
+}
+
+pub(super) fn listener_fault(forward: &ForwardFacts) -> Option<Verdict> {
+    part_fault(
+        &forward.listener,
+        &format!("cannot listen on {}", forward.listen),
+    )
+}
+
+pub(super) fn service_listener_fault(service: &ServiceFacts) -> Option<Verdict> {
+    part_fault(
+        &service.listener,
+        "cannot open its port on the tunnel address",
+    )
+}
+
+fn part_fault(part: &Part, what: &str) -> Option<Verdict> {
+    match part {
+        Part::Up => None,
+        Part::Down { since, cause } => Some(Verdict::new(
+            Status::Down,
+            *since,
+            &format!("{what}: {cause}"),
+        )),
+    }
+}
+
+/// Writes an age by its two largest units, such as `3h 2m`.
+fn age_text(age: Duration) -> String {
+    let exact = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
+    exact
+        .split_whitespace()
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn before(now: SystemTime, age: Duration) -> SystemTime {
+    now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
+}

@@ -1,0 +1,499 @@
+use super::super::facts::{Link, NegativeAck, Part, Receiver, Session};
+use super::super::fixture::{NOW, ago, site};
+use super::rules::{ANSWER_OVERDUE, EVIDENCE_FRESH, NEGATIVE_ACK_RECENT};
+use super::*;
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(3 * 3600 + 120);
+
+fn down(seconds: u64, cause: &str) -> Part {
+    Part::Down {
+        since: ago(seconds),
+        cause: cause.into(),
+    }
+}
+
+fn check(name: &str, entry: &Verdict, status: Status, since: SystemTime, cause: &str) {
+    let expected = Verdict {
+        status,
+        since,
+        cause: (!cause.is_empty()).then(|| cause.to_owned()),
+    };
+    assert_eq!(entry, &expected, "{name}");
+}
+
+/// Judges the changed site's forward of that index.
+fn forward(index: usize, change: impl FnOnce(&mut SiteFacts)) -> Verdict {
+    let mut facts = site();
+    change(&mut facts);
+    assess(&facts, *NOW).forwards[index].verdict.clone()
+}
+
+fn peer(change: impl FnOnce(&mut SiteFacts)) -> Verdict {
+    let mut facts = site();
+    change(&mut facts);
+    assess(&facts, *NOW).peers[0].verdict.clone()
+}
+
+fn service(change: impl FnOnce(&mut SiteFacts)) -> Verdict {
+    let mut facts = site();
+    change(&mut facts);
+    assess(&facts, *NOW).services[0].verdict.clone()
+}
+
+/// Ends the session, with the link's forward gone or not.
+fn lose_session(facts: &mut SiteFacts) {
+    facts.peers[0].session = Session::Down { since: ago(200) };
+    facts.peers[0].latest_handshake_age = Some(LONG);
+}
+
+#[test]
+fn all_is_well() {
+    let facts = site();
+    let report = assess(&facts, *NOW);
+    assert_eq!(report.status, Status::Ok);
+    assert!(report.unready.is_empty());
+    check("peer", &report.peers[0].verdict, Status::Ok, ago(5000), "");
+    check(
+        "the last part to come up counts",
+        &report.forwards[0].verdict,
+        Status::Ok,
+        ago(3000),
+        "",
+    );
+    check(
+        "service",
+        &report.services[0].verdict,
+        Status::Ok,
+        ago(900),
+        "",
+    );
+}
+
+type Change = fn(&mut SiteFacts);
+type Case = (&'static str, Change, Status, SystemTime, &'static str);
+
+fn check_forward(cases: &[Case]) {
+    for (name, change, status, since, cause) in cases {
+        check(name, &forward(0, change), *status, *since, cause);
+    }
+}
+
+#[test]
+fn a_forward_whose_site_or_tunnel_is_at_fault() {
+    check_forward(&[
+        (
+            "listener",
+            |s| s.forwards[0].listener = down(7, "address in use"),
+            Status::Down,
+            ago(7),
+            "cannot listen on 127.0.0.1:2575: address in use",
+        ),
+        (
+            "interface",
+            |s| s.interface = down(8, "wl0 is gone"),
+            Status::Down,
+            ago(8),
+            "tunnel interface: wl0 is gone",
+        ),
+        (
+            "session lost",
+            lose_session,
+            Status::Down,
+            ago(200),
+            "no session with city-lab (endpoint lab.example.org:51820): handshakes go unanswered, the last completed 3h 2m ago",
+        ),
+        (
+            "never a session",
+            |s| {
+                lose_session(s);
+                s.peers[0].latest_handshake_age = None;
+            },
+            Status::Down,
+            ago(200),
+            "no session with city-lab (endpoint lab.example.org:51820): no handshake completed yet",
+        ),
+    ]);
+}
+
+#[test]
+fn a_forward_whose_link_or_receiver_is_at_fault() {
+    check_forward(&[
+        (
+            "link refused",
+            |s| {
+                let cause = "service orders is not offered to this site".into();
+                s.forwards[0].link = Link::Down {
+                    since: ago(9),
+                    cause,
+                };
+            },
+            Status::Down,
+            ago(9),
+            "link to city-lab: service orders is not offered to this site",
+        ),
+        (
+            "the tunnel goes before the link",
+            |s| {
+                lose_session(s);
+                s.forwards[0].link = Link::Down {
+                    since: ago(9),
+                    cause: "timed out".into(),
+                };
+            },
+            Status::Down,
+            ago(200),
+            "no session with city-lab (endpoint lab.example.org:51820): handshakes go unanswered, the last completed 3h 2m ago",
+        ),
+        (
+            "receiver",
+            |s| {
+                let cause = "192.168.10.40:6661 refuses connections".into();
+                s.forwards[0].receiver = Receiver::Down {
+                    since: ago(60),
+                    cause,
+                };
+            },
+            Status::Down,
+            ago(60),
+            "receiver 192.168.10.40:6661 refuses connections at city-lab since 2026-11-22T13:59:00Z",
+        ),
+    ]);
+}
+
+#[test]
+fn a_forward_whose_answers_are_late_or_negative() {
+    check_forward(&[
+        (
+            "an answer is overdue",
+            |s| {
+                s.forwards[0].unanswered = 3;
+                s.forwards[0].oldest_unanswered_age = Some(Duration::from_secs(75));
+            },
+            Status::Degraded,
+            ago(15),
+            "receiver at city-lab is slow: 3 unanswered, the oldest for 1m 15s",
+        ),
+        (
+            "an answer is not overdue yet",
+            |s| {
+                s.forwards[0].unanswered = 1;
+                s.forwards[0].oldest_unanswered_age = Some(ANSWER_OVERDUE);
+            },
+            Status::Ok,
+            ago(3000),
+            "",
+        ),
+        (
+            "negative answer",
+            |s| {
+                s.forwards[0].last_negative_ack = Some(NegativeAck {
+                    code: "AE",
+                    age: Duration::from_secs(12),
+                })
+            },
+            Status::Degraded,
+            ago(12),
+            "receiver at city-lab answered AE 12s ago",
+        ),
+        (
+            "old negative answer",
+            |s| {
+                let age = NEGATIVE_ACK_RECENT + Duration::from_secs(1);
+                s.forwards[0].last_negative_ack = Some(NegativeAck { code: "AE", age });
+            },
+            Status::Ok,
+            ago(3000),
+            "",
+        ),
+    ]);
+}
+
+#[test]
+fn a_forward_without_evidence() {
+    check_forward(&[
+        (
+            "no evidence at all",
+            |s| {
+                s.forwards[0].receiver = Receiver::Unknown;
+                s.forwards[0].last_ack_age = None;
+                s.forwards[0].messages_total = 0;
+            },
+            Status::Unknown,
+            ago(10_000),
+            "whether the receiver at city-lab answers is not known: nothing was sent yet, and no probe tells",
+        ),
+        (
+            "old evidence",
+            |s| {
+                s.forwards[0].receiver = Receiver::Unknown;
+                s.forwards[0].last_ack_age = Some(LONG);
+            },
+            Status::Unknown,
+            ago(LONG.as_secs() - EVIDENCE_FRESH.as_secs()),
+            "whether the receiver at city-lab answers is not known: its last answer came 3h 2m ago, and no probe tells",
+        ),
+        (
+            "fresh evidence",
+            |s| s.forwards[0].receiver = Receiver::Unknown,
+            Status::Ok,
+            ago(4000),
+            "",
+        ),
+    ]);
+}
+
+/// An idle session without keepalive expires rightfully; only a link or something that waits makes its absence a fault.
+#[test]
+fn a_session_that_nobody_needs() {
+    let only_by_address: Change = |s| {
+        lose_session(s);
+        s.forwards.remove(0);
+    };
+    check(
+        "peer",
+        &peer(only_by_address),
+        Status::Unknown,
+        ago(200),
+        "no session with city-lab, and none is needed now: the last handshake was 3h 2m ago",
+    );
+    check(
+        "forward",
+        &forward(0, only_by_address),
+        Status::Unknown,
+        ago(0),
+        "whether the receiver at city-lab answers is not known: its last answer came 42s ago, and no probe tells",
+    );
+    let wants: [(&str, Change); 3] = [
+        ("keepalive", |s| s.peers[0].session_wanted = true),
+        ("held sender", |s| s.forwards[0].held = 1),
+        ("message without an answer", |s| {
+            s.forwards[0].unanswered = 1
+        }),
+    ];
+    for (name, want) in wants {
+        let both = |s: &mut SiteFacts| {
+            only_by_address(s);
+            want(s);
+        };
+        assert_eq!(peer(both).status, Status::Down, "{name}");
+        assert_eq!(forward(0, both).status, Status::Down, "{name}");
+    }
+}
+
+#[test]
+fn a_peer_without_a_session_says_why() {
+    let cases: [(&str, Change, &str); 3] = [
+        (
+            "unresolved",
+            |s| s.peers[0].endpoint_error = Some("no such host".into()),
+            "no session with city-lab (endpoint lab.example.org:51820): the endpoint's name does not resolve: no such host",
+        ),
+        (
+            "waits for the peer",
+            |s| {
+                s.peers[0].endpoint_configured = None;
+                s.peers[0].endpoint = None;
+                s.peers[0].latest_handshake_age = None;
+            },
+            "no session with city-lab: no endpoint is configured, and the peer has not come yet",
+        ),
+        (
+            "roamed",
+            |s| s.peers[0].endpoint_configured = None,
+            "no session with city-lab (endpoint 198.51.100.7:51820): handshakes go unanswered, the last completed 3h 2m ago",
+        ),
+    ];
+    for (name, change, cause) in cases {
+        let verdict = peer(|s| {
+            lose_session(s);
+            change(s);
+        });
+        check(name, &verdict, Status::Down, ago(200), cause);
+    }
+    assert_eq!(
+        peer(|s| s.peers[0].endpoint_error = Some("timed out".into())).status,
+        Status::Ok,
+        "a session is enough"
+    );
+    assert_eq!(
+        peer(|s| s.interface = down(1, "gone")).status,
+        Status::Down,
+        "interface"
+    );
+}
+
+#[test]
+fn a_service() {
+    let cases: [(&str, Change, Status, SystemTime, &str); 5] = [
+        (
+            "interface",
+            |s| s.interface = down(8, "wl0 is gone"),
+            Status::Down,
+            ago(8),
+            "tunnel interface: wl0 is gone",
+        ),
+        (
+            "link listener",
+            |s| s.link_listener = down(6, "address in use"),
+            Status::Down,
+            ago(6),
+            "links of peers cannot arrive: address in use",
+        ),
+        (
+            "own port",
+            |s| s.services[0].listener = down(5, "address in use"),
+            Status::Down,
+            ago(5),
+            "cannot open its port on the tunnel address: address in use",
+        ),
+        (
+            "receiver",
+            |s| {
+                let cause = "192.168.10.40:6661 does not answer".into();
+                s.services[0].receiver = Receiver::Down {
+                    since: ago(60),
+                    cause,
+                };
+            },
+            Status::Down,
+            ago(60),
+            "receiver 192.168.10.40:6661 does not answer since 2026-11-22T13:59:00Z",
+        ),
+        (
+            "no evidence",
+            |s| s.services[0].receiver = Receiver::Unknown,
+            Status::Unknown,
+            ago(10_000),
+            "whether receiver 192.168.10.40:6661 answers is not known: nobody connected lately, and no probe tells",
+        ),
+    ];
+    for (name, change, status, since, cause) in cases {
+        check(name, &service(change), status, since, cause);
+    }
+}
+
+#[test]
+fn the_worst_decides_and_only_ok_and_unknown_are_healthy() {
+    let cases: [(Change, Status, bool); 5] = [
+        (|_| (), Status::Ok, true),
+        (
+            |s| s.services[0].receiver = Receiver::Unknown,
+            Status::Unknown,
+            true,
+        ),
+        (
+            |s| {
+                s.forwards[1].last_negative_ack = Some(NegativeAck {
+                    code: "AR",
+                    age: Duration::ZERO,
+                })
+            },
+            Status::Degraded,
+            false,
+        ),
+        (
+            |s| {
+                s.services[0].receiver = Receiver::Unknown;
+                lose_session(s);
+            },
+            Status::Down,
+            false,
+        ),
+        (
+            |s| {
+                s.peers.clear();
+                s.forwards.clear();
+                s.services.clear();
+                s.interface = down(1, "gone");
+            },
+            Status::Down,
+            false,
+        ),
+    ];
+    for (change, status, healthy) in cases {
+        let mut facts = site();
+        change(&mut facts);
+        assert_eq!(assess(&facts, *NOW).status, status);
+        assert_eq!(status.is_healthy(), healthy);
+    }
+}
+
+#[test]
+fn a_site_is_ready_when_its_own_parts_are_there_whatever_the_others_do() {
+    let mut facts = site();
+    lose_session(&mut facts);
+    assert!(
+        unready(&facts).is_empty(),
+        "a peer that is away is not this site's lack"
+    );
+    facts.interface = down(1, "wl0 is gone");
+    facts.link_listener = down(1, "address in use");
+    facts.forwards[1].listener = down(1, "permission denied");
+    facts.services[0].listener = down(1, "address in use");
+    assert_eq!(
+        unready(&facts),
+        [
+            "tunnel interface: wl0 is gone",
+            "links of peers cannot arrive: address in use",
+            "forward images: cannot listen on 127.0.0.1:2576: permission denied",
+            "service results: cannot open its port on the tunnel address: address in use",
+        ]
+    );
+}
+
+#[test]
+fn a_cause_from_the_peer_stays_one_short_line() {
+    let cause = format!("said\n\u{1b}[2Jthis {}", "x".repeat(5000));
+    let verdict = forward(0, |s| {
+        s.forwards[0].link = Link::Down {
+            since: ago(1),
+            cause,
+        }
+    });
+    let text = verdict.cause.expect("cause");
+    assert!(
+        text.starts_with("link to city-lab: said  [2Jthis xx"),
+        "{text}"
+    );
+    assert_eq!(text.chars().count(), CAUSE_CHARS_MAX);
+}
+
+#[test]
+fn the_json_is_the_contract() {
+    let mut facts = site();
+    facts.forwards[0].receiver = Receiver::Down {
+        since: ago(60),
+        cause: "192.168.10.40:6661 refuses connections".into(),
+    };
+    let json = serde_json::to_value(assess(&facts, *NOW)).expect("serializes");
+    assert_eq!(json["status"], "down");
+    assert_eq!(json["site"], "north-hospital");
+    assert_eq!(json["version"], "0.1.0");
+    let peer = &json["peers"][0];
+    assert_eq!(peer["name"], "city-lab");
+    assert_eq!(peer["status"], "ok");
+    assert_eq!(peer["since"], "2026-11-22T12:36:40Z");
+    assert_eq!(peer.get("cause"), None);
+    assert_eq!(peer["endpoint"], "198.51.100.7:51820");
+    assert_eq!(peer["latest_handshake_age_seconds"], 12.0);
+    assert_eq!(
+        (&peer["rx_bytes"], &peer["tx_bytes"]),
+        (&1000.into(), &2000.into())
+    );
+    let forward = &json["forwards"][0];
+    assert_eq!(forward["status"], "down");
+    assert_eq!(forward["since"], "2026-11-22T13:59:00Z");
+    assert!(
+        forward["cause"]
+            .as_str()
+            .expect("cause")
+            .contains("refuses connections at city-lab")
+    );
+    assert_eq!(forward["connections"], 2);
+    assert_eq!(forward["messages_total"], 10);
+    assert_eq!(forward["acks"]["AE"], 1);
+    assert_eq!(forward["last_ack_age_seconds"], 42.0);
+    assert_eq!(forward["link"]["state"], "up");
+    assert_eq!(json["services"][0]["receiver"]["state"], "ok");
+}
