@@ -62,35 +62,21 @@ fn shown(args: &Args, directory: &Path) -> Result<String, StatusError> {
         (None, None) => only_socket(directory)?,
     };
     let answer = control::ask(&socket, Request::Status)?;
-    let understood = |source| StatusError::Malformed {
-        socket: socket.clone(),
-        source,
-    };
+    let understood = |source| StatusError::Malformed { socket: socket.clone(), source };
     if args.json {
-        return serde_json::to_string_pretty(&answer)
-            .map(|text| text + "\n")
-            .map_err(understood);
+        return serde_json::to_string_pretty(&answer).map(|text| text + "\n").map_err(understood);
     }
-    Ok(table::render(
-        &serde_json::from_value(answer).map_err(understood)?,
-    ))
+    Ok(table::render(&serde_json::from_value(answer).map_err(understood)?))
 }
 
 /// Reads where the control socket is, and nothing else: the file's keys are not for those who may see the status.
 fn socket_of(config: &Path) -> Result<PathBuf, StatusError> {
-    let text = fs::read_to_string(config).map_err(|source| StatusError::ReadConfig {
-        path: config.to_owned(),
-        source,
-    })?;
-    let place: Place = serde_saphyr::from_str(&text).map_err(|error| StatusError::ParseConfig {
-        path: config.to_owned(),
-        cause: error.to_string(),
-    })?;
+    let text =
+        fs::read_to_string(config).map_err(|source| StatusError::ReadConfig { path: config.to_owned(), source })?;
+    let place: Place = serde_saphyr::from_str(&text)
+        .map_err(|error| StatusError::ParseConfig { path: config.to_owned(), cause: error.to_string() })?;
     let default = || Path::new(SOCKET_DIRECTORY).join(format!("{}.sock", place.site));
-    Ok(place
-        .control
-        .and_then(|control| control.socket)
-        .unwrap_or_else(default))
+    Ok(place.control.and_then(|control| control.socket).unwrap_or_else(default))
 }
 
 /// Is the part of a configuration that says where the control socket is.
@@ -107,26 +93,16 @@ struct PlaceControl {
 
 fn only_socket(directory: &Path) -> Result<PathBuf, StatusError> {
     let mut sockets: Vec<PathBuf> = match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect(),
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(source) => {
-            return Err(StatusError::ReadDirectory {
-                path: directory.to_owned(),
-                source,
-            });
+            return Err(StatusError::ReadDirectory { path: directory.to_owned(), source });
         }
     };
-    sockets.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "sock")
-    });
+    sockets.retain(|path| path.extension().is_some_and(|extension| extension == "sock"));
     sockets.sort();
     match sockets.as_slice() {
-        [] => Err(StatusError::NoSocket {
-            directory: directory.to_owned(),
-        }),
+        [] => Err(StatusError::NoSocket { directory: directory.to_owned() }),
         [socket] => Ok(socket.clone()),
         _ => Err(StatusError::ManySockets { sockets }),
     }
@@ -148,13 +124,8 @@ enum StatusError {
     ReadConfig { path: PathBuf, source: io::Error },
     #[error("{path}: {cause} (`wardlink check-config -c {path}` says more)")]
     ParseConfig { path: PathBuf, cause: String },
-    #[error(
-        "the site behind {socket} gave a status that this version does not understand: {source}"
-    )]
-    Malformed {
-        socket: PathBuf,
-        source: serde_json::Error,
-    },
+    #[error("the site behind {socket} gave a status that this version does not understand: {source}")]
+    Malformed { socket: PathBuf, source: serde_json::Error },
     #[error("{}", explain(.0))]
     Control(#[from] ControlError),
 }
@@ -162,29 +133,21 @@ enum StatusError {
 impl StatusError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::ManySockets { .. } | Self::ReadConfig { .. } | Self::ParseConfig { .. } => {
-                EXIT_USAGE
+            Self::ManySockets { .. } | Self::ReadConfig { .. } | Self::ParseConfig { .. } => EXIT_USAGE,
+            Self::NoSocket { .. } | Self::ReadDirectory { .. } | Self::Malformed { .. } | Self::Control(_) => {
+                EXIT_FAILED
             }
-            Self::NoSocket { .. }
-            | Self::ReadDirectory { .. }
-            | Self::Malformed { .. }
-            | Self::Control(_) => EXIT_FAILED,
         }
     }
 }
 
 fn list(paths: &[PathBuf]) -> String {
-    paths
-        .iter()
-        .map(|path| format!("\n  {}", path.display()))
-        .collect()
+    paths.iter().map(|path| format!("\n  {}", path.display())).collect()
 }
 
 /// Adds what to do to what went wrong.
 fn explain(error: &ControlError) -> String {
-    let cause = std::error::Error::source(error)
-        .map(|source| format!(": {source}"))
-        .unwrap_or_default();
+    let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     let advice = match error {
         ControlError::Connect { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => {

@@ -17,25 +17,13 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// Where no site answers, its answer is not understood, or it refuses.
 pub fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ControlError> {
-    let connect = |source| ControlError::Connect {
-        path: path.to_owned(),
-        source,
-    };
+    let connect = |source| ControlError::Connect { path: path.to_owned(), source };
     let stream = UnixStream::connect(path).map_err(connect)?;
-    let line = exchange(&stream, request).map_err(|source| ControlError::Exchange {
-        path: path.to_owned(),
-        source,
-    })?;
-    let malformed = |source| ControlError::Malformed {
-        path: path.to_owned(),
-        source,
-    };
+    let line = exchange(&stream, request).map_err(|source| ControlError::Exchange { path: path.to_owned(), source })?;
+    let malformed = |source| ControlError::Malformed { path: path.to_owned(), source };
     match serde_json::from_str(&line).map_err(malformed)? {
         Answer::Ok(value) => Ok(value),
-        Answer::Error(cause) => Err(ControlError::Refused {
-            path: path.to_owned(),
-            cause,
-        }),
+        Answer::Error(cause) => Err(ControlError::Refused { path: path.to_owned(), cause }),
     }
 }
 
@@ -47,9 +35,5 @@ fn exchange(mut stream: &UnixStream, request: Request) -> io::Result<String> {
     stream.write_all(&bytes)?;
     let mut line = String::new();
     BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line)?;
-    if line.ends_with('\n') {
-        Ok(line)
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    }
+    if line.ends_with('\n') { Ok(line) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

@@ -54,9 +54,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// Another process serves this socket.
-    #[error(
-        "another wardlink already answers on {path}: stop it, or give this site a control.socket of its own"
-    )]
+    #[error("another wardlink already answers on {path}: stop it, or give this site a control.socket of its own")]
     InUse {
         /// Is the socket.
         path: PathBuf,

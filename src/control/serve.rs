@@ -58,27 +58,14 @@ impl Drop for ControlListener {
 /// Outside a tokio runtime.
 pub fn bind(path: &Path) -> Result<ControlListener, ControlError> {
     if let Some(parent) = path.parent() {
-        make_directory(parent).map_err(|source| ControlError::MakeDirectory {
-            path: parent.to_owned(),
-            source,
-        })?;
+        make_directory(parent).map_err(|source| ControlError::MakeDirectory { path: parent.to_owned(), source })?;
     }
     clear(path)?;
-    let listener = UnixListener::bind(path).map_err(|source| ControlError::Bind {
-        path: path.to_owned(),
-        source,
-    })?;
-    let listener = ControlListener {
-        listener,
-        path: path.to_owned(),
-    };
+    let listener = UnixListener::bind(path).map_err(|source| ControlError::Bind { path: path.to_owned(), source })?;
+    let listener = ControlListener { listener, path: path.to_owned() };
     let mode = if give_to_readers(path) { 0o660 } else { 0o600 };
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|source| {
-        ControlError::SetMode {
-            path: path.to_owned(),
-            source,
-        }
-    })?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(|source| ControlError::SetMode { path: path.to_owned(), source })?;
     Ok(listener)
 }
 
@@ -93,33 +80,22 @@ fn make_directory(path: &Path) -> io::Result<()> {
 
 /// Removes a socket that an earlier run left, and nothing else.
 fn clear(path: &Path) -> Result<(), ControlError> {
-    let replace = |source| ControlError::ReplaceStale {
-        path: path.to_owned(),
-        source,
-    };
+    let replace = |source| ControlError::ReplaceStale { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(replace(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(ControlError::NotASocket {
-                path: path.to_owned(),
-            });
+            return Err(ControlError::NotASocket { path: path.to_owned() });
         }
         Ok(_) => {}
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(replace)?;
     socket.set_nonblocking(true).map_err(replace)?;
     match socket.connect(&SockAddr::unix(path).map_err(replace)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(replace)
-        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(replace),
         // A full queue (EAGAIN) is somebody's too.
-        Ok(()) => Err(ControlError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ControlError::InUse {
-            path: path.to_owned(),
-        }),
+        Ok(()) => Err(ControlError::InUse { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ControlError::InUse { path: path.to_owned() }),
         Err(error) => Err(replace(error)),
     }
 }
@@ -142,21 +118,14 @@ fn give_to_readers(path: &Path) -> bool {
 }
 
 fn reader_group() -> Option<Gid> {
-    Group::from_name(READER_GROUP)
-        .ok()
-        .flatten()
-        .map(|group| group.gid)
+    Group::from_name(READER_GROUP).ok().flatten().map(|group| group.gid)
 }
 
 /// Serves the control socket until `stop` becomes true (or its sender is gone), then removes its file.
 ///
 /// Failures of single connections are logged, and accepting is retried for ever. Cancel-safe: dropping the future closes
 /// every connection.
-pub async fn serve(
-    listener: ControlListener,
-    status: StatusSource,
-    mut stop: watch::Receiver<bool>,
-) {
+pub async fn serve(listener: ControlListener, status: StatusSource, mut stop: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -183,14 +152,8 @@ pub async fn serve(
 }
 
 /// Accepts the next connection once a slot is free: until then it waits in the kernel's queue.
-async fn accept(
-    listener: &UnixListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+async fn accept(listener: &UnixListener, slots: &Arc<Semaphore>) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, slot))
 }
@@ -208,9 +171,7 @@ async fn exchange(stream: UnixStream, status: StatusSource) -> io::Result<()> {
     let credentials = stream.peer_cred()?;
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(reader.take(REQUEST_BYTES_MAX))
-        .read_line(&mut line)
-        .await?;
+    BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
     let answer = answer(&line, credentials, status).await;
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
@@ -219,21 +180,14 @@ async fn exchange(stream: UnixStream, status: StatusSource) -> io::Result<()> {
 
 async fn answer(line: &str, credentials: UCred, status: StatusSource) -> Answer {
     if !line.ends_with('\n') {
-        return Answer::Error(format!(
-            "a request is one line of at most {REQUEST_BYTES_MAX} bytes"
-        ));
+        return Answer::Error(format!("a request is one line of at most {REQUEST_BYTES_MAX} bytes"));
     }
     let Ok(request) = serde_json::from_str(line) else {
         return Answer::Error("this version knows no such command".to_owned());
     };
-    let (uid, gid) = (
-        Uid::from_raw(credentials.uid()),
-        Gid::from_raw(credentials.gid()),
-    );
+    let (uid, gid) = (Uid::from_raw(credentials.uid()), Gid::from_raw(credentials.gid()));
     if !is_reader(uid, gid).await {
-        return Answer::Error(format!(
-            "only root and members of the group {READER_GROUP} may ask"
-        ));
+        return Answer::Error(format!("only root and members of the group {READER_GROUP} may ask"));
     }
     match request {
         Request::Status => Answer::Ok(status()),
@@ -244,9 +198,7 @@ pub(super) async fn is_reader(uid: Uid, gid: Gid) -> bool {
     if uid.is_root() || uid == Uid::effective() {
         return true;
     }
-    spawn_blocking(move || is_group_reader(uid, gid))
-        .await
-        .unwrap_or(false)
+    spawn_blocking(move || is_group_reader(uid, gid)).await.unwrap_or(false)
 }
 
 /// Says whether the user is in the readers' group, by its process or by the user database.

@@ -27,12 +27,7 @@ async fn served() -> Served {
     let (stop, stopped) = watch::channel(false);
     let status = Arc::new(|| json!({ "site": "north-hospital" }));
     let task = tokio::spawn(serve(listener, status, stopped));
-    Served {
-        directory,
-        path,
-        stop,
-        task,
-    }
+    Served { directory, path, stop, task }
 }
 
 impl Served {
@@ -42,9 +37,7 @@ impl Served {
         let exchange = move || {
             let mut stream = UnixStream::connect(path).expect("connect");
             stream.write_all(&request).expect("write");
-            stream
-                .shutdown(std::net::Shutdown::Write)
-                .expect("shutdown");
+            stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
             let mut answer = String::new();
             stream.read_to_string(&mut answer).expect("read");
             answer
@@ -61,39 +54,23 @@ fn mode(path: &Path) -> u32 {
 async fn a_command_gets_the_status() {
     let served = served().await;
     let path = served.path.clone();
-    let answer = spawn_blocking(move || ask(&path, Request::Status))
-        .await
-        .expect("no panic");
+    let answer = spawn_blocking(move || ask(&path, Request::Status)).await.expect("no panic");
     assert_eq!(answer.expect("answer"), json!({ "site": "north-hospital" }));
     assert_eq!(mode(served.path.parent().expect("parent")), 0o755);
-    assert!(
-        [0o600, 0o660].contains(&mode(&served.path)),
-        "{:o}",
-        mode(&served.path)
-    );
+    assert!([0o600, 0o660].contains(&mode(&served.path)), "{:o}", mode(&served.path));
 }
 
 #[tokio::test]
 async fn what_is_not_a_request_gets_an_error() {
     let served = served().await;
     let unknown = "{\"error\":\"this version knows no such command\"}\n";
-    for request in [
-        "{\"command\":\"reboot\"}\n",
-        "status\n",
-        "\n",
-        "{}\n",
-        "[]\n",
-    ] {
+    for request in ["{\"command\":\"reboot\"}\n", "status\n", "\n", "{}\n", "[]\n"] {
         assert_eq!(served.raw(request.into()).await, unknown, "{request}");
     }
     let long = "{\"error\":\"a request is one line of at most 4096 bytes\"}\n";
     assert_eq!(served.raw(vec![b' '; 4096]).await, long);
     assert_eq!(served.raw(Vec::new()).await, long);
-    assert_eq!(
-        served.raw("{\"command\":\"status\"}".into()).await,
-        long,
-        "no end of line"
-    );
+    assert_eq!(served.raw("{\"command\":\"status\"}".into()).await, long, "no end of line");
 }
 
 #[tokio::test]
@@ -125,10 +102,7 @@ async fn only_root_the_own_user_and_the_group_may_read() {
     assert!(serve::is_reader(Uid::from_raw(0), stranger.1).await);
     assert!(serve::is_reader(Uid::effective(), stranger.1).await);
     assert!(!serve::is_reader(stranger.0, stranger.1).await);
-    assert!(
-        !serve::is_reader(stranger.0, Gid::from_raw(0)).await,
-        "the group of root is not the readers'"
-    );
+    assert!(!serve::is_reader(stranger.0, Gid::from_raw(0)).await, "the group of root is not the readers'");
 }
 
 #[test]
@@ -155,19 +129,8 @@ fn a_refusal_and_a_broken_answer_are_told_apart() {
         server.join().expect("no panic");
         answered.expect_err("an error")
     };
-    assert!(
-        matches!(answer_with("a", "{\"error\":\"no\"}\n"), ControlError::Refused { cause, .. } if cause == "no")
-    );
-    assert!(matches!(
-        answer_with("b", "hello\n"),
-        ControlError::Malformed { .. }
-    ));
-    assert!(matches!(
-        answer_with("c", "{\"ok\":"),
-        ControlError::Exchange { .. }
-    ));
-    assert!(matches!(
-        answer_with("d", ""),
-        ControlError::Exchange { .. }
-    ));
+    assert!(matches!(answer_with("a", "{\"error\":\"no\"}\n"), ControlError::Refused { cause, .. } if cause == "no"));
+    assert!(matches!(answer_with("b", "hello\n"), ControlError::Malformed { .. }));
+    assert!(matches!(answer_with("c", "{\"ok\":"), ControlError::Exchange { .. }));
+    assert!(matches!(answer_with("d", ""), ControlError::Exchange { .. }));
 }

@@ -68,10 +68,7 @@ pub struct PeerFacts {
     /// idle session expire.)
     pub session_wanted: bool,
     /// Is the time since the latest handshake completed; none: never.
-    #[serde(
-        rename = "latest_handshake_age_seconds",
-        serialize_with = "seconds_maybe"
-    )]
+    #[serde(rename = "latest_handshake_age_seconds", serialize_with = "seconds_maybe")]
     pub latest_handshake_age: Option<Duration>,
     /// Counts the bytes received from the peer, as `wg` does.
     pub rx_bytes: u64,
@@ -133,10 +130,7 @@ pub struct ForwardFacts {
     /// Counts the messages that wait for an answer now.
     pub unanswered: u64,
     /// Is how long the oldest of them has waited.
-    #[serde(
-        rename = "oldest_unanswered_age_seconds",
-        serialize_with = "seconds_maybe"
-    )]
+    #[serde(rename = "oldest_unanswered_age_seconds", serialize_with = "seconds_maybe")]
     pub oldest_unanswered_age: Option<Duration>,
     /// Is the time since the last answer of any code.
     #[serde(rename = "last_ack_age_seconds", serialize_with = "seconds_maybe")]
@@ -255,10 +249,7 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
-fn seconds_maybe<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn seconds_maybe<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration {
         Some(duration) => seconds(duration, serializer),
         None => serializer.serialize_none(),
@@ -271,14 +262,8 @@ mod tests {
 
     #[test]
     fn times_outside_rfc3339_do_not_panic() {
-        assert_eq!(
-            rfc3339_text(UNIX_EPOCH + Duration::from_secs(86_399)),
-            "1970-01-01T23:59:59Z"
-        );
-        assert_eq!(
-            rfc3339_text(UNIX_EPOCH - Duration::from_secs(5)),
-            "1970-01-01T00:00:00Z"
-        );
+        assert_eq!(rfc3339_text(UNIX_EPOCH + Duration::from_secs(86_399)), "1970-01-01T23:59:59Z");
+        assert_eq!(rfc3339_text(UNIX_EPOCH - Duration::from_secs(5)), "1970-01-01T00:00:00Z");
         let late = UNIX_EPOCH + Duration::from_secs(RFC3339_SECONDS_MAX + 1);
         assert_eq!(rfc3339_text(late), "9999-12-31T23:59:59Z");
     }

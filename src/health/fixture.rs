@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::facts::*;
 
 /// Is the moment at which the tests judge: 2026-11-22T14:00:00Z.
-pub(crate) static NOW: LazyLock<SystemTime> =
-    LazyLock::new(|| UNIX_EPOCH + Duration::from_secs(1_795_356_000));
+pub(crate) static NOW: LazyLock<SystemTime> = LazyLock::new(|| UNIX_EPOCH + Duration::from_secs(1_795_356_000));
 
 /// Returns the moment so many seconds before [`NOW`].
 pub(crate) fn ago(seconds: u64) -> SystemTime {
@@ -51,11 +50,7 @@ pub(crate) fn site() -> SiteFacts {
 }
 
 fn by_address() -> ForwardFacts {
-    ForwardFacts {
-        link: Link::NotUsed,
-        listen: ([127, 0, 0, 1], 2576).into(),
-        ..forward("images", "10.98.0.2:2575")
-    }
+    ForwardFacts { link: Link::NotUsed, listen: ([127, 0, 0, 1], 2576).into(), ..forward("images", "10.98.0.2:2575") }
 }
 
 fn forward(name: &str, target: &str) -> ForwardFacts {
@@ -66,10 +61,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
         target: target.into(),
         delivery: "transparent",
         listener: Part::Up,
-        link: Link::Up {
-            since: ago(4000),
-            round_trip: Some(Duration::from_millis(11)),
-        },
+        link: Link::Up { since: ago(4000), round_trip: Some(Duration::from_millis(11)) },
         receiver: Receiver::Ok { since: ago(3000) },
         connections: 2,
         held: 0,

@@ -61,11 +61,7 @@ pub enum HealthError {
 /// Only where the listener is unusable from the start: a failed accept is logged and retried for ever.
 ///
 /// Cancel-safe: dropping the future closes every connection.
-pub async fn serve(
-    listener: TcpListener,
-    source: Source,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), HealthError> {
+pub async fn serve(listener: TcpListener, source: Source, mut stop: watch::Receiver<bool>) -> Result<(), HealthError> {
     let address = listener.local_addr().map_err(HealthError::LocalAddress)?;
     tracing::info!(%address, "health endpoints are served");
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -94,14 +90,8 @@ pub async fn serve(
 }
 
 /// Accepts the next connection once a slot is free: until then it waits in the kernel's queue.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, slot))
 }
@@ -114,12 +104,7 @@ fn report(ended: Result<(), JoinError>) {
 }
 
 /// Answers the one request of a connection.
-async fn answer(
-    stream: TcpStream,
-    slot: OwnedSemaphorePermit,
-    source: Source,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn answer(stream: TcpStream, slot: OwnedSemaphorePermit, source: Source, mut stop: watch::Receiver<bool>) {
     let Ok(local) = stream.local_addr() else {
         return;
     };
@@ -170,22 +155,11 @@ async fn healthz(State(source): State<Source>) -> Response {
 async fn healthz_forward(State(source): State<Source>, Path(name): Path<String>) -> Response {
     let facts = source();
     let report = state::assess(&facts, SystemTime::now());
-    match report
-        .forwards
-        .iter()
-        .find(|entry| entry.facts.name == name)
-    {
-        Some(entry) => {
-            (status_code(entry.verdict.status.is_healthy()), Json(entry)).into_response()
-        }
+    match report.forwards.iter().find(|entry| entry.facts.name == name) {
+        Some(entry) => (status_code(entry.verdict.status.is_healthy()), Json(entry)).into_response(),
         None => {
-            let names: Vec<&str> = facts
-                .forwards
-                .iter()
-                .map(|forward| forward.name.as_str())
-                .collect();
-            let body =
-                serde_json::json!({ "error": "no forward has this name", "forwards": names });
+            let names: Vec<&str> = facts.forwards.iter().map(|forward| forward.name.as_str()).collect();
+            let body = serde_json::json!({ "error": "no forward has this name", "forwards": names });
             (StatusCode::NOT_FOUND, Json(body)).into_response()
         }
     }
@@ -202,11 +176,7 @@ async fn metrics_text(State(source): State<Source>) -> Response {
 }
 
 fn status_code(healthy: bool) -> StatusCode {
-    if healthy {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    }
+    if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 /// Refuses a request that was meant for another name than this host's own.
@@ -215,15 +185,10 @@ async fn check_host(State(local): State<IpAddr>, request: Request, next: Next) -
         Host::Named(host) if is_own(host, local) => next.run(request).await,
         Host::Absent => next.run(request).await,
         Host::Named(_) => {
-            let text =
-                "this host name is not served: ask for localhost or for the listen address\n";
+            let text = "this host name is not served: ask for localhost or for the listen address\n";
             (StatusCode::MISDIRECTED_REQUEST, text).into_response()
         }
-        Host::Malformed => (
-            StatusCode::BAD_REQUEST,
-            "exactly one Host header is needed\n",
-        )
-            .into_response(),
+        Host::Malformed => (StatusCode::BAD_REQUEST, "exactly one Host header is needed\n").into_response(),
     }
 }
 
@@ -244,11 +209,7 @@ fn host<'a>(uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Host<'a> 
     }
     let mut values = headers.get_all(header::HOST).iter();
     match (values.next(), values.next()) {
-        (Some(value), None) => value
-            .to_str()
-            .ok()
-            .and_then(without_port)
-            .map_or(Host::Malformed, Host::Named),
+        (Some(value), None) => value.to_str().ok().and_then(without_port).map_or(Host::Malformed, Host::Named),
         (None, _) if version == Version::HTTP_10 => Host::Absent,
         _ => Host::Malformed,
     }
@@ -256,25 +217,17 @@ fn host<'a>(uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Host<'a> 
 
 /// Cuts the port off; any is right, for a tunnel of ssh may lead here from another.
 fn without_port(authority: &str) -> Option<&str> {
-    let bracketed = authority
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'));
+    let bracketed = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (host, rest) = match bracketed {
         Some((host, rest)) => (host, rest),
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
-    let port_is_right = rest.is_empty()
-        || rest
-            .strip_prefix(':')
-            .is_some_and(|port| port.parse::<u16>().is_ok());
+    let port_is_right = rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
     (!host.is_empty() && port_is_right).then_some(host)
 }
 
 fn is_own(host: &str, local: IpAddr) -> bool {
-    let host = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
+    let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     match host.parse::<IpAddr>() {
         Ok(address) => address.is_loopback() || address == local.to_canonical(),
         Err(_) => host.eq_ignore_ascii_case("localhost"),

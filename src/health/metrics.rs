@@ -53,26 +53,17 @@ impl Collector for Scrape {
 
 fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> fmt::Result {
     let build = &[("version", facts.version), ("site", facts.site.as_str())];
-    family(
-        encoder,
-        Metric::new("build", "Version of the program", MetricType::Info),
-        &[build],
-        |to, build| to.encode_info(*build),
-    )?;
+    family(encoder, Metric::new("build", "Version of the program", MetricType::Info), &[build], |to, build| {
+        to.encode_info(*build)
+    })?;
     let start = facts.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-    family(
-        encoder,
-        gauge("start_time", "Start of the process, since 1970").seconds(),
-        &[start],
-        |to, start| to.encode_gauge(&start.as_secs_f64()),
-    )?;
+    family(encoder, gauge("start_time", "Start of the process, since 1970").seconds(), &[start], |to, start| {
+        to.encode_gauge(&start.as_secs_f64())
+    })?;
     let ready = report.unready.is_empty();
-    family(
-        encoder,
-        gauge("ready", "1 where this site can do its part"),
-        &[ready],
-        |to, ready| to.encode_gauge(&u64::from(*ready)),
-    )?;
+    family(encoder, gauge("ready", "1 where this site can do its part"), &[ready], |to, ready| {
+        to.encode_gauge(&u64::from(*ready))
+    })?;
     family(
         encoder,
         gauge("status", "Verdict on the site: 1 at the status that holds"),
@@ -83,232 +74,133 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
 
 fn peers(encoder: &mut DescriptorEncoder, peers: &[Entry<PeerFacts>]) -> fmt::Result {
     let help = "Verdict on the peer: 1 at the status that holds";
-    family(encoder, gauge("peer_status", help), peers, |to, peer| {
-        states(to, Some(label(peer)), peer.verdict.status)
-    })?;
+    family(encoder, gauge("peer_status", help), peers, |to, peer| states(to, Some(label(peer)), peer.verdict.status))?;
     let help = "1 where a usable WireGuard session exists";
     family(encoder, gauge("peer_session", help), peers, |to, peer| {
-        number(
-            to,
-            label(peer),
-            u64::from(matches!(peer.facts.session, Session::Up { .. })),
-        )
+        number(to, label(peer), u64::from(matches!(peer.facts.session, Session::Up { .. })))
     })?;
     let help = "Time since the latest handshake completed";
-    family(
-        encoder,
-        gauge("peer_latest_handshake_age", help).seconds(),
-        peers,
-        |to, peer| age(to, label(peer), peer.facts.latest_handshake_age),
-    )?;
+    family(encoder, gauge("peer_latest_handshake_age", help).seconds(), peers, |to, peer| {
+        age(to, label(peer), peer.facts.latest_handshake_age)
+    })?;
     let help = "Bytes received from the peer";
-    family(
-        encoder,
-        counter("peer_received", help).bytes(),
-        peers,
-        |to, peer| count(to, &[label(peer)], peer.facts.rx_bytes),
-    )?;
+    family(encoder, counter("peer_received", help).bytes(), peers, |to, peer| {
+        count(to, &[label(peer)], peer.facts.rx_bytes)
+    })?;
     let help = "Bytes sent to the peer";
-    family(
-        encoder,
-        counter("peer_sent", help).bytes(),
-        peers,
-        |to, peer| count(to, &[label(peer)], peer.facts.tx_bytes),
-    )?;
+    family(encoder, counter("peer_sent", help).bytes(), peers, |to, peer| {
+        count(to, &[label(peer)], peer.facts.tx_bytes)
+    })?;
     let help = "Packets from the peer that were dropped, by reason";
-    family(
-        encoder,
-        counter("peer_dropped_packets", help),
-        peers,
-        |to, peer| counts(to, label(peer), "reason", &peer.facts.dropped_packets),
-    )
+    family(encoder, counter("peer_dropped_packets", help), peers, |to, peer| {
+        counts(to, label(peer), "reason", &peer.facts.dropped_packets)
+    })
 }
 
 fn forwards(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
     let help = "Verdict on the forward: 1 at the status that holds";
-    family(
-        encoder,
-        gauge("forward_status", help),
-        forwards,
-        |to, forward| states(to, Some(label(forward)), forward.verdict.status),
-    )?;
+    family(encoder, gauge("forward_status", help), forwards, |to, forward| {
+        states(to, Some(label(forward)), forward.verdict.status)
+    })?;
     let help = "1 where the link is up; absent where none is used";
-    family(
-        encoder,
-        gauge("forward_link", help),
-        forwards,
-        |to, forward| match forward.facts.link {
-            Link::NotUsed => Ok(()),
-            Link::Up { .. } => number(to, label(forward), 1),
-            Link::Down { .. } => number(to, label(forward), 0),
-        },
-    )?;
+    family(encoder, gauge("forward_link", help), forwards, |to, forward| match forward.facts.link {
+        Link::NotUsed => Ok(()),
+        Link::Up { .. } => number(to, label(forward), 1),
+        Link::Down { .. } => number(to, label(forward), 0),
+    })?;
     let help = "Latest round trip on the link";
-    family(
-        encoder,
-        gauge("forward_link_round_trip", help).seconds(),
-        forwards,
-        |to, forward| match forward.facts.link {
+    family(encoder, gauge("forward_link_round_trip", help).seconds(), forwards, |to, forward| {
+        match forward.facts.link {
             Link::Up { round_trip, .. } => age(to, label(forward), round_trip),
             Link::NotUsed | Link::Down { .. } => Ok(()),
-        },
-    )?;
+        }
+    })?;
     let help = "1 where the receiver answers; absent if unknown";
-    family(
-        encoder,
-        gauge("forward_receiver", help),
-        forwards,
-        |to, forward| receiver(to, label(forward), &forward.facts.receiver),
-    )?;
+    family(encoder, gauge("forward_receiver", help), forwards, |to, forward| {
+        receiver(to, label(forward), &forward.facts.receiver)
+    })?;
     let help = "Connections of senders now";
-    family(
-        encoder,
-        gauge("forward_connections", help),
-        forwards,
-        |to, forward| number(to, label(forward), forward.facts.connections),
-    )?;
+    family(encoder, gauge("forward_connections", help), forwards, |to, forward| {
+        number(to, label(forward), forward.facts.connections)
+    })?;
     let help = "Connections of senders that are held now";
-    family(
-        encoder,
-        gauge("forward_held_connections", help),
-        forwards,
-        |to, forward| number(to, label(forward), forward.facts.held),
-    )?;
+    family(encoder, gauge("forward_held_connections", help), forwards, |to, forward| {
+        number(to, label(forward), forward.facts.held)
+    })?;
     let help = "Connections of senders that ended, by reason";
-    family(
-        encoder,
-        counter("forward_closed_connections", help),
-        forwards,
-        |to, forward| counts(to, label(forward), "reason", &forward.facts.closed),
-    )
+    family(encoder, counter("forward_closed_connections", help), forwards, |to, forward| {
+        counts(to, label(forward), "reason", &forward.facts.closed)
+    })
 }
 
-fn forward_messages(
-    encoder: &mut DescriptorEncoder,
-    forwards: &[Entry<ForwardFacts>],
-) -> fmt::Result {
+fn forward_messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
     let help = "Messages that senders sent";
-    family(
-        encoder,
-        counter("forward_messages", help),
-        forwards,
-        |to, forward| count(to, &[label(forward)], forward.facts.messages_total),
-    )?;
+    family(encoder, counter("forward_messages", help), forwards, |to, forward| {
+        count(to, &[label(forward)], forward.facts.messages_total)
+    })?;
     let help = "Bytes of these messages";
-    family(
-        encoder,
-        counter("forward_message", help).bytes(),
-        forwards,
-        |to, forward| count(to, &[label(forward)], forward.facts.message_bytes_total),
-    )?;
+    family(encoder, counter("forward_message", help).bytes(), forwards, |to, forward| {
+        count(to, &[label(forward)], forward.facts.message_bytes_total)
+    })?;
     let help = "What was odd in framing or answers, by kind";
-    family(
-        encoder,
-        counter("forward_anomalies", help),
-        forwards,
-        |to, forward| counts(to, label(forward), "kind", &forward.facts.anomalies),
-    )
+    family(encoder, counter("forward_anomalies", help), forwards, |to, forward| {
+        counts(to, label(forward), "kind", &forward.facts.anomalies)
+    })
 }
 
-fn forward_answers(
-    encoder: &mut DescriptorEncoder,
-    forwards: &[Entry<ForwardFacts>],
-) -> fmt::Result {
+fn forward_answers(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
     let help = "Answers of the receiver, by their code (MSA-1)";
-    family(
-        encoder,
-        counter("forward_acks", help),
-        forwards,
-        |to, forward| counts(to, label(forward), "code", &forward.facts.acks),
-    )?;
+    family(encoder, counter("forward_acks", help), forwards, |to, forward| {
+        counts(to, label(forward), "code", &forward.facts.acks)
+    })?;
     let help = "Messages that wait for an answer now";
-    family(
-        encoder,
-        gauge("forward_unanswered_messages", help),
-        forwards,
-        |to, forward| number(to, label(forward), forward.facts.unanswered),
-    )?;
+    family(encoder, gauge("forward_unanswered_messages", help), forwards, |to, forward| {
+        number(to, label(forward), forward.facts.unanswered)
+    })?;
     let help = "How long the oldest of them has waited";
-    family(
-        encoder,
-        gauge("forward_oldest_unanswered_age", help).seconds(),
-        forwards,
-        |to, forward| age(to, label(forward), forward.facts.oldest_unanswered_age),
-    )?;
+    family(encoder, gauge("forward_oldest_unanswered_age", help).seconds(), forwards, |to, forward| {
+        age(to, label(forward), forward.facts.oldest_unanswered_age)
+    })?;
     let help = "Time since the last answer";
-    family(
-        encoder,
-        gauge("forward_last_ack_age", help).seconds(),
-        forwards,
-        |to, forward| age(to, label(forward), forward.facts.last_ack_age),
-    )?;
-    let latency = Metric::new(
-        "forward_ack_latency",
-        "Time from a message to its answer",
-        MetricType::Histogram,
-    );
+    family(encoder, gauge("forward_last_ack_age", help).seconds(), forwards, |to, forward| {
+        age(to, label(forward), forward.facts.last_ack_age)
+    })?;
+    let latency = Metric::new("forward_ack_latency", "Time from a message to its answer", MetricType::Histogram);
     family(encoder, latency.seconds(), forwards, |to, forward| {
         let latency = &forward.facts.ack_latency;
-        let bounds = latency
-            .bounds_seconds
-            .iter()
-            .copied()
-            .chain([f64::INFINITY]);
+        let bounds = latency.bounds_seconds.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(latency.counts.iter().copied()).collect();
         let total = buckets.iter().map(|(_, count)| count).sum();
         let labels = [label(forward)];
-        to.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-            latency.sum.as_secs_f64(),
-            total,
-            &buckets,
-            None,
-        )
+        to.encode_family(&labels)?.encode_histogram::<NoLabelSet>(latency.sum.as_secs_f64(), total, &buckets, None)
     })
 }
 
 fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -> fmt::Result {
     let help = "Verdict on the service: 1 at the status that holds";
-    family(
-        encoder,
-        gauge("service_status", help),
-        services,
-        |to, service| states(to, Some(label(service)), service.verdict.status),
-    )?;
+    family(encoder, gauge("service_status", help), services, |to, service| {
+        states(to, Some(label(service)), service.verdict.status)
+    })?;
     let help = "1 where the receiver answers; absent if unknown";
-    family(
-        encoder,
-        gauge("service_receiver", help),
-        services,
-        |to, service| receiver(to, label(service), &service.facts.receiver),
-    )?;
+    family(encoder, gauge("service_receiver", help), services, |to, service| {
+        receiver(to, label(service), &service.facts.receiver)
+    })?;
     let help = "Connections to the receiver now";
-    family(
-        encoder,
-        gauge("service_connections", help),
-        services,
-        |to, service| number(to, label(service), service.facts.connections),
-    )?;
+    family(encoder, gauge("service_connections", help), services, |to, service| {
+        number(to, label(service), service.facts.connections)
+    })?;
     let help = "Streams that wait for a connection to the receiver now";
-    family(
-        encoder,
-        gauge("service_waiting_streams", help),
-        services,
-        |to, service| number(to, label(service), service.facts.waiting),
-    )?;
+    family(encoder, gauge("service_waiting_streams", help), services, |to, service| {
+        number(to, label(service), service.facts.waiting)
+    })?;
     let help = "Messages delivered to the receiver";
-    family(
-        encoder,
-        counter("service_messages", help),
-        services,
-        |to, service| count(to, &[label(service)], service.facts.messages_total),
-    )?;
+    family(encoder, counter("service_messages", help), services, |to, service| {
+        count(to, &[label(service)], service.facts.messages_total)
+    })?;
     let help = "Answers of the receiver, by their code (MSA-1)";
-    family(
-        encoder,
-        counter("service_acks", help),
-        services,
-        |to, service| counts(to, label(service), "code", &service.facts.acks),
-    )
+    family(encoder, counter("service_acks", help), services, |to, service| {
+        counts(to, label(service), "code", &service.facts.acks)
+    })
 }
 
 #[cfg(test)]

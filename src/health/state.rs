@@ -104,33 +104,14 @@ pub struct Report<'a> {
 
 /// Judges a whole site at the time `now`.
 pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
-    let entries = |forward| Entry {
-        verdict: judge_forward(facts, forward, now),
-        facts: forward,
-    };
+    let entries = |forward| Entry { verdict: judge_forward(facts, forward, now), facts: forward };
     let forwards: Vec<_> = facts.forwards.iter().map(entries).collect();
-    let peers: Vec<_> = facts
-        .peers
-        .iter()
-        .map(|peer| Entry {
-            verdict: judge_peer(facts, peer),
-            facts: peer,
-        })
-        .collect();
-    let services: Vec<_> = facts
-        .services
-        .iter()
-        .map(|service| Entry {
-            verdict: judge_service(facts, service),
-            facts: service,
-        })
-        .collect();
+    let peers: Vec<_> =
+        facts.peers.iter().map(|peer| Entry { verdict: judge_peer(facts, peer), facts: peer }).collect();
+    let services: Vec<_> =
+        facts.services.iter().map(|service| Entry { verdict: judge_service(facts, service), facts: service }).collect();
     let unready = unready(facts);
-    let own = if unready.is_empty() {
-        Status::Ok
-    } else {
-        Status::Down
-    };
+    let own = if unready.is_empty() { Status::Ok } else { Status::Down };
     let status = std::iter::once(own)
         .chain(peers.iter().map(|entry| entry.verdict.status))
         .chain(forwards.iter().map(|entry| entry.verdict.status))
@@ -138,58 +119,28 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         .max()
         .unwrap_or(own);
     let (site, version, started) = (&facts.site, facts.version, facts.started);
-    Report {
-        status,
-        site,
-        version,
-        started,
-        unready,
-        peers,
-        forwards,
-        services,
-    }
+    Report { status, site, version, started, unready, peers, forwards, services }
 }
 
 /// Lists what this site itself lacks to do its part, one line each; empty: it is ready.
 pub fn unready(facts: &SiteFacts) -> Vec<String> {
     let own = [interface_fault(facts), link_listener_fault(facts)];
-    let forwards = facts
-        .forwards
-        .iter()
-        .map(|forward| Some(listener_fault(forward)?.prefixed("forward", &forward.name)));
-    let services = facts
-        .services
-        .iter()
-        .map(|service| Some(service_listener_fault(service)?.prefixed("service", &service.name)));
-    own.into_iter()
-        .chain(forwards)
-        .chain(services)
-        .flatten()
-        .filter_map(|verdict| verdict.cause)
-        .collect()
+    let forwards =
+        facts.forwards.iter().map(|forward| Some(listener_fault(forward)?.prefixed("forward", &forward.name)));
+    let services =
+        facts.services.iter().map(|service| Some(service_listener_fault(service)?.prefixed("service", &service.name)));
+    own.into_iter().chain(forwards).chain(services).flatten().filter_map(|verdict| verdict.cause).collect()
 }
 
 impl Verdict {
     fn ok(since: SystemTime) -> Self {
-        Self {
-            status: Status::Ok,
-            since,
-            cause: None,
-        }
+        Self { status: Status::Ok, since, cause: None }
     }
 
     /// Makes a verdict that is not ok; the cause becomes one line of bounded length.
     fn new(status: Status, since: SystemTime, cause: &str) -> Self {
-        let line = cause
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(CAUSE_CHARS_MAX)
-            .collect();
-        Self {
-            status,
-            since,
-            cause: Some(line),
-        }
+        let line = cause.chars().map(|c| if c.is_control() { ' ' } else { c }).take(CAUSE_CHARS_MAX).collect();
+        Self { status, since, cause: Some(line) }
     }
 
     fn prefixed(mut self, kind: &str, name: &str) -> Self {

@@ -72,38 +72,19 @@ struct Row<'a> {
 
 /// Writes the status as people read it.
 pub(super) fn render(status: &Status) -> String {
-    let mut text = format!(
-        "{}: {} (wardlink {}, started {})\n",
-        status.site, status.status, status.version, status.started
-    );
+    let mut text =
+        format!("{}: {} (wardlink {}, started {})\n", status.site, status.status, status.version, status.started);
     for lack in &status.unready {
         line(&mut text, &format!("  {lack}"));
     }
     let peers: Vec<_> = status.peers.iter().map(peer).collect();
-    let titles = [
-        "PEER",
-        "STATUS",
-        "SINCE",
-        "ENDPOINT",
-        "HANDSHAKE",
-        "RECEIVED",
-        "SENT",
-    ];
+    let titles = ["PEER", "STATUS", "SINCE", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"];
     table(&mut text, &titles, &peers);
     let forwards: Vec<_> = status.forwards.iter().map(forward).collect();
-    let titles = [
-        "FORWARD", "STATUS", "SINCE", "LISTEN", "TO", "SENDERS", "MESSAGES", "LAST ACK",
-    ];
+    let titles = ["FORWARD", "STATUS", "SINCE", "LISTEN", "TO", "SENDERS", "MESSAGES", "LAST ACK"];
     table(&mut text, &titles, &forwards);
     let services: Vec<_> = status.services.iter().map(service).collect();
-    let titles = [
-        "SERVICE",
-        "STATUS",
-        "SINCE",
-        "RECEIVER",
-        "CONNECTIONS",
-        "MESSAGES",
-    ];
+    let titles = ["SERVICE", "STATUS", "SINCE", "RECEIVER", "CONNECTIONS", "MESSAGES"];
     table(&mut text, &titles, &services);
     text
 }
@@ -111,49 +92,24 @@ pub(super) fn render(status: &Status) -> String {
 fn peer(peer: &Peer) -> Row<'_> {
     let endpoint = peer.endpoint.as_ref().or(peer.endpoint_configured.as_ref());
     let handshake = age(peer.latest_handshake_age_seconds);
-    let cells = [
-        endpoint.cloned().unwrap_or_default(),
-        handshake,
-        bytes(peer.rx_bytes),
-        bytes(peer.tx_bytes),
-    ];
+    let cells = [endpoint.cloned().unwrap_or_default(), handshake, bytes(peer.rx_bytes), bytes(peer.tx_bytes)];
     row(&peer.verdict, cells)
 }
 
 fn forward(forward: &Forward) -> Row<'_> {
     let to = format!("{} at {}", forward.target, forward.peer);
     let (connections, messages) = (number(forward.connections), number(forward.messages_total));
-    row(
-        &forward.verdict,
-        [
-            forward.listen.clone(),
-            to,
-            connections,
-            messages,
-            age(forward.last_ack_age_seconds),
-        ],
-    )
+    row(&forward.verdict, [forward.listen.clone(), to, connections, messages, age(forward.last_ack_age_seconds)])
 }
 
 fn service(service: &Service) -> Row<'_> {
-    let cells = [
-        service.target.clone(),
-        number(service.connections),
-        number(service.messages_total),
-    ];
+    let cells = [service.target.clone(), number(service.connections), number(service.messages_total)];
     row(&service.verdict, cells)
 }
 
 fn row<const N: usize>(verdict: &Verdict, cells: [String; N]) -> Row<'_> {
-    let first = [
-        verdict.name.clone(),
-        verdict.status.clone(),
-        verdict.since.clone(),
-    ];
-    Row {
-        cells: first.into_iter().chain(cells).collect(),
-        cause: verdict.cause.as_deref(),
-    }
+    let first = [verdict.name.clone(), verdict.status.clone(), verdict.since.clone()];
+    Row { cells: first.into_iter().chain(cells).collect(), cause: verdict.cause.as_deref() }
 }
 
 /// Writes a table with columns as wide as their widest cell; nothing where there are no rows.
@@ -163,9 +119,7 @@ fn table(text: &mut String, titles: &[&str], rows: &[Row]) {
     }
     let width = |(column, title): (usize, &&str)| {
         let cells = rows.iter().filter_map(|row| row.cells.get(column));
-        cells
-            .map(|cell| cell.chars().count())
-            .fold(title.len(), usize::max)
+        cells.map(|cell| cell.chars().count()).fold(title.len(), usize::max)
     };
     let widths: Vec<usize> = titles.iter().enumerate().map(width).collect();
     line(text, "");
@@ -179,11 +133,8 @@ fn table(text: &mut String, titles: &[&str], rows: &[Row]) {
 }
 
 fn cells(text: &mut String, cells: &[impl AsRef<str>], widths: &[usize]) {
-    let padded: Vec<String> = cells
-        .iter()
-        .zip(widths)
-        .map(|(cell, width)| format!("{:width$}", cell.as_ref()))
-        .collect();
+    let padded: Vec<String> =
+        cells.iter().zip(widths).map(|(cell, width)| format!("{:width$}", cell.as_ref())).collect();
     line(text, padded.join("  ").trim_end());
 }
 
@@ -198,19 +149,11 @@ fn number(count: Option<u64>) -> String {
 
 /// Writes an age by its two largest units, such as `3h 2m ago`.
 fn age(seconds: Option<f64>) -> String {
-    let Some(age) = seconds
-        .map(f64::trunc)
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-    else {
+    let Some(age) = seconds.map(f64::trunc).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) else {
         return "never".to_owned();
     };
     let exact = humantime::format_duration(age).to_string();
-    exact
-        .split_whitespace()
-        .take(2)
-        .chain(["ago"])
-        .collect::<Vec<_>>()
-        .join(" ")
+    exact.split_whitespace().take(2).chain(["ago"]).collect::<Vec<_>>().join(" ")
 }
 
 /// Writes a count of bytes in the unit that fits, with one digit after the point.
@@ -264,10 +207,7 @@ FORWARD  STATUS  SINCE                 LISTEN        TO                         
 orders   down    2026-11-22T13:59:00Z  0.0.0.0:2575  service orders at city-lab  2        10        never
   receiver 192.168.10.40:6661 refuses connections at city-lab
 ";
-        assert_eq!(
-            render(&serde_json::from_value(status).expect("status")),
-            expected
-        );
+        assert_eq!(render(&serde_json::from_value(status).expect("status")), expected);
     }
 
     #[test]

@@ -7,11 +7,7 @@ use super::*;
 use crate::health;
 
 fn args(socket: Option<PathBuf>, config: Option<PathBuf>, json: bool) -> Args {
-    Args {
-        config,
-        socket,
-        json,
-    }
+    Args { config, socket, json }
 }
 
 /// Asks a site that serves this status, in the only socket of its directory, as the arguments say.
@@ -19,11 +15,7 @@ async fn asked(status: serde_json::Value, json: bool) -> Result<String, StatusEr
     let directory = TempDir::new().expect("directory");
     let listener = control::bind(&directory.path().join("site.sock")).expect("bind");
     let (_stop, stopped) = watch::channel(false);
-    let site = tokio::spawn(control::serve(
-        listener,
-        Arc::new(move || status.clone()),
-        stopped,
-    ));
+    let site = tokio::spawn(control::serve(listener, Arc::new(move || status.clone()), stopped));
     let ask = move || shown(&args(None, None, json), directory.path());
     let shown = tokio::task::spawn_blocking(ask).await.expect("no panic");
     site.abort();
@@ -36,28 +28,17 @@ async fn what_health_says_is_what_is_shown() {
     let report = health::state::assess(&facts, *health::fixture::NOW);
     let status = serde_json::to_value(report).expect("serializes");
     let text = asked(status.clone(), false).await.expect("shown");
-    assert!(
-        text.starts_with("north-hospital: ok (wardlink 0.1.0, started "),
-        "{text}"
-    );
+    assert!(text.starts_with("north-hospital: ok (wardlink 0.1.0, started "), "{text}");
     for name in ["city-lab", "orders", "images", "results"] {
-        assert!(
-            text.lines().any(|line| line.starts_with(name)),
-            "{name} in\n{text}"
-        );
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} in\n{text}");
     }
     let json = asked(status.clone(), true).await.expect("shown");
-    assert_eq!(
-        serde_json::from_str::<serde_json::Value>(&json).expect("json"),
-        status
-    );
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).expect("json"), status);
 }
 
 #[tokio::test]
 async fn a_status_of_another_shape_is_an_error() {
-    let error = asked(serde_json::json!({ "peers": 7 }), false)
-        .await
-        .expect_err("not understood");
+    let error = asked(serde_json::json!({ "peers": 7 }), false).await.expect_err("not understood");
     assert_eq!(error.exit_code(), 1);
 }
 
@@ -67,20 +48,13 @@ fn a_site_that_is_not_running() {
     for here in [directory.path().to_owned(), directory.path().join("none")] {
         let error = shown(&args(None, None, false), &here).expect_err("none");
         assert_eq!(error.exit_code(), 1);
-        assert!(
-            error.to_string().contains(&here.display().to_string()),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&here.display().to_string()), "{error}");
     }
     let socket = directory.path().join("gone.sock");
-    let error =
-        shown(&args(Some(socket.clone()), None, false), directory.path()).expect_err("none");
+    let error = shown(&args(Some(socket.clone()), None, false), directory.path()).expect_err("none");
     assert_eq!(error.exit_code(), 1);
     let text = error.to_string();
-    assert!(
-        text.contains(&socket.display().to_string()) && text.contains("is not running"),
-        "{text}"
-    );
+    assert!(text.contains(&socket.display().to_string()) && text.contains("is not running"), "{text}");
 }
 
 #[test]
@@ -92,10 +66,7 @@ fn several_sites_need_a_choice() {
     let error = shown(&args(None, None, false), directory.path()).expect_err("two");
     assert_eq!(error.exit_code(), 64);
     let text = error.to_string();
-    assert!(
-        text.ends_with("b.sock") && text.contains("a.sock\n") && !text.contains("note.txt"),
-        "{text}"
-    );
+    assert!(text.ends_with("b.sock") && text.contains("a.sock\n") && !text.contains("note.txt"), "{text}");
 }
 
 #[test]
@@ -105,26 +76,14 @@ fn the_socket_of_a_configuration() {
     let rest = "tunnel:\n  private_key_file: /nobody/may/read/this\n";
     for (text, socket) in [
         (format!("site: north\n{rest}"), "/run/wardlink/north.sock"),
-        (
-            format!("site: north\n{rest}control:\n  socket: /tmp/x.sock\n"),
-            "/tmp/x.sock",
-        ),
+        (format!("site: north\n{rest}control:\n  socket: /tmp/x.sock\n"), "/tmp/x.sock"),
     ] {
         fs::write(&config, text).expect("write");
         assert_eq!(socket_of(&config).expect("socket"), Path::new(socket));
     }
     for text in ["", "site: [", "tunnel: {}\n"] {
         fs::write(&config, text).expect("write");
-        assert_eq!(
-            socket_of(&config).expect_err(text).exit_code(),
-            64,
-            "{text}"
-        );
+        assert_eq!(socket_of(&config).expect_err(text).exit_code(), 64, "{text}");
     }
-    assert_eq!(
-        socket_of(&directory.path().join("none"))
-            .expect_err("none")
-            .exit_code(),
-        64
-    );
+    assert_eq!(socket_of(&directory.path().join("none")).expect_err("none").exit_code(), 64);
 }

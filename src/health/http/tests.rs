@@ -21,11 +21,7 @@ async fn serve_source(source: Source) -> Server {
     let address = listener.local_addr().expect("address");
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(serve(listener, source, stopped));
-    Server {
-        address,
-        stop,
-        task,
-    }
+    Server { address, stop, task }
 }
 
 impl Server {
@@ -40,30 +36,20 @@ impl Server {
 
     /// Returns the status code, the head and the body.
     async fn get(&self, path: &str) -> (u16, String, String) {
-        split(
-            &self
-                .raw(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-                .await,
-        )
+        split(&self.raw(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await)
     }
 }
 
 fn split(answer: &str) -> (u16, String, String) {
     let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
-    let code = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .expect("status code");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status code");
     (code, head.to_lowercase(), body.to_owned())
 }
 
 fn unhealthy() -> SiteFacts {
     let mut facts = site();
-    facts.forwards[0].receiver = Receiver::Down {
-        since: ago(60),
-        cause: "192.168.10.40:6661 refuses connections".into(),
-    };
+    facts.forwards[0].receiver =
+        Receiver::Down { since: ago(60), cause: "192.168.10.40:6661 refuses connections".into() };
     facts
 }
 
@@ -82,14 +68,8 @@ async fn a_healthy_site() {
     assert_eq!(json["forwards"][1]["name"], "images");
     let (code, head, body) = server.get("/metrics").await;
     assert_eq!(code, 200);
-    assert!(
-        head.contains("content-type: application/openmetrics-text; version=1.0.0"),
-        "{head}"
-    );
-    assert!(
-        body.contains("# TYPE wardlink_forward_messages counter\n"),
-        "{body}"
-    );
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(body.contains("# TYPE wardlink_forward_messages counter\n"), "{body}");
     assert!(body.ends_with("# EOF\n"));
 }
 
@@ -100,17 +80,11 @@ async fn a_dead_receiver_alarms_only_its_own_forward() {
     assert_eq!(server.get("/readyz").await.0, 200);
     let (code, _, body) = server.get("/healthz").await;
     assert_eq!(code, 503);
-    assert!(
-        body.starts_with(r#"{"status":"down","site":"north-hospital""#),
-        "{body}"
-    );
+    assert!(body.starts_with(r#"{"status":"down","site":"north-hospital""#), "{body}");
     let (code, _, body) = server.get("/healthz/forwards/orders").await;
     assert_eq!(code, 503);
     let json: serde_json::Value = serde_json::from_str(&body).expect("json");
-    assert_eq!(
-        (&json["name"], &json["status"]),
-        (&"orders".into(), &"down".into())
-    );
+    assert_eq!((&json["name"], &json["status"]), (&"orders".into(), &"down".into()));
     assert_eq!(server.get("/healthz/forwards/images").await.0, 200);
     let (code, _, body) = server.get("/healthz/forwards/other").await;
     assert_eq!(code, 404);
@@ -121,10 +95,7 @@ async fn a_dead_receiver_alarms_only_its_own_forward() {
 #[tokio::test]
 async fn readiness_and_unknown_by_their_codes() {
     let mut facts = site();
-    facts.interface = Part::Down {
-        since: ago(1),
-        cause: "wl0 is gone".into(),
-    };
+    facts.interface = Part::Down { since: ago(1), cause: "wl0 is gone".into() };
     let server = serve_facts(facts).await;
     let (code, _, body) = server.get("/readyz").await;
     assert_eq!((code, body.as_str()), (503, ""));
@@ -144,60 +115,25 @@ async fn the_host_must_be_this_one() {
     let server = serve_facts(site()).await;
     let port = server.address.port();
     let host = |host: &str| format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    for right in [
-        "localhost",
-        "LocalHost:9575",
-        "127.0.0.1",
-        "127.0.0.1:1",
-        "127.8.8.8",
-        "[::1]",
-        "[::1]:80",
-    ] {
+    for right in ["localhost", "LocalHost:9575", "127.0.0.1", "127.0.0.1:1", "127.8.8.8", "[::1]", "[::1]:80"] {
         assert_eq!(split(&server.raw(&host(right)).await).0, 200, "{right}");
     }
-    assert_eq!(
-        split(&server.raw(&host(&format!("127.0.0.1:{port}"))).await).0,
-        200
-    );
-    for wrong in [
-        "evil.example",
-        "localhost.evil.example",
-        "192.168.10.40",
-        "127.0.0.1.evil.example:9575",
-        "[::2]",
-    ] {
+    assert_eq!(split(&server.raw(&host(&format!("127.0.0.1:{port}"))).await).0, 200);
+    for wrong in ["evil.example", "localhost.evil.example", "192.168.10.40", "127.0.0.1.evil.example:9575", "[::2]"] {
         let (code, _, body) = split(&server.raw(&host(wrong)).await);
         assert_eq!(code, 421, "{wrong}");
         assert!(!body.contains("north-hospital"), "{wrong}");
     }
     for malformed in ["", "localhost:port", "[::1", "[::1]x", ":80", "::1"] {
-        assert_eq!(
-            split(&server.raw(&host(malformed)).await).0,
-            400,
-            "{malformed}"
-        );
+        assert_eq!(split(&server.raw(&host(malformed)).await).0, 400, "{malformed}");
     }
     let two = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n";
     assert_eq!(split(&server.raw(two).await).0, 400);
-    assert_eq!(
-        split(&server.raw("GET /livez HTTP/1.1\r\n\r\n").await).0,
-        400
-    );
-    assert_eq!(
-        split(&server.raw("GET /livez HTTP/1.0\r\n\r\n").await).0,
-        200
-    );
+    assert_eq!(split(&server.raw("GET /livez HTTP/1.1\r\n\r\n").await).0, 400);
+    assert_eq!(split(&server.raw("GET /livez HTTP/1.0\r\n\r\n").await).0, 200);
     let absolute = "GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(split(&server.raw(absolute).await).0, 421);
-    assert_eq!(
-        split(
-            &server
-                .raw("GET /none HTTP/1.1\r\nHost: evil.example\r\n\r\n")
-                .await
-        )
-        .0,
-        421
-    );
+    assert_eq!(split(&server.raw("GET /none HTTP/1.1\r\nHost: evil.example\r\n\r\n").await).0, 421);
 }
 
 #[test]
@@ -211,35 +147,16 @@ fn the_listen_address_is_a_right_host() {
 #[tokio::test]
 async fn only_these_paths_and_only_reading() {
     let server = serve_facts(site()).await;
-    for path in [
-        "/",
-        "/healthz/",
-        "/healthz/forwards",
-        "/metrics/x",
-        "/healthz/forwards/a/b",
-    ] {
+    for path in ["/", "/healthz/", "/healthz/forwards", "/metrics/x", "/healthz/forwards/a/b"] {
         assert_eq!(server.get(path).await.0, 404, "{path}");
     }
-    for path in [
-        "/livez",
-        "/readyz",
-        "/healthz",
-        "/healthz/forwards/orders",
-        "/metrics",
-    ] {
+    for path in ["/livez", "/readyz", "/healthz", "/healthz/forwards/orders", "/metrics"] {
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            let request =
-                format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
             assert_eq!(split(&server.raw(&request).await).0, 405, "{method} {path}");
         }
-        let head = server
-            .raw(&format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-            .await;
-        assert_eq!(
-            (split(&head).0, split(&head).2.as_str()),
-            (200, ""),
-            "{path}"
-        );
+        let head = server.raw(&format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        assert_eq!((split(&head).0, split(&head).2.as_str()), (200, ""), "{path}");
     }
 }
 
@@ -247,10 +164,7 @@ async fn only_these_paths_and_only_reading() {
 async fn an_oversized_head_is_refused() {
     let server = serve_facts(site()).await;
     let mut stream = TcpStream::connect(server.address).await.expect("connect");
-    let request = format!(
-        "GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}",
-        "x".repeat(CONNECTION_BUFFER_BYTES_MAX)
-    );
+    let request = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(CONNECTION_BUFFER_BYTES_MAX));
     stream.write_all(request.as_bytes()).await.expect("write");
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.expect("read");
@@ -264,10 +178,7 @@ async fn stuck_probers_do_not_last() {
     let mut stuck = Vec::new();
     for _ in 0..CONNECTIONS_MAX {
         let mut stream = TcpStream::connect(server.address).await.expect("connect");
-        stream
-            .write_all(b"GET /livez HTTP/1.1\r\n")
-            .await
-            .expect("write");
+        stream.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("write");
         stuck.push(stream);
     }
     tokio::time::pause();
@@ -280,12 +191,7 @@ async fn stuck_probers_do_not_last() {
 #[tokio::test]
 async fn a_panic_costs_only_its_own_connection() {
     let server = serve_source(Arc::new(|| panic!("no facts"))).await;
-    assert_eq!(
-        server
-            .raw("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .await,
-        ""
-    );
+    assert_eq!(server.raw("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await, "");
     assert_eq!(server.get("/livez").await.0, 200);
 }
 
@@ -293,16 +199,9 @@ async fn a_panic_costs_only_its_own_connection() {
 async fn it_stops_with_an_idle_connection_open() {
     let server = serve_facts(site()).await;
     let mut idle = TcpStream::connect(server.address).await.expect("connect");
-    assert_eq!(
-        server.get("/livez").await.0,
-        200,
-        "the idle one was accepted before"
-    );
+    assert_eq!(server.get("/livez").await.0, 200, "the idle one was accepted before");
     server.stop.send(true).expect("still served");
     server.task.await.expect("no panic").expect("no error");
     assert_eq!(idle.read(&mut [0; 1]).await.expect("closed in order"), 0);
-    assert!(
-        TcpStream::connect(server.address).await.is_err(),
-        "the port is free"
-    );
+    assert!(TcpStream::connect(server.address).await.is_err(), "the port is free");
 }

@@ -23,26 +23,15 @@ pub(super) struct Metric {
 
 impl Metric {
     pub(super) fn new(name: &'static str, help: &'static str, kind: MetricType) -> Self {
-        Self {
-            name,
-            help,
-            kind,
-            unit: None,
-        }
+        Self { name, help, kind, unit: None }
     }
 
     pub(super) fn seconds(self) -> Self {
-        Self {
-            unit: Some(Unit::Seconds),
-            ..self
-        }
+        Self { unit: Some(Unit::Seconds), ..self }
     }
 
     pub(super) fn bytes(self) -> Self {
-        Self {
-            unit: Some(Unit::Bytes),
-            ..self
-        }
+        Self { unit: Some(Unit::Bytes), ..self }
     }
 }
 
@@ -61,8 +50,7 @@ pub(super) fn family<T>(
     things: &[T],
     write: impl Fn(&mut MetricEncoder, &T) -> fmt::Result,
 ) -> fmt::Result {
-    let mut to =
-        encoder.encode_descriptor(metric.name, metric.help, metric.unit.as_ref(), metric.kind)?;
+    let mut to = encoder.encode_descriptor(metric.name, metric.help, metric.unit.as_ref(), metric.kind)?;
     things.iter().try_for_each(|thing| write(&mut to, thing))
 }
 
@@ -101,8 +89,7 @@ pub(super) fn number(to: &mut MetricEncoder, of: Label, value: u64) -> fmt::Resu
 }
 
 pub(super) fn count(to: &mut MetricEncoder, labels: &[Label], value: u64) -> fmt::Result {
-    to.encode_family(&labels)?
-        .encode_counter::<NoLabelSet, _, u64>(&value, None)
+    to.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
 pub(super) fn counts(
@@ -111,9 +98,7 @@ pub(super) fn counts(
     key: &'static str,
     values: &BTreeMap<&'static str, u64>,
 ) -> fmt::Result {
-    values
-        .iter()
-        .try_for_each(|(name, value)| count(to, &[of, (key, name)], *value))
+    values.iter().try_for_each(|(name, value)| count(to, &[of, (key, name)], *value))
 }
 
 /// Writes an age, and nothing where there is none: what never happened has no age.
@@ -135,11 +120,7 @@ pub(super) fn receiver(to: &mut MetricEncoder, of: Label, receiver: &Receiver) -
 /// Writes every status, 1 at the one that holds: an alert is then `wardlink_forward_status{status="down"} == 1`.
 pub(super) fn states(to: &mut MetricEncoder, of: Option<Label>, holds: Status) -> fmt::Result {
     Status::ALL.iter().try_for_each(|status| {
-        let labels: Vec<_> = of
-            .into_iter()
-            .chain([("status", status.as_str())])
-            .collect();
-        to.encode_family(&labels)?
-            .encode_gauge(&u64::from(*status == holds))
+        let labels: Vec<_> = of.into_iter().chain([("status", status.as_str())]).collect();
+        to.encode_family(&labels)?.encode_gauge(&u64::from(*status == holds))
     })
 }

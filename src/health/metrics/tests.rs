@@ -25,31 +25,18 @@ fn parse(text: &str) -> Vec<(String, String, f64)> {
         let labels = labels.strip_suffix('}').expect("closed labels");
         let base = ["_total", "_info", "_bucket", "_sum", "_count"]
             .iter()
-            .find_map(|suffix| {
-                name.strip_suffix(suffix)
-                    .filter(|base| typed.contains(*base))
-            })
+            .find_map(|suffix| name.strip_suffix(suffix).filter(|base| typed.contains(*base)))
             .unwrap_or(name);
         assert!(typed.contains(base), "{name} has no TYPE");
         assert!(name.starts_with("wardlink_"), "{name}");
-        assert!(
-            name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
-            "{name}"
-        );
-        samples.push((
-            name.to_owned(),
-            labels.to_owned(),
-            value.parse().expect("number"),
-        ));
+        assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+        samples.push((name.to_owned(), labels.to_owned(), value.parse().expect("number")));
     }
     samples
 }
 
 fn value(samples: &[(String, String, f64)], name: &str, labels: &str) -> Option<f64> {
-    samples
-        .iter()
-        .find(|sample| sample.0 == name && sample.1 == labels)
-        .map(|sample| sample.2)
+    samples.iter().find(|sample| sample.0 == name && sample.1 == labels).map(|sample| sample.2)
 }
 
 /// Is some of what the well site shows, at least one line of each shape.
@@ -89,15 +76,9 @@ fn a_scrape_is_well_formed_and_says_what_the_facts_say() {
     let text = encode(site(), *NOW).expect("encodes");
     let samples = parse(&text);
     for line in SHOWN.trim().lines() {
-        assert!(
-            text.lines().any(|shown| shown == line),
-            "{line} is not in\n{text}"
-        );
+        assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
     }
-    let series: BTreeSet<_> = samples
-        .iter()
-        .map(|sample| (&sample.0, &sample.1))
-        .collect();
+    let series: BTreeSet<_> = samples.iter().map(|sample| (&sample.0, &sample.1)).collect();
     assert_eq!(series.len(), samples.len(), "no series comes twice");
 }
 
@@ -108,30 +89,10 @@ fn what_is_not_known_is_absent_not_zero() {
     facts.forwards[0].last_ack_age = None;
     facts.peers[0].latest_handshake_age = None;
     let samples = parse(&encode(facts, *NOW).expect("encodes"));
-    assert_eq!(
-        value(&samples, "wardlink_forward_receiver", r#"forward="orders""#),
-        None
-    );
-    assert_eq!(
-        value(
-            &samples,
-            "wardlink_forward_last_ack_age_seconds",
-            r#"forward="orders""#
-        ),
-        None
-    );
-    assert_eq!(
-        value(&samples, "wardlink_forward_link", r#"forward="images""#),
-        None
-    );
-    assert_eq!(
-        value(
-            &samples,
-            "wardlink_peer_latest_handshake_age_seconds",
-            r#"peer="city-lab""#
-        ),
-        None
-    );
+    assert_eq!(value(&samples, "wardlink_forward_receiver", r#"forward="orders""#), None);
+    assert_eq!(value(&samples, "wardlink_forward_last_ack_age_seconds", r#"forward="orders""#), None);
+    assert_eq!(value(&samples, "wardlink_forward_link", r#"forward="images""#), None);
+    assert_eq!(value(&samples, "wardlink_peer_latest_handshake_age_seconds", r#"peer="city-lab""#), None);
 }
 
 #[test]

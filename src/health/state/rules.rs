@@ -28,28 +28,13 @@ pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts) -> Verdict {
         Session::Down { since } => since,
     };
     if session_wanted(facts, peer) {
-        Verdict::new(
-            Status::Down,
-            since,
-            &format!(
-                "no session with {}: {}",
-                peer_text(peer),
-                no_session_cause(peer)
-            ),
-        )
+        Verdict::new(Status::Down, since, &format!("no session with {}: {}", peer_text(peer), no_session_cause(peer)))
     } else {
         let last = match peer.latest_handshake_age {
             Some(age) => format!("the last handshake was {} ago", age_text(age)),
             None => "no handshake completed yet".to_owned(),
         };
-        Verdict::new(
-            Status::Unknown,
-            since,
-            &format!(
-                "no session with {}, and none is needed now: {last}",
-                peer.name
-            ),
-        )
+        Verdict::new(Status::Unknown, since, &format!("no session with {}, and none is needed now: {last}", peer.name))
     }
 }
 
@@ -63,10 +48,7 @@ fn session_wanted(facts: &SiteFacts, peer: &PeerFacts) -> bool {
 }
 
 fn peer_text(peer: &PeerFacts) -> String {
-    let endpoint = peer
-        .endpoint_configured
-        .clone()
-        .or_else(|| peer.endpoint.map(|address| address.to_string()));
+    let endpoint = peer.endpoint_configured.clone().or_else(|| peer.endpoint.map(|address| address.to_string()));
     match endpoint {
         Some(endpoint) => format!("{} (endpoint {endpoint})", peer.name),
         None => peer.name.clone(),
@@ -78,10 +60,7 @@ fn no_session_cause(peer: &PeerFacts) -> String {
         return format!("the endpoint's name does not resolve: {error}");
     }
     match peer.latest_handshake_age {
-        Some(age) => format!(
-            "handshakes go unanswered, the last completed {} ago",
-            age_text(age)
-        ),
+        Some(age) => format!("handshakes go unanswered, the last completed {} ago", age_text(age)),
         None if peer.endpoint_configured.is_none() && peer.endpoint.is_none() => {
             "no endpoint is configured, and the peer has not come yet".to_owned()
         }
@@ -93,10 +72,7 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
     let peer = facts.peers.iter().find(|peer| peer.name == forward.peer);
     listener_fault(forward)
         .or_else(|| interface_fault(facts))
-        .or_else(|| {
-            peer.map(|peer| judge_peer(facts, peer))
-                .filter(|verdict| verdict.status == Status::Down)
-        })
+        .or_else(|| peer.map(|peer| judge_peer(facts, peer)).filter(|verdict| verdict.status == Status::Down))
         .or_else(|| link_fault(forward))
         .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
         .or_else(|| overdue_answer(forward, now))
@@ -108,11 +84,9 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
 fn link_fault(forward: &ForwardFacts) -> Option<Verdict> {
     match &forward.link {
         Link::NotUsed | Link::Up { .. } => None,
-        Link::Down { since, cause } => Some(Verdict::new(
-            Status::Down,
-            *since,
-            &format!("link to {}: {cause}", forward.peer),
-        )),
+        Link::Down { since, cause } => {
+            Some(Verdict::new(Status::Down, *since, &format!("link to {}: {cause}", forward.peer)))
+        }
     }
 }
 
@@ -127,32 +101,19 @@ fn receiver_fault(receiver: &Receiver, place: &str) -> Option<Verdict> {
 }
 
 fn overdue_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
-    let age = forward
-        .oldest_unanswered_age
-        .filter(|age| *age > ANSWER_OVERDUE)?;
+    let age = forward.oldest_unanswered_age.filter(|age| *age > ANSWER_OVERDUE)?;
     let text = format!(
         "receiver at {} is slow: {} unanswered, the oldest for {}",
         forward.peer,
         forward.unanswered,
         age_text(age)
     );
-    Some(Verdict::new(
-        Status::Degraded,
-        before(now, age.saturating_sub(ANSWER_OVERDUE)),
-        &text,
-    ))
+    Some(Verdict::new(Status::Degraded, before(now, age.saturating_sub(ANSWER_OVERDUE)), &text))
 }
 
 fn negative_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
-    let last = forward
-        .last_negative_ack
-        .filter(|last| last.age <= NEGATIVE_ACK_RECENT)?;
-    let text = format!(
-        "receiver at {} answered {} {} ago",
-        forward.peer,
-        last.code,
-        age_text(last.age)
-    );
+    let last = forward.last_negative_ack.filter(|last| last.age <= NEGATIVE_ACK_RECENT)?;
+    let text = format!("receiver at {} answered {} {} ago", forward.peer, last.code, age_text(last.age));
     Some(Verdict::new(Status::Degraded, before(now, last.age), &text))
 }
 
@@ -165,9 +126,7 @@ fn missing_evidence(
 ) -> Option<Verdict> {
     let session_up = peer.is_none_or(|peer| matches!(peer.session, Session::Up { .. }));
     let known = matches!(forward.receiver, Receiver::Ok { .. });
-    let fresh = forward
-        .last_ack_age
-        .is_some_and(|age| age <= EVIDENCE_FRESH);
+    let fresh = forward.last_ack_age.is_some_and(|age| age <= EVIDENCE_FRESH);
     if session_up && (known || fresh) {
         return None;
     }
@@ -179,10 +138,7 @@ fn missing_evidence(
         None if forward.messages_total == 0 => (facts.started, "nothing was sent yet".to_owned()),
         None => (facts.started, "it has not answered yet".to_owned()),
     };
-    let text = format!(
-        "whether the receiver at {} answers is not known: {evidence}, and no probe tells",
-        forward.peer
-    );
+    let text = format!("whether the receiver at {} answers is not known: {evidence}, and no probe tells", forward.peer);
     Some(Verdict::new(Status::Unknown, since, &text))
 }
 
@@ -200,10 +156,7 @@ fn ok_since(facts: &SiteFacts, forward: &ForwardFacts, peer: Option<&PeerFacts>)
         Receiver::Ok { since } => Some(since),
         Receiver::Unknown | Receiver::Down { .. } => None,
     };
-    [session, link, receiver]
-        .into_iter()
-        .flatten()
-        .fold(facts.started, SystemTime::max)
+    [session, link, receiver].into_iter().flatten().fold(facts.started, SystemTime::max)
 }
 
 pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdict {
@@ -233,38 +186,24 @@ pub(super) fn link_listener_fault(facts: &SiteFacts) -> Option<Verdict> {
 }
 
 pub(super) fn listener_fault(forward: &ForwardFacts) -> Option<Verdict> {
-    part_fault(
-        &forward.listener,
-        &format!("cannot listen on {}", forward.listen),
-    )
+    part_fault(&forward.listener, &format!("cannot listen on {}", forward.listen))
 }
 
 pub(super) fn service_listener_fault(service: &ServiceFacts) -> Option<Verdict> {
-    part_fault(
-        &service.listener,
-        "cannot open its port on the tunnel address",
-    )
+    part_fault(&service.listener, "cannot open its port on the tunnel address")
 }
 
 fn part_fault(part: &Part, what: &str) -> Option<Verdict> {
     match part {
         Part::Up => None,
-        Part::Down { since, cause } => Some(Verdict::new(
-            Status::Down,
-            *since,
-            &format!("{what}: {cause}"),
-        )),
+        Part::Down { since, cause } => Some(Verdict::new(Status::Down, *since, &format!("{what}: {cause}"))),
     }
 }
 
 /// Writes an age by its two largest units, such as `3h 2m`.
 fn age_text(age: Duration) -> String {
     let exact = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
-    exact
-        .split_whitespace()
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ")
+    exact.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }
 
 fn before(now: SystemTime, age: Duration) -> SystemTime {

@@ -7,18 +7,11 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_secs(3 * 3600 + 120);
 
 fn down(seconds: u64, cause: &str) -> Part {
-    Part::Down {
-        since: ago(seconds),
-        cause: cause.into(),
-    }
+    Part::Down { since: ago(seconds), cause: cause.into() }
 }
 
 fn check(name: &str, entry: &Verdict, status: Status, since: SystemTime, cause: &str) {
-    let expected = Verdict {
-        status,
-        since,
-        cause: (!cause.is_empty()).then(|| cause.to_owned()),
-    };
+    let expected = Verdict { status, since, cause: (!cause.is_empty()).then(|| cause.to_owned()) };
     assert_eq!(entry, &expected, "{name}");
 }
 
@@ -54,20 +47,8 @@ fn all_is_well() {
     assert_eq!(report.status, Status::Ok);
     assert!(report.unready.is_empty());
     check("peer", &report.peers[0].verdict, Status::Ok, ago(5000), "");
-    check(
-        "the last part to come up counts",
-        &report.forwards[0].verdict,
-        Status::Ok,
-        ago(3000),
-        "",
-    );
-    check(
-        "service",
-        &report.services[0].verdict,
-        Status::Ok,
-        ago(900),
-        "",
-    );
+    check("the last part to come up counts", &report.forwards[0].verdict, Status::Ok, ago(3000), "");
+    check("service", &report.services[0].verdict, Status::Ok, ago(900), "");
 }
 
 type Change = fn(&mut SiteFacts);
@@ -89,13 +70,7 @@ fn a_forward_whose_site_or_tunnel_is_at_fault() {
             ago(7),
             "cannot listen on 127.0.0.1:2575: address in use",
         ),
-        (
-            "interface",
-            |s| s.interface = down(8, "wl0 is gone"),
-            Status::Down,
-            ago(8),
-            "tunnel interface: wl0 is gone",
-        ),
+        ("interface", |s| s.interface = down(8, "wl0 is gone"), Status::Down, ago(8), "tunnel interface: wl0 is gone"),
         (
             "session lost",
             lose_session,
@@ -123,10 +98,7 @@ fn a_forward_whose_link_or_receiver_is_at_fault() {
             "link refused",
             |s| {
                 let cause = "service orders is not offered to this site".into();
-                s.forwards[0].link = Link::Down {
-                    since: ago(9),
-                    cause,
-                };
+                s.forwards[0].link = Link::Down { since: ago(9), cause };
             },
             Status::Down,
             ago(9),
@@ -136,10 +108,7 @@ fn a_forward_whose_link_or_receiver_is_at_fault() {
             "the tunnel goes before the link",
             |s| {
                 lose_session(s);
-                s.forwards[0].link = Link::Down {
-                    since: ago(9),
-                    cause: "timed out".into(),
-                };
+                s.forwards[0].link = Link::Down { since: ago(9), cause: "timed out".into() };
             },
             Status::Down,
             ago(200),
@@ -149,10 +118,7 @@ fn a_forward_whose_link_or_receiver_is_at_fault() {
             "receiver",
             |s| {
                 let cause = "192.168.10.40:6661 refuses connections".into();
-                s.forwards[0].receiver = Receiver::Down {
-                    since: ago(60),
-                    cause,
-                };
+                s.forwards[0].receiver = Receiver::Down { since: ago(60), cause };
             },
             Status::Down,
             ago(60),
@@ -186,12 +152,7 @@ fn a_forward_whose_answers_are_late_or_negative() {
         ),
         (
             "negative answer",
-            |s| {
-                s.forwards[0].last_negative_ack = Some(NegativeAck {
-                    code: "AE",
-                    age: Duration::from_secs(12),
-                })
-            },
+            |s| s.forwards[0].last_negative_ack = Some(NegativeAck { code: "AE", age: Duration::from_secs(12) }),
             Status::Degraded,
             ago(12),
             "receiver at city-lab answered AE 12s ago",
@@ -233,13 +194,7 @@ fn a_forward_without_evidence() {
             ago(LONG.as_secs() - EVIDENCE_FRESH.as_secs()),
             "whether the receiver at city-lab answers is not known: its last answer came 3h 2m ago, and no probe tells",
         ),
-        (
-            "fresh evidence",
-            |s| s.forwards[0].receiver = Receiver::Unknown,
-            Status::Ok,
-            ago(4000),
-            "",
-        ),
+        ("fresh evidence", |s| s.forwards[0].receiver = Receiver::Unknown, Status::Ok, ago(4000), ""),
     ]);
 }
 
@@ -267,9 +222,7 @@ fn a_session_that_nobody_needs() {
     let wants: [(&str, Change); 3] = [
         ("keepalive", |s| s.peers[0].session_wanted = true),
         ("held sender", |s| s.forwards[0].held = 1),
-        ("message without an answer", |s| {
-            s.forwards[0].unanswered = 1
-        }),
+        ("message without an answer", |s| s.forwards[0].unanswered = 1),
     ];
     for (name, want) in wants {
         let both = |s: &mut SiteFacts| {
@@ -316,23 +269,13 @@ fn a_peer_without_a_session_says_why() {
         Status::Ok,
         "a session is enough"
     );
-    assert_eq!(
-        peer(|s| s.interface = down(1, "gone")).status,
-        Status::Down,
-        "interface"
-    );
+    assert_eq!(peer(|s| s.interface = down(1, "gone")).status, Status::Down, "interface");
 }
 
 #[test]
 fn a_service() {
     let cases: [(&str, Change, Status, SystemTime, &str); 5] = [
-        (
-            "interface",
-            |s| s.interface = down(8, "wl0 is gone"),
-            Status::Down,
-            ago(8),
-            "tunnel interface: wl0 is gone",
-        ),
+        ("interface", |s| s.interface = down(8, "wl0 is gone"), Status::Down, ago(8), "tunnel interface: wl0 is gone"),
         (
             "link listener",
             |s| s.link_listener = down(6, "address in use"),
@@ -351,10 +294,7 @@ fn a_service() {
             "receiver",
             |s| {
                 let cause = "192.168.10.40:6661 does not answer".into();
-                s.services[0].receiver = Receiver::Down {
-                    since: ago(60),
-                    cause,
-                };
+                s.services[0].receiver = Receiver::Down { since: ago(60), cause };
             },
             Status::Down,
             ago(60),
@@ -377,18 +317,9 @@ fn a_service() {
 fn the_worst_decides_and_only_ok_and_unknown_are_healthy() {
     let cases: [(Change, Status, bool); 5] = [
         (|_| (), Status::Ok, true),
+        (|s| s.services[0].receiver = Receiver::Unknown, Status::Unknown, true),
         (
-            |s| s.services[0].receiver = Receiver::Unknown,
-            Status::Unknown,
-            true,
-        ),
-        (
-            |s| {
-                s.forwards[1].last_negative_ack = Some(NegativeAck {
-                    code: "AR",
-                    age: Duration::ZERO,
-                })
-            },
+            |s| s.forwards[1].last_negative_ack = Some(NegativeAck { code: "AR", age: Duration::ZERO }),
             Status::Degraded,
             false,
         ),
@@ -423,10 +354,7 @@ fn the_worst_decides_and_only_ok_and_unknown_are_healthy() {
 fn a_site_is_ready_when_its_own_parts_are_there_whatever_the_others_do() {
     let mut facts = site();
     lose_session(&mut facts);
-    assert!(
-        unready(&facts).is_empty(),
-        "a peer that is away is not this site's lack"
-    );
+    assert!(unready(&facts).is_empty(), "a peer that is away is not this site's lack");
     facts.interface = down(1, "wl0 is gone");
     facts.link_listener = down(1, "address in use");
     facts.forwards[1].listener = down(1, "permission denied");
@@ -445,27 +373,17 @@ fn a_site_is_ready_when_its_own_parts_are_there_whatever_the_others_do() {
 #[test]
 fn a_cause_from_the_peer_stays_one_short_line() {
     let cause = format!("said\n\u{1b}[2Jthis {}", "x".repeat(5000));
-    let verdict = forward(0, |s| {
-        s.forwards[0].link = Link::Down {
-            since: ago(1),
-            cause,
-        }
-    });
+    let verdict = forward(0, |s| s.forwards[0].link = Link::Down { since: ago(1), cause });
     let text = verdict.cause.expect("cause");
-    assert!(
-        text.starts_with("link to city-lab: said  [2Jthis xx"),
-        "{text}"
-    );
+    assert!(text.starts_with("link to city-lab: said  [2Jthis xx"), "{text}");
     assert_eq!(text.chars().count(), CAUSE_CHARS_MAX);
 }
 
 #[test]
 fn the_json_is_the_contract() {
     let mut facts = site();
-    facts.forwards[0].receiver = Receiver::Down {
-        since: ago(60),
-        cause: "192.168.10.40:6661 refuses connections".into(),
-    };
+    facts.forwards[0].receiver =
+        Receiver::Down { since: ago(60), cause: "192.168.10.40:6661 refuses connections".into() };
     let json = serde_json::to_value(assess(&facts, *NOW)).expect("serializes");
     assert_eq!(json["status"], "down");
     assert_eq!(json["site"], "north-hospital");
@@ -477,19 +395,11 @@ fn the_json_is_the_contract() {
     assert_eq!(peer.get("cause"), None);
     assert_eq!(peer["endpoint"], "198.51.100.7:51820");
     assert_eq!(peer["latest_handshake_age_seconds"], 12.0);
-    assert_eq!(
-        (&peer["rx_bytes"], &peer["tx_bytes"]),
-        (&1000.into(), &2000.into())
-    );
+    assert_eq!((&peer["rx_bytes"], &peer["tx_bytes"]), (&1000.into(), &2000.into()));
     let forward = &json["forwards"][0];
     assert_eq!(forward["status"], "down");
     assert_eq!(forward["since"], "2026-11-22T13:59:00Z");
-    assert!(
-        forward["cause"]
-            .as_str()
-            .expect("cause")
-            .contains("refuses connections at city-lab")
-    );
+    assert!(forward["cause"].as_str().expect("cause").contains("refuses connections at city-lab"));
     assert_eq!(forward["connections"], 2);
     assert_eq!(forward["messages_total"], 10);
     assert_eq!(forward["acks"]["AE"], 1);
