@@ -1,0 +1,257 @@
+//! Knows the answers: their codes, which of them a message asks for, and how one is written.
+//!
+//! Never decides whether a message is accepted, never makes up a control id or a time. Sources: HL7 v2.x chapter 2
+//! (MSA, ERR, tables 0008, 0155 and 0357), MLLP Release 2 (commit acknowledgement `0B 06 1C 0D`, its negative
+//! `0B 15 1C 0D`).
+
+#[cfg(test)]
+mod tests;
+
+use super::frame::FS;
+use super::message::{Header, Mode};
+
+const COMMIT_ACK: u8 = 0x06;
+const COMMIT_NAK: u8 = 0x15;
+
+/// Is what a negative answer of wardlink's own says, in words.
+pub const REFUSAL_TEXT: &[u8] = b"Receiver not reachable and message not delivered";
+
+/// Is "application internal error" of HL7 table 0357, the only code there for what is not the message's fault.
+const REFUSAL_ERROR: &[u8] = b"207";
+
+/// Is the code of an answer (HL7 table 0008, and MLLP Release 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AckCode {
+    /// AA: processed.
+    ApplicationAccept,
+    /// AE: processed with an error.
+    ApplicationError,
+    /// AR: rejected.
+    ApplicationReject,
+    /// CA: safely stored.
+    CommitAccept,
+    /// CE: not stored, an error.
+    CommitError,
+    /// CR: not stored, rejected.
+    CommitReject,
+    /// The commit acknowledgement of MLLP Release 2; an HL7 answer follows.
+    TransportAck,
+    /// The negative commit acknowledgement of MLLP Release 2.
+    TransportNak,
+    /// A code that HL7 does not know.
+    Other,
+    /// No code where one belongs.
+    Absent,
+}
+
+impl AckCode {
+    /// Reads MSA-1.
+    pub fn parse(field: &[u8]) -> Self {
+        match field {
+            b"AA" => Self::ApplicationAccept,
+            b"AE" => Self::ApplicationError,
+            b"AR" => Self::ApplicationReject,
+            b"CA" => Self::CommitAccept,
+            b"CE" => Self::CommitError,
+            b"CR" => Self::CommitReject,
+            b"" => Self::Absent,
+            _ => Self::Other,
+        }
+    }
+
+    /// Returns the stable code, for counters, logs, and MSA-1.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ApplicationAccept => "AA",
+            Self::ApplicationError => "AE",
+            Self::ApplicationReject => "AR",
+            Self::CommitAccept => "CA",
+            Self::CommitError => "CE",
+            Self::CommitReject => "CR",
+            Self::TransportAck => "ACK",
+            Self::TransportNak => "NAK",
+            Self::Other => "other",
+            Self::Absent => "none",
+        }
+    }
+
+    /// Says whether the message was accepted: AA or CA, nothing else.
+    pub fn is_positive(self) -> bool {
+        matches!(self, Self::ApplicationAccept | Self::CommitAccept)
+    }
+}
+
+/// Tells frames apart by the begin of their payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameKind {
+    /// No payload.
+    Empty,
+    /// The commit acknowledgement of MLLP Release 2, or its negative.
+    Transport(AckCode),
+    /// One other control byte.
+    Control,
+    /// A message, or what should be one.
+    Message,
+}
+
+impl FrameKind {
+    /// Judges a payload, given whole or at least its first two bytes.
+    pub fn of(payload: &[u8]) -> Self {
+        match payload {
+            [] => Self::Empty,
+            [COMMIT_ACK] => Self::Transport(AckCode::TransportAck),
+            [COMMIT_NAK] => Self::Transport(AckCode::TransportNak),
+            [byte] if byte.is_ascii_control() => Self::Control,
+            _ => Self::Message,
+        }
+    }
+}
+
+/// Says what became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// AA, CA.
+    Accept,
+    /// AE, CE.
+    Error,
+    /// AR, CR.
+    Reject,
+}
+
+/// Lists the codes of the answers that a message asks for, in order: none, one, or CA then AA.
+///
+/// A message that is itself an answer gets the accept acknowledgement that it may ask for, never an application one.
+pub fn codes_due(header: &Header<'_>, verdict: Verdict) -> Vec<AckCode> {
+    let (commit, processed) = match verdict {
+        Verdict::Accept => (AckCode::CommitAccept, AckCode::ApplicationAccept),
+        Verdict::Error => (AckCode::CommitError, AckCode::ApplicationError),
+        Verdict::Reject => (AckCode::CommitReject, AckCode::ApplicationReject),
+    };
+    let success = verdict == Verdict::Accept;
+    let is_answer = header.msa().is_some();
+    match header.mode() {
+        Mode::Original if is_answer => vec![],
+        Mode::Original => vec![processed],
+        Mode::Enhanced {
+            accept,
+            application,
+        } => {
+            let commit_due = accept.is_due(success);
+            // What was not stored is not processed either.
+            let processed_due =
+                application.is_due(success) && !is_answer && (success || !commit_due);
+            [(commit_due, commit), (processed_due, processed)]
+                .into_iter()
+                .filter_map(|(due, code)| due.then_some(code))
+                .collect()
+        }
+    }
+}
+
+/// Identifies an answer: what its MSH has of its own.
+#[derive(Clone, Copy)]
+pub struct Stamp<'a> {
+    /// Is the answer's own control id, MSH-10.
+    pub control_id: &'a [u8],
+    /// Is when the answer was made, MSH-7, such as `20240131235959+0000`.
+    pub timestamp: &'a [u8],
+}
+
+/// Writes the answer to a message: MSH with sender and receiver swapped, MSA with the message's control id as it is.
+pub fn answer(header: &Header<'_>, code: AckCode, stamp: Stamp<'_>) -> Vec<u8> {
+    let mut out = Writer {
+        payload: Vec::new(),
+        separator: header.field_separator(),
+    };
+    let message_type = acknowledgement_type(header);
+    out.segment(&[
+        b"MSH",
+        header.encoding_characters(),
+        header.receiving_application(),
+        header.receiving_facility(),
+        header.sending_application(),
+        header.sending_facility(),
+        stamp.timestamp,
+        b"",
+        &message_type,
+        stamp.control_id,
+        header.processing_id(),
+        header.version(),
+        b"",
+        b"",
+        b"",
+        b"",
+        b"",
+        header.character_set(),
+    ]);
+    out.segment(&[b"MSA", code.code().as_bytes(), header.control_id()]);
+    out.payload
+}
+
+/// Writes the refusal of a message that cannot be delivered: AR, in enhanced mode CR, with ERR 207 and a fixed text;
+/// `None` where the message asks for no answer.
+pub fn refusal(header: &Header<'_>, stamp: Stamp<'_>) -> Option<Vec<u8>> {
+    let code = codes_due(header, Verdict::Reject).first().copied()?;
+    let payload = answer(header, code, stamp);
+    let mut out = Writer {
+        payload,
+        separator: header.field_separator(),
+    };
+    out.segment(&[
+        b"ERR",
+        b"",
+        b"",
+        REFUSAL_ERROR,
+        b"E",
+        b"",
+        b"",
+        b"",
+        REFUSAL_TEXT,
+    ]);
+    Some(out.payload)
+}
+
+/// Mirrors MSH-9 as far as the message has it: `ACK`, `ACK^A01`, `ACK^A01^ACK`.
+fn acknowledgement_type(header: &Header<'_>) -> Vec<u8> {
+    let separator = header.component_separator();
+    let mut components = header
+        .message_type()
+        .split(|byte| *byte == separator)
+        .skip(1);
+    let mut kind = b"ACK".to_vec();
+    if let Some(trigger) = components.next() {
+        kind.push(separator);
+        kind.extend_from_slice(trigger);
+    }
+    if components.next().is_some() {
+        kind.push(separator);
+        kind.extend_from_slice(b"ACK");
+    }
+    kind
+}
+
+struct Writer {
+    payload: Vec<u8>,
+    separator: u8,
+}
+
+impl Writer {
+    /// Writes a segment without the empty fields at its end.
+    fn segment(&mut self, fields: &[&[u8]]) {
+        let used = fields
+            .iter()
+            .rposition(|field| !field.is_empty())
+            .unwrap_or(0);
+        for (index, field) in fields.iter().take(used.saturating_add(1)).enumerate() {
+            if index > 0 {
+                self.payload.push(self.separator);
+            }
+            self.payload.extend_from_slice(field);
+        }
+        // An echoed field may end with FS, and FS CR would end the frame.
+        if self.payload.last() == Some(&FS) {
+            self.payload.push(self.separator);
+        }
+        self.payload.push(b'\r');
+    }
+}

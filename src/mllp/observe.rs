@@ -1,0 +1,372 @@
+//! Watches one sender's connection in transparent delivery: messages, answers, how long an answer took, anomalies.
+//!
+//! Never changes, delays or holds a byte of it, never keeps more of a message than its header, never reports content.
+//! The rules are those of transparent delivery in the design, and its cases 27 to 31.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use super::ack::{AckCode, FrameKind};
+use super::frame::{Anomaly, Decoder, END_SILENCE, Event, Limits, Violation};
+use super::message::{AckCondition, HEADER_BYTES_MAX, Header, Mode};
+
+/// Limits the messages of one connection that are remembered until they are answered: far above the window of any
+/// sender that pipelines, and 24 KiB at the most.
+pub const OUTSTANDING_MAX: usize = 1024;
+
+/// Reports what was seen on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observation {
+    /// The sender sent a whole message.
+    Message {
+        /// Counts the bytes of its payload.
+        bytes: u64,
+    },
+    /// The receiver answered.
+    Ack {
+        /// Is what it answered.
+        code: AckCode,
+        /// Is the time since the last byte of the message; absent where no message belongs to the answer.
+        latency: Option<Duration>,
+    },
+    /// The receiver sent a message of its own.
+    Unsolicited,
+    /// Something deviates from the standard and was tolerated.
+    Anomaly(Anomaly),
+}
+
+type Sink<'s> = &'s mut dyn FnMut(Observation);
+
+/// Watches one sender's connection, both directions.
+pub struct Observer {
+    sender: Direction,
+    receiver: Direction,
+    unanswered: Unanswered,
+}
+
+impl Observer {
+    /// Starts with a new connection; the limits hold for each direction.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            sender: Direction::new(limits),
+            receiver: Direction::new(limits),
+            unanswered: Unanswered::default(),
+        }
+    }
+
+    /// Takes the next bytes that the sender sent.
+    ///
+    /// # Errors
+    ///
+    /// Returns why they cannot be followed: the connection is to be closed.
+    pub fn handle_from_sender(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        sink: Sink<'_>,
+    ) -> Result<(), Violation> {
+        let Self {
+            sender, unanswered, ..
+        } = self;
+        sender.handle_bytes(bytes, now, &mut |seen| {
+            unanswered.handle_sent(seen, now, sink)
+        })
+    }
+
+    /// Takes the next bytes that the receiver sent.
+    ///
+    /// # Errors
+    ///
+    /// Returns why they cannot be followed: the connection is to be closed.
+    pub fn handle_from_receiver(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        sink: Sink<'_>,
+    ) -> Result<(), Violation> {
+        let Self {
+            receiver,
+            unanswered,
+            ..
+        } = self;
+        receiver.handle_bytes(bytes, now, &mut |seen| {
+            unanswered.handle_received(seen, now, sink)
+        })
+    }
+
+    /// Takes the end of what the sender sends; answers may still come.
+    pub fn handle_sender_end(&mut self, now: Instant, sink: Sink<'_>) {
+        let Self {
+            sender, unanswered, ..
+        } = self;
+        sender.handle_end(&mut |seen| unanswered.handle_sent(seen, now, sink));
+    }
+
+    /// Takes the end of what the receiver sends.
+    pub fn handle_receiver_end(&mut self, now: Instant, sink: Sink<'_>) {
+        let Self {
+            receiver,
+            unanswered,
+            ..
+        } = self;
+        receiver.handle_end(&mut |seen| unanswered.handle_received(seen, now, sink));
+    }
+
+    /// Returns when silence would end a frame whose last CR is missing.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [self.sender.silent_at(), self.receiver.silent_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Takes the time, at [`Self::next_deadline`] or whenever it suits.
+    pub fn handle_deadline(&mut self, now: Instant, sink: Sink<'_>) {
+        let Self {
+            sender,
+            receiver,
+            unanswered,
+        } = self;
+        sender.handle_time(now, &mut |seen| unanswered.handle_sent(seen, now, sink));
+        receiver.handle_time(now, &mut |seen| unanswered.handle_received(seen, now, sink));
+    }
+
+    /// Says whether the sender is between two messages.
+    pub fn is_at_boundary(&self) -> bool {
+        self.sender.decoder.is_between_frames()
+    }
+
+    /// Counts the messages that should be answered and were not yet.
+    pub fn outstanding(&self) -> usize {
+        self.unanswered.outstanding
+    }
+
+    /// Returns for how long the oldest of them has been waiting.
+    pub fn oldest_outstanding(&self, now: Instant) -> Option<Duration> {
+        let oldest = self
+            .unanswered
+            .entries
+            .iter()
+            .find(|entry| entry.is_outstanding)?;
+        Some(now.saturating_duration_since(oldest.at))
+    }
+}
+
+/// Is what one direction shows: a whole frame by its head, or an anomaly.
+enum Seen<'a> {
+    Frame { head: &'a [u8], payload_bytes: u64 },
+    Anomaly(Anomaly),
+}
+
+struct Direction {
+    decoder: Decoder,
+    head: Vec<u8>,
+    last_byte_at: Option<Instant>,
+}
+
+impl Direction {
+    fn new(limits: Limits) -> Self {
+        Self {
+            decoder: Decoder::new(limits),
+            head: Vec::new(),
+            last_byte_at: None,
+        }
+    }
+
+    fn handle_bytes(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        seen: &mut dyn FnMut(Seen<'_>),
+    ) -> Result<(), Violation> {
+        self.last_byte_at = Some(now);
+        let Self { decoder, head, .. } = self;
+        decoder.handle_bytes(bytes, &mut |event| watch(head, event, seen))
+    }
+
+    fn handle_end(&mut self, seen: &mut dyn FnMut(Seen<'_>)) {
+        let Self { decoder, head, .. } = self;
+        decoder.handle_end_of_stream(&mut |event| watch(head, event, seen));
+    }
+
+    fn silent_at(&self) -> Option<Instant> {
+        let last_byte_at = self
+            .last_byte_at
+            .filter(|_| self.decoder.awaits_silence())?;
+        last_byte_at.checked_add(END_SILENCE)
+    }
+
+    fn handle_time(&mut self, now: Instant, seen: &mut dyn FnMut(Seen<'_>)) {
+        if self.silent_at().is_some_and(|at| at <= now) {
+            let Self { decoder, head, .. } = self;
+            decoder.handle_silence(&mut |event| watch(head, event, seen));
+        }
+    }
+}
+
+/// Keeps the head of a frame until its end.
+fn watch(head: &mut Vec<u8>, event: Event<'_>, seen: &mut dyn FnMut(Seen<'_>)) {
+    match event {
+        Event::Start => head.clear(),
+        Event::Payload(bytes) => {
+            let room = HEADER_BYTES_MAX.saturating_sub(head.len());
+            head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        }
+        Event::End { payload_bytes } => seen(Seen::Frame {
+            head,
+            payload_bytes,
+        }),
+        Event::Anomaly(anomaly) => seen(Seen::Anomaly(anomaly)),
+    }
+}
+
+/// Remembers what was sent and may still be answered, oldest first.
+#[derive(Default)]
+struct Unanswered {
+    entries: VecDeque<Entry>,
+    outstanding: usize,
+}
+
+struct Entry {
+    /// Is a hash of MSH-10; absent where that is empty.
+    id: Option<u64>,
+    at: Instant,
+    /// Says whether an answer is due now; else one may come (an error, or the one after CA).
+    is_outstanding: bool,
+    application_answer_may_follow: bool,
+}
+
+impl Unanswered {
+    fn handle_sent(&mut self, seen: Seen<'_>, now: Instant, sink: Sink<'_>) {
+        let (head, bytes) = match seen {
+            Seen::Anomaly(anomaly) => return sink(Observation::Anomaly(anomaly)),
+            Seen::Frame {
+                head,
+                payload_bytes,
+            } => (head, payload_bytes),
+        };
+        match FrameKind::of(head) {
+            FrameKind::Empty | FrameKind::Transport(_) => return,
+            FrameKind::Control => return sink(Observation::Anomaly(Anomaly::ControlFrame)),
+            FrameKind::Message => sink(Observation::Message { bytes }),
+        }
+        match Header::parse(head) {
+            Some(header) => self.remember(&header, now, sink),
+            None => sink(Observation::Anomaly(Anomaly::NoHeader)),
+        }
+    }
+
+    fn remember(&mut self, header: &Header<'_>, now: Instant, sink: Sink<'_>) {
+        let may_follow =
+            |condition| !matches!(condition, AckCondition::Absent | AckCondition::Never);
+        let (accept, application_answer_may_follow) = match header.mode() {
+            Mode::Original => (header.msa().is_none(), false),
+            Mode::Enhanced {
+                accept,
+                application,
+            } => (may_follow(accept), may_follow(application)),
+        };
+        if !accept && !application_answer_may_follow {
+            return;
+        }
+        if self.entries.len() == OUTSTANDING_MAX {
+            if self
+                .entries
+                .pop_front()
+                .is_some_and(|entry| entry.is_outstanding)
+            {
+                self.outstanding = self.outstanding.saturating_sub(1);
+            }
+            sink(Observation::Anomaly(Anomaly::OutstandingOverflow));
+        }
+        let is_outstanding = header.requires_answer();
+        self.outstanding = self.outstanding.saturating_add(usize::from(is_outstanding));
+        let id = id_of(header.control_id());
+        self.entries.push_back(Entry {
+            id,
+            at: now,
+            is_outstanding,
+            application_answer_may_follow,
+        });
+    }
+
+    fn handle_received(&mut self, seen: Seen<'_>, now: Instant, sink: Sink<'_>) {
+        let head = match seen {
+            Seen::Anomaly(anomaly) => return sink(Observation::Anomaly(anomaly)),
+            Seen::Frame { head, .. } => head,
+        };
+        match FrameKind::of(head) {
+            FrameKind::Empty => return,
+            FrameKind::Transport(code) => {
+                return sink(Observation::Ack {
+                    code,
+                    latency: None,
+                });
+            }
+            FrameKind::Control => return sink(Observation::Anomaly(Anomaly::ControlFrame)),
+            FrameKind::Message => {}
+        }
+        let Some(header) = Header::parse(head) else {
+            return sink(Observation::Anomaly(Anomaly::NoHeader));
+        };
+        let (code, answered) = match header.msa() {
+            Some(msa) => (AckCode::parse(msa.code()), msa.control_id()),
+            None if header.message_type().starts_with(b"ACK") => (AckCode::Absent, &b""[..]),
+            None => return sink(Observation::Unsolicited),
+        };
+        let latency = self.settle(code, id_of(answered), now, sink);
+        sink(Observation::Ack { code, latency });
+        if latency.is_none() {
+            sink(Observation::Anomaly(Anomaly::AnswerUnmatched));
+        }
+    }
+
+    /// Finds the message that an answer belongs to: the one with its control id; else the oldest where the answer
+    /// names none, or the oldest that has none itself (receivers make one up then).
+    fn settle(
+        &mut self,
+        code: AckCode,
+        id: Option<u64>,
+        now: Instant,
+        sink: Sink<'_>,
+    ) -> Option<Duration> {
+        let index = match id {
+            None => self.entries.iter().position(|entry| entry.is_outstanding),
+            Some(_) => (self.entries.iter().position(|entry| entry.id == id))
+                .or_else(|| self.entries.iter().position(|entry| entry.id.is_none())),
+        }?;
+        for passed in self
+            .entries
+            .iter_mut()
+            .take(index)
+            .filter(|entry| entry.is_outstanding)
+        {
+            passed.is_outstanding = false;
+            self.outstanding = self.outstanding.saturating_sub(1);
+            sink(Observation::Anomaly(Anomaly::AnswerSkipped));
+        }
+        let entry = self.entries.get_mut(index)?;
+        if std::mem::replace(&mut entry.is_outstanding, false) {
+            self.outstanding = self.outstanding.saturating_sub(1);
+        }
+        let latency = now.saturating_duration_since(entry.at);
+        if code != AckCode::CommitAccept || !entry.application_answer_may_follow {
+            self.entries.remove(index);
+        }
+        Some(latency)
+    }
+}
+
+/// Hashes a control id; the hash is the same in every process, and says nothing to anybody.
+fn id_of(control_id: &[u8]) -> Option<u64> {
+    if control_id.is_empty() {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    control_id.hash(&mut hasher);
+    Some(hasher.finish())
+}
