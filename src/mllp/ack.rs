@@ -132,14 +132,10 @@ pub fn codes_due(header: &Header<'_>, verdict: Verdict) -> Vec<AckCode> {
     match header.mode() {
         Mode::Original if is_answer => vec![],
         Mode::Original => vec![processed],
-        Mode::Enhanced {
-            accept,
-            application,
-        } => {
+        Mode::Enhanced { accept, application } => {
             let commit_due = accept.is_due(success);
             // What was not stored is not processed either.
-            let processed_due =
-                application.is_due(success) && !is_answer && (success || !commit_due);
+            let processed_due = application.is_due(success) && !is_answer && (success || !commit_due);
             [(commit_due, commit), (processed_due, processed)]
                 .into_iter()
                 .filter_map(|(due, code)| due.then_some(code))
@@ -159,10 +155,7 @@ pub struct Stamp<'a> {
 
 /// Writes the answer to a message: MSH with sender and receiver swapped, MSA with the message's control id as it is.
 pub fn answer(header: &Header<'_>, code: AckCode, stamp: Stamp<'_>) -> Vec<u8> {
-    let mut out = Writer {
-        payload: Vec::new(),
-        separator: header.field_separator(),
-    };
+    let mut out = Writer { payload: Vec::new(), separator: header.field_separator() };
     let message_type = acknowledgement_type(header);
     out.segment(&[
         b"MSH",
@@ -193,31 +186,15 @@ pub fn answer(header: &Header<'_>, code: AckCode, stamp: Stamp<'_>) -> Vec<u8> {
 pub fn refusal(header: &Header<'_>, stamp: Stamp<'_>) -> Option<Vec<u8>> {
     let code = codes_due(header, Verdict::Reject).first().copied()?;
     let payload = answer(header, code, stamp);
-    let mut out = Writer {
-        payload,
-        separator: header.field_separator(),
-    };
-    out.segment(&[
-        b"ERR",
-        b"",
-        b"",
-        REFUSAL_ERROR,
-        b"E",
-        b"",
-        b"",
-        b"",
-        REFUSAL_TEXT,
-    ]);
+    let mut out = Writer { payload, separator: header.field_separator() };
+    out.segment(&[b"ERR", b"", b"", REFUSAL_ERROR, b"E", b"", b"", b"", REFUSAL_TEXT]);
     Some(out.payload)
 }
 
 /// Mirrors MSH-9 as far as the message has it: `ACK`, `ACK^A01`, `ACK^A01^ACK`.
 fn acknowledgement_type(header: &Header<'_>) -> Vec<u8> {
     let separator = header.component_separator();
-    let mut components = header
-        .message_type()
-        .split(|byte| *byte == separator)
-        .skip(1);
+    let mut components = header.message_type().split(|byte| *byte == separator).skip(1);
     let mut kind = b"ACK".to_vec();
     if let Some(trigger) = components.next() {
         kind.push(separator);
@@ -238,10 +215,7 @@ struct Writer {
 impl Writer {
     /// Writes a segment without the empty fields at its end.
     fn segment(&mut self, fields: &[&[u8]]) {
-        let used = fields
-            .iter()
-            .rposition(|field| !field.is_empty())
-            .unwrap_or(0);
+        let used = fields.iter().rposition(|field| !field.is_empty()).unwrap_or(0);
         for (index, field) in fields.iter().take(used.saturating_add(1)).enumerate() {
             if index > 0 {
                 self.payload.push(self.separator);

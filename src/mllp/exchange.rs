@@ -60,40 +60,22 @@ struct Waiting {
 impl Exchange {
     /// Starts with a new connection; the limits hold for the receiver's answers.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            reader: FrameReader::new(limits),
-            inner: Inner::default(),
-        }
+        Self { reader: FrameReader::new(limits), inner: Inner::default() }
     }
 
     /// Takes note of the payload of a message that is about to be sent, to be answered before the deadline.
     pub fn begin(&mut self, payload: &[u8], deadline: Instant) {
         let header = Header::parse(payload);
-        let (commit_due, application_due) =
-            match header.as_ref().map(|header| (header, header.mode())) {
-                Some((header, _)) if !header.requires_answer() => (false, false),
-                // One answer: AA, AE or AR, of some receivers CA.
-                None | Some((_, Mode::Original)) => (true, false),
-                Some((
-                    header,
-                    Mode::Enhanced {
-                        accept,
-                        application,
-                    },
-                )) => (
-                    accept.is_due(true),
-                    application.is_due(true) && header.msa().is_none(),
-                ),
-            };
-        let control_id = header
-            .map(|header| header.control_id().to_vec())
-            .unwrap_or_default();
-        let waiting = Waiting {
-            control_id,
-            deadline,
-            commit_due,
-            application_due,
+        let (commit_due, application_due) = match header.as_ref().map(|header| (header, header.mode())) {
+            Some((header, _)) if !header.requires_answer() => (false, false),
+            // One answer: AA, AE or AR, of some receivers CA.
+            None | Some((_, Mode::Original)) => (true, false),
+            Some((header, Mode::Enhanced { accept, application })) => {
+                (accept.is_due(true), application.is_due(true) && header.msa().is_none())
+            }
         };
+        let control_id = header.map(|header| header.control_id().to_vec()).unwrap_or_default();
+        let waiting = Waiting { control_id, deadline, commit_due, application_due };
         self.inner.waiting = (commit_due || application_due).then_some(waiting);
     }
 
@@ -102,11 +84,7 @@ impl Exchange {
     /// # Errors
     ///
     /// Returns why they cannot be followed: the connection is to be closed.
-    pub fn handle_bytes(
-        &mut self,
-        bytes: &[u8],
-        sink: &mut dyn FnMut(Answer),
-    ) -> Result<(), Violation> {
+    pub fn handle_bytes(&mut self, bytes: &[u8], sink: &mut dyn FnMut(Answer)) -> Result<(), Violation> {
         let Self { reader, inner } = self;
         reader.handle_bytes(bytes, &mut |read| inner.handle_read(read, sink))
     }
@@ -155,9 +133,7 @@ impl Inner {
         match FrameKind::of(&payload) {
             // The HL7 answer follows.
             FrameKind::Transport(AckCode::TransportAck) => {}
-            FrameKind::Transport(code) if self.waiting.is_some() => {
-                self.finish(Answer { code, payload }, sink)
-            }
+            FrameKind::Transport(code) if self.waiting.is_some() => self.finish(Answer { code, payload }, sink),
             FrameKind::Transport(_) => count(&mut self.dropped.late),
             FrameKind::Empty | FrameKind::Control => count(&mut self.dropped.no_answer),
             FrameKind::Message => self.handle_message(payload, sink),
@@ -173,11 +149,7 @@ impl Inner {
         };
         if !waiting.control_id.is_empty() && msa.control_id() != waiting.control_id {
             let is_late = !self.answered.is_empty() && msa.control_id() == self.answered;
-            return count(if is_late {
-                &mut self.dropped.late
-            } else {
-                &mut self.dropped.foreign
-            });
+            return count(if is_late { &mut self.dropped.late } else { &mut self.dropped.foreign });
         }
         let code = AckCode::parse(msa.code());
         if code != AckCode::CommitAccept {

@@ -48,10 +48,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            frame_bytes_max: FRAME_BYTES_MAX,
-            junk_bytes_max: JUNK_BYTES_MAX,
-        }
+        Self { frame_bytes_max: FRAME_BYTES_MAX, junk_bytes_max: JUNK_BYTES_MAX }
     }
 }
 

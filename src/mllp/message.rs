@@ -27,23 +27,13 @@ impl<'a> Header<'a> {
     pub fn parse(payload: &'a [u8]) -> Option<Self> {
         let head = payload.get(..HEADER_BYTES_MAX).unwrap_or(payload);
         let bytes = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
-        let mut segments = Segments {
-            rest: bytes,
-            is_cut: head.len() == HEADER_BYTES_MAX,
-        };
+        let mut segments = Segments { rest: bytes, is_cut: head.len() == HEADER_BYTES_MAX };
         let first = segments.next()?;
         let is_batch = matches!(first.bytes.get(..3), Some(b"FHS" | b"BHS"));
-        let msh = if is_batch {
-            segments.find(|segment| segment.is(b"MSH"))?
-        } else {
-            first
-        };
+        let msh = if is_batch { segments.find(|segment| segment.is(b"MSH"))? } else { first };
         let separator = *msh.bytes.strip_prefix(b"MSH")?.first()?;
         let usable = !separator.is_ascii_alphanumeric() && separator != b' ';
-        usable.then_some(Self {
-            msh: Segment { separator, ..msh },
-            behind: segments,
-        })
+        usable.then_some(Self { msh: Segment { separator, ..msh }, behind: segments })
     }
 
     /// Returns the byte between fields, MSH-1.
@@ -112,10 +102,7 @@ impl<'a> Header<'a> {
         let application = AckCondition::parse(self.field(16));
         match (accept, application) {
             (AckCondition::Absent, AckCondition::Absent) => Mode::Original,
-            _ => Mode::Enhanced {
-                accept,
-                application,
-            },
+            _ => Mode::Enhanced { accept, application },
         }
     }
 
@@ -125,15 +112,8 @@ impl<'a> Header<'a> {
         let segment = self
             .behind
             .take_while(|segment| !segment.is(b"MSH"))
-            .find(|segment| {
-                segment.is(b"MSA") && segment.bytes.get(3).is_none_or(|byte| *byte == separator)
-            })?;
-        Some(Acknowledgement {
-            msa: Segment {
-                separator,
-                ..segment
-            },
-        })
+            .find(|segment| segment.is(b"MSA") && segment.bytes.get(3).is_none_or(|byte| *byte == separator))?;
+        Some(Acknowledgement { msa: Segment { separator, ..segment } })
     }
 
     /// Says whether the message should be answered in the normal case.
@@ -143,13 +123,7 @@ impl<'a> Header<'a> {
         match (self.mode(), self.msa()) {
             (Mode::Original, answers) => answers.is_none(),
             (Mode::Enhanced { accept, .. }, Some(_)) => accept.is_due(true),
-            (
-                Mode::Enhanced {
-                    accept,
-                    application,
-                },
-                None,
-            ) => accept.is_due(true) || application.is_due(true),
+            (Mode::Enhanced { accept, application }, None) => accept.is_due(true) || application.is_due(true),
         }
     }
 
@@ -262,20 +236,12 @@ impl<'a> Iterator for Segments<'a> {
     type Item = Segment<'a>;
 
     fn next(&mut self) -> Option<Segment<'a>> {
-        let blank = self
-            .rest
-            .iter()
-            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-            .count();
+        let blank = self.rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let rest = self.rest.get(blank..).unwrap_or_default();
         let end = memchr::memchr2(b'\r', b'\n', rest);
         let (bytes, behind) = rest.split_at(end.unwrap_or(rest.len()));
         self.rest = behind;
         let is_cut = self.is_cut && end.is_none();
-        (!bytes.is_empty()).then_some(Segment {
-            bytes,
-            separator: b'|',
-            is_cut,
-        })
+        (!bytes.is_empty()).then_some(Segment { bytes, separator: b'|', is_cut })
     }
 }

@@ -51,11 +51,7 @@ pub struct Observer {
 impl Observer {
     /// Starts with a new connection; the limits hold for each direction.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            sender: Direction::new(limits),
-            receiver: Direction::new(limits),
-            unanswered: Unanswered::default(),
-        }
+        Self { sender: Direction::new(limits), receiver: Direction::new(limits), unanswered: Unanswered::default() }
     }
 
     /// Takes the next bytes that the sender sent.
@@ -63,18 +59,9 @@ impl Observer {
     /// # Errors
     ///
     /// Returns why they cannot be followed: the connection is to be closed.
-    pub fn handle_from_sender(
-        &mut self,
-        bytes: &[u8],
-        now: Instant,
-        sink: Sink<'_>,
-    ) -> Result<(), Violation> {
-        let Self {
-            sender, unanswered, ..
-        } = self;
-        sender.handle_bytes(bytes, now, &mut |seen| {
-            unanswered.handle_sent(seen, now, sink)
-        })
+    pub fn handle_from_sender(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_>) -> Result<(), Violation> {
+        let Self { sender, unanswered, .. } = self;
+        sender.handle_bytes(bytes, now, &mut |seen| unanswered.handle_sent(seen, now, sink))
     }
 
     /// Takes the next bytes that the receiver sent.
@@ -82,55 +69,31 @@ impl Observer {
     /// # Errors
     ///
     /// Returns why they cannot be followed: the connection is to be closed.
-    pub fn handle_from_receiver(
-        &mut self,
-        bytes: &[u8],
-        now: Instant,
-        sink: Sink<'_>,
-    ) -> Result<(), Violation> {
-        let Self {
-            receiver,
-            unanswered,
-            ..
-        } = self;
-        receiver.handle_bytes(bytes, now, &mut |seen| {
-            unanswered.handle_received(seen, now, sink)
-        })
+    pub fn handle_from_receiver(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_>) -> Result<(), Violation> {
+        let Self { receiver, unanswered, .. } = self;
+        receiver.handle_bytes(bytes, now, &mut |seen| unanswered.handle_received(seen, now, sink))
     }
 
     /// Takes the end of what the sender sends; answers may still come.
     pub fn handle_sender_end(&mut self, now: Instant, sink: Sink<'_>) {
-        let Self {
-            sender, unanswered, ..
-        } = self;
+        let Self { sender, unanswered, .. } = self;
         sender.handle_end(&mut |seen| unanswered.handle_sent(seen, now, sink));
     }
 
     /// Takes the end of what the receiver sends.
     pub fn handle_receiver_end(&mut self, now: Instant, sink: Sink<'_>) {
-        let Self {
-            receiver,
-            unanswered,
-            ..
-        } = self;
+        let Self { receiver, unanswered, .. } = self;
         receiver.handle_end(&mut |seen| unanswered.handle_received(seen, now, sink));
     }
 
     /// Returns when silence would end a frame whose last CR is missing.
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.sender.silent_at(), self.receiver.silent_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.sender.silent_at(), self.receiver.silent_at()].into_iter().flatten().min()
     }
 
     /// Takes the time, at [`Self::next_deadline`] or whenever it suits.
     pub fn handle_deadline(&mut self, now: Instant, sink: Sink<'_>) {
-        let Self {
-            sender,
-            receiver,
-            unanswered,
-        } = self;
+        let Self { sender, receiver, unanswered } = self;
         sender.handle_time(now, &mut |seen| unanswered.handle_sent(seen, now, sink));
         receiver.handle_time(now, &mut |seen| unanswered.handle_received(seen, now, sink));
     }
@@ -147,11 +110,7 @@ impl Observer {
 
     /// Returns for how long the oldest of them has been waiting.
     pub fn oldest_outstanding(&self, now: Instant) -> Option<Duration> {
-        let oldest = self
-            .unanswered
-            .entries
-            .iter()
-            .find(|entry| entry.is_outstanding)?;
+        let oldest = self.unanswered.entries.iter().find(|entry| entry.is_outstanding)?;
         Some(now.saturating_duration_since(oldest.at))
     }
 }
@@ -170,19 +129,10 @@ struct Direction {
 
 impl Direction {
     fn new(limits: Limits) -> Self {
-        Self {
-            decoder: Decoder::new(limits),
-            head: Vec::new(),
-            last_byte_at: None,
-        }
+        Self { decoder: Decoder::new(limits), head: Vec::new(), last_byte_at: None }
     }
 
-    fn handle_bytes(
-        &mut self,
-        bytes: &[u8],
-        now: Instant,
-        seen: &mut dyn FnMut(Seen<'_>),
-    ) -> Result<(), Violation> {
+    fn handle_bytes(&mut self, bytes: &[u8], now: Instant, seen: &mut dyn FnMut(Seen<'_>)) -> Result<(), Violation> {
         self.last_byte_at = Some(now);
         let Self { decoder, head, .. } = self;
         decoder.handle_bytes(bytes, &mut |event| watch(head, event, seen))
@@ -194,9 +144,7 @@ impl Direction {
     }
 
     fn silent_at(&self) -> Option<Instant> {
-        let last_byte_at = self
-            .last_byte_at
-            .filter(|_| self.decoder.awaits_silence())?;
+        let last_byte_at = self.last_byte_at.filter(|_| self.decoder.awaits_silence())?;
         last_byte_at.checked_add(END_SILENCE)
     }
 
@@ -216,10 +164,7 @@ fn watch(head: &mut Vec<u8>, event: Event<'_>, seen: &mut dyn FnMut(Seen<'_>)) {
             let room = HEADER_BYTES_MAX.saturating_sub(head.len());
             head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         }
-        Event::End { payload_bytes } => seen(Seen::Frame {
-            head,
-            payload_bytes,
-        }),
+        Event::End { payload_bytes } => seen(Seen::Frame { head, payload_bytes }),
         Event::Anomaly(anomaly) => seen(Seen::Anomaly(anomaly)),
     }
 }
@@ -244,10 +189,7 @@ impl Unanswered {
     fn handle_sent(&mut self, seen: Seen<'_>, now: Instant, sink: Sink<'_>) {
         let (head, bytes) = match seen {
             Seen::Anomaly(anomaly) => return sink(Observation::Anomaly(anomaly)),
-            Seen::Frame {
-                head,
-                payload_bytes,
-            } => (head, payload_bytes),
+            Seen::Frame { head, payload_bytes } => (head, payload_bytes),
         };
         match FrameKind::of(head) {
             FrameKind::Empty | FrameKind::Transport(_) => return,
@@ -261,24 +203,16 @@ impl Unanswered {
     }
 
     fn remember(&mut self, header: &Header<'_>, now: Instant, sink: Sink<'_>) {
-        let may_follow =
-            |condition| !matches!(condition, AckCondition::Absent | AckCondition::Never);
+        let may_follow = |condition| !matches!(condition, AckCondition::Absent | AckCondition::Never);
         let (accept, application_answer_may_follow) = match header.mode() {
             Mode::Original => (header.msa().is_none(), false),
-            Mode::Enhanced {
-                accept,
-                application,
-            } => (may_follow(accept), may_follow(application)),
+            Mode::Enhanced { accept, application } => (may_follow(accept), may_follow(application)),
         };
         if !accept && !application_answer_may_follow {
             return;
         }
         if self.entries.len() == OUTSTANDING_MAX {
-            if self
-                .entries
-                .pop_front()
-                .is_some_and(|entry| entry.is_outstanding)
-            {
+            if self.entries.pop_front().is_some_and(|entry| entry.is_outstanding) {
                 self.outstanding = self.outstanding.saturating_sub(1);
             }
             sink(Observation::Anomaly(Anomaly::OutstandingOverflow));
@@ -286,12 +220,7 @@ impl Unanswered {
         let is_outstanding = header.requires_answer();
         self.outstanding = self.outstanding.saturating_add(usize::from(is_outstanding));
         let id = id_of(header.control_id());
-        self.entries.push_back(Entry {
-            id,
-            at: now,
-            is_outstanding,
-            application_answer_may_follow,
-        });
+        self.entries.push_back(Entry { id, at: now, is_outstanding, application_answer_may_follow });
     }
 
     fn handle_received(&mut self, seen: Seen<'_>, now: Instant, sink: Sink<'_>) {
@@ -302,10 +231,7 @@ impl Unanswered {
         match FrameKind::of(head) {
             FrameKind::Empty => return,
             FrameKind::Transport(code) => {
-                return sink(Observation::Ack {
-                    code,
-                    latency: None,
-                });
+                return sink(Observation::Ack { code, latency: None });
             }
             FrameKind::Control => return sink(Observation::Anomaly(Anomaly::ControlFrame)),
             FrameKind::Message => {}
@@ -327,24 +253,13 @@ impl Unanswered {
 
     /// Finds the message that an answer belongs to: the one with its control id; else the oldest where the answer
     /// names none, or the oldest that has none itself (receivers make one up then).
-    fn settle(
-        &mut self,
-        code: AckCode,
-        id: Option<u64>,
-        now: Instant,
-        sink: Sink<'_>,
-    ) -> Option<Duration> {
+    fn settle(&mut self, code: AckCode, id: Option<u64>, now: Instant, sink: Sink<'_>) -> Option<Duration> {
         let index = match id {
             None => self.entries.iter().position(|entry| entry.is_outstanding),
             Some(_) => (self.entries.iter().position(|entry| entry.id == id))
                 .or_else(|| self.entries.iter().position(|entry| entry.id.is_none())),
         }?;
-        for passed in self
-            .entries
-            .iter_mut()
-            .take(index)
-            .filter(|entry| entry.is_outstanding)
-        {
+        for passed in self.entries.iter_mut().take(index).filter(|entry| entry.is_outstanding) {
             passed.is_outstanding = false;
             self.outstanding = self.outstanding.saturating_sub(1);
             sink(Observation::Anomaly(Anomaly::AnswerSkipped));

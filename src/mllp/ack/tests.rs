@@ -5,33 +5,23 @@ use proptest::prelude::*;
 use super::*;
 use crate::mllp::frame::{FrameReader, Limits, Read, encode};
 
-const STAMP: Stamp<'_> = Stamp {
-    control_id: b"W1",
-    timestamp: b"20240131235959+0000",
-};
+const STAMP: Stamp<'_> = Stamp { control_id: b"W1", timestamp: b"20240131235959+0000" };
 
 fn with_mode(accept: &str, application: &str, rest: &str) -> Vec<u8> {
-    let msh =
-        format!("MSH|^~\\&|SA|SF|RA|RF|t||ADT^A01^ADT_A01|ID-1|P|2.5|||{accept}|{application}");
+    let msh = format!("MSH|^~\\&|SA|SF|RA|RF|t||ADT^A01^ADT_A01|ID-1|P|2.5|||{accept}|{application}");
     format!("{msh}||8859/1\r{rest}").into_bytes()
 }
 
 fn codes(accept: &str, application: &str, verdict: Verdict) -> Vec<&'static str> {
     let message = with_mode(accept, application, "");
-    codes_due(&Header::parse(&message).unwrap(), verdict)
-        .into_iter()
-        .map(AckCode::code)
-        .collect()
+    codes_due(&Header::parse(&message).unwrap(), verdict).into_iter().map(AckCode::code).collect()
 }
 
 #[test]
 fn codes_are_read_and_only_aa_and_ca_are_positive() {
     for code in ["AA", "AE", "AR", "CA", "CE", "CR"] {
         assert_eq!(AckCode::parse(code.as_bytes()).code(), code);
-        assert_eq!(
-            AckCode::parse(code.as_bytes()).is_positive(),
-            code.ends_with('A')
-        );
+        assert_eq!(AckCode::parse(code.as_bytes()).is_positive(), code.ends_with('A'));
     }
     for field in [&b""[..], b"aa", b"AAA", b"AA ", b"OK"] {
         assert!(!AckCode::parse(field).is_positive());
@@ -40,14 +30,8 @@ fn codes_are_read_and_only_aa_and_ca_are_positive() {
 
 #[test]
 fn release_2_commit_frames_are_recognised() {
-    assert_eq!(
-        FrameKind::of(b"\x06"),
-        FrameKind::Transport(AckCode::TransportAck)
-    );
-    assert_eq!(
-        FrameKind::of(b"\x15"),
-        FrameKind::Transport(AckCode::TransportNak)
-    );
+    assert_eq!(FrameKind::of(b"\x06"), FrameKind::Transport(AckCode::TransportAck));
+    assert_eq!(FrameKind::of(b"\x15"), FrameKind::Transport(AckCode::TransportNak));
     assert!(!AckCode::TransportAck.is_positive());
 }
 
@@ -62,36 +46,17 @@ fn case_9_and_10_control_and_empty_frames_are_no_messages() {
 #[test]
 fn an_answer_mirrors_the_message() {
     let message = with_mode("", "", "");
-    let payload = answer(
-        &Header::parse(&message).unwrap(),
-        AckCode::ApplicationAccept,
-        STAMP,
-    );
+    let payload = answer(&Header::parse(&message).unwrap(), AckCode::ApplicationAccept, STAMP);
     let expected = b"MSH|^~\\&|RA|RF|SA|SF|20240131235959+0000||ACK^A01^ACK|W1|P|2.5||||||8859/1\rMSA|AA|ID-1\r";
-    assert_eq!(
-        payload.escape_ascii().to_string(),
-        expected.escape_ascii().to_string()
-    );
+    assert_eq!(payload.escape_ascii().to_string(), expected.escape_ascii().to_string());
 }
 
 #[test]
 fn the_type_of_an_answer_follows_the_message() {
-    for (kind, expected) in [
-        ("ADT", "ACK"),
-        ("ADT^A01", "ACK^A01"),
-        ("ADT^A01^ADT_A01", "ACK^A01^ACK"),
-        ("", "ACK"),
-    ] {
+    for (kind, expected) in [("ADT", "ACK"), ("ADT^A01", "ACK^A01"), ("ADT^A01^ADT_A01", "ACK^A01^ACK"), ("", "ACK")] {
         let message = format!("MSH|^~\\&|||||||{kind}|1");
-        let payload = answer(
-            &Header::parse(message.as_bytes()).unwrap(),
-            AckCode::ApplicationError,
-            STAMP,
-        );
-        assert_eq!(
-            Header::parse(&payload).unwrap().message_type(),
-            expected.as_bytes()
-        );
+        let payload = answer(&Header::parse(message.as_bytes()).unwrap(), AckCode::ApplicationError, STAMP);
+        assert_eq!(Header::parse(&payload).unwrap().message_type(), expected.as_bytes());
     }
 }
 
@@ -99,11 +64,7 @@ fn the_type_of_an_answer_follows_the_message() {
 fn case_34_a_control_id_is_echoed_as_it_is() {
     for id in [&b""[..], b"\xfc \x83\x5c", b"A^B&C", b"\x0bX", b"X\x1c"] {
         let message = [b"MSH#^~\\&#a#b#c#d#t##ADT^A01#", id, b"#P#2.3\r"].concat();
-        let payload = answer(
-            &Header::parse(&message).unwrap(),
-            AckCode::ApplicationAccept,
-            STAMP,
-        );
+        let payload = answer(&Header::parse(&message).unwrap(), AckCode::ApplicationAccept, STAMP);
         let header = Header::parse(&payload).unwrap();
         assert_eq!(header.msa().unwrap().control_id(), id);
         assert_eq!(header.msa().unwrap().code(), b"AA");
@@ -113,29 +74,18 @@ fn case_34_a_control_id_is_echoed_as_it_is() {
 
 #[test]
 fn a_refusal_says_ar_or_cr_and_207() {
-    for (accept, application, expected) in [
-        ("", "", "AR"),
-        ("AL", "AL", "CR"),
-        ("ER", "NE", "CR"),
-        ("NE", "AL", "AR"),
-    ] {
+    for (accept, application, expected) in [("", "", "AR"), ("AL", "AL", "CR"), ("ER", "NE", "CR"), ("NE", "AL", "AR")]
+    {
         let message = with_mode(accept, application, "");
         let payload = refusal(&Header::parse(&message).unwrap(), STAMP).unwrap();
-        assert_eq!(
-            Header::parse(&payload).unwrap().msa().unwrap().code(),
-            expected.as_bytes()
-        );
+        assert_eq!(Header::parse(&payload).unwrap().msa().unwrap().code(), expected.as_bytes());
         assert!(payload.ends_with(&[b"\rERR|||207|E||||", REFUSAL_TEXT, b"\r"].concat()));
     }
 }
 
 #[test]
 fn nothing_is_refused_that_asks_for_no_answer() {
-    for message in [
-        with_mode("NE", "NE", ""),
-        with_mode("SU", "NE", ""),
-        with_mode("", "", "MSA|AA|1\r"),
-    ] {
+    for message in [with_mode("NE", "NE", ""), with_mode("SU", "NE", ""), with_mode("", "", "MSA|AA|1\r")] {
         assert!(refusal(&Header::parse(&message).unwrap(), STAMP).is_none());
     }
 }
@@ -158,10 +108,7 @@ fn an_acknowledgement_is_not_acknowledged() {
     let due = |message: &[u8]| codes_due(&Header::parse(message).unwrap(), Verdict::Accept);
     assert_eq!(due(&with_mode("", "", "MSA|AA|1\r")), []);
     assert_eq!(due(&with_mode("NE", "AL", "MSA|AA|1\r")), []);
-    assert_eq!(
-        due(&with_mode("AL", "AL", "MSA|AA|1\r")),
-        [AckCode::CommitAccept]
-    );
+    assert_eq!(due(&with_mode("AL", "AL", "MSA|AA|1\r")), [AckCode::CommitAccept]);
 }
 
 proptest! {

@@ -15,18 +15,13 @@ fn ack(code: &str, id: &str) -> Vec<u8> {
 
 fn begin(id: &str, accept: &str, application: &str) -> Exchange {
     let mut exchange = Exchange::new(Limits::default());
-    exchange.begin(
-        &message(id, accept, application),
-        Instant::now() + Duration::from_secs(5),
-    );
+    exchange.begin(&message(id, accept, application), Instant::now() + Duration::from_secs(5));
     exchange
 }
 
 fn feed(exchange: &mut Exchange, bytes: &[u8]) -> Vec<&'static str> {
     let mut codes = Vec::new();
-    exchange
-        .handle_bytes(bytes, &mut |answer| codes.push(answer.code.code()))
-        .unwrap();
+    exchange.handle_bytes(bytes, &mut |answer| codes.push(answer.code.code())).unwrap();
     codes
 }
 
@@ -46,71 +41,32 @@ fn the_answer_ends_the_exchange() {
 #[test]
 fn case_27_the_answer_to_another_message_is_not_this_ones() {
     let mut exchange = begin("1", "", "");
-    assert_eq!(
-        feed(
-            &mut exchange,
-            &[ack("AA", "2"), ack("AA", ""), ack("AE", "1")].concat()
-        ),
-        ["AE"]
-    );
-    assert_eq!(
-        exchange.dropped(),
-        Dropped {
-            foreign: 2,
-            ..Dropped::default()
-        }
-    );
+    assert_eq!(feed(&mut exchange, &[ack("AA", "2"), ack("AA", ""), ack("AE", "1")].concat()), ["AE"]);
+    assert_eq!(exchange.dropped(), Dropped { foreign: 2, ..Dropped::default() });
 }
 
 #[test]
 fn case_28_late_and_repeated_answers_are_dropped() {
     let mut exchange = begin("1", "", "");
-    assert_eq!(
-        feed(&mut exchange, &[ack("AA", "1"), ack("AA", "1")].concat()),
-        ["AA"]
-    );
+    assert_eq!(feed(&mut exchange, &[ack("AA", "1"), ack("AA", "1")].concat()), ["AA"]);
     exchange.begin(&message("2", "", ""), Instant::now());
-    assert_eq!(
-        feed(&mut exchange, &[ack("AA", "1"), ack("AA", "2")].concat()),
-        ["AA"]
-    );
-    assert_eq!(
-        exchange.dropped(),
-        Dropped {
-            late: 2,
-            ..Dropped::default()
-        }
-    );
+    assert_eq!(feed(&mut exchange, &[ack("AA", "1"), ack("AA", "2")].concat()), ["AA"]);
+    assert_eq!(exchange.dropped(), Dropped { late: 2, ..Dropped::default() });
 }
 
 #[test]
 fn case_29_a_reply_without_msa_is_no_answer() {
     let mut exchange = begin("1", "", "");
-    assert_eq!(
-        feed(&mut exchange, &encode(b"MSH|^~\\&|||||||ACK|1\r")),
-        [""; 0]
-    );
-    assert_eq!(
-        feed(&mut exchange, b"\x0bhello\x1c\r\x0b\x1c\r\x0b\x04\x1c\r"),
-        [""; 0]
-    );
+    assert_eq!(feed(&mut exchange, &encode(b"MSH|^~\\&|||||||ACK|1\r")), [""; 0]);
+    assert_eq!(feed(&mut exchange, b"\x0bhello\x1c\r\x0b\x1c\r\x0b\x04\x1c\r"), [""; 0]);
     assert!(!exchange.is_done());
-    assert_eq!(
-        exchange.dropped(),
-        Dropped {
-            no_answer: 4,
-            ..Dropped::default()
-        }
-    );
+    assert_eq!(exchange.dropped(), Dropped { no_answer: 4, ..Dropped::default() });
 }
 
 #[test]
 fn case_31_enhanced_mode_waits_for_what_is_asked_for() {
     let mut exchange = begin("1", "AL", "AL");
-    assert_eq!(
-        feed(&mut exchange, &[ack("CA", "1"), ack("CA", "1")].concat()),
-        ["CA"]
-    );
+    assert_eq!(feed(&mut exchange, &[ack("CA", "1"), ack("CA", "1")].concat()), ["CA"]);
     assert!(!exchange.is_done());
     assert_eq!(feed(&mut exchange, &ack("AA", "1")), ["AA"]);
     assert!(exchange.is_done());
@@ -120,10 +76,7 @@ fn case_31_enhanced_mode_waits_for_what_is_asked_for() {
     assert!(exchange.is_done());
 
     let mut exchange = begin("1", "NE", "AL");
-    assert_eq!(
-        feed(&mut exchange, &[ack("CA", "1"), ack("AA", "1")].concat()),
-        ["AA"]
-    );
+    assert_eq!(feed(&mut exchange, &[ack("CA", "1"), ack("AA", "1")].concat()), ["AA"]);
     assert!(exchange.is_done());
 }
 
@@ -158,13 +111,7 @@ fn case_34_a_message_without_control_id_takes_any_answer() {
 #[test]
 fn release_2_ack_is_awaited_beyond_and_nak_ends_the_exchange() {
     let mut exchange = begin("1", "", "");
-    assert_eq!(
-        feed(
-            &mut exchange,
-            &[b"\x0b\x06\x1c\r", &ack("AA", "1")[..]].concat()
-        ),
-        ["AA"]
-    );
+    assert_eq!(feed(&mut exchange, &[b"\x0b\x06\x1c\r", &ack("AA", "1")[..]].concat()), ["AA"]);
     let mut exchange = begin("1", "", "");
     assert_eq!(feed(&mut exchange, b"\x0b\x15\x1c\r"), ["NAK"]);
     assert!(exchange.is_done());

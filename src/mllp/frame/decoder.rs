@@ -64,13 +64,7 @@ struct Frame {
 
 impl Frame {
     fn new() -> Self {
-        Self {
-            payload_bytes: 0,
-            last: 0,
-            fs_inside: false,
-            vt_inside: false,
-            start: Sniffer::payload(),
-        }
+        Self { payload_bytes: 0, last: 0, fs_inside: false, vt_inside: false, start: Sniffer::payload() }
     }
 }
 
@@ -188,14 +182,8 @@ impl Decoder {
         };
         let (payload, marked) = bytes.split_at(at);
         self.payload(payload, sink)?;
-        self.state = if marked.first() == Some(&FS) {
-            State::AfterFs
-        } else {
-            State::AfterVt {
-                pattern: RESTART,
-                seen: 1,
-            }
-        };
+        self.state =
+            if marked.first() == Some(&FS) { State::AfterFs } else { State::AfterVt { pattern: RESTART, seen: 1 } };
         Ok(marked.get(1..).unwrap_or_default())
     }
 
@@ -229,11 +217,7 @@ impl Decoder {
         let Some((next, rest)) = bytes.split_first() else {
             return Ok(bytes);
         };
-        let pattern = if seen == 1 && RESTART_BOM.get(1) == Some(next) {
-            RESTART_BOM
-        } else {
-            pattern
-        };
+        let pattern = if seen == 1 && RESTART_BOM.get(1) == Some(next) { RESTART_BOM } else { pattern };
         if pattern.get(seen) != Some(next) {
             self.state = State::Inside;
             self.frame.vt_inside = true;
@@ -251,18 +235,11 @@ impl Decoder {
     }
 
     fn payload(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), Violation> {
-        let room = self
-            .limits
-            .frame_bytes_max
-            .saturating_sub(self.frame.payload_bytes);
+        let room = self.limits.frame_bytes_max.saturating_sub(self.frame.payload_bytes);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         let fits = bytes.get(..room).unwrap_or(bytes);
         let Some(last) = fits.last() else {
-            return if bytes.is_empty() {
-                Ok(())
-            } else {
-                Err(Violation::FrameTooLarge)
-            };
+            return if bytes.is_empty() { Ok(()) } else { Err(Violation::FrameTooLarge) };
         };
         for (before, &byte) in fits.iter().enumerate() {
             if self.frame.start.is_settled() {
@@ -276,11 +253,7 @@ impl Decoder {
         self.frame.last = *last;
         self.frame.payload_bytes = self.frame.payload_bytes.saturating_add(fits.len() as u64);
         sink(Event::Payload(fits));
-        if fits.len() < bytes.len() {
-            Err(Violation::FrameTooLarge)
-        } else {
-            Ok(())
-        }
+        if fits.len() < bytes.len() { Err(Violation::FrameTooLarge) } else { Ok(()) }
     }
 
     fn end_without_cr(&mut self, sink: Sink<'_>) {

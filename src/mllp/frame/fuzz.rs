@@ -6,10 +6,7 @@ use super::{Decoder, Event, FrameReader, Limits, Read, Violation, encode};
 use crate::mllp::message::Header;
 
 /// Are limits small enough for fuzzed input to cross, in bytes.
-const LIMITS: Limits = Limits {
-    frame_bytes_max: 512,
-    junk_bytes_max: 64,
-};
+const LIMITS: Limits = Limits { frame_bytes_max: 512, junk_bytes_max: 64 };
 
 /// Decodes `data` whole, cut at points that `data` itself chooses, and byte by byte; the events must be the same,
 /// every payload must survive being framed again, and the header view must cope with it.
@@ -19,34 +16,16 @@ const LIMITS: Limits = Limits {
 /// Panics where one of these does not hold.
 pub fn fuzz_frame_decoder(data: &[u8]) {
     let whole = decode([data].into_iter());
-    assert!(
-        decode(data.chunks(1)) == whole,
-        "cut into single bytes, the stream gives other events"
-    );
-    assert!(
-        decode(uneven(data).into_iter()) == whole,
-        "cut unevenly, the stream gives other events"
-    );
+    assert!(decode(data.chunks(1)) == whole, "cut into single bytes, the stream gives other events");
+    assert!(decode(uneven(data).into_iter()) == whole, "cut unevenly, the stream gives other events");
 
     for payload in payloads(data).0 {
         let framed = encode(&payload);
         let again = payloads(&framed);
-        assert!(
-            again == (vec![payload.clone()], Ok(())),
-            "a payload of {} bytes changed",
-            payload.len()
-        );
+        assert!(again == (vec![payload.clone()], Ok(())), "a payload of {} bytes changed", payload.len());
         if let Some(header) = Header::parse(&payload) {
-            assert!(
-                header.control_id().len() < payload.len(),
-                "a field is longer than its message"
-            );
-            assert!(
-                header
-                    .msa()
-                    .is_none_or(|msa| msa.control_id().len() < payload.len()),
-                "and so is MSA-2"
-            );
+            assert!(header.control_id().len() < payload.len(), "a field is longer than its message");
+            assert!(header.msa().is_none_or(|msa| msa.control_id().len() < payload.len()), "and so is MSA-2");
         }
     }
 }

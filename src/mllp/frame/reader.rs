@@ -34,10 +34,7 @@ pub struct FrameReader {
 impl FrameReader {
     /// Starts at the begin of a stream.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            decoder: Decoder::new(limits),
-            payload: Vec::new(),
-        }
+        Self { decoder: Decoder::new(limits), payload: Vec::new() }
     }
 
     /// Takes the next bytes of the stream and hands over what they complete.
@@ -45,11 +42,7 @@ impl FrameReader {
     /// # Errors
     ///
     /// Returns why the stream cannot be followed; the partial payload is forgotten.
-    pub fn handle_bytes(
-        &mut self,
-        bytes: &[u8],
-        sink: &mut dyn FnMut(Read),
-    ) -> Result<(), Violation> {
+    pub fn handle_bytes(&mut self, bytes: &[u8], sink: &mut dyn FnMut(Read)) -> Result<(), Violation> {
         let Self { decoder, payload } = self;
         let followed = decoder.handle_bytes(bytes, &mut |event| collect(payload, event, sink));
         followed.inspect_err(|_| self.payload = Vec::new())

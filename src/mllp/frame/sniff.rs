@@ -8,17 +8,8 @@ use super::Violation;
 /// Is the longest head that must be seen, in bytes: a UTF-32 byte order mark and "MSH" in UTF-32.
 const HEAD_BYTES: usize = 16;
 
-const HTTP_STARTS: [&[u8]; 9] = [
-    b"GET ",
-    b"HEAD ",
-    b"POST ",
-    b"PUT ",
-    b"DELETE ",
-    b"CONNECT ",
-    b"OPTIONS ",
-    b"PATCH ",
-    b"PRI * HTTP",
-];
+const HTTP_STARTS: [&[u8]; 9] =
+    [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"CONNECT ", b"OPTIONS ", b"PATCH ", b"PRI * HTTP"];
 const TLS_START: &[u8] = &[0x16, 0x03];
 const WIDE_STARTS: [&[u8]; 2] = [b"M\0S\0H", b"M\0\0\0S\0\0\0H"];
 
@@ -50,19 +41,11 @@ impl Sniffer {
 
     /// Judges nothing any more.
     pub(super) fn settled() -> Self {
-        Self {
-            settled: true,
-            ..Self::new(judge_wide_text)
-        }
+        Self { settled: true, ..Self::new(judge_wide_text) }
     }
 
     fn new(judge: fn(&[u8]) -> Verdict) -> Self {
-        Self {
-            head: [0; HEAD_BYTES],
-            len: 0,
-            judge,
-            settled: false,
-        }
+        Self { head: [0; HEAD_BYTES], len: 0, judge, settled: false }
     }
 
     /// Says whether further bytes make no difference.
@@ -94,9 +77,7 @@ fn judge_stream(head: &[u8]) -> Verdict {
     [http, tls, judge_wide_text(head)]
         .into_iter()
         .reduce(|one, other| match (one, other) {
-            (Verdict::Foreign(violation), _) | (_, Verdict::Foreign(violation)) => {
-                Verdict::Foreign(violation)
-            }
+            (Verdict::Foreign(violation), _) | (_, Verdict::Foreign(violation)) => Verdict::Foreign(violation),
             (Verdict::Undecided, _) | (_, Verdict::Undecided) => Verdict::Undecided,
             (Verdict::Ordinary, Verdict::Ordinary) => Verdict::Ordinary,
         })
@@ -105,15 +86,8 @@ fn judge_stream(head: &[u8]) -> Verdict {
 
 /// Skips byte order marks and the halves of wide characters that are zero, then looks for a wide "MSH".
 fn judge_wide_text(head: &[u8]) -> Verdict {
-    let skipped = head
-        .iter()
-        .take_while(|byte| matches!(byte, 0 | 0xFE | 0xFF))
-        .count();
-    judge_starts(
-        head.get(skipped..).unwrap_or_default(),
-        &WIDE_STARTS,
-        Violation::WideText,
-    )
+    let skipped = head.iter().take_while(|byte| matches!(byte, 0 | 0xFE | 0xFF)).count();
+    judge_starts(head.get(skipped..).unwrap_or_default(), &WIDE_STARTS, Violation::WideText)
 }
 
 fn judge_starts(head: &[u8], starts: &[&[u8]], violation: Violation) -> Verdict {

@@ -4,10 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SMALL: Limits = Limits {
-    frame_bytes_max: 16,
-    junk_bytes_max: 8,
-};
+const SMALL: Limits = Limits { frame_bytes_max: 16, junk_bytes_max: 8 };
 
 /// Is an event as the tests write it.
 #[derive(Debug, PartialEq)]
@@ -33,9 +30,7 @@ fn decode(stream: &[u8], limits: Limits) -> (Vec<Seen>, Result<(), Violation>) {
     let run = |pieces: Vec<&[u8]>| {
         let (mut decoder, mut events) = (Decoder::new(limits), Vec::new());
         let mut sink = |event: Event<'_>| record(&mut events, event);
-        let followed = pieces
-            .iter()
-            .try_for_each(|piece| decoder.handle_bytes(piece, &mut sink));
+        let followed = pieces.iter().try_for_each(|piece| decoder.handle_bytes(piece, &mut sink));
         decoder.handle_end_of_stream(&mut sink);
         (events, followed)
     };
@@ -69,10 +64,7 @@ fn violation(stream: &[u8]) -> Violation {
 
 #[test]
 fn case_1_two_frames_in_one_write_come_in_order() {
-    assert_eq!(
-        read(b"\x0bMSH|a\x1c\r\x0bMSH|b\x1c\r"),
-        (vec![b"MSH|a".to_vec(), b"MSH|b".to_vec()], vec![])
-    );
+    assert_eq!(read(b"\x0bMSH|a\x1c\r\x0bMSH|b\x1c\r"), (vec![b"MSH|a".to_vec(), b"MSH|b".to_vec()], vec![]));
 }
 
 #[test]
@@ -83,10 +75,7 @@ fn case_2_fs_and_cr_in_separate_segments_end_a_frame() {
     assert!(!decoder.is_between_frames());
     decoder.handle_bytes(b"\r", &mut sink).unwrap();
     assert!(decoder.is_between_frames());
-    assert_eq!(
-        events,
-        [Seen::Start, Seen::Payload(b"MSH|".to_vec()), Seen::End(4)]
-    );
+    assert_eq!(events, [Seen::Start, Seen::Payload(b"MSH|".to_vec()), Seen::End(4)]);
 }
 
 #[test]
@@ -99,14 +88,10 @@ fn case_3_fs_then_vt_or_end_of_stream_ends_a_frame() {
 #[test]
 fn case_3_silence_ends_a_frame_only_after_cr_fs() {
     let (mut reader, mut reads) = (FrameReader::new(Limits::default()), Vec::new());
-    reader
-        .handle_bytes(b"\x0bMSH|a\x1c", &mut |read| reads.push(read))
-        .unwrap();
+    reader.handle_bytes(b"\x0bMSH|a\x1c", &mut |read| reads.push(read)).unwrap();
     assert!(!reader.awaits_silence());
     reader.handle_silence(&mut |read| reads.push(read));
-    reader
-        .handle_bytes(b"b\r\x1c", &mut |read| reads.push(read))
-        .unwrap();
+    reader.handle_bytes(b"b\r\x1c", &mut |read| reads.push(read)).unwrap();
     assert_eq!(reads, []);
     assert!(reader.awaits_silence());
     reader.handle_silence(&mut |read| reads.push(read));
@@ -130,23 +115,14 @@ fn case_4_a_line_end_between_frames_is_swallowed() {
 #[test]
 fn case_5_nul_between_frames_is_swallowed_without_limit() {
     let stream = [&[0; 9000][..], b"\x0bMSH|a\x1c\r"].concat();
-    assert_eq!(
-        read(&stream),
-        (vec![b"MSH|a".to_vec()], vec![Anomaly::NulBetweenFrames])
-    );
+    assert_eq!(read(&stream), (vec![b"MSH|a".to_vec()], vec![Anomaly::NulBetweenFrames]));
 }
 
 #[test]
 fn case_6_junk_before_vt_is_skipped_up_to_the_limit() {
     let (events, followed) = decode(b"12345678\x0bMSH|\x1c\r12345678\x0bM\x1c\r", SMALL);
     assert_eq!(followed, Ok(()));
-    assert_eq!(
-        events
-            .iter()
-            .filter(|event| matches!(event, Seen::End(_)))
-            .count(),
-        2
-    );
+    assert_eq!(events.iter().filter(|event| matches!(event, Seen::End(_))).count(), 2);
     let (events, followed) = decode(b"123456789\x0bMSH|\x1c\r", SMALL);
     assert_eq!(followed, Err(Violation::TooMuchJunk));
     assert_eq!(events, [Seen::Anomaly(Anomaly::JunkBetweenFrames)]);
@@ -161,19 +137,9 @@ fn case_7_only_fs_cr_ends_a_frame() {
 
 #[test]
 fn case_8_vt_inside_the_payload_is_payload() {
-    for inside in [
-        &b"\x0b"[..],
-        b"\x0bM",
-        b"\x0bMS",
-        b"\x0bMSA|",
-        b"\x0b\xef\xbb\xbf",
-        b"\x0b\x0bMS\x0b",
-    ] {
+    for inside in [&b"\x0b"[..], b"\x0bM", b"\x0bMS", b"\x0bMSA|", b"\x0b\xef\xbb\xbf", b"\x0b\x0bMS\x0b"] {
         let payload = [b"MSH|a", inside].concat();
-        assert_eq!(
-            read(&encode(&payload)),
-            (vec![payload], vec![Anomaly::VtInPayload])
-        );
+        assert_eq!(read(&encode(&payload)), (vec![payload], vec![Anomaly::VtInPayload]));
     }
 }
 
@@ -203,14 +169,7 @@ fn case_9_a_control_frame_is_a_frame() {
 
 #[test]
 fn case_10_an_empty_frame_is_reported() {
-    assert_eq!(
-        seen(b"\x0b\x1c\r"),
-        [
-            Seen::Start,
-            Seen::Anomaly(Anomaly::EmptyFrame),
-            Seen::End(0)
-        ]
-    );
+    assert_eq!(seen(b"\x0b\x1c\r"), [Seen::Start, Seen::Anomaly(Anomaly::EmptyFrame), Seen::End(0)]);
 }
 
 #[test]
@@ -227,13 +186,7 @@ fn cases_11_to_13_and_15_bytes_stay_untouched() {
 
 #[test]
 fn case_14_wide_text_is_refused_by_name() {
-    let wide = |unit: fn(u8) -> Vec<u8>| {
-        b"MSH|^~"
-            .iter()
-            .copied()
-            .flat_map(unit)
-            .collect::<Vec<u8>>()
-    };
+    let wide = |unit: fn(u8) -> Vec<u8>| b"MSH|^~".iter().copied().flat_map(unit).collect::<Vec<u8>>();
     let texts = [
         wide(|byte| vec![byte, 0]),
         wide(|byte| vec![0, byte]),
@@ -241,23 +194,11 @@ fn case_14_wide_text_is_refused_by_name() {
         wide(|byte| vec![0, 0, 0, byte]),
     ];
     for text in &texts {
-        for mark in [
-            &b""[..],
-            b"\xff\xfe",
-            b"\xfe\xff",
-            b"\xff\xfe\0\0",
-            b"\0\0\xfe\xff",
-        ] {
-            assert_eq!(
-                violation(&[b"\x0b", mark, text].concat()),
-                Violation::WideText
-            );
+        for mark in [&b""[..], b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\0\0", b"\0\0\xfe\xff"] {
+            assert_eq!(violation(&[b"\x0b", mark, text].concat()), Violation::WideText);
             assert_eq!(violation(&[mark, text].concat()), Violation::WideText);
         }
-        assert_eq!(
-            violation(&[b"\x0b\0", &text[..]].concat()),
-            Violation::WideText
-        );
+        assert_eq!(violation(&[b"\x0b\0", &text[..]].concat()), Violation::WideText);
     }
 }
 
@@ -272,11 +213,7 @@ fn case_16_many_marks_cost_no_more_than_plain_bytes() {
 #[test]
 fn case_17_a_payload_above_the_limit_is_a_violation() {
     assert_eq!(decode(b"\x0b0123456789abcdef\x1c\r", SMALL).1, Ok(()));
-    for stream in [
-        &b"\x0b0123456789abcdefg"[..],
-        b"\x0b0123456789abcdef\x1cg",
-        b"\x0b0123456789abcdef\x0bX",
-    ] {
+    for stream in [&b"\x0b0123456789abcdefg"[..], b"\x0b0123456789abcdef\x1cg", b"\x0b0123456789abcdef\x0bX"] {
         assert_eq!(decode(stream, SMALL).1, Err(Violation::FrameTooLarge));
     }
 }
@@ -293,10 +230,7 @@ fn case_36_other_protocols_are_recognised_at_the_start_of_a_stream() {
     assert_eq!(violation(b"OPTIONS * HTTP/1.1\r\n"), Violation::Http);
     assert_eq!(violation(b"\x16\x03\x01\x02\0\x01\0"), Violation::Tls);
     let (payloads, anomalies) = read(b"\x0bMSH|a\x1c\rGET \x0bMSH|b\x1c\r");
-    assert_eq!(
-        (payloads.len(), anomalies),
-        (2, vec![Anomaly::JunkBetweenFrames])
-    );
+    assert_eq!((payloads.len(), anomalies), (2, vec![Anomaly::JunkBetweenFrames]));
 }
 
 #[test]
@@ -305,13 +239,9 @@ fn case_37_any_cut_of_an_answer_gives_the_answer() {
     let frame = encode(answer);
     for at in 0..frame.len() {
         let (mut reader, mut reads) = (FrameReader::new(Limits::default()), Vec::new());
-        reader
-            .handle_bytes(&frame[..at], &mut |read| reads.push(read))
-            .unwrap();
+        reader.handle_bytes(&frame[..at], &mut |read| reads.push(read)).unwrap();
         assert!(reads.is_empty());
-        reader
-            .handle_bytes(&frame[at..], &mut |read| reads.push(read))
-            .unwrap();
+        reader.handle_bytes(&frame[at..], &mut |read| reads.push(read)).unwrap();
         assert_eq!(reads, [Read::Payload(answer.to_vec())]);
     }
 }
@@ -328,27 +258,15 @@ fn a_stream_that_ends_inside_a_frame_is_reported() {
 fn a_violation_stays() {
     let mut decoder = Decoder::new(SMALL);
     let mut sink = |_: Event<'_>| {};
-    assert_eq!(
-        decoder.handle_bytes(b"GET /", &mut sink),
-        Err(Violation::Http)
-    );
-    assert_eq!(
-        decoder.handle_bytes(b"\x0bMSH|\x1c\r", &mut sink),
-        Err(Violation::Http)
-    );
+    assert_eq!(decoder.handle_bytes(b"GET /", &mut sink), Err(Violation::Http));
+    assert_eq!(decoder.handle_bytes(b"\x0bMSH|\x1c\r", &mut sink), Err(Violation::Http));
     assert_eq!(decoder.handle_bytes(b"", &mut sink), Err(Violation::Http));
 }
 
 #[test]
 fn debug_shows_no_payload() {
-    assert_eq!(
-        format!("{:?}", Event::Payload(b"DOE^JOHN")),
-        "Payload(8 bytes)"
-    );
-    assert_eq!(
-        format!("{:?}", Read::Payload(b"DOE^JOHN".to_vec())),
-        "Payload(8 bytes)"
-    );
+    assert_eq!(format!("{:?}", Event::Payload(b"DOE^JOHN")), "Payload(8 bytes)");
+    assert_eq!(format!("{:?}", Read::Payload(b"DOE^JOHN".to_vec())), "Payload(8 bytes)");
 }
 
 /// Draws bytes among which the ones that matter are common.

@@ -25,10 +25,7 @@ struct Wire {
 
 impl Wire {
     fn new() -> Self {
-        Self {
-            observer: Observer::new(Limits::default()),
-            start: Instant::now(),
-        }
+        Self { observer: Observer::new(Limits::default()), start: Instant::now() }
     }
 
     fn at(&self, millis: u64) -> Instant {
@@ -38,40 +35,27 @@ impl Wire {
     fn send(&mut self, millis: u64, bytes: &[u8]) -> Vec<Observation> {
         let mut seen = Vec::new();
         let now = self.at(millis);
-        self.observer
-            .handle_from_sender(bytes, now, &mut |observation| seen.push(observation))
-            .unwrap();
+        self.observer.handle_from_sender(bytes, now, &mut |observation| seen.push(observation)).unwrap();
         seen
     }
 
     fn answer(&mut self, millis: u64, bytes: &[u8]) -> Vec<Observation> {
         let mut seen = Vec::new();
         let now = self.at(millis);
-        self.observer
-            .handle_from_receiver(bytes, now, &mut |observation| seen.push(observation))
-            .unwrap();
+        self.observer.handle_from_receiver(bytes, now, &mut |observation| seen.push(observation)).unwrap();
         seen
     }
 }
 
 fn acked(code: &str, millis: u64) -> Observation {
-    Observation::Ack {
-        code: AckCode::parse(code.as_bytes()),
-        latency: Some(Duration::from_millis(millis)),
-    }
+    Observation::Ack { code: AckCode::parse(code.as_bytes()), latency: Some(Duration::from_millis(millis)) }
 }
 
 const UNMATCHED: Observation = Observation::Anomaly(Anomaly::AnswerUnmatched);
 const SKIPPED: Observation = Observation::Anomaly(Anomaly::AnswerSkipped);
 
 fn unpaired(code: AckCode) -> [Observation; 2] {
-    [
-        Observation::Ack {
-            code,
-            latency: None,
-        },
-        UNMATCHED,
-    ]
+    [Observation::Ack { code, latency: None }, UNMATCHED]
 }
 
 #[test]
@@ -80,18 +64,10 @@ fn a_message_and_its_answer_are_paired() {
     let sent = message("1");
     assert_eq!(wire.send(10, &sent[..20]), []);
     assert!(!wire.observer.is_at_boundary());
-    assert_eq!(
-        wire.send(15, &sent[20..]),
-        [Observation::Message {
-            bytes: sent.len() as u64 - 3
-        }]
-    );
+    assert_eq!(wire.send(15, &sent[20..]), [Observation::Message { bytes: sent.len() as u64 - 3 }]);
     assert!(wire.observer.is_at_boundary());
     assert_eq!(wire.observer.outstanding(), 1);
-    assert_eq!(
-        wire.observer.oldest_outstanding(wire.at(40)),
-        Some(Duration::from_millis(25))
-    );
+    assert_eq!(wire.observer.oldest_outstanding(wire.at(40)), Some(Duration::from_millis(25)));
     assert_eq!(wire.answer(55, &ack("AA", "1")), [acked("AA", 40)]);
     assert_eq!(wire.observer.outstanding(), 0);
     assert_eq!(wire.observer.oldest_outstanding(wire.at(90)), None);
@@ -111,16 +87,10 @@ fn pipelined_messages_are_paired_by_control_id() {
 fn case_27_and_28_a_foreign_or_repeated_answer_is_nobodys() {
     let mut wire = Wire::new();
     wire.send(0, &message("1"));
-    assert_eq!(
-        wire.answer(1, &ack("AA", "9")),
-        unpaired(AckCode::ApplicationAccept)
-    );
+    assert_eq!(wire.answer(1, &ack("AA", "9")), unpaired(AckCode::ApplicationAccept));
     assert_eq!(wire.observer.outstanding(), 1);
     assert_eq!(wire.answer(2, &ack("AA", "1")), [acked("AA", 2)]);
-    assert_eq!(
-        wire.answer(3, &ack("AA", "1")),
-        unpaired(AckCode::ApplicationAccept)
-    );
+    assert_eq!(wire.answer(3, &ack("AA", "1")), unpaired(AckCode::ApplicationAccept));
 }
 
 #[test]
@@ -138,10 +108,7 @@ fn case_29_an_answer_without_a_control_id_or_msa_goes_to_the_oldest() {
 fn case_30_a_message_from_the_receivers_side_is_unsolicited_and_its_answer_waits_for_none() {
     let mut wire = Wire::new();
     assert_eq!(wire.answer(0, &message("R7")), [Observation::Unsolicited]);
-    assert!(matches!(
-        wire.send(1, &ack("AA", "R7"))[..],
-        [Observation::Message { .. }]
-    ));
+    assert!(matches!(wire.send(1, &ack("AA", "R7"))[..], [Observation::Message { .. }]));
     assert_eq!(wire.observer.outstanding(), 0);
 }
 
@@ -152,10 +119,7 @@ fn case_31_ca_then_aa_both_belong_to_the_message() {
     assert_eq!(wire.answer(3, &ack("CA", "1")), [acked("CA", 3)]);
     assert_eq!(wire.observer.outstanding(), 0);
     assert_eq!(wire.answer(9, &ack("AA", "1")), [acked("AA", 9)]);
-    assert_eq!(
-        wire.answer(9, &ack("AA", "1")),
-        unpaired(AckCode::ApplicationAccept)
-    );
+    assert_eq!(wire.answer(9, &ack("AA", "1")), unpaired(AckCode::ApplicationAccept));
 }
 
 #[test]
@@ -177,19 +141,10 @@ fn case_34_an_answer_with_a_made_up_control_id_goes_to_the_message_without_one()
 #[test]
 fn case_9_and_10_control_empty_and_commit_frames_are_no_messages() {
     let mut wire = Wire::new();
-    assert_eq!(
-        wire.send(0, b"\x0b\x04\x1c\r"),
-        [Observation::Anomaly(Anomaly::ControlFrame)]
-    );
-    assert_eq!(
-        wire.send(0, b"\x0b\x1c\r"),
-        [Observation::Anomaly(Anomaly::EmptyFrame)]
-    );
+    assert_eq!(wire.send(0, b"\x0b\x04\x1c\r"), [Observation::Anomaly(Anomaly::ControlFrame)]);
+    assert_eq!(wire.send(0, b"\x0b\x1c\r"), [Observation::Anomaly(Anomaly::EmptyFrame)]);
     wire.send(0, &message("1"));
-    let commit = Observation::Ack {
-        code: AckCode::TransportAck,
-        latency: None,
-    };
+    let commit = Observation::Ack { code: AckCode::TransportAck, latency: None };
     assert_eq!(wire.answer(1, b"\x0b\x06\x1c\r"), [commit]);
     assert_eq!(wire.observer.outstanding(), 1);
 }
@@ -199,13 +154,7 @@ fn case_8_a_message_that_is_started_over_counts_once() {
     let mut wire = Wire::new();
     let seen = wire.send(0, &[b"\x0bMSH|^~\\&|half", &message("1")[..]].concat());
     let bytes = message("1").len() as u64 - 3;
-    assert_eq!(
-        seen,
-        [
-            Observation::Anomaly(Anomaly::StartedOver),
-            Observation::Message { bytes }
-        ]
-    );
+    assert_eq!(seen, [Observation::Anomaly(Anomaly::StartedOver), Observation::Message { bytes }]);
     assert_eq!(wire.observer.outstanding(), 1);
 }
 
@@ -217,18 +166,10 @@ fn case_3_silence_ends_a_message_whose_last_cr_is_missing() {
     let deadline = wire.observer.next_deadline().unwrap();
     assert_eq!(deadline, wire.at(205));
     let mut seen = Vec::new();
-    wire.observer
-        .handle_deadline(wire.at(204), &mut |observation| seen.push(observation));
+    wire.observer.handle_deadline(wire.at(204), &mut |observation| seen.push(observation));
     assert_eq!(seen, []);
-    wire.observer
-        .handle_deadline(deadline, &mut |observation| seen.push(observation));
-    assert!(matches!(
-        seen[..],
-        [
-            Observation::Anomaly(Anomaly::EndWithoutCr),
-            Observation::Message { .. }
-        ]
-    ));
+    wire.observer.handle_deadline(deadline, &mut |observation| seen.push(observation));
+    assert!(matches!(seen[..], [Observation::Anomaly(Anomaly::EndWithoutCr), Observation::Message { .. }]));
     assert!(wire.observer.is_at_boundary());
     assert_eq!(wire.observer.next_deadline(), None);
 }
@@ -238,10 +179,8 @@ fn the_end_of_a_stream_inside_a_message_is_reported() {
     let mut wire = Wire::new();
     let mut seen = Vec::new();
     wire.send(0, b"\x0bMSH|^~\\&|half");
-    wire.observer
-        .handle_sender_end(wire.at(1), &mut |observation| seen.push(observation));
-    wire.observer
-        .handle_receiver_end(wire.at(1), &mut |observation| seen.push(observation));
+    wire.observer.handle_sender_end(wire.at(1), &mut |observation| seen.push(observation));
+    wire.observer.handle_receiver_end(wire.at(1), &mut |observation| seen.push(observation));
     assert_eq!(seen, [Observation::Anomaly(Anomaly::TruncatedFrame)]);
 }
 
@@ -249,10 +188,7 @@ fn the_end_of_a_stream_inside_a_message_is_reported() {
 fn case_36_another_protocol_is_a_violation() {
     let mut observer = Observer::new(Limits::default());
     let now = Instant::now();
-    assert_eq!(
-        observer.handle_from_sender(b"GET / HTTP/1.1", now, &mut |_| {}),
-        Err(Violation::Http)
-    );
+    assert_eq!(observer.handle_from_sender(b"GET / HTTP/1.1", now, &mut |_| {}), Err(Violation::Http));
 }
 
 #[test]
@@ -262,15 +198,9 @@ fn what_is_remembered_is_bounded() {
         wire.send(0, &message(&number.to_string()));
     }
     let seen = wire.send(1, &message("last"));
-    assert_eq!(
-        seen[1..],
-        [Observation::Anomaly(Anomaly::OutstandingOverflow)]
-    );
+    assert_eq!(seen[1..], [Observation::Anomaly(Anomaly::OutstandingOverflow)]);
     assert_eq!(wire.observer.outstanding(), OUTSTANDING_MAX);
-    assert_eq!(
-        wire.answer(2, &ack("AA", "0")),
-        unpaired(AckCode::ApplicationAccept)
-    );
+    assert_eq!(wire.answer(2, &ack("AA", "0")), unpaired(AckCode::ApplicationAccept));
 }
 
 proptest! {

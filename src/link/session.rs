@@ -1,0 +1,320 @@
+//! The shell around a link's streams: locks them, wakes who waits, moves records over a TCP connection.
+//!
+//! It decides nothing; `streams` does. One session lives as long as its streams, over any number of connections.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::{Notify, mpsc};
+
+use super::stream_end::StreamEnd;
+use super::streams::{Event, Side, Streams};
+use super::wire::{Cause, ReceiverState, Record, WireError, decode};
+
+/// Records that are gathered for one write, in bytes.
+const WRITE_BYTES: usize = 64 << 10;
+/// Room for one read, in bytes: the largest record and more.
+const READ_BYTES: usize = 128 << 10;
+/// A link on which nothing came for so long is asked for an echo.
+const PING_AFTER: Duration = Duration::from_secs(5);
+/// A link that does not echo within this is given up; its streams stay for the next one.
+const ECHO_WITHIN: Duration = Duration::from_secs(5);
+/// The same after a sign of life of the peer: its host answers now, or the connection is stale.
+const ECHO_WITHIN_AWAKE: Duration = Duration::from_secs(1);
+/// Time is looked at this finely while streams wait.
+const CLOCK_STEP: Duration = Duration::from_millis(10);
+
+/// Says why a connection of the link ended.
+#[derive(Debug, Error)]
+pub enum Ended {
+    /// The other side closed it.
+    #[error("the other site closed the link")]
+    Closed,
+    /// TCP failed.
+    #[error("the link broke")]
+    Broken(#[source] io::Error),
+    /// The other side is silent.
+    #[error("the other site does not answer on the link")]
+    Silent,
+    /// The other side sent what is no record.
+    #[error("the other site sent what is no link record")]
+    Wire(#[from] WireError),
+    /// The other side broke the rules of offsets or credit.
+    #[error("the other site broke the rules of the link")]
+    Violation,
+}
+
+/// Is one end of a link.
+pub struct Session {
+    inner: Mutex<Inner>,
+    transmit: Notify,
+    clock: Notify,
+    awake: Notify,
+    arrivals: Option<mpsc::Sender<StreamEnd>>,
+}
+
+struct Inner {
+    streams: Streams,
+    signals: HashMap<u64, Arc<Signals>>,
+    round_trip: Option<Duration>,
+    receiver: ReceiverState,
+}
+
+/// Wakes the two directions of a stream.
+#[derive(Default)]
+pub(super) struct Signals {
+    pub(super) readable: Notify,
+    pub(super) writable: Notify,
+}
+
+impl Session {
+    /// Makes the near end.
+    pub fn near(hold_for: Duration) -> Arc<Self> {
+        Self::new(Side::Near, hold_for, None)
+    }
+
+    /// Makes the far end; streams that the near end opens are sent to `arrivals`.
+    pub fn far(linger: Duration, arrivals: mpsc::Sender<StreamEnd>) -> Arc<Self> {
+        Self::new(Side::Far, linger, Some(arrivals))
+    }
+
+    fn new(side: Side, hold_for: Duration, arrivals: Option<mpsc::Sender<StreamEnd>>) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                streams: Streams::new(side, hold_for, Instant::now()),
+                signals: HashMap::new(),
+                round_trip: None,
+                receiver: ReceiverState::Unknown,
+            }),
+            transmit: Notify::new(),
+            clock: Notify::new(),
+            awake: Notify::new(),
+            arrivals,
+        })
+    }
+
+    /// Opens a stream to the receiver (near end).
+    ///
+    /// # Errors
+    /// There are too many, or the link is down and the forward does not hold.
+    pub fn open(self: &Arc<Self>) -> Result<StreamEnd, Cause> {
+        let key = self.with(Streams::open)?;
+        Ok(self.end(key))
+    }
+
+    /// Returns the handle of a stream.
+    fn end(self: &Arc<Self>, key: u64) -> StreamEnd {
+        let signals = Arc::new(Signals::default());
+        self.lock().signals.insert(key, Arc::clone(&signals));
+        StreamEnd::new(Arc::clone(self), key, signals)
+    }
+
+    /// Acts on the streams, then wakes whom it concerns.
+    pub(super) fn with<T>(self: &Arc<Self>, act: impl FnOnce(&mut Streams) -> T) -> T {
+        let mut opened = Vec::new();
+        let mut inner = self.lock();
+        let result = act(&mut inner.streams);
+        while let Some(event) = inner.streams.poll_event() {
+            match event {
+                Event::Wake(key) => {
+                    if let Some(signals) = inner.signals.get(&key) {
+                        signals.readable.notify_one();
+                        signals.writable.notify_one();
+                    }
+                }
+                Event::Transmit => self.transmit.notify_one(),
+                Event::Clock => self.clock.notify_one(),
+                Event::Opened(key) => opened.push(key),
+            }
+        }
+        drop(inner);
+        for key in opened {
+            let end = self.end(key);
+            // A full queue of arrivals drops the handle, which resets the stream.
+            let refused = self.arrivals.as_ref().and_then(|arrivals| arrivals.try_send(end).err());
+            if let Some(mpsc::error::TrySendError::Full(mut end) | mpsc::error::TrySendError::Closed(mut end)) = refused
+            {
+                end.refuse(Cause::TooManyStreams);
+            }
+        }
+        result
+    }
+
+    pub(super) fn forget(self: &Arc<Self>, key: u64, cause: Cause) {
+        self.with(|streams| streams.close(key, cause));
+        self.lock().signals.remove(&key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the streams.
+    pub fn count(&self) -> usize {
+        self.lock().streams.count()
+    }
+
+    /// Returns the last round trip that was measured on the link.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.lock().round_trip
+    }
+
+    /// Returns what the far site said last of its receiver.
+    pub fn receiver(&self) -> ReceiverState {
+        self.lock().receiver
+    }
+
+    /// Tells the near site how the receiver is.
+    pub fn tell_receiver(self: &Arc<Self>, state: ReceiverState) {
+        self.with(|streams| streams.push_record(&Record::Receiver(state)));
+    }
+
+    /// Fails every stream.
+    pub fn fail_all(self: &Arc<Self>, cause: Cause) {
+        self.with(|streams| streams.fail_all(cause));
+    }
+
+    /// Asks for an echo at once: the peer gave a sign of life.
+    pub fn wake(&self) {
+        self.awake.notify_one();
+    }
+
+    /// Notes that there is no connection.
+    pub fn disconnected(self: &Arc<Self>, cause: Cause) {
+        self.with(|streams| streams.handle_disconnected(cause, Instant::now()));
+    }
+
+    /// Lets time pass for the streams, for ever. Cancel-safe.
+    pub async fn run_clock(self: &Arc<Self>) {
+        loop {
+            let deadline = self.lock().streams.next_deadline();
+            let changed = self.clock.notified();
+            match deadline {
+                None => changed.await,
+                Some(deadline) => {
+                    let earliest = Instant::now() + CLOCK_STEP;
+                    tokio::select! {
+                        () = tokio::time::sleep_until(deadline.max(earliest).into()) => {}
+                        () = changed => {}
+                    }
+                }
+            }
+            self.with(|streams| streams.handle_time(Instant::now()));
+        }
+    }
+
+    /// Moves records over a connection until it ends; the streams stay. Cancel-safe, as the connection is lost then.
+    ///
+    /// `early`: what was read beyond the greeting. `resumed`: the other side still has the streams.
+    pub async fn run(self: &Arc<Self>, mut tcp: TcpStream, early: BytesMut, resumed: bool) -> Ended {
+        self.with(|streams| streams.handle_connected(resumed));
+        let echo = Mutex::new(Echo { heard: Instant::now(), asked: None, token: 0 });
+        let (reader, writer) = tcp.split();
+        tokio::select! {
+            ended = self.read(reader, early, &echo) => ended,
+            ended = self.write(writer) => ended,
+            ended = self.ask(&echo) => ended,
+        }
+    }
+
+    async fn read(self: &Arc<Self>, mut reader: ReadHalf<'_>, early: BytesMut, echo: &Mutex<Echo>) -> Ended {
+        let mut buffer = early;
+        loop {
+            if let Err(ended) = self.take_records(&mut buffer, echo) {
+                return ended;
+            }
+            buffer.reserve(READ_BYTES);
+            match reader.read_buf(&mut buffer).await {
+                Ok(0) => return Ended::Closed,
+                Ok(_) => {}
+                Err(error) => return Ended::Broken(error),
+            }
+        }
+    }
+
+    fn take_records(self: &Arc<Self>, buffer: &mut BytesMut, echo: &Mutex<Echo>) -> Result<(), Ended> {
+        let now = Instant::now();
+        echo.lock().unwrap_or_else(PoisonError::into_inner).heard = now;
+        while let Some((record, record_bytes)) = decode(buffer)? {
+            match record {
+                Record::Ping(token) => self.with(|streams| streams.push_record(&Record::Pong(token))),
+                Record::Pong(token) => {
+                    let round_trip = echo.lock().unwrap_or_else(PoisonError::into_inner).answered(token, now);
+                    if let Some(round_trip) = round_trip {
+                        self.lock().round_trip = Some(round_trip);
+                    }
+                }
+                Record::Receiver(state) => self.lock().receiver = state,
+                record => {
+                    self.with(|streams| streams.handle_record(record, now)).map_err(|_| Ended::Violation)?;
+                }
+            }
+            buffer.advance(record_bytes);
+        }
+        Ok(())
+    }
+
+    async fn write(self: &Arc<Self>, mut writer: WriteHalf<'_>) -> Ended {
+        let mut out = BytesMut::with_capacity(WRITE_BYTES * 2);
+        loop {
+            self.with(|streams| streams.poll_transmit(&mut out, WRITE_BYTES));
+            if out.is_empty() {
+                self.transmit.notified().await;
+            } else if let Err(error) = writer.write_all(&out).await {
+                return Ended::Broken(error);
+            }
+            out.clear();
+        }
+    }
+
+    /// Asks for an echo where nothing came for long, or the peer woke; ends where none comes.
+    async fn ask(self: &Arc<Self>, echo: &Mutex<Echo>) -> Ended {
+        let mut due = Instant::now(); // measures the round trip once at the start
+        loop {
+            let within = tokio::select! {
+                () = tokio::time::sleep_until(due.into()) => ECHO_WITHIN,
+                () = self.awake.notified() => ECHO_WITHIN_AWAKE,
+            };
+            let asked = Instant::now();
+            let token = echo.lock().unwrap_or_else(PoisonError::into_inner).ask(asked);
+            self.with(|streams| {
+                streams.handle_idle();
+                streams.push_record(&Record::Ping(token));
+            });
+            tokio::time::sleep_until((asked + within).into()).await;
+            let state = echo.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.heard < asked {
+                return Ended::Silent;
+            }
+            due = state.heard.max(asked) + PING_AFTER;
+        }
+    }
+}
+
+/// Is what was asked and heard on one connection.
+struct Echo {
+    heard: Instant,
+    asked: Option<Instant>,
+    token: u64,
+}
+
+impl Echo {
+    fn ask(&mut self, now: Instant) -> u64 {
+        self.token += 1;
+        self.asked = Some(now);
+        self.token
+    }
+
+    fn answered(&mut self, token: u64, now: Instant) -> Option<Duration> {
+        let asked = self.asked.filter(|_| token == self.token)?;
+        self.asked = None;
+        Some(now.duration_since(asked))
+    }
+}
