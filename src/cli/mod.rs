@@ -1,5 +1,8 @@
 //! The commands, one file each.
 
+pub mod check_config;
+pub mod key;
+
 use std::process::ExitCode;
 
 /// Runs the command that the arguments name.
