@@ -571,6 +571,10 @@ fn every_key_is_in_the_schema_with_a_word_for_its_author_and_in_the_fixture() {
                 .is_some_and(|text| text.len() > 20),
             "{property:?}"
         );
+        assert!(
+            property.1.get("default").is_none(),
+            "a default of null, which the parser refuses: {property:?}"
+        );
     }
 }
 

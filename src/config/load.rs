@@ -6,6 +6,10 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use schemars::Schema;
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+
 use super::check::{self, ReadKey};
 use super::errors::{Errors, Finding, Position, Subject};
 use super::keys::KeyFiles;
@@ -96,7 +100,14 @@ fn end_of(valid: &[u8]) -> Position {
 
 /// Returns the JSON Schema of a configuration file, for editors.
 pub fn schema() -> String {
-    let schema = schemars::schema_for!(raw::Site);
+    // Serde's default of an optional key is "nothing", which the file must not say; the descriptions name the real ones.
+    let drop_default = RecursiveTransform(|schema: &mut Schema| {
+        schema.remove("default");
+    });
+    let settings = SchemaSettings::draft2020_12().with_transform(drop_default);
+    let schema = settings
+        .into_generator()
+        .into_root_schema_for::<raw::Site>();
     serde_json::to_string_pretty(&schema).unwrap_or_default()
 }
 
