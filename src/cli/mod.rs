@@ -1,5 +1,7 @@
 //! The commands, one file each.
 
+pub mod check_config;
+pub mod key;
 pub mod status;
 
 use std::process::ExitCode;

@@ -1,7 +1,16 @@
-//! The configuration of a site: what a file may say ([`raw`]), and what it means once validated (this module).
+//! The configuration of a site: what a file may say (`raw`), and what it means once validated (this module).
 //!
 //! A [`Config`] that exists is right: names resolve, prefixes do not clash, keys are 32 bytes. Nothing here opens a
 //! socket. The format is YAML; the keys of the tunnel follow wg(8).
+
+mod check;
+mod errors;
+mod keys;
+mod load;
+mod outline;
+mod raw;
+mod value;
+mod yaml;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +20,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub use check::ReadKey;
+pub use errors::{Errors, Issue, Position};
+pub use keys::KeyFileError;
+pub use load::{fuzz_config, load, parse, schema};
 
 /// Holds a whole, validated site.
 #[derive(Debug, Clone)]
@@ -48,7 +62,9 @@ impl Name {
     /// Returns the name, or `None` where a byte is outside `[a-z0-9-]` or the length is not 1 to 63.
     pub fn new(text: &str) -> Option<Self> {
         let fits = (1..=63).contains(&text.len());
-        let clean = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let clean = text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         (fits && clean).then(|| Self(text.to_owned()))
     }
 

@@ -1,0 +1,275 @@
+//! The forwards: each by itself, and whether its peer and its target are there.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use serde_saphyr::Spanned;
+
+use super::{At, Findings, peers, tunnel};
+use crate::config::raw;
+use crate::config::value::{self, Judged, quote};
+use crate::config::{Forward, Name, OnUnreachable, Target};
+
+/// Limits a message unless the file says otherwise, in bytes: the largest embedded documents seen in HL7.
+const MESSAGE_BYTES: u64 = 64 << 20;
+/// Is the least limit of a message, in bytes: below, ordinary messages would not pass.
+const MESSAGE_BYTES_MIN: u64 = 1 << 10;
+/// Is the greatest limit of a message, in bytes: beyond, the sender has lost its end.
+const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+/// Bounds the wait for a receiver unless the file says otherwise: a short outage, and senders still wait.
+const HOLD_FOR: Duration = Duration::from_secs(30);
+/// Is the shortest wait: below, hold is close.
+const HOLD_FOR_MIN: Duration = Duration::from_secs(1);
+/// Is the longest wait: beyond, a sender has given up long ago.
+const HOLD_FOR_MAX: Duration = Duration::from_secs(3600);
+/// Limits the senders' connections at once unless the file says otherwise.
+const CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
+/// Is the longest idle timeout: a feed that is silent over a week end is alive.
+const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Is a forward, as far as it is right.
+pub(super) struct Draft {
+    pub(super) forward: Option<Forward>,
+    pub(super) name: Option<At<Name>>,
+    pub(super) listen: Option<At<SocketAddr>>,
+}
+
+/// Checks the forwards.
+pub(super) fn check(
+    raw: &[Spanned<raw::Forward>],
+    tunnel: &tunnel::Draft,
+    peers: &[peers::Draft],
+    findings: &mut Findings,
+) -> Vec<Draft> {
+    let forwards: Vec<Draft> = raw
+        .iter()
+        .map(|raw| forward(raw, tunnel, peers, findings))
+        .collect();
+    findings.duplicate_names(
+        "forward",
+        forwards.iter().filter_map(|forward| forward.name.as_ref()),
+    );
+    forwards
+}
+
+fn forward(
+    raw: &Spanned<raw::Forward>,
+    tunnel: &tunnel::Draft,
+    peers: &[peers::Draft],
+    findings: &mut Findings,
+) -> Draft {
+    let (at, raw_at, raw) = (raw.referenced, raw, &raw.value);
+    let name = findings.required(
+        at,
+        "name",
+        "a name for the forward",
+        raw.name.as_ref(),
+        value::name,
+    );
+    let instead = "ADDRESS:PORT where senders connect, such as 0.0.0.0:2575";
+    let listen = findings.required(
+        at,
+        "listen",
+        instead,
+        raw.listen.as_ref(),
+        value::socket_address,
+    );
+    let allow_from = allow_from(raw, findings);
+    let peer = findings.required(
+        at,
+        "peer",
+        "the name of a peer",
+        raw.peer.as_ref(),
+        value::name,
+    );
+    let peer_index = peer.as_ref().and_then(|peer| find(peer, peers, findings));
+    let target = target(raw_at, peer_index, tunnel, peers, findings);
+    let delivery = findings.optional(raw.delivery.as_ref(), (), delivery);
+    let size = |text: &str| value::size_bytes(text, MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX);
+    let message_bytes_max = findings.optional(raw.max_message_size.as_ref(), MESSAGE_BYTES, size);
+    let words = [
+        ("hold", OnUnreachable::Hold),
+        ("close", OnUnreachable::Close),
+        ("nak", OnUnreachable::Nak),
+    ];
+    let on_unreachable = raw.on_unreachable.as_ref();
+    let on_unreachable = findings.optional(on_unreachable, OnUnreachable::Hold, |text| {
+        value::choice(text, &words)
+    });
+    let hold = |text: &str| value::duration(text, HOLD_FOR_MIN..=HOLD_FOR_MAX);
+    let hold_for = findings.optional(raw.hold_for.as_ref(), HOLD_FOR, hold);
+    let connections_max = findings.optional(raw.max_connections.as_ref(), CONNECTIONS, connections);
+    let idle =
+        |text: &str| value::duration(text, Duration::from_secs(1)..=IDLE_TIMEOUT_MAX).map(Some);
+    let idle_timeout = findings.optional(raw.idle_timeout.as_ref(), None, idle);
+    let complete = || {
+        delivery?;
+        Some(Forward {
+            name: name.clone()?.value,
+            listen: listen?.value,
+            allow_from,
+            peer: peer?.value,
+            target: target?,
+            message_bytes_max: message_bytes_max?,
+            on_unreachable: on_unreachable?,
+            hold_for: hold_for?,
+            connections_max: connections_max?,
+            idle_timeout: idle_timeout?,
+        })
+    };
+    Draft {
+        forward: complete(),
+        name,
+        listen,
+    }
+}
+
+fn allow_from(raw: &raw::Forward, findings: &mut Findings) -> Vec<ipnet::IpNet> {
+    let Some(list) = &raw.allow_from else {
+        return Vec::new();
+    };
+    // Nobody or anybody: the file must say which.
+    if list.value.is_empty() {
+        findings.value(
+            list.referenced,
+            "is empty; write the senders' prefixes, or leave the key out to allow any",
+        );
+    }
+    findings
+        .list(&list.value, value::prefix)
+        .into_iter()
+        .map(|prefix| prefix.value)
+        .collect()
+}
+
+fn delivery(text: &str) -> Judged<()> {
+    if text == "stored" {
+        return Err(
+            "stored delivery is not in this version; write delivery: transparent".to_owned(),
+        );
+    }
+    value::choice(text, &[("transparent", ())])
+}
+
+/// Reads a limit of connections at once.
+pub(super) fn connections(text: &str) -> Judged<NonZeroUsize> {
+    let count = value::port(text)?;
+    Ok(NonZeroUsize::new(usize::from(count)).unwrap_or(NonZeroUsize::MIN))
+}
+
+/// Finds a peer by its name.
+pub(super) fn find(
+    name: &At<Name>,
+    peers: &[peers::Draft],
+    findings: &mut Findings,
+) -> Option<usize> {
+    let is_named = |peer: &peers::Draft| {
+        peer.name
+            .as_ref()
+            .is_some_and(|other| other.value == name.value)
+    };
+    let found = peers.iter().position(is_named);
+    if found.is_none() {
+        let wanted = quote(name.value.as_str());
+        let known: Vec<String> = peers
+            .iter()
+            .filter(|peer| peer.name.is_some())
+            .map(peers::Draft::label)
+            .collect();
+        let instead = match known.len() {
+            0 => "add it to peers".to_owned(),
+            1..=8 => format!("write {}", known.join(" or ")),
+            _ => "write one of the names in peers".to_owned(),
+        };
+        findings.value(name.at, format!("no peer is named {wanted}; {instead}"));
+    }
+    found
+}
+
+fn target(
+    raw: &Spanned<raw::Forward>,
+    peer: Option<usize>,
+    tunnel: &tunnel::Draft,
+    peers: &[peers::Draft],
+    findings: &mut Findings,
+) -> Option<Target> {
+    let named_peer = peer.and_then(|index| Some((index, peers.get(index)?)));
+    match (&raw.value.service, &raw.value.to) {
+        (None, None) => {
+            findings.missing(
+                raw.referenced,
+                "service",
+                "the peer's service by name, or to: ADDRESS:PORT",
+            );
+            None
+        }
+        (Some(_), Some(to)) => {
+            findings.value(
+                to.referenced,
+                "stands beside service; keep one: service where the peer runs wardlink, else to",
+            );
+            None
+        }
+        (Some(service), None) => {
+            let service = findings.read(service, value::name)?;
+            if let Some((_, peer)) = named_peer
+                && peer.address.is_none()
+                && !peer.prefixes.is_empty()
+            {
+                let label = peer.label();
+                let message = format!(
+                    "a link needs the one address of peer {label}, and its allowed_ips have no single host; \
+                     write address: at that peer"
+                );
+                findings.value(service.at, message);
+            }
+            Some(Target::Service(service.value))
+        }
+        (None, Some(to)) => {
+            let to = findings.read(to, value::socket_address)?;
+            inside(
+                At {
+                    value: to.value.ip(),
+                    at: to.at,
+                },
+                named_peer,
+                tunnel,
+                peers,
+                findings,
+            );
+            Some(Target::Address(to.value))
+        }
+    }
+}
+
+/// Notes a target that is not reached through the tunnel at the forward's peer.
+fn inside(
+    to: At<IpAddr>,
+    peer: Option<(usize, &peers::Draft)>,
+    tunnel: &tunnel::Draft,
+    peers: &[peers::Draft],
+    findings: &mut Findings,
+) {
+    if let Some(own) = tunnel.own(to.value) {
+        let line = own.line();
+        findings.value(
+            to.at,
+            format!(
+                "{} is this site's own address{line}; write one at the peer",
+                to.value
+            ),
+        );
+    } else if !tunnel.has_family_of(to.value) {
+        let instead = "write an address of that family in tunnel.address too";
+        findings.value(
+            to.at,
+            format!(
+                "{} is of a family that tunnel.address lacks; {instead}",
+                to.value
+            ),
+        );
+    } else if let Some((index, _)) = peer.filter(|(_, peer)| !peer.prefixes.is_empty()) {
+        peers::inside(to, index, peers, findings);
+    }
+}

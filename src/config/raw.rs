@@ -1,0 +1,283 @@
+//! What a configuration file may say: the keys, as serde reads them and as the JSON Schema shows them to editors.
+//!
+//! Every scalar stays text with its position, so that the checks can name line and column; nothing is judged here.
+//! Required keys are optional to serde for the same reason: a missing one is found together with all other mistakes.
+//! The keys are the contract of the product; those of the tunnel follow wg(8).
+
+// The doc comments of this file are the descriptions in the JSON Schema: they speak to the author of a configuration.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+/// Is one scalar as written, with its position.
+pub(super) type Text = Spanned<String>;
+
+/// A wardlink site: one end of an encrypted link that carries HL7 v2 (MLLP) between sites.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "wardlink site")]
+pub(super) struct Site {
+    /// The name of this installation, as peers and monitoring see it.
+    #[schemars(with = "schema::Name")]
+    pub site: Option<Text>,
+    /// Where what survives a restart is kept; created with mode 0700. Default: /var/lib/wardlink.
+    #[serde(default)]
+    #[schemars(with = "schema::AbsolutePath")]
+    pub state_dir: Option<Text>,
+    /// This site's end of the WireGuard tunnel.
+    #[schemars(with = "Tunnel")]
+    pub tunnel: Option<Spanned<Tunnel>>,
+    /// The sites at the other ends, one entry each.
+    #[serde(default)]
+    #[schemars(with = "Vec<Peer>")]
+    pub peers: Option<Vec<Spanned<Peer>>>,
+    /// Local ports where senders connect; what they send goes to a service at a peer.
+    #[serde(default)]
+    #[schemars(with = "Vec<Forward>")]
+    pub forwards: Option<Vec<Spanned<Forward>>>,
+    /// Receivers at this site that peers may deliver to.
+    #[serde(default)]
+    #[schemars(with = "Vec<Service>")]
+    pub services: Option<Vec<Spanned<Service>>>,
+    /// Health endpoints and metrics over HTTP.
+    #[serde(default)]
+    #[schemars(with = "Health")]
+    pub health: Option<Health>,
+    /// The local socket that the commands talk to.
+    #[serde(default)]
+    #[schemars(with = "Control")]
+    pub control: Option<Control>,
+}
+
+/// This site's end of the WireGuard tunnel.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tunnel {
+    /// The name of the TUN interface, at most 15 characters. Default: wl0.
+    #[serde(default)]
+    #[schemars(with = "schema::Interface")]
+    pub interface: Option<Text>,
+    /// How packets reach the kernel: auto takes the best that works here. Default: auto.
+    #[serde(default)]
+    #[schemars(with = "schema::Backend")]
+    pub backend: Option<Text>,
+    /// The file with this site's private key in base64, as `wardlink key gen` or `wg genkey` writes it; mode 0600. A
+    /// relative path is looked up in $CREDENTIALS_DIRECTORY where that is set, else beside this file.
+    #[schemars(with = "String")]
+    pub private_key_file: Option<Text>,
+    /// The UDP port where peers reach this site; 0 lets the kernel choose. Default: 51820.
+    #[serde(default)]
+    #[schemars(with = "u16")]
+    pub listen_port: Option<Text>,
+    /// The addresses of this site inside the tunnel, IPv4 or IPv6, such as 10.98.0.1/32.
+    #[schemars(with = "Vec<String>", length(min = 1))]
+    pub address: Option<Spanned<Vec<Text>>>,
+    /// The largest packet inside the tunnel in bytes, 1280 to 65535 (from 576 without IPv6). Default: 1420.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 576))]
+    pub mtu: Option<Text>,
+    /// A mark on the datagrams outside the tunnel, for policy routing; 0 or off sets none. Default: 0.
+    #[serde(default)]
+    #[schemars(with = "schema::Mark")]
+    pub fwmark: Option<Text>,
+    /// The routing table for the routes to allowed_ips: auto (the main table), off (routes are yours), or a number.
+    /// Default: auto.
+    #[serde(default)]
+    #[schemars(with = "schema::Table")]
+    pub table: Option<Text>,
+    /// The TCP port inside the tunnel where peers' links arrive. Default: 2570.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub link_port: Option<Text>,
+}
+
+/// A site at another end of the tunnel.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    /// The name of the peer; forwards and services refer to it.
+    #[schemars(with = "schema::Name")]
+    pub name: Option<Text>,
+    /// The peer's public key in base64, as `wardlink key pub` or `wg pubkey` prints it there.
+    #[schemars(with = "schema::Key")]
+    pub public_key: Option<Text>,
+    /// The file with a symmetric key that both sites share, as `wardlink key psk` or `wg genpsk` writes it; mode 0600.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub preshared_key_file: Option<Text>,
+    /// Where to reach the peer: HOST:PORT, a name or an address. Absent: wait for the peer to come.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub endpoint: Option<Text>,
+    /// The addresses inside the tunnel that are the peer's. A bare address is that one host.
+    #[schemars(with = "Vec<String>", length(min = 1))]
+    pub allowed_ips: Option<Spanned<Vec<Text>>>,
+    /// The peer's own address inside the tunnel. Default: the one host in allowed_ips.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub address: Option<Text>,
+    /// How often to send when nothing else is sent, such as 25s, so that a NAT on the way stays open. Default: off.
+    #[serde(default)]
+    #[schemars(with = "schema::DurationOrOff")]
+    pub persistent_keepalive: Option<Text>,
+    /// Whether the peer may reach addresses behind this site (a plain VPN, not only messages). Default: false.
+    #[serde(default)]
+    #[schemars(with = "bool")]
+    pub routed: Option<Text>,
+    /// Whether the peer may reach this host's own ports. Default: false.
+    #[serde(default)]
+    #[schemars(with = "bool")]
+    pub host_access: Option<Text>,
+}
+
+/// A local port whose messages go to a service at a peer: by name (service), or by address (to).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Forward {
+    /// The name of the forward.
+    #[schemars(with = "schema::Name")]
+    pub name: Option<Text>,
+    /// Where senders connect: ADDRESS:PORT, such as 0.0.0.0:2575.
+    #[schemars(with = "String")]
+    pub listen: Option<Text>,
+    /// The prefixes that may connect. Default: any.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub allow_from: Option<Spanned<Vec<Text>>>,
+    /// The name of the peer that receives.
+    #[schemars(with = "schema::Name")]
+    pub peer: Option<Text>,
+    /// The name of a service at the peer, where the peer runs wardlink.
+    #[serde(default)]
+    #[schemars(with = "schema::Name")]
+    pub service: Option<Text>,
+    /// ADDRESS:PORT inside the tunnel, where the peer runs plain WireGuard.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub to: Option<Text>,
+    /// How messages are delivered: transparent carries the receiver's own answers back. Default: transparent.
+    #[serde(default)]
+    #[schemars(with = "schema::Delivery")]
+    pub delivery: Option<Text>,
+    /// The largest message, such as 64MiB; a connection that sends a larger one is closed. Default: 64MiB.
+    #[serde(default)]
+    #[schemars(with = "schema::Size")]
+    pub max_message_size: Option<Text>,
+    /// What a sender sees while the receiver cannot be reached: hold keeps it waiting, close closes its connection, nak
+    /// answers AR. Default: hold.
+    #[serde(default)]
+    #[schemars(with = "schema::OnUnreachable")]
+    pub on_unreachable: Option<Text>,
+    /// How long hold waits, 1s to 1h. Default: 30s.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub hold_for: Option<Text>,
+    /// At most so many senders' connections at once. Default: 1024.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub max_connections: Option<Text>,
+    /// Closes a connection after so much silence, 1s to 7days. Default: never.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub idle_timeout: Option<Text>,
+}
+
+/// A receiver at this site that peers may deliver to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    /// The name of the service; the peers' forwards ask for it.
+    #[schemars(with = "schema::Name")]
+    pub name: Option<Text>,
+    /// Where the receiver listens: HOST:PORT.
+    #[schemars(with = "String")]
+    pub target: Option<Text>,
+    /// The names of the peers that may deliver. Default: none.
+    #[serde(default)]
+    #[schemars(with = "Vec<schema::Name>")]
+    pub allow_peers: Option<Vec<Text>>,
+    /// Offers the service also as plain TCP on this port of the tunnel address, for peers that run plain WireGuard.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub port: Option<Text>,
+    /// Closes a connection whose answer is overdue for so long, 1s to 1h. Default: only measure.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub ack_timeout: Option<Text>,
+    /// At most so many connections to the receiver at once; more wait. Default: 256.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub connections: Option<Text>,
+    /// How a receiver that nobody is connected to is probed: none, or tcp (a connection without a message). Default:
+    /// none.
+    #[serde(default)]
+    #[schemars(with = "schema::Probe")]
+    pub probe: Option<Text>,
+}
+
+/// Health endpoints and metrics over HTTP.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Health {
+    /// Where they listen, on loopback, or none. Default: 127.0.0.1:9575.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub listen: Option<Text>,
+}
+
+/// The local socket that the commands talk to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    /// The path of the socket. Default: /run/wardlink/SITE.sock.
+    #[serde(default)]
+    #[schemars(with = "schema::AbsolutePath")]
+    pub socket: Option<Text>,
+}
+
+/// Holds the shapes of scalars for the JSON Schema; the values are judged by the checks, not by these.
+mod schema {
+    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+    use std::borrow::Cow;
+
+    /// Declares shapes that stand in the schema where they are used.
+    macro_rules! shapes {
+        ($($name:ident = $schema:tt)*) => {$(
+            pub(super) struct $name;
+
+            impl JsonSchema for $name {
+                fn inline_schema() -> bool {
+                    true
+                }
+
+                fn schema_name() -> Cow<'static, str> {
+                    stringify!($name).into()
+                }
+
+                fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                    json_schema!($schema)
+                }
+            }
+        )*};
+    }
+
+    shapes! {
+        Name = { "type": "string", "pattern": "^[a-z0-9-]{1,63}$" }
+        Interface = { "type": "string", "pattern": "^[a-zA-Z0-9_=+.-]{1,15}$" }
+        AbsolutePath = { "type": "string", "pattern": "^/" }
+        Key = { "type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$" }
+        Duration = { "type": "string", "pattern": "^[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*$" }
+        DurationOrOff = { "type": "string", "pattern": "^(off|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
+        Size = { "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB)$" }
+        Backend = { "enum": ["auto", "plain"] }
+        Delivery = { "enum": ["transparent"] }
+        OnUnreachable = { "enum": ["hold", "close", "nak"] }
+        Probe = { "enum": ["none", "tcp"] }
+        Mark = { "anyOf": [{ "const": "off" }, { "type": "integer", "minimum": 0, "maximum": 0xffff_ffff_u32 }] }
+        Table = { "anyOf": [
+            { "enum": ["auto", "off"] },
+            { "type": "integer", "minimum": 1, "maximum": 0xffff_ffff_u32 }
+        ] }
+    }
+}

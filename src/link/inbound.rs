@@ -1,0 +1,292 @@
+//! The far end of all links: accepts at the link port, asks the tunnel who is there, hands streams to the services.
+//!
+//! It never believes a name that a peer claims: the tunnel vouches for the far address, and that address for the key.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::cause_chain;
+use super::session::Session;
+use super::stream_end::StreamEnd;
+use super::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
+use crate::config::{Name, PublicKey};
+
+/// Connections that have not greeted yet, at once.
+const GREETING_MAX: usize = 64;
+/// A greeting takes no longer.
+const GREET_WITHIN: Duration = Duration::from_secs(5);
+/// A greeting is one small record, in bytes.
+const GREETING_BYTES_MAX: usize = 1024;
+/// Links of all peers together that are kept, connected or not; a peer needs one a forward.
+const LINKS_MAX: usize = 1024;
+/// Streams of one link that wait for their service to take them.
+const ARRIVALS_MAX: usize = 1024;
+/// Streams outlive their connection by this much more than the near site keeps them.
+const LINGER_MORE: Duration = Duration::from_secs(10);
+/// The longest that a peer may make us keep streams.
+const LINGER_MAX: Duration = Duration::from_secs(3600);
+/// The receiver connections of a restarted peer's old streams are closed within this, before new ones open.
+const OLD_STREAMS_WITHIN: Duration = Duration::from_secs(2);
+/// `accept` failed, as for want of descriptors: it is tried again after so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Is a stream that a peer opened to a service.
+pub struct Arrival {
+    /// Is this end of the stream.
+    pub stream: StreamEnd,
+    /// Names the peer.
+    pub peer: Name,
+    /// Names the service.
+    pub service: Name,
+}
+
+/// Answers what the inbound end must know of the rooms around it.
+pub struct Gate {
+    /// Finds the peer that an inner address belongs to now.
+    pub owner: Box<dyn Fn(SocketAddr) -> Option<(PublicKey, Name)> + Send + Sync>,
+    /// Finds a service by its name and tells whether a peer may use it.
+    pub service: Box<dyn Fn(&str, &Name) -> Result<Name, Cause> + Send + Sync>,
+    /// Tells how a service's receiver is, and whenever that changes.
+    pub receiver: Box<dyn Fn(&Name) -> Option<watch::Receiver<ReceiverState>> + Send + Sync>,
+    /// Takes the streams.
+    pub arrivals: mpsc::Sender<Arrival>,
+    /// Names this site.
+    pub site: String,
+    /// Identifies this start of it.
+    pub instance: Instance,
+}
+
+/// Is the far end of all links.
+pub struct Inbound {
+    gate: Gate,
+    links: Mutex<HashMap<LinkKey, Link>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct LinkKey {
+    peer: PublicKey,
+    forward: String,
+}
+
+struct Link {
+    near: Instance,
+    service: Name,
+    session: Arc<Session>,
+    /// Changes when a newer connection takes over.
+    turn: watch::Sender<u64>,
+    /// Ends the session's own tasks with it.
+    _tasks: JoinSet<()>,
+}
+
+impl Inbound {
+    /// Makes the end; [`Inbound::run`] serves a listener.
+    pub fn new(gate: Gate) -> Arc<Self> {
+        Arc::new(Self { gate, links: Mutex::new(HashMap::new()) })
+    }
+
+    /// Accepts links on a listener, for ever. Cancel-safe.
+    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+        let greeting = Arc::new(Semaphore::new(GREETING_MAX));
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            let (tcp, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a link");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Beyond the limit the newest is closed; the peer tries again.
+            let Ok(permit) = Arc::clone(&greeting).try_acquire_owned() else { continue };
+            let inbound = Arc::clone(&self);
+            connections.spawn(async move {
+                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, from)).await;
+                drop(permit);
+                if let Ok(Some(greeted)) = greeted {
+                    inbound.serve(greeted).await;
+                }
+            });
+        }
+    }
+
+    /// Fails every stream of every link.
+    pub fn fail_all(&self, cause: Cause) {
+        for link in self.lock().values() {
+            link.session.fail_all(cause);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LinkKey, Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn greet(&self, mut tcp: TcpStream, from: SocketAddr) -> Option<Greeted> {
+        let (key, peer) = (self.gate.owner)(from)?;
+        super::inside::tune(&tcp, super::USER_TIMEOUT).ok()?;
+        let (hello, early) = read_hello(&mut tcp).await?;
+        let refusal = match (self.gate.service)(&hello.service, &peer) {
+            _ if !(hello.version_min..=hello.version_max).contains(&VERSION) => Cause::Protocol,
+            _ if self.lock().len() >= LINKS_MAX => Cause::TooManyStreams,
+            Ok(service) => return Some(Greeted { tcp, early, key, peer, hello, service }),
+            Err(cause) => cause,
+        };
+        tracing::warn!(%peer, forward = %printable(&hello.forward), service = %printable(&hello.service), cause = %refusal, "refused a link");
+        let mut out = BytesMut::new();
+        encode(&Record::Refuse(refusal), &mut out);
+        tcp.write_all(&out).await.ok();
+        None
+    }
+
+    async fn serve(self: &Arc<Self>, greeted: Greeted) {
+        let Greeted { mut tcp, early, key, peer, hello, service } = greeted;
+        let link_key = LinkKey { peer: key, forward: hello.forward.clone() };
+        let (session, mut turn, resumed) = self.take_over(&link_key, &hello, &peer, &service).await;
+        let mine = *turn.borrow_and_update();
+        let mut out = BytesMut::new();
+        let (site, instance) = (self.gate.site.clone(), self.gate.instance);
+        encode(&Record::Welcome(Welcome { version: VERSION, capabilities: 0, instance, resumed, site }), &mut out);
+        if tcp.write_all(&out).await.is_err() {
+            return;
+        }
+        let forward = printable(&hello.forward);
+        tracing::info!(%peer, %forward, %service, resumed, "link is up");
+        let tell = self.tell_receiver(&session, &service);
+        tokio::select! {
+            ended = session.run(tcp, early, resumed) => {
+                tracing::info!(%peer, %forward, why = %cause_chain(&ended), "link is down");
+                session.disconnected(Cause::LinkDown);
+                self.linger(&link_key, mine, turn).await;
+            }
+            // The newer connection's own `run` goes on with the streams.
+            _ = turn.changed() => {}
+            () = tell => {}
+        }
+    }
+
+    /// Finds the link's streams, or begins anew: a new start of the near site ends what its old one left.
+    async fn take_over(
+        self: &Arc<Self>,
+        key: &LinkKey,
+        hello: &Hello,
+        peer: &Name,
+        service: &Name,
+    ) -> (Arc<Session>, watch::Receiver<u64>, bool) {
+        let old = {
+            let mut links = self.lock();
+            match links.get(key) {
+                Some(link) if link.near == hello.instance && link.service == *service => {
+                    link.turn.send_modify(|turn| *turn += 1);
+                    return (Arc::clone(&link.session), link.turn.subscribe(), true);
+                }
+                _ => links.remove(key),
+            }
+        };
+        if let Some(old) = old {
+            old.turn.send_modify(|turn| *turn += 1);
+            old.session.fail_all(Cause::Lost);
+            let deadline = Instant::now() + OLD_STREAMS_WITHIN;
+            while old.session.count() > 0 && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let linger = (Duration::from_millis(hello.linger_ms.into()) + LINGER_MORE).min(LINGER_MAX);
+        let (arrivals, streams) = mpsc::channel(ARRIVALS_MAX);
+        let session = Session::far(linger, arrivals);
+        let mut tasks = JoinSet::new();
+        let clock = Arc::clone(&session);
+        tasks.spawn(async move { clock.run_clock().await });
+        tasks.spawn(hand_over(streams, self.gate.arrivals.clone(), peer.clone(), service.clone()));
+        let (turn, receiver) = watch::channel(0);
+        let link = Link {
+            near: hello.instance,
+            service: service.clone(),
+            session: Arc::clone(&session),
+            turn,
+            _tasks: tasks,
+        };
+        self.lock().insert(key.clone(), link);
+        (session, receiver, false)
+    }
+
+    /// Keeps a link without a connection for as long as its streams may come back, then forgets it.
+    async fn linger(&self, key: &LinkKey, mine: u64, mut turn: watch::Receiver<u64>) {
+        let over = tokio::time::timeout(LINGER_MAX, async {
+            while let Some(session) = self.lock().get(key).map(|link| Arc::clone(&link.session)) {
+                if session.count() == 0 {
+                    return;
+                }
+                drop(session);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        tokio::select! {
+            _ = over => {
+                let mut links = self.lock();
+                if links.get(key).is_some_and(|link| *link.turn.borrow() == mine) {
+                    links.remove(key);
+                }
+            }
+            _ = turn.changed() => {}
+        }
+    }
+
+    /// Tells the near site how the receiver is, at once and at each change, for as long as the link is up.
+    async fn tell_receiver(&self, session: &Arc<Session>, service: &Name) {
+        let Some(mut receiver) = (self.gate.receiver)(service) else { return std::future::pending().await };
+        loop {
+            let state = *receiver.borrow_and_update();
+            session.tell_receiver(state);
+            if receiver.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+struct Greeted {
+    tcp: TcpStream,
+    early: BytesMut,
+    key: PublicKey,
+    peer: Name,
+    hello: Hello,
+    service: Name,
+}
+
+async fn read_hello(tcp: &mut TcpStream) -> Option<(Hello, BytesMut)> {
+    let mut buffer = BytesMut::with_capacity(GREETING_BYTES_MAX);
+    loop {
+        if tcp.read_buf(&mut buffer).await.ok()? == 0 || buffer.len() > GREETING_BYTES_MAX * 8 {
+            return None;
+        }
+        match decode(&buffer).ok()? {
+            None => {}
+            Some((Record::Hello(hello), hello_bytes)) => return Some((hello, buffer.split_off(hello_bytes))),
+            Some(_) => return None,
+        }
+    }
+}
+
+/// Adds to each stream whose it is.
+async fn hand_over(mut streams: mpsc::Receiver<StreamEnd>, arrivals: mpsc::Sender<Arrival>, peer: Name, service: Name) {
+    while let Some(stream) = streams.recv().await {
+        let arrival = Arrival { stream, peer: peer.clone(), service: service.clone() };
+        if arrivals.send(arrival).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Makes a name that a peer claims fit for a log line.
+fn printable(name: &str) -> String {
+    Name::new(name).map_or_else(|| "(not a name)".to_owned(), |name| name.to_string())
+}
