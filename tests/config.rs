@@ -3,13 +3,7 @@
 //! A bad file `bad/NAME.yaml` has its expected errors beside it in `bad/NAME.txt`; with WARDLINK_BLESS set, the test
 //! that compares them writes what is said now, to be read before it is committed.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::too_many_lines
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::too_many_lines)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,8 +13,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::Value;
 use wardlink::config::{
-    self, Backend, Config, Errors, Host, KeyFileError, OnUnreachable, Probe, SecretKey, Table,
-    Target,
+    self, Backend, Config, Errors, Host, KeyFileError, OnUnreachable, Probe, SecretKey, Table, Target,
 };
 
 /// Stands for the content of every good key file.
@@ -39,12 +32,8 @@ fn read_key(path: &Path) -> Result<SecretKey, KeyFileError> {
 
 fn files(directory: &str) -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
-    let entries = fs::read_dir(&directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = entries
-        .filter(|path| path.extension().is_some_and(|ext| ext == "yaml"))
-        .collect();
+    let entries = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|ext| ext == "yaml")).collect();
     files.sort();
     assert!(!files.is_empty(), "{}", directory.display());
     files
@@ -65,17 +54,9 @@ fn every_bad_file_is_refused_in_the_expected_words() {
     let mut wrong = Vec::new();
     for path in files("tests/fixtures/config/bad") {
         // load() is for what is no text at all.
-        let outcome = if path.ends_with("not-utf-8.yaml") {
-            config::load(&path)
-        } else {
-            parse(&path)
-        };
+        let outcome = if path.ends_with("not-utf-8.yaml") { config::load(&path) } else { parse(&path) };
         let directory = format!("{}/", path.parent().unwrap().display());
-        let said = outcome
-            .expect_err(&path.display().to_string())
-            .to_string()
-            .replace(&directory, "")
-            + "\n";
+        let said = outcome.expect_err(&path.display().to_string()).to_string().replace(&directory, "") + "\n";
         let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
         if said != expected {
             wrong.push(format!("--- {}\n{said}", path.display()));
@@ -84,11 +65,7 @@ fn every_bad_file_is_refused_in_the_expected_words() {
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "other words than expected:\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "other words than expected:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -100,77 +77,35 @@ fn every_key_has_its_meaning() {
     assert_eq!(config.tunnel.backend, Backend::Plain);
     assert_eq!(config.tunnel.private_key.expose(), &KEY);
     assert_eq!(config.tunnel.listen_port, 51821);
-    assert_eq!(
-        config.tunnel.addresses,
-        [
-            "10.98.0.1/24".parse().unwrap(),
-            "fd98::1/128".parse().unwrap()
-        ]
-    );
+    assert_eq!(config.tunnel.addresses, ["10.98.0.1/24".parse().unwrap(), "fd98::1/128".parse().unwrap()]);
     assert_eq!((config.tunnel.mtu, config.tunnel.fwmark), (1380, 0xca6c));
-    assert_eq!(
-        (config.tunnel.table, config.tunnel.link_port),
-        (Table::Number(4242), 2571)
-    );
+    assert_eq!((config.tunnel.table, config.tunnel.link_port), (Table::Number(4242), 2571));
     let peer = &config.peers[0];
-    assert_eq!(
-        peer.public_key.to_string(),
-        "5EQWjucdiwf1NMA8EY5bDhP5w3sKBh91YtPBIE9Nuxs="
-    );
-    assert_eq!(
-        peer.preshared_key.as_ref().map(SecretKey::expose),
-        Some(&KEY)
-    );
+    assert_eq!(peer.public_key.to_string(), "5EQWjucdiwf1NMA8EY5bDhP5w3sKBh91YtPBIE9Nuxs=");
+    assert_eq!(peer.preshared_key.as_ref().map(SecretKey::expose), Some(&KEY));
     let endpoint = peer.endpoint.as_ref().unwrap();
-    assert_eq!(
-        (&endpoint.host, endpoint.port),
-        (&Host::Address("2001:db8::7".parse().unwrap()), 51820)
-    );
+    assert_eq!((&endpoint.host, endpoint.port), (&Host::Address("2001:db8::7".parse().unwrap()), 51820));
     assert_eq!(peer.allowed_ips.len(), 3);
     assert_eq!(peer.address, Some("10.98.0.2".parse().unwrap()));
     assert_eq!(peer.persistent_keepalive, Some(Duration::from_secs(25)));
     assert_eq!((peer.routed, peer.host_access), (true, false));
     let forward = &config.forwards[0];
     assert_eq!(forward.listen, "0.0.0.0:2575".parse().unwrap());
-    assert_eq!(
-        forward.allow_from,
-        [
-            "192.168.10.0/24".parse().unwrap(),
-            "192.168.11.7/32".parse().unwrap()
-        ]
-    );
+    assert_eq!(forward.allow_from, ["192.168.10.0/24".parse().unwrap(), "192.168.11.7/32".parse().unwrap()]);
     assert_eq!(forward.peer, peer.name);
     assert!(matches!(&forward.target, Target::Service(name) if name.as_str() == "orders"));
     assert_eq!(forward.message_bytes_max, 16 * 1024 * 1024);
-    assert_eq!(
-        (forward.on_unreachable, forward.hold_for),
-        (OnUnreachable::Nak, Duration::from_secs(120))
-    );
-    assert_eq!(
-        (forward.connections_max.get(), forward.idle_timeout),
-        (64, Some(Duration::from_secs(3600)))
-    );
-    assert_eq!(
-        config.forwards[1].target,
-        Target::Address("10.20.3.4:2575".parse().unwrap())
-    );
+    assert_eq!((forward.on_unreachable, forward.hold_for), (OnUnreachable::Nak, Duration::from_secs(120)));
+    assert_eq!((forward.connections_max.get(), forward.idle_timeout), (64, Some(Duration::from_secs(3600))));
+    assert_eq!(config.forwards[1].target, Target::Address("10.20.3.4:2575".parse().unwrap()));
     let service = &config.services[0];
-    assert_eq!(
-        service.target.host,
-        Host::Name("emr.example.org".to_owned())
-    );
+    assert_eq!(service.target.host, Host::Name("emr.example.org".to_owned()));
     assert_eq!((service.target.port, service.port), (6661, Some(2576)));
     assert_eq!(service.allow_peers, std::slice::from_ref(&peer.name));
-    assert_eq!(
-        (service.ack_timeout, service.connections_max.get()),
-        (Some(Duration::from_secs(90)), 1)
-    );
+    assert_eq!((service.ack_timeout, service.connections_max.get()), (Some(Duration::from_secs(90)), 1));
     assert_eq!(service.probe, Probe::Tcp);
     assert_eq!(config.health_listen, Some("[::1]:9576".parse().unwrap()));
-    assert_eq!(
-        config.control_socket,
-        Path::new("/run/wardlink/every-key.sock")
-    );
+    assert_eq!(config.control_socket, Path::new("/run/wardlink/every-key.sock"));
 }
 
 #[test]
@@ -178,87 +113,34 @@ fn what_is_left_out_has_its_default() {
     let config = good("tests/fixtures/config/good/defaults.yaml");
     assert_eq!(config.state_dir, Path::new("/var/lib/wardlink"));
     let tunnel = &config.tunnel;
-    assert_eq!(
-        (
-            tunnel.interface.as_str(),
-            tunnel.backend,
-            tunnel.listen_port
-        ),
-        ("wl0", Backend::Auto, 51820)
-    );
-    assert_eq!(
-        (tunnel.mtu, tunnel.fwmark, tunnel.table, tunnel.link_port),
-        (1420, 0, Table::Auto, 2570)
-    );
+    assert_eq!((tunnel.interface.as_str(), tunnel.backend, tunnel.listen_port), ("wl0", Backend::Auto, 51820));
+    assert_eq!((tunnel.mtu, tunnel.fwmark, tunnel.table, tunnel.link_port), (1420, 0, Table::Auto, 2570));
     let peer = &config.peers[0];
-    assert_eq!(
-        peer.address,
-        Some("fd98::2".parse().unwrap()),
-        "the one host of the family that the tunnel has"
-    );
+    assert_eq!(peer.address, Some("fd98::2".parse().unwrap()), "the one host of the family that the tunnel has");
     assert_eq!(peer.persistent_keepalive, None);
-    assert!(
-        peer.endpoint.is_none()
-            && peer.preshared_key.is_none()
-            && !peer.routed
-            && !peer.host_access
-    );
+    assert!(peer.endpoint.is_none() && peer.preshared_key.is_none() && !peer.routed && !peer.host_access);
     let forward = &config.forwards[0];
-    assert_eq!(
-        (forward.on_unreachable, forward.hold_for),
-        (OnUnreachable::Hold, Duration::from_secs(30))
-    );
-    assert_eq!(
-        (forward.message_bytes_max, forward.connections_max.get()),
-        (64 << 20, 1024)
-    );
+    assert_eq!((forward.on_unreachable, forward.hold_for), (OnUnreachable::Hold, Duration::from_secs(30)));
+    assert_eq!((forward.message_bytes_max, forward.connections_max.get()), (64 << 20, 1024));
     assert!(forward.allow_from.is_empty() && forward.idle_timeout.is_none());
     let service = &config.services[0];
-    assert_eq!(
-        (
-            service.connections_max.get(),
-            service.probe,
-            service.ack_timeout
-        ),
-        (256, Probe::None, None)
-    );
+    assert_eq!((service.connections_max.get(), service.probe, service.ack_timeout), (256, Probe::None, None));
     assert!(service.allow_peers.is_empty() && service.port.is_none());
     assert_eq!(config.health_listen, None);
     assert_eq!(config.control_socket, Path::new("/run/wardlink/small.sock"));
     let health = good("configs/north-hospital.yaml").health_listen;
-    assert_eq!(
-        health,
-        Some("127.0.0.1:9575".parse().unwrap()),
-        "without health: altogether"
-    );
+    assert_eq!(health, Some("127.0.0.1:9575".parse().unwrap()), "without health: altogether");
 }
 
 #[test]
 fn the_two_sites_of_the_guide_fit_together() {
-    let (hospital, lab) = (
-        good("configs/north-hospital.yaml"),
-        good("configs/city-lab.yaml"),
-    );
+    let (hospital, lab) = (good("configs/north-hospital.yaml"), good("configs/city-lab.yaml"));
     for (here, there) in [(&hospital, &lab), (&lab, &hospital)] {
-        let peer = here
-            .peers
-            .iter()
-            .find(|peer| peer.name == there.site)
-            .unwrap();
+        let peer = here.peers.iter().find(|peer| peer.name == there.site).unwrap();
         assert_eq!(peer.address, Some(there.tunnel.addresses[0].addr()));
-        for forward in here
-            .forwards
-            .iter()
-            .filter(|forward| forward.peer == there.site)
-        {
-            let Target::Service(name) = &forward.target else {
-                panic!("{forward:?}")
-            };
-            let service = there
-                .services
-                .iter()
-                .find(|service| &service.name == name)
-                .unwrap();
+        for forward in here.forwards.iter().filter(|forward| forward.peer == there.site) {
+            let Target::Service(name) = &forward.target else { panic!("{forward:?}") };
+            let service = there.services.iter().find(|service| &service.name == name).unwrap();
             assert!(service.allow_peers.contains(&here.site));
         }
     }
@@ -274,9 +156,7 @@ struct Site {
 
 impl Site {
     fn new(key: &[u8], mode: u32) -> Self {
-        let site = Self {
-            directory: tempfile::tempdir().unwrap(),
-        };
+        let site = Self { directory: tempfile::tempdir().unwrap() };
         site.write_key("private.key", key, mode);
         let text = "site: lab\ntunnel:\n  private_key_file: private.key\n  address: [10.98.0.1]\n";
         fs::write(site.file(), text).unwrap();
@@ -306,15 +186,7 @@ const KEY_TEXT: &[u8] = b"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n";
 #[test]
 fn a_key_file_is_for_its_owner_only() {
     for mode in [0o600, 0o400] {
-        assert_eq!(
-            Site::new(KEY_TEXT, mode)
-                .load()
-                .unwrap()
-                .tunnel
-                .private_key
-                .expose(),
-            &KEY
-        );
+        assert_eq!(Site::new(KEY_TEXT, mode).load().unwrap().tunnel.private_key.expose(), &KEY);
     }
     for mode in [0o644, 0o604, 0o660, 0o620, 0o602, 0o640] {
         let said = Site::new(KEY_TEXT, mode).load().unwrap_err();
@@ -331,14 +203,7 @@ fn a_key_file_holds_one_key_and_its_content_is_never_said() {
     let short = b"c2hvcnQ=\n".to_vec();
     let twice = KEY_TEXT.repeat(2);
     let endless = b"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".repeat(100);
-    for content in [
-        &short[..],
-        b"",
-        &twice,
-        &endless,
-        &[0xff; 32],
-        b"private_key=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBw",
-    ] {
+    for content in [&short[..], b"", &twice, &endless, &[0xff; 32], b"private_key=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBw"] {
         let said = Site::new(content, 0o600).load().unwrap_err();
         let expected = "site.yaml:3:21: tunnel.private_key_file: private.key does not hold a key of 32 bytes in base64; \
                         it must be one line, as wardlink key gen or wg genkey writes it";
@@ -355,33 +220,21 @@ fn a_key_file_that_is_none_is_refused_without_waiting() {
                     create it: (umask 077; wardlink key gen > private.key)";
     assert_eq!(site.load().unwrap_err(), expected);
     fs::create_dir(&key).unwrap();
-    assert!(
-        site.load()
-            .unwrap_err()
-            .ends_with("private.key is not a regular file; write the path of a file")
-    );
+    assert!(site.load().unwrap_err().ends_with("private.key is not a regular file; write the path of a file"));
     fs::remove_dir(&key).unwrap();
     nix::unistd::mkfifo(&key, nix::sys::stat::Mode::S_IRUSR).unwrap();
-    assert!(
-        site.load()
-            .unwrap_err()
-            .ends_with("private.key is not a regular file; write the path of a file")
-    );
+    assert!(site.load().unwrap_err().ends_with("private.key is not a regular file; write the path of a file"));
 }
 
 #[test]
 fn a_file_that_cannot_be_a_configuration_is_refused_as_a_whole() {
     let site = Site::new(KEY_TEXT, 0o600);
     fs::write(site.file(), "# a line of a log\n".repeat(100_000)).unwrap();
-    let expected =
-        "site.yaml: is longer than 1048576 bytes; write -c FILE with the path of a configuration";
+    let expected = "site.yaml: is longer than 1048576 bytes; write -c FILE with the path of a configuration";
     assert_eq!(site.load().unwrap_err(), expected);
     fs::remove_file(site.file()).unwrap();
     let said = site.load().unwrap_err();
-    assert!(
-        said.starts_with("site.yaml: cannot be read (No such file or directory"),
-        "{said}"
-    );
+    assert!(said.starts_with("site.yaml: cannot be read (No such file or directory"), "{said}");
 }
 
 #[test]
@@ -392,9 +245,7 @@ fn hundreds_of_peers_and_many_comments_are_no_bomb() {
         let key = config::PublicKey([index.to_be_bytes(); 16].concat().try_into().unwrap());
         let [high, low] = index.to_be_bytes();
         text += &"  # a note\n".repeat(50);
-        text += &format!(
-            "  - name: p{index}\n    public_key: \"{key}\"\n    allowed_ips: [10.99.{high}.{low}]\n"
-        );
+        text += &format!("  - name: p{index}\n    public_key: \"{key}\"\n    allowed_ips: [10.99.{high}.{low}]\n");
     }
     let config = config::parse(&text, Path::new("hub.yaml"), &read_key).unwrap();
     assert_eq!(config.peers.len(), 500);
@@ -407,9 +258,7 @@ fn mismatch(schema: &Value, root: &Value, value: &Value, path: &str) -> Option<S
         return mismatch(target, root, value, path);
     }
     if let Some(any) = schema["anyOf"].as_array() {
-        let fits = any
-            .iter()
-            .any(|one| mismatch(one, root, value, path).is_none());
+        let fits = any.iter().any(|one| mismatch(one, root, value, path).is_none());
         return (!fits).then(|| format!("{path}: none of anyOf"));
     }
     let has_type = match schema["type"].as_str() {
@@ -431,38 +280,22 @@ fn mismatch(schema: &Value, root: &Value, value: &Value, path: &str) -> Option<S
         return (word != value).then(|| format!("{path}: {value} is not {word}"));
     }
     let number = |key: &str| schema[key].as_f64();
-    let too_small = value
-        .as_f64()
-        .zip(number("minimum"))
-        .is_some_and(|(value, least)| value < least);
-    let too_large = value
-        .as_f64()
-        .zip(number("maximum"))
-        .is_some_and(|(value, most)| value > most);
+    let too_small = value.as_f64().zip(number("minimum")).is_some_and(|(value, least)| value < least);
+    let too_large = value.as_f64().zip(number("maximum")).is_some_and(|(value, most)| value > most);
     if too_small || too_large {
         return Some(format!("{path}: {value} is out of range"));
     }
     let items = value.as_array().into_iter().flatten().enumerate();
-    let in_items = items
-        .map(|(index, item)| mismatch(&schema["items"], root, item, &format!("{path}[{index}]")));
-    let missing = schema["required"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|key| {
-            let key = key.as_str().unwrap();
-            value
-                .get(key)
-                .is_none()
-                .then(|| format!("{path}.{key} is missing"))
-        });
+    let in_items = items.map(|(index, item)| mismatch(&schema["items"], root, item, &format!("{path}[{index}]")));
+    let missing = schema["required"].as_array().into_iter().flatten().map(|key| {
+        let key = key.as_str().unwrap();
+        value.get(key).is_none().then(|| format!("{path}.{key} is missing"))
+    });
     let in_keys = value.as_object().into_iter().flatten().map(|(key, value)| {
         let path = format!("{path}.{key}");
         match schema["properties"].get(key) {
             Some(schema) => mismatch(schema, root, value, &path),
-            None => {
-                (schema["additionalProperties"] == false).then(|| format!("{path} is not known"))
-            }
+            None => (schema["additionalProperties"] == false).then(|| format!("{path} is not known")),
         }
     });
     in_items.chain(missing).chain(in_keys).flatten().next()
@@ -481,17 +314,9 @@ fn yaml(path: &Path) -> Value {
 #[test]
 fn the_schema_takes_what_the_parser_takes() {
     let schema = schema();
-    for path in files("configs")
-        .into_iter()
-        .chain(files("tests/fixtures/config/good"))
-    {
+    for path in files("configs").into_iter().chain(files("tests/fixtures/config/good")) {
         parse(&path).unwrap();
-        assert_eq!(
-            mismatch(&schema, &schema, &yaml(&path), ""),
-            None,
-            "{}",
-            path.display()
-        );
+        assert_eq!(mismatch(&schema, &schema, &yaml(&path), ""), None, "{}", path.display());
     }
 }
 
@@ -518,21 +343,15 @@ fn the_schema_refuses_what_editors_can_see() {
         "tunnel-numbers",
     ];
     for name in bad {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("tests/fixtures/config/bad/{name}.yaml"));
-        assert!(
-            mismatch(&schema, &schema, &yaml(&path), "").is_some(),
-            "{name}"
-        );
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/config/bad/{name}.yaml"));
+        assert!(mismatch(&schema, &schema, &yaml(&path), "").is_some(), "{name}");
     }
 }
 
 /// Lists the keys of every object in the schema, or of a document, as `peers[].name`.
 fn keys(of: &Value, root: Option<&Value>, path: &str, found: &mut BTreeSet<String>) {
     let of = match (root, of["$ref"].as_str()) {
-        (Some(root), Some(reference)) => {
-            root.pointer(reference.strip_prefix('#').unwrap()).unwrap()
-        }
+        (Some(root), Some(reference)) => root.pointer(reference.strip_prefix('#').unwrap()).unwrap(),
         _ => of,
     };
     let (properties, items) = match root {
@@ -544,11 +363,7 @@ fn keys(of: &Value, root: Option<&Value>, path: &str, found: &mut BTreeSet<Strin
         keys(value, root, &path, found);
         found.insert(path);
     }
-    for (index, item) in items
-        .into_iter()
-        .chain(of.get(1).filter(|_| root.is_none()))
-        .enumerate()
-    {
+    for (index, item) in items.into_iter().chain(of.get(1).filter(|_| root.is_none())).enumerate() {
         assert!(index < 2);
         keys(item, root, &format!("{path}[]"), found);
     }
@@ -559,22 +374,13 @@ fn every_key_is_in_the_schema_with_a_word_for_its_author_and_in_the_fixture() {
     let schema = schema();
     let (mut in_schema, mut in_fixture) = (BTreeSet::new(), BTreeSet::new());
     keys(&schema, Some(&schema), "", &mut in_schema);
-    let fixture =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/good/every-key.yaml");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/good/every-key.yaml");
     keys(&yaml(&fixture), None, "", &mut in_fixture);
     assert_eq!(in_schema, in_fixture);
     let objects = std::iter::once(&schema).chain(schema["$defs"].as_object().unwrap().values());
     for property in objects.flat_map(|object| object["properties"].as_object().unwrap()) {
-        assert!(
-            property.1["description"]
-                .as_str()
-                .is_some_and(|text| text.len() > 20),
-            "{property:?}"
-        );
-        assert!(
-            property.1.get("default").is_none(),
-            "a default of null, which the parser refuses: {property:?}"
-        );
+        assert!(property.1["description"].as_str().is_some_and(|text| text.len() > 20), "{property:?}");
+        assert!(property.1.get("default").is_none(), "a default of null, which the parser refuses: {property:?}");
     }
 }
 
@@ -619,18 +425,14 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
         "[ -~]{0,8}".prop_map(String::into_bytes),
     ];
     let edit = (any::<proptest::sample::Index>(), 0..40usize, fragment);
-    (
-        proptest::sample::select(examples),
-        proptest::collection::vec(edit, 0..8),
-    )
-        .prop_map(|(mut text, edits)| {
-            for (at, dropped, fragment) in edits {
-                let at = at.index(text.len() + 1);
-                let end = (at + dropped).min(text.len());
-                text.splice(at..end, fragment);
-            }
-            text
-        })
+    (proptest::sample::select(examples), proptest::collection::vec(edit, 0..8)).prop_map(|(mut text, edits)| {
+        for (at, dropped, fragment) in edits {
+            let at = at.index(text.len() + 1);
+            let end = (at + dropped).min(text.len());
+            text.splice(at..end, fragment);
+        }
+        text
+    })
 }
 
 /// Parses with keys and without; what is wrong must be sayable, in order.
@@ -640,12 +442,7 @@ fn never_panics(data: &[u8]) {
     if let Err(errors) = config::parse(&text, Path::new("site.yaml"), &read_key) {
         assert!(!errors.issues().is_empty());
         assert!(errors.issues().is_sorted_by_key(|issue| issue.position));
-        assert!(
-            errors
-                .issues()
-                .iter()
-                .all(|issue| !issue.message.is_empty())
-        );
+        assert!(errors.issues().iter().all(|issue| !issue.message.is_empty()));
         assert_eq!(errors.to_string().lines().count(), errors.issues().len());
     }
 }

@@ -18,12 +18,7 @@ const EXIT_BAD_CONFIG: u8 = 64;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The configuration to validate.
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/wardlink/wardlink.yaml"
-    )]
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/wardlink/wardlink.yaml")]
     config: PathBuf,
     /// Prints the JSON Schema of configurations instead, for editors.
     #[arg(long)]
@@ -36,11 +31,7 @@ pub fn run(args: Args) -> ExitCode {
         return say(&config::schema());
     }
     match config::load(&args.config) {
-        Ok(config) => say(&format!(
-            "{}: ok: {}",
-            args.config.display(),
-            summary(&config)
-        )),
+        Ok(config) => say(&format!("{}: ok: {}", args.config.display(), summary(&config))),
         Err(errors) => {
             // The exit code says it too, where standard error is closed.
             writeln!(io::stderr(), "{errors}").ok();
@@ -58,8 +49,7 @@ fn say(line: &str) -> ExitCode {
 
 /// Counts what a site has: `site north-hospital, 1 peer, 1 forward, 1 service`.
 fn summary(config: &Config) -> String {
-    let count =
-        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!(
         "site {}, {}, {}, {}",
         config.site,
@@ -80,13 +70,7 @@ mod tests {
     fn counts_what_a_site_has() {
         let text = "site: lab\ntunnel: {private_key_file: k, address: [10.98.0.1]}\n\
                     services: [{name: a, target: 'h:1'}, {name: b, target: 'h:2'}]\n";
-        let config = config::parse(text, Path::new("lab.yaml"), &|_| {
-            Ok(SecretKey::new([1; 32]))
-        })
-        .unwrap();
-        assert_eq!(
-            summary(&config),
-            "site lab, 0 peers, 0 forwards, 2 services"
-        );
+        let config = config::parse(text, Path::new("lab.yaml"), &|_| Ok(SecretKey::new([1; 32]))).unwrap();
+        assert_eq!(summary(&config), "site lab, 0 peers, 0 forwards, 2 services");
     }
 }

@@ -49,11 +49,7 @@ pub fn run(args: Args) -> ExitCode {
         Err(error) => {
             complain(&error.to_string());
             let is_input = error.kind() == io::ErrorKind::InvalidData;
-            if is_input {
-                ExitCode::from(EXIT_BAD_INPUT)
-            } else {
-                ExitCode::FAILURE
-            }
+            if is_input { ExitCode::from(EXIT_BAD_INPUT) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -72,9 +68,7 @@ fn clamp(bytes: &mut [u8; 32]) {
 
 fn generate(finish: impl FnOnce(&mut [u8; 32])) -> io::Result<()> {
     if is_world_accessible_file()? {
-        complain(
-            "warning: writing to a world accessible file; use: (umask 077; wardlink key ... > FILE)",
-        );
+        complain("warning: writing to a world accessible file; use: (umask 077; wardlink key ... > FILE)");
     }
     let mut bytes = Zeroizing::new([0u8; 32]);
     getrandom::fill(bytes.as_mut_slice()).map_err(|error| io::Error::other(error.to_string()))?;
@@ -90,16 +84,9 @@ fn is_world_accessible_file() -> io::Result<bool> {
 
 fn public_key() -> io::Result<()> {
     // One allocation of full size: a growing buffer would leave copies behind.
-    let mut input = Zeroizing::new(Vec::with_capacity(
-        usize::try_from(INPUT_BYTES_MAX).unwrap_or_default(),
-    ));
-    io::stdin()
-        .lock()
-        .take(INPUT_BYTES_MAX)
-        .read_to_end(&mut input)?;
-    let key = std::str::from_utf8(&input)
-        .ok()
-        .and_then(|text| SecretKey::from_base64(text.trim_ascii()));
+    let mut input = Zeroizing::new(Vec::with_capacity(usize::try_from(INPUT_BYTES_MAX).unwrap_or_default()));
+    io::stdin().lock().take(INPUT_BYTES_MAX).read_to_end(&mut input)?;
+    let key = std::str::from_utf8(&input).ok().and_then(|text| SecretKey::from_base64(text.trim_ascii()));
     let key = key.ok_or_else(|| {
         let message = "standard input is not a private key; give it the file that wardlink key gen has written";
         io::Error::new(io::ErrorKind::InvalidData, message)

@@ -37,14 +37,7 @@ pub struct Position {
 impl Errors {
     /// Says that the file as a whole is no configuration.
     pub(super) fn whole(file: &Path, message: String) -> Self {
-        Self {
-            file: shown(file),
-            issues: vec![Issue {
-                position: None,
-                path: String::new(),
-                message,
-            }],
-        }
+        Self { file: shown(file), issues: vec![Issue { position: None, path: String::new(), message }] }
     }
 
     /// Gives each finding the path of its key, and sorts them by position.
@@ -55,18 +48,12 @@ impl Errors {
             .into_iter()
             .map(|finding| Issue {
                 position: Some(finding.position),
-                path: paths
-                    .get(&finding.position)
-                    .unwrap_or(&nowhere)
-                    .path(finding.subject),
+                path: paths.get(&finding.position).unwrap_or(&nowhere).path(finding.subject),
                 message: one_line(finding.message.chars()),
             })
             .collect();
         issues.sort_by_key(|issue| issue.position);
-        Self {
-            file: shown(file),
-            issues,
-        }
+        Self { file: shown(file), issues }
     }
 
     /// Returns what is wrong, by position; at least one.

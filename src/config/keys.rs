@@ -111,20 +111,11 @@ pub(super) struct KeyFiles {
 impl KeyFiles {
     /// Reads a key file; a relative path belongs to the credentials where there are any, else beside the configuration.
     pub(super) fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
-        let base = self
-            .credentials_directory
-            .as_ref()
-            .unwrap_or(&self.config_directory);
+        let base = self.credentials_directory.as_ref().unwrap_or(&self.config_directory);
         let path = base.join(path);
-        let is_credential = self
-            .credentials_directory
-            .as_ref()
-            .is_some_and(|directory| path.starts_with(directory));
+        let is_credential = self.credentials_directory.as_ref().is_some_and(|directory| path.starts_with(directory));
         // Opening a FIFO must not wait for its writer.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path);
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
         let file = match file {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -136,18 +127,9 @@ impl KeyFiles {
             Err(source) => return Err(KeyFileError::Read { path, source }),
             Ok(metadata) if !metadata.is_file() => return Err(KeyFileError::NotAFile { path }),
             Ok(metadata)
-                if !is_credential
-                    && !is_private(
-                        metadata.mode(),
-                        metadata.uid(),
-                        metadata.gid(),
-                        group_wardlink,
-                    ) =>
+                if !is_credential && !is_private(metadata.mode(), metadata.uid(), metadata.gid(), group_wardlink) =>
             {
-                return Err(KeyFileError::Mode {
-                    path,
-                    mode: metadata.mode() & 0o7777,
-                });
+                return Err(KeyFileError::Mode { path, mode: metadata.mode() & 0o7777 });
             }
             Ok(_) => {}
         }
@@ -163,10 +145,7 @@ fn is_private(mode: u32, owner: u32, group: u32, wardlink: impl FnOnce() -> Opti
 
 /// Finds the number of the group `wardlink`, where this system has it.
 fn group_wardlink() -> Option<u32> {
-    nix::unistd::Group::from_name(GROUP)
-        .ok()
-        .flatten()
-        .map(|group| group.gid.as_raw())
+    nix::unistd::Group::from_name(GROUP).ok().flatten().map(|group| group.gid.as_raw())
 }
 
 fn read_key(mut file: File, path: PathBuf) -> Result<SecretKey, KeyFileError> {
@@ -201,10 +180,7 @@ mod tests {
     fn only_a_whole_key_in_base64_is_a_key() {
         let text = STANDARD.encode([7u8; 32]);
         assert_eq!(PublicKey::from_base64(&text), Some(PublicKey([7; 32])));
-        assert_eq!(
-            SecretKey::from_base64(&text).unwrap().to_base64().as_str(),
-            text
-        );
+        assert_eq!(SecretKey::from_base64(&text).unwrap().to_base64().as_str(), text);
         assert_eq!(PublicKey::from_base64(&STANDARD.encode([7u8; 31])), None);
         assert_eq!(PublicKey::from_base64(&STANDARD.encode([7u8; 33])), None);
         assert_eq!(PublicKey::from_base64(&text[..43]), None);
@@ -215,12 +191,8 @@ mod tests {
     #[test]
     fn a_public_key_is_as_wg_pubkey_prints_it() {
         // RFC 7748, 6.1: Alice's key pair.
-        let private =
-            SecretKey::from_base64("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=").unwrap();
-        assert_eq!(
-            private.public_key().to_string(),
-            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
-        );
+        let private = SecretKey::from_base64("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=").unwrap();
+        assert_eq!(private.public_key().to_string(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
     }
 
     #[test]
@@ -249,27 +221,12 @@ mod tests {
         };
         let beside = write(config.path(), 1);
         let credential = write(credentials.path(), 2);
-        let mut files = KeyFiles {
-            config_directory: config.path().to_owned(),
-            credentials_directory: None,
-        };
-        assert!(matches!(
-            files.read(Path::new("private.key")),
-            Err(KeyFileError::Mode { mode: 0o644, .. })
-        ));
+        let mut files = KeyFiles { config_directory: config.path().to_owned(), credentials_directory: None };
+        assert!(matches!(files.read(Path::new("private.key")), Err(KeyFileError::Mode { mode: 0o644, .. })));
         files.credentials_directory = Some(credentials.path().to_owned());
-        assert_eq!(
-            files.read(Path::new("private.key")).unwrap().expose(),
-            &[2; 32]
-        );
+        assert_eq!(files.read(Path::new("private.key")).unwrap().expose(), &[2; 32]);
         assert_eq!(files.read(&credential).unwrap().expose(), &[2; 32]);
-        assert!(matches!(
-            files.read(&beside),
-            Err(KeyFileError::Mode { .. })
-        ));
-        assert!(matches!(
-            files.read(Path::new("other.key")),
-            Err(KeyFileError::Missing { .. })
-        ));
+        assert!(matches!(files.read(&beside), Err(KeyFileError::Mode { .. })));
+        assert!(matches!(files.read(Path::new("other.key")), Err(KeyFileError::Missing { .. })));
     }
 }

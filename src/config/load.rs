@@ -24,8 +24,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Returns everything that is wrong with the file, at least one thing, by position.
 pub fn load(path: &Path) -> Result<Config, Errors> {
     let bytes = read(path).map_err(|error| {
-        let message =
-            format!("cannot be read ({error}); write -c FILE with the path of a configuration");
+        let message = format!("cannot be read ({error}); write -c FILE with the path of a configuration");
         Errors::whole(path, message)
     })?;
     let key_files = KeyFiles {
@@ -38,9 +37,7 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // One byte more than allowed shows that there is more.
-    File::open(path)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -54,37 +51,19 @@ pub fn parse(text: &str, file: &Path, read_key: ReadKey<'_>) -> Result<Config, E
 
 fn parse_bytes(bytes: &[u8], file: &Path, read_key: ReadKey<'_>) -> Result<Config, Errors> {
     if u64::try_from(bytes.len()).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
-        let message = format!(
-            "is longer than {FILE_BYTES_MAX} bytes; write -c FILE with the path of a configuration"
-        );
+        let message = format!("is longer than {FILE_BYTES_MAX} bytes; write -c FILE with the path of a configuration");
         return Err(Errors::whole(file, message));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let (valid, _) = bytes.split_at(error.valid_up_to());
         let message = "is not UTF-8 here; save the file as UTF-8".to_owned();
-        Errors::new(
-            file,
-            "",
-            vec![Finding {
-                position: end_of(valid),
-                subject: Subject::Text,
-                message,
-            }],
-        )
+        Errors::new(file, "", vec![Finding { position: end_of(valid), subject: Subject::Text, message }])
     })?;
-    let is_empty = text
-        .lines()
-        .map(str::trim)
-        .all(|line| line.is_empty() || line.starts_with('#') || line == "---");
+    let is_empty = text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---");
     if is_empty {
-        return Err(Errors::whole(
-            file,
-            "is empty; write site: and tunnel: at least".to_owned(),
-        ));
+        return Err(Errors::whole(file, "is empty; write site: and tunnel: at least".to_owned()));
     }
-    yaml::read(text)
-        .and_then(|raw| check::site(&raw, read_key))
-        .map_err(|found| Errors::new(file, text, found))
+    yaml::read(text).and_then(|raw| check::site(&raw, read_key)).map_err(|found| Errors::new(file, text, found))
 }
 
 /// Returns the position after valid UTF-8.
@@ -92,10 +71,7 @@ fn end_of(valid: &[u8]) -> Position {
     let text = std::str::from_utf8(valid).unwrap_or_default();
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX).saturating_add(1);
     let last_line = text.rsplit('\n').next().unwrap_or_default();
-    Position {
-        line: count(text.matches('\n').count()),
-        column: count(last_line.chars().count()),
-    }
+    Position { line: count(text.matches('\n').count()), column: count(last_line.chars().count()) }
 }
 
 /// Returns the JSON Schema of a configuration file, for editors.
@@ -105,20 +81,14 @@ pub fn schema() -> String {
         schema.remove("default");
     });
     let settings = SchemaSettings::draft2020_12().with_transform(drop_default);
-    let schema = settings
-        .into_generator()
-        .into_root_schema_for::<raw::Site>();
+    let schema = settings.into_generator().into_root_schema_for::<raw::Site>();
     serde_json::to_string_pretty(&schema).unwrap_or_default()
 }
 
 /// Parses arbitrary bytes as a configuration, without any files; the body of a fuzz target.
 #[doc(hidden)]
 pub fn fuzz_config(data: &[u8]) {
-    let no_files = |path: &Path| {
-        Err(KeyFileError::Missing {
-            path: path.to_owned(),
-        })
-    };
+    let no_files = |path: &Path| Err(KeyFileError::Missing { path: path.to_owned() });
     if let Err(errors) = parse_bytes(data, Path::new("fuzz.yaml"), &no_files) {
         assert!(!errors.to_string().is_empty());
     }

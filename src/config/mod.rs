@@ -62,9 +62,7 @@ impl Name {
     /// Returns the name, or `None` where a byte is outside `[a-z0-9-]` or the length is not 1 to 63.
     pub fn new(text: &str) -> Option<Self> {
         let fits = (1..=63).contains(&text.len());
-        let clean = text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let clean = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         (fits && clean).then(|| Self(text.to_owned()))
     }
 

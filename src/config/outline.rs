@@ -74,11 +74,7 @@ pub(super) fn paths(text: &str, wanted: BTreeSet<Position>) -> HashMap<Position,
                     found.entry(position).or_default().value = Some(path(&open));
                 }
                 let is_mapping = matches!(event, Event::MappingStart(..));
-                open.push(if is_mapping {
-                    Open::Mapping(None)
-                } else {
-                    Open::Sequence(0)
-                });
+                open.push(if is_mapping { Open::Mapping(None) } else { Open::Sequence(0) });
             }
             Event::MappingEnd | Event::SequenceEnd => {
                 open.pop();
@@ -102,13 +98,9 @@ pub(super) fn nulls(text: &str) -> Vec<Position> {
         }
         _ => None,
     };
-    let found: Result<Vec<Option<Position>>, _> = parser(text)
-        .map(|next| next.map(null_at))
-        .filter(|next| !matches!(next, Ok(None)))
-        .collect();
-    found
-        .map(|found| found.into_iter().flatten().collect())
-        .unwrap_or_default()
+    let found: Result<Vec<Option<Position>>, _> =
+        parser(text).map(|next| next.map(null_at)).filter(|next| !matches!(next, Ok(None))).collect();
+    found.map(|found| found.into_iter().flatten().collect()).unwrap_or_default()
 }
 
 fn parser(text: &str) -> Parser<'_, StrInput<'_>> {
@@ -121,9 +113,7 @@ fn parser(text: &str) -> Parser<'_, StrInput<'_>> {
 /// Turns the parser's line from 1 and column from 0 into a position.
 fn position(line: usize, column_from_0: usize) -> Position {
     let line = u64::try_from(line).unwrap_or(u64::MAX);
-    let column = u64::try_from(column_from_0)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
+    let column = u64::try_from(column_from_0).unwrap_or(u64::MAX).saturating_add(1);
     Position { line, column }
 }
 
@@ -131,13 +121,7 @@ fn position(line: usize, column_from_0: usize) -> Position {
 fn end_value(open: &mut [Open]) {
     match open.last_mut() {
         // A collection as a key ends here too; it has no path of its own.
-        Some(Open::Mapping(key)) => {
-            *key = if key.is_some() {
-                None
-            } else {
-                Some("?".to_owned())
-            }
-        }
+        Some(Open::Mapping(key)) => *key = if key.is_some() { None } else { Some("?".to_owned()) },
         Some(Open::Sequence(index)) => *index += 1,
         None => {}
     }
@@ -167,10 +151,7 @@ mod tests {
 
     fn at(text: &str, line: u64, column: u64, subject: Subject) -> String {
         let position = Position { line, column };
-        paths(text, BTreeSet::from([position]))
-            .get(&position)
-            .map(|at| at.path(subject))
-            .unwrap_or_default()
+        paths(text, BTreeSet::from([position])).get(&position).map(|at| at.path(subject)).unwrap_or_default()
     }
 
     #[test]
@@ -180,10 +161,7 @@ mod tests {
         assert_eq!(at(text, 1, 7, Subject::Value), "site");
         assert_eq!(at(text, 3, 5, Subject::Key), "peers[0].name");
         assert_eq!(at(text, 3, 5, Subject::Value), "peers[0]");
-        assert_eq!(
-            at(text, 3, 5, Subject::Missing("public_key")),
-            "peers[0].public_key"
-        );
+        assert_eq!(at(text, 3, 5, Subject::Missing("public_key")), "peers[0].public_key");
         assert_eq!(at(text, 4, 22, Subject::Value), "peers[0].allowed_ips[1]");
         assert_eq!(at(text, 5, 12, Subject::Value), "peers[1].name");
         assert_eq!(at(text, 1, 1, Subject::Missing("tunnel")), "tunnel");

@@ -34,27 +34,17 @@ pub(super) fn quote(text: &str) -> String {
 
 /// Reads a name out of `[a-z0-9-]`.
 pub(super) fn name(text: &str) -> Judged<Name> {
-    Name::new(text).ok_or_else(|| {
-        format!(
-            "{} is not a name; write 1 to 63 characters of a-z, 0-9 and -",
-            quote(text)
-        )
-    })
+    Name::new(text).ok_or_else(|| format!("{} is not a name; write 1 to 63 characters of a-z, 0-9 and -", quote(text)))
 }
 
 /// Reads the name of a network interface, by the rule of wg-quick(8).
 pub(super) fn interface(text: &str) -> Judged<String> {
-    let clean = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"_=+.-".contains(&b));
+    let clean = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_=+.-".contains(&b));
     let fits = (1..=INTERFACE_BYTES_MAX).contains(&text.len());
     if clean && fits && text != "." && text != ".." {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "{} is not an interface name; write 1 to 15 characters of a-z, A-Z, 0-9 and _=+.-",
-        quote(text)
-    ))
+    Err(format!("{} is not an interface name; write 1 to 15 characters of a-z, A-Z, 0-9 and _=+.-", quote(text)))
 }
 
 /// Reads a whole number, decimal or 0x hexadecimal, inside a range.
@@ -63,16 +53,9 @@ pub(super) fn number(text: &str, range: RangeInclusive<u32>) -> Judged<u32> {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
         None => text.parse().ok(),
     };
-    parsed
-        .filter(|number| range.contains(number))
-        .ok_or_else(|| {
-            format!(
-                "{} is not a whole number from {} to {}; write one that is",
-                quote(text),
-                range.start(),
-                range.end()
-            )
-        })
+    parsed.filter(|number| range.contains(number)).ok_or_else(|| {
+        format!("{} is not a whole number from {} to {}; write one that is", quote(text), range.start(), range.end())
+    })
 }
 
 /// Reads a port that something listens on: not 0.
@@ -87,44 +70,23 @@ pub(super) fn boolean(text: &str) -> Judged<bool> {
 
 /// Reads one of a few words.
 pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Judged<T> {
-    words
-        .iter()
-        .find(|(word, _)| *word == text)
-        .map(|(_, value)| *value)
-        .ok_or_else(|| {
-            let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            format!(
-                "{} is not known here; write {}",
-                quote(text),
-                list.join(" or ")
-            )
-        })
+    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        format!("{} is not known here; write {}", quote(text), list.join(" or "))
+    })
 }
 
 /// Reads a duration such as `25s` or `5m`, inside a range.
 pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Judged<Duration> {
     let wanted = || {
-        let (from, to) = (
-            humantime::format_duration(*range.start()),
-            humantime::format_duration(*range.end()),
-        );
+        let (from, to) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
         format!("write a duration from {from} to {to}")
     };
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!(
-            "{} has no unit; {}, such as {}s",
-            quote(text),
-            wanted(),
-            cut(text)
-        ));
+        return Err(format!("{} has no unit; {}, such as {}s", quote(text), wanted(), cut(text)));
     }
-    let parsed = humantime::parse_duration(text).map_err(|_| {
-        format!(
-            "{} is not a duration; {}, such as 25s or 5m",
-            quote(text),
-            wanted()
-        )
-    })?;
+    let parsed = humantime::parse_duration(text)
+        .map_err(|_| format!("{} is not a duration; {}, such as 25s or 5m", quote(text), wanted()))?;
     if range.contains(&parsed) {
         return Ok(parsed);
     }
@@ -138,12 +100,7 @@ fn cut(text: &str) -> &str {
 
 /// Reads a size in bytes such as `64MiB`, inside a range of bytes.
 pub(super) fn size_bytes(text: &str, range: RangeInclusive<u64>) -> Judged<u64> {
-    const UNITS: [(&str, u64); 4] = [
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("KiB", 1 << 10),
-        ("B", 1),
-    ];
+    const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
     let parsed = UNITS.iter().find_map(|(unit, bytes)| {
         let digits = text.strip_suffix(unit)?.trim_end();
         let count: u64 = digits.parse().ok()?;
@@ -159,12 +116,7 @@ pub(super) fn size_bytes(text: &str, range: RangeInclusive<u64>) -> Judged<u64> 
 
 /// Reads an address.
 pub(super) fn address(text: &str) -> Judged<IpAddr> {
-    text.parse().map_err(|_| {
-        format!(
-            "{} is not an address; write one like 10.98.0.2 or fd98::2",
-            quote(text)
-        )
-    })
+    text.parse().map_err(|_| format!("{} is not an address; write one like 10.98.0.2 or fd98::2", quote(text)))
 }
 
 /// Reads an interface's address with its prefix length; a bare address is a host prefix.
@@ -172,9 +124,7 @@ pub(super) fn interface_address(text: &str) -> Judged<IpNet> {
     let net = any_prefix(text)?;
     let address = net.addr();
     if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
-        return Err(format!(
-            "{address} cannot be an interface's address; write a private one, such as 10.98.0.1/32"
-        ));
+        return Err(format!("{address} cannot be an interface's address; write a private one, such as 10.98.0.1/32"));
     }
     Ok(net)
 }
@@ -186,21 +136,13 @@ pub(super) fn prefix(text: &str) -> Judged<IpNet> {
         return Ok(net);
     }
     let (network, host) = (net.trunc(), IpNet::from(net.addr()));
-    Err(format!(
-        "{} has host bits set; write {network} for the network or {host} for the one address",
-        quote(text)
-    ))
+    Err(format!("{} has host bits set; write {network} for the network or {host} for the one address", quote(text)))
 }
 
 fn any_prefix(text: &str) -> Judged<IpNet> {
     text.parse()
         .or_else(|_| text.parse().map(|address: IpAddr| IpNet::from(address)))
-        .map_err(|_| {
-            format!(
-                "{} is not a prefix; write one like 10.98.0.2/32 or fd98::2/128",
-                quote(text)
-            )
-        })
+        .map_err(|_| format!("{} is not a prefix; write one like 10.98.0.2/32 or fd98::2/128", quote(text)))
 }
 
 /// Reads where to listen or connect: ADDRESS:PORT.
@@ -214,21 +156,15 @@ pub(super) fn socket_address(text: &str) -> Judged<SocketAddr> {
         return Err(format!("{what} has port 0; write a port from 1 to 65535"));
     }
     if let Ok(IpAddr::V6(address)) = text.parse() {
-        return Err(format!(
-            "{what} has no port; write \"[{address}]:PORT\", in quotes"
-        ));
+        return Err(format!("{what} has no port; write \"[{address}]:PORT\", in quotes"));
     }
     if text.parse::<IpAddr>().is_ok() {
         return Err(format!("{what} has no port; write {text}:PORT"));
     }
     if text.parse::<u16>().is_ok() {
-        return Err(format!(
-            "{what} has no address; write 0.0.0.0:{text} for every address of this host"
-        ));
+        return Err(format!("{what} has no address; write 0.0.0.0:{text} for every address of this host"));
     }
-    Err(format!(
-        "{what} is not ADDRESS:PORT; write one like 192.168.10.5:2575 or \"[fd98::1]:2575\", in quotes"
-    ))
+    Err(format!("{what} is not ADDRESS:PORT; write one like 192.168.10.5:2575 or \"[fd98::1]:2575\", in quotes"))
 }
 
 /// Reads where something is reached: HOST:PORT, a name or an address.
@@ -237,33 +173,20 @@ pub(super) fn endpoint(text: &str) -> Judged<Endpoint> {
         && socket.port() != 0
         && !text.contains('%')
     {
-        return Ok(Endpoint {
-            host: Host::Address(socket.ip()),
-            port: socket.port(),
-        });
+        return Ok(Endpoint { host: Host::Address(socket.ip()), port: socket.port() });
     }
     let what = quote(text);
     if let Ok(address) = text.parse::<Ipv6Addr>() {
-        return Err(format!(
-            "{what} has no port; write \"[{address}]:PORT\", in quotes"
-        ));
+        return Err(format!("{what} has no port; write \"[{address}]:PORT\", in quotes"));
     }
     let Some((host, port_text)) = text.rsplit_once(':') else {
-        return Err(format!(
-            "{what} has no port; write HOST:PORT, such as lab.example.org:51820"
-        ));
+        return Err(format!("{what} has no port; write HOST:PORT, such as lab.example.org:51820"));
     };
-    let port = port(port_text)
-        .map_err(|_| format!("{what} has no valid port; write HOST:PORT, port 1 to 65535"))?;
+    let port = port(port_text).map_err(|_| format!("{what} has no valid port; write HOST:PORT, port 1 to 65535"))?;
     if host_name_is_valid(host) {
-        return Ok(Endpoint {
-            host: Host::Name(host.to_owned()),
-            port,
-        });
+        return Ok(Endpoint { host: Host::Name(host.to_owned()), port });
     }
-    Err(format!(
-        "{what} is not HOST:PORT; write a name or an address, such as lab.example.org:51820"
-    ))
+    Err(format!("{what} is not HOST:PORT; write a name or an address, such as lab.example.org:51820"))
 }
 
 /// Whether the text is a host name: its last label has a letter, or it is an address that is not one.
@@ -271,16 +194,11 @@ fn host_name_is_valid(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let label_is_valid = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let last_is_number = host
-        .rsplit('.')
-        .next()
-        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let last_is_number = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     host.len() <= HOST_NAME_BYTES_MAX && host.split('.').all(label_is_valid) && !last_is_number
 }
 
@@ -289,20 +207,14 @@ pub(super) fn absolute_path(text: &str) -> Judged<std::path::PathBuf> {
     if text.starts_with('/') && !text.contains('\0') {
         return Ok(text.into());
     }
-    Err(format!(
-        "{} is not an absolute path; write one that begins with /",
-        quote(text)
-    ))
+    Err(format!("{} is not an absolute path; write one that begins with /", quote(text)))
 }
 
 /// Reads the path of a Unix socket.
 pub(super) fn socket_path(text: &str) -> Judged<std::path::PathBuf> {
     let path = absolute_path(text)?;
     if text.len() > SOCKET_PATH_BYTES_MAX {
-        return Err(format!(
-            "{} is too long; write a path of at most {SOCKET_PATH_BYTES_MAX} bytes",
-            quote(text)
-        ));
+        return Err(format!("{} is too long; write a path of at most {SOCKET_PATH_BYTES_MAX} bytes", quote(text)));
     }
     Ok(path)
 }

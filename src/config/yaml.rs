@@ -40,58 +40,33 @@ pub(super) fn read(text: &str) -> Result<Spanned<raw::Site>, Vec<Finding>> {
 
 /// Turns a location into a position; an unknown one is the start of the file.
 pub(super) fn position(location: Location) -> Position {
-    Position {
-        line: location.line().max(1),
-        column: location.column().max(1),
-    }
+    Position { line: location.line().max(1), column: location.column().max(1) }
 }
 
 fn no_value(position: Position) -> Finding {
     let message = "has no value; write one, or leave the key out".to_owned();
-    Finding {
-        position,
-        subject: Subject::Value,
-        message,
-    }
+    Finding { position, subject: Subject::Value, message }
 }
 
 fn finding(text: &str, error: &Error) -> Finding {
     let error = error.without_snippet();
     let position = position(error.location().unwrap_or(Location::UNKNOWN));
     let (subject, message) = match error {
-        Error::SerdeUnknownField {
-            field, expected, ..
-        } => (Subject::Key, unknown_key(field, expected)),
-        Error::DuplicateMappingKey { .. } => (
-            Subject::Key,
-            "is written twice; keep one of them".to_owned(),
-        ),
-        Error::Unexpected { expected, .. } => {
-            (Subject::Value, unexpected(expected, &after(text, position)))
+        Error::SerdeUnknownField { field, expected, .. } => (Subject::Key, unknown_key(field, expected)),
+        Error::DuplicateMappingKey { .. } => (Subject::Key, "is written twice; keep one of them".to_owned()),
+        Error::Unexpected { expected, .. } => (Subject::Value, unexpected(expected, &after(text, position))),
+        Error::MultipleDocuments { .. } => {
+            (Subject::Text, "a second document begins; write one site a file".to_owned())
         }
-        Error::MultipleDocuments { .. } => (
-            Subject::Text,
-            "a second document begins; write one site a file".to_owned(),
-        ),
-        Error::MergeKeyNotAllowed { .. } | Error::UnknownAnchor { .. } => {
-            (Subject::Text, NO_ANCHORS.to_owned())
-        }
+        Error::MergeKeyNotAllowed { .. } | Error::UnknownAnchor { .. } => (Subject::Text, NO_ANCHORS.to_owned()),
         Error::Budget { breach, .. } => (Subject::Text, over_budget(breach)),
         Error::ExternalMessage { msg, .. } => (Subject::Text, not_yaml(msg, &line(text, position))),
-        Error::UnsupportedTag { .. } | Error::TaggedScalarCannotDeserializeIntoString { .. } => (
-            Subject::Value,
-            "has a tag (!...); write the value without it".to_owned(),
-        ),
-        _ => (
-            Subject::Text,
-            "does not fit here; write KEY: VALUE as in the examples of configs/".to_owned(),
-        ),
+        Error::UnsupportedTag { .. } | Error::TaggedScalarCannotDeserializeIntoString { .. } => {
+            (Subject::Value, "has a tag (!...); write the value without it".to_owned())
+        }
+        _ => (Subject::Text, "does not fit here; write KEY: VALUE as in the examples of configs/".to_owned()),
     };
-    Finding {
-        position,
-        subject,
-        message,
-    }
+    Finding { position, subject, message }
 }
 
 const NO_ANCHORS: &str = "anchors, aliases and merge keys are not supported; write the values out";
@@ -100,17 +75,13 @@ fn over_budget(breach: &serde_saphyr::budget::BudgetBreach) -> String {
     use serde_saphyr::budget::BudgetBreach;
     match breach {
         BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => NO_ANCHORS.to_owned(),
-        _ => format!(
-            "the file is too deep or too long; write at most {DEPTH_MAX} levels and {NODES_MAX} values"
-        ),
+        _ => format!("the file is too deep or too long; write at most {DEPTH_MAX} levels and {NODES_MAX} values"),
     }
 }
 
 fn unexpected(expected: &str, rest: &str) -> String {
     match expected {
-        "sequence start" => {
-            "is not a list; write [VALUE, VALUE], or a line \"- VALUE\" for each".to_owned()
-        }
+        "sequence start" => "is not a list; write [VALUE, VALUE], or a line \"- VALUE\" for each".to_owned(),
         "mapping start" => "is not a set of keys; write KEY: VALUE lines".to_owned(),
         _ if rest.starts_with('[') => format!("is a list; write one value{}", quote_hint(rest)),
         _ => "is not one value; write one, without keys of its own".to_owned(),
@@ -125,24 +96,13 @@ fn not_yaml(message: &str, line: &str) -> String {
         quote_hint(line)
     };
     let what: String = message.chars().filter(|c| !c.is_control()).collect();
-    format!(
-        "is not YAML: {what}{}",
-        if hint.is_empty() {
-            "; see the examples of configs/"
-        } else {
-            hint
-        }
-    )
+    format!("is not YAML: {what}{}", if hint.is_empty() { "; see the examples of configs/" } else { hint })
 }
 
 /// Says how to write an IPv6 address with a port, where one seems to be meant.
 fn quote_hint(text: &str) -> &'static str {
     let is_address = text.contains("]:") && text.matches(':').count() >= 3;
-    if is_address {
-        "; put an IPv6 address with a port in quotes: \"[fd98::1]:2575\""
-    } else {
-        ""
-    }
+    if is_address { "; put an IPv6 address with a port in quotes: \"[fd98::1]:2575\"" } else { "" }
 }
 
 /// Returns the line at a position.
@@ -155,11 +115,7 @@ fn line(text: &str, position: Position) -> String {
 fn after(text: &str, position: Position) -> String {
     let skipped = usize::try_from(position.column.saturating_sub(1)).unwrap_or(usize::MAX);
     let rest: String = line(text, position).chars().skip(skipped).collect();
-    rest.split(" #")
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    rest.split(" #").next().unwrap_or_default().trim().to_owned()
 }
 
 /// Names the known key that is nearest, or all of them.
@@ -178,11 +134,7 @@ fn unknown_key(written: &str, known: &[&'static str]) -> String {
 
 /// Drops what differs between AllowedIPs, allowed-ips and allowed_ips.
 fn plain(key: &str) -> String {
-    key.chars()
-        .take(32)
-        .filter(|c| c.is_alphanumeric())
-        .flat_map(char::to_lowercase)
-        .collect()
+    key.chars().take(32).filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
 /// Counts the letters to insert, drop or change between two words (Levenshtein).
@@ -192,10 +144,7 @@ fn distance(from: &str, to: &str) -> usize {
     for (row, letter) in from.chars().enumerate() {
         let mut current = vec![row + 1];
         for (column, (wanted, window)) in to.iter().zip(previous.windows(2)).enumerate() {
-            let (diagonal, above) = (
-                window.first().copied().unwrap_or(0),
-                window.last().copied().unwrap_or(0),
-            );
+            let (diagonal, above) = (window.first().copied().unwrap_or(0), window.last().copied().unwrap_or(0));
             let left = current.get(column).copied().unwrap_or(0);
             let change = diagonal + usize::from(letter != *wanted);
             current.push(change.min(above + 1).min(left + 1));

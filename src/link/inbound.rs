@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::cause_chain;
-use super::session::Session;
+use super::session::{Ended, Session};
 use super::stream_end::StreamEnd;
 use super::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
 use crate::config::{Name, PublicKey};
@@ -82,6 +82,7 @@ struct Link {
     session: Arc<Session>,
     /// Changes when a newer connection takes over.
     turn: watch::Sender<u64>,
+    linger: Duration,
     /// Ends the session's own tasks with it.
     _tasks: JoinSet<()>,
 }
@@ -163,6 +164,9 @@ impl Inbound {
         let tell = self.tell_receiver(&session, &service);
         tokio::select! {
             ended = session.run(tcp, early, resumed) => {
+                if matches!(ended, Ended::Replaced) {
+                    return;
+                }
                 tracing::info!(%peer, %forward, why = %cause_chain(&ended), "link is down");
                 session.disconnected(Cause::LinkDown);
                 self.linger(&link_key, mine, turn).await;
@@ -212,25 +216,18 @@ impl Inbound {
             service: service.clone(),
             session: Arc::clone(&session),
             turn,
+            linger,
             _tasks: tasks,
         };
         self.lock().insert(key.clone(), link);
         (session, receiver, false)
     }
 
-    /// Keeps a link without a connection for as long as its streams may come back, then forgets it.
+    /// Keeps a link without a connection for as long as the near site may come back for its streams, then forgets it.
     async fn linger(&self, key: &LinkKey, mine: u64, mut turn: watch::Receiver<u64>) {
-        let over = tokio::time::timeout(LINGER_MAX, async {
-            while let Some(session) = self.lock().get(key).map(|link| Arc::clone(&link.session)) {
-                if session.count() == 0 {
-                    return;
-                }
-                drop(session);
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        });
+        let Some(linger) = self.lock().get(key).map(|link| link.linger) else { return };
         tokio::select! {
-            _ = over => {
+            () = tokio::time::sleep(linger) => {
                 let mut links = self.lock();
                 if links.get(key).is_some_and(|link| *link.turn.borrow() == mine) {
                     links.remove(key);

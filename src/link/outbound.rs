@@ -14,10 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::{USER_TIMEOUT, cause_chain};
 use super::inside::Inside;
 use super::session::{Ended, Session};
-use super::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, WireError, decode, encode};
+use super::wire::{Cause, Hello, Instance, Record, VERSION, Welcome, WireError, decode, encode};
+use super::{USER_TIMEOUT, cause_chain};
 
 /// A connection attempt that takes longer is begun anew: its SYN waits in a backoff.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -141,14 +141,6 @@ impl Outbound {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells what the far site said of its receiver, while the link is up.
-    pub fn receiver(&self) -> ReceiverState {
-        match self.state() {
-            LinkState::Up { .. } => self.session.receiver(),
-            LinkState::Down { .. } => ReceiverState::Unknown,
-        }
-    }
-
     /// Keeps the link up, for ever. `awake` changes at each sign of life of the peer. Cancel-safe.
     pub async fn run(self: Arc<Self>, awake: watch::Receiver<u64>, mut jitter: impl FnMut() -> f64) {
         tokio::select! {
@@ -229,13 +221,13 @@ impl Outbound {
             if read == 0 || buffer.len() > GREETING_BYTES_MAX * 8 {
                 return Err(DialError::Broken { address });
             }
-            let (answer, answer_bytes) = match decode(&buffer).map_err(|source| DialError::Foreign { address, source })?
-            {
-                None => continue,
-                Some((Record::Welcome(welcome), bytes)) if welcome.version == VERSION => (Ok(welcome), bytes),
-                Some((Record::Refuse(cause), bytes)) => (Err(DialError::Refused(cause)), bytes),
-                Some((_, bytes)) => (Err(DialError::Refused(Cause::Protocol)), bytes),
-            };
+            let (answer, answer_bytes) =
+                match decode(&buffer).map_err(|source| DialError::Foreign { address, source })? {
+                    None => continue,
+                    Some((Record::Welcome(welcome), bytes)) if welcome.version == VERSION => (Ok(welcome), bytes),
+                    Some((Record::Refuse(cause), bytes)) => (Err(DialError::Refused(cause)), bytes),
+                    Some((_, bytes)) => (Err(DialError::Refused(Cause::Protocol)), bytes),
+                };
             let early = buffer.split_off(answer_bytes);
             return answer.map(|welcome| (welcome, early));
         }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, BytesMut};
 use thiserror::Error;
@@ -49,6 +49,9 @@ pub enum Ended {
     /// The other side broke the rules of offsets or credit.
     #[error("the other site broke the rules of the link")]
     Violation,
+    /// A newer connection carries the streams on.
+    #[error("a newer connection took over")]
+    Replaced,
 }
 
 /// Is one end of a link.
@@ -64,7 +67,9 @@ struct Inner {
     streams: Streams,
     signals: HashMap<u64, Arc<Signals>>,
     round_trip: Option<Duration>,
-    receiver: ReceiverState,
+    receiver: (ReceiverState, SystemTime),
+    /// Numbers the connections: what an older one still does is void.
+    connection: u64,
 }
 
 /// Wakes the two directions of a stream.
@@ -91,7 +96,8 @@ impl Session {
                 streams: Streams::new(side, hold_for, Instant::now()),
                 signals: HashMap::new(),
                 round_trip: None,
-                receiver: ReceiverState::Unknown,
+                receiver: (ReceiverState::Unknown, SystemTime::now()),
+                connection: 0,
             }),
             transmit: Notify::new(),
             clock: Notify::new(),
@@ -166,9 +172,16 @@ impl Session {
         self.lock().round_trip
     }
 
-    /// Returns what the far site said last of its receiver.
-    pub fn receiver(&self) -> ReceiverState {
+    /// Returns what the far site said last of its receiver, and since when it says so.
+    pub fn receiver(&self) -> (ReceiverState, SystemTime) {
         self.lock().receiver
+    }
+
+    fn note_receiver(&self, state: ReceiverState) {
+        let mut inner = self.lock();
+        if inner.receiver.0 != state {
+            inner.receiver = (state, SystemTime::now());
+        }
     }
 
     /// Tells the near site how the receiver is.
@@ -214,19 +227,37 @@ impl Session {
     ///
     /// `early`: what was read beyond the greeting. `resumed`: the other side still has the streams.
     pub async fn run(self: &Arc<Self>, mut tcp: TcpStream, early: BytesMut, resumed: bool) -> Ended {
+        let connection = {
+            let mut inner = self.lock();
+            inner.connection += 1;
+            inner.connection
+        };
         self.with(|streams| streams.handle_connected(resumed));
         let echo = Mutex::new(Echo { heard: Instant::now(), asked: None, token: 0 });
         let (reader, writer) = tcp.split();
         tokio::select! {
-            ended = self.read(reader, early, &echo) => ended,
-            ended = self.write(writer) => ended,
+            ended = self.read(connection, reader, early, &echo) => ended,
+            ended = self.write(connection, writer) => ended,
             ended = self.ask(&echo) => ended,
         }
     }
 
-    async fn read(self: &Arc<Self>, mut reader: ReadHalf<'_>, early: BytesMut, echo: &Mutex<Echo>) -> Ended {
+    fn is_replaced(&self, connection: u64) -> bool {
+        self.lock().connection != connection
+    }
+
+    async fn read(
+        self: &Arc<Self>,
+        connection: u64,
+        mut reader: ReadHalf<'_>,
+        early: BytesMut,
+        echo: &Mutex<Echo>,
+    ) -> Ended {
         let mut buffer = early;
         loop {
+            if self.is_replaced(connection) {
+                return Ended::Replaced;
+            }
             if let Err(ended) = self.take_records(&mut buffer, echo) {
                 return ended;
             }
@@ -251,7 +282,7 @@ impl Session {
                         self.lock().round_trip = Some(round_trip);
                     }
                 }
-                Record::Receiver(state) => self.lock().receiver = state,
+                Record::Receiver(state) => self.note_receiver(state),
                 record => {
                     self.with(|streams| streams.handle_record(record, now)).map_err(|_| Ended::Violation)?;
                 }
@@ -261,9 +292,13 @@ impl Session {
         Ok(())
     }
 
-    async fn write(self: &Arc<Self>, mut writer: WriteHalf<'_>) -> Ended {
+    async fn write(self: &Arc<Self>, connection: u64, mut writer: WriteHalf<'_>) -> Ended {
         let mut out = BytesMut::with_capacity(WRITE_BYTES * 2);
         loop {
+            if self.is_replaced(connection) {
+                self.transmit.notify_one(); // the wake-up was meant for the newer one
+                return Ended::Replaced;
+            }
             self.with(|streams| streams.poll_transmit(&mut out, WRITE_BYTES));
             if out.is_empty() {
                 self.transmit.notified().await;

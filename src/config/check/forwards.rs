@@ -42,14 +42,8 @@ pub(super) fn check(
     peers: &[peers::Draft],
     findings: &mut Findings,
 ) -> Vec<Draft> {
-    let forwards: Vec<Draft> = raw
-        .iter()
-        .map(|raw| forward(raw, tunnel, peers, findings))
-        .collect();
-    findings.duplicate_names(
-        "forward",
-        forwards.iter().filter_map(|forward| forward.name.as_ref()),
-    );
+    let forwards: Vec<Draft> = raw.iter().map(|raw| forward(raw, tunnel, peers, findings)).collect();
+    findings.duplicate_names("forward", forwards.iter().filter_map(|forward| forward.name.as_ref()));
     forwards
 }
 
@@ -60,48 +54,23 @@ fn forward(
     findings: &mut Findings,
 ) -> Draft {
     let (at, raw_at, raw) = (raw.referenced, raw, &raw.value);
-    let name = findings.required(
-        at,
-        "name",
-        "a name for the forward",
-        raw.name.as_ref(),
-        value::name,
-    );
+    let name = findings.required(at, "name", "a name for the forward", raw.name.as_ref(), value::name);
     let instead = "ADDRESS:PORT where senders connect, such as 0.0.0.0:2575";
-    let listen = findings.required(
-        at,
-        "listen",
-        instead,
-        raw.listen.as_ref(),
-        value::socket_address,
-    );
+    let listen = findings.required(at, "listen", instead, raw.listen.as_ref(), value::socket_address);
     let allow_from = allow_from(raw, findings);
-    let peer = findings.required(
-        at,
-        "peer",
-        "the name of a peer",
-        raw.peer.as_ref(),
-        value::name,
-    );
+    let peer = findings.required(at, "peer", "the name of a peer", raw.peer.as_ref(), value::name);
     let peer_index = peer.as_ref().and_then(|peer| find(peer, peers, findings));
     let target = target(raw_at, peer_index, tunnel, peers, findings);
     let delivery = findings.optional(raw.delivery.as_ref(), (), delivery);
     let size = |text: &str| value::size_bytes(text, MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX);
     let message_bytes_max = findings.optional(raw.max_message_size.as_ref(), MESSAGE_BYTES, size);
-    let words = [
-        ("hold", OnUnreachable::Hold),
-        ("close", OnUnreachable::Close),
-        ("nak", OnUnreachable::Nak),
-    ];
+    let words = [("hold", OnUnreachable::Hold), ("close", OnUnreachable::Close), ("nak", OnUnreachable::Nak)];
     let on_unreachable = raw.on_unreachable.as_ref();
-    let on_unreachable = findings.optional(on_unreachable, OnUnreachable::Hold, |text| {
-        value::choice(text, &words)
-    });
+    let on_unreachable = findings.optional(on_unreachable, OnUnreachable::Hold, |text| value::choice(text, &words));
     let hold = |text: &str| value::duration(text, HOLD_FOR_MIN..=HOLD_FOR_MAX);
     let hold_for = findings.optional(raw.hold_for.as_ref(), HOLD_FOR, hold);
     let connections_max = findings.optional(raw.max_connections.as_ref(), CONNECTIONS, connections);
-    let idle =
-        |text: &str| value::duration(text, Duration::from_secs(1)..=IDLE_TIMEOUT_MAX).map(Some);
+    let idle = |text: &str| value::duration(text, Duration::from_secs(1)..=IDLE_TIMEOUT_MAX).map(Some);
     let idle_timeout = findings.optional(raw.idle_timeout.as_ref(), None, idle);
     let complete = || {
         delivery?;
@@ -118,11 +87,7 @@ fn forward(
             idle_timeout: idle_timeout?,
         })
     };
-    Draft {
-        forward: complete(),
-        name,
-        listen,
-    }
+    Draft { forward: complete(), name, listen }
 }
 
 fn allow_from(raw: &raw::Forward, findings: &mut Findings) -> Vec<ipnet::IpNet> {
@@ -131,23 +96,14 @@ fn allow_from(raw: &raw::Forward, findings: &mut Findings) -> Vec<ipnet::IpNet> 
     };
     // Nobody or anybody: the file must say which.
     if list.value.is_empty() {
-        findings.value(
-            list.referenced,
-            "is empty; write the senders' prefixes, or leave the key out to allow any",
-        );
+        findings.value(list.referenced, "is empty; write the senders' prefixes, or leave the key out to allow any");
     }
-    findings
-        .list(&list.value, value::prefix)
-        .into_iter()
-        .map(|prefix| prefix.value)
-        .collect()
+    findings.list(&list.value, value::prefix).into_iter().map(|prefix| prefix.value).collect()
 }
 
 fn delivery(text: &str) -> Judged<()> {
     if text == "stored" {
-        return Err(
-            "stored delivery is not in this version; write delivery: transparent".to_owned(),
-        );
+        return Err("stored delivery is not in this version; write delivery: transparent".to_owned());
     }
     value::choice(text, &[("transparent", ())])
 }
@@ -159,24 +115,12 @@ pub(super) fn connections(text: &str) -> Judged<NonZeroUsize> {
 }
 
 /// Finds a peer by its name.
-pub(super) fn find(
-    name: &At<Name>,
-    peers: &[peers::Draft],
-    findings: &mut Findings,
-) -> Option<usize> {
-    let is_named = |peer: &peers::Draft| {
-        peer.name
-            .as_ref()
-            .is_some_and(|other| other.value == name.value)
-    };
+pub(super) fn find(name: &At<Name>, peers: &[peers::Draft], findings: &mut Findings) -> Option<usize> {
+    let is_named = |peer: &peers::Draft| peer.name.as_ref().is_some_and(|other| other.value == name.value);
     let found = peers.iter().position(is_named);
     if found.is_none() {
         let wanted = quote(name.value.as_str());
-        let known: Vec<String> = peers
-            .iter()
-            .filter(|peer| peer.name.is_some())
-            .map(peers::Draft::label)
-            .collect();
+        let known: Vec<String> = peers.iter().filter(|peer| peer.name.is_some()).map(peers::Draft::label).collect();
         let instead = match known.len() {
             0 => "add it to peers".to_owned(),
             1..=8 => format!("write {}", known.join(" or ")),
@@ -197,18 +141,12 @@ fn target(
     let named_peer = peer.and_then(|index| Some((index, peers.get(index)?)));
     match (&raw.value.service, &raw.value.to) {
         (None, None) => {
-            findings.missing(
-                raw.referenced,
-                "service",
-                "the peer's service by name, or to: ADDRESS:PORT",
-            );
+            findings.missing(raw.referenced, "service", "the peer's service by name, or to: ADDRESS:PORT");
             None
         }
         (Some(_), Some(to)) => {
-            findings.value(
-                to.referenced,
-                "stands beside service; keep one: service where the peer runs wardlink, else to",
-            );
+            findings
+                .value(to.referenced, "stands beside service; keep one: service where the peer runs wardlink, else to");
             None
         }
         (Some(service), None) => {
@@ -228,16 +166,7 @@ fn target(
         }
         (None, Some(to)) => {
             let to = findings.read(to, value::socket_address)?;
-            inside(
-                At {
-                    value: to.value.ip(),
-                    at: to.at,
-                },
-                named_peer,
-                tunnel,
-                peers,
-                findings,
-            );
+            inside(At { value: to.value.ip(), at: to.at }, named_peer, tunnel, peers, findings);
             Some(Target::Address(to.value))
         }
     }
@@ -253,22 +182,10 @@ fn inside(
 ) {
     if let Some(own) = tunnel.own(to.value) {
         let line = own.line();
-        findings.value(
-            to.at,
-            format!(
-                "{} is this site's own address{line}; write one at the peer",
-                to.value
-            ),
-        );
+        findings.value(to.at, format!("{} is this site's own address{line}; write one at the peer", to.value));
     } else if !tunnel.has_family_of(to.value) {
         let instead = "write an address of that family in tunnel.address too";
-        findings.value(
-            to.at,
-            format!(
-                "{} is of a family that tunnel.address lacks; {instead}",
-                to.value
-            ),
-        );
+        findings.value(to.at, format!("{} is of a family that tunnel.address lacks; {instead}", to.value));
     } else if let Some((index, _)) = peer.filter(|(_, peer)| !peer.prefixes.is_empty()) {
         peers::inside(to, index, peers, findings);
     }

@@ -26,17 +26,9 @@ pub(super) fn check(
     health: Option<At<SocketAddr>>,
     findings: &mut Findings,
 ) {
-    let inside: Vec<IpAddr> = tunnel
-        .addresses
-        .iter()
-        .map(|address| address.value.addr())
-        .collect();
-    let at_port = |label: String, port: At<u16>| Listener {
-        label,
-        addresses: inside.clone(),
-        port: port.value,
-        at: port.at,
-    };
+    let inside: Vec<IpAddr> = tunnel.addresses.iter().map(|address| address.value.addr()).collect();
+    let at_port =
+        |label: String, port: At<u16>| Listener { label, addresses: inside.clone(), port: port.value, at: port.at };
     let at_socket = |label: String, socket: At<SocketAddr>| Listener {
         label,
         addresses: vec![socket.value.ip().to_canonical()],
@@ -47,22 +39,11 @@ pub(super) fn check(
         Some(name) => format!("{kind} {}", quote(name.value.as_str())),
         None => format!("a {kind}"),
     };
-    let link = tunnel
-        .link_port
-        .map(|port| at_port("tunnel.link_port".to_owned(), port));
+    let link = tunnel.link_port.map(|port| at_port("tunnel.link_port".to_owned(), port));
     let health = health.map(|health| at_socket("health.listen".to_owned(), health));
-    let forwards = forwards
-        .iter()
-        .filter_map(|f| Some(at_socket(named("forward", &f.name), f.listen?)));
-    let services = services
-        .iter()
-        .filter_map(|s| Some(at_port(named("service", &s.name), s.port?)));
-    let mut listeners: Vec<Listener> = link
-        .into_iter()
-        .chain(health)
-        .chain(forwards)
-        .chain(services)
-        .collect();
+    let forwards = forwards.iter().filter_map(|f| Some(at_socket(named("forward", &f.name), f.listen?)));
+    let services = services.iter().filter_map(|s| Some(at_port(named("service", &s.name), s.port?)));
+    let mut listeners: Vec<Listener> = link.into_iter().chain(health).chain(forwards).chain(services).collect();
     // Defaults first: the finding goes to what the file says.
     listeners.sort_by_key(|listener| (listener.at.line(), listener.at.column()));
     let mut by_port: HashMap<u16, Vec<&Listener>> = HashMap::new();
@@ -70,24 +51,18 @@ pub(super) fn check(
         let earlier = by_port.entry(listener.port).or_default();
         if let Some(first) = earlier.iter().find(|first| overlap(first, listener)) {
             let (label, line, port) = (&first.label, Line(first.at), listener.port);
-            findings.value(
-                listener.at,
-                format!("port {port} is taken by {label}{line}; write another port"),
-            );
+            findings.value(listener.at, format!("port {port} is taken by {label}{line}; write another port"));
         }
         earlier.push(listener);
     }
 }
 
 fn overlap(one: &Listener, other: &Listener) -> bool {
-    one.addresses
-        .iter()
-        .any(|a| other.addresses.iter().any(|b| addresses_overlap(*a, *b)))
+    one.addresses.iter().any(|a| other.addresses.iter().any(|b| addresses_overlap(*a, *b)))
 }
 
 /// Whether a listener on one address leaves no room on another: `::` covers IPv4 too, `0.0.0.0` only that.
 fn addresses_overlap(a: IpAddr, b: IpAddr) -> bool {
-    let covers =
-        |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
+    let covers = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
     a == b || covers(a, b) || covers(b, a)
 }

@@ -33,10 +33,7 @@ const STATE_DIR: &str = "/var/lib/wardlink";
 const RUNTIME_DIR: &str = "/run/wardlink";
 
 /// Validates a site: all of it, or everything that is wrong.
-pub(super) fn site(
-    raw: &Spanned<raw::Site>,
-    read_key: ReadKey<'_>,
-) -> Result<Config, Vec<Finding>> {
+pub(super) fn site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>) -> Result<Config, Vec<Finding>> {
     let mut findings = Findings::default();
     let config = read_site(raw, read_key, &mut findings);
     match config {
@@ -45,69 +42,26 @@ pub(super) fn site(
     }
 }
 
-fn read_site(
-    raw: &Spanned<raw::Site>,
-    read_key: ReadKey<'_>,
-    findings: &mut Findings,
-) -> Option<Config> {
+fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Findings) -> Option<Config> {
     let (at, raw) = (raw.referenced, &raw.value);
-    let site = findings.required(
-        at,
-        "site",
-        "a name for this installation",
-        raw.site.as_ref(),
-        value::name,
-    );
-    let state_dir = findings.optional(
-        raw.state_dir.as_ref(),
-        STATE_DIR.into(),
-        value::absolute_path,
-    );
+    let site = findings.required(at, "site", "a name for this installation", raw.site.as_ref(), value::name);
+    let state_dir = findings.optional(raw.state_dir.as_ref(), STATE_DIR.into(), value::absolute_path);
     let tunnel = tunnel::check(at, raw.tunnel.as_ref(), read_key, findings);
-    let peers = peers::check(
-        raw.peers.as_deref().unwrap_or_default(),
-        &tunnel,
-        read_key,
-        findings,
-    );
-    let forwards = forwards::check(
-        raw.forwards.as_deref().unwrap_or_default(),
-        &tunnel,
-        &peers,
-        findings,
-    );
-    let services = services::check(
-        raw.services.as_deref().unwrap_or_default(),
-        &peers,
-        findings,
-    );
+    let peers = peers::check(raw.peers.as_deref().unwrap_or_default(), &tunnel, read_key, findings);
+    let forwards = forwards::check(raw.forwards.as_deref().unwrap_or_default(), &tunnel, &peers, findings);
+    let services = services::check(raw.services.as_deref().unwrap_or_default(), &peers, findings);
     let health = health(raw.health.as_ref(), findings);
     listeners::check(&tunnel, &forwards, &services, health, findings);
-    let socket = raw
-        .control
-        .as_ref()
-        .and_then(|control| control.socket.as_ref());
-    let default = site
-        .as_ref()
-        .map(|site| format!("{RUNTIME_DIR}/{}.sock", site.value))
-        .unwrap_or_default();
+    let socket = raw.control.as_ref().and_then(|control| control.socket.as_ref());
+    let default = site.as_ref().map(|site| format!("{RUNTIME_DIR}/{}.sock", site.value)).unwrap_or_default();
     let control_socket = findings.optional(socket, default.into(), value::socket_path);
     Some(Config {
         site: site?.value,
         state_dir: state_dir?,
         tunnel: tunnel.tunnel?,
-        peers: peers
-            .into_iter()
-            .map(|draft| draft.peer)
-            .collect::<Option<_>>()?,
-        forwards: forwards
-            .into_iter()
-            .map(|draft| draft.forward)
-            .collect::<Option<_>>()?,
-        services: services
-            .into_iter()
-            .map(|draft| draft.service)
-            .collect::<Option<_>>()?,
+        peers: peers.into_iter().map(|draft| draft.peer).collect::<Option<_>>()?,
+        forwards: forwards.into_iter().map(|draft| draft.forward).collect::<Option<_>>()?,
+        services: services.into_iter().map(|draft| draft.service).collect::<Option<_>>()?,
         health_listen: health.map(|health| health.value),
         control_socket: control_socket?,
     })
@@ -116,10 +70,7 @@ fn read_site(
 /// Reads where the health endpoints listen; `None` where they do not, or where it is wrong.
 fn health(raw: Option<&raw::Health>, findings: &mut Findings) -> Option<At<SocketAddr>> {
     let Some(text) = raw.and_then(|health| health.listen.as_ref()) else {
-        return Some(At {
-            value: HEALTH_LISTEN,
-            at: Location::UNKNOWN,
-        });
+        return Some(At { value: HEALTH_LISTEN, at: Location::UNKNOWN });
     };
     if text.value == "none" {
         return None;
@@ -170,33 +121,19 @@ impl Findings {
     /// Notes that a value is wrong.
     fn value(&mut self, at: Location, message: impl Into<String>) {
         let (position, message) = (yaml::position(at), message.into());
-        self.0.push(Finding {
-            position,
-            subject: Subject::Value,
-            message,
-        });
+        self.0.push(Finding { position, subject: Subject::Value, message });
     }
 
     /// Notes that a mapping lacks a key.
     fn missing(&mut self, mapping: Location, key: &'static str, instead: &str) {
-        let (position, message) = (
-            yaml::position(mapping),
-            format!("is missing; write {instead}"),
-        );
-        self.0.push(Finding {
-            position,
-            subject: Subject::Missing(key),
-            message,
-        });
+        let (position, message) = (yaml::position(mapping), format!("is missing; write {instead}"));
+        self.0.push(Finding { position, subject: Subject::Missing(key), message });
     }
 
     /// Reads a scalar; `None` where it is wrong.
     fn read<T>(&mut self, text: &Text, read: impl FnOnce(&str) -> Judged<T>) -> Option<At<T>> {
         match read(&text.value) {
-            Ok(value) => Some(At {
-                value,
-                at: text.referenced,
-            }),
+            Ok(value) => Some(At { value, at: text.referenced }),
             Err(message) => {
                 self.value(text.referenced, message);
                 None
@@ -220,12 +157,7 @@ impl Findings {
     }
 
     /// Reads a scalar that has a default; `None` where it is wrong.
-    fn optional<T>(
-        &mut self,
-        text: Option<&Text>,
-        default: T,
-        read: impl FnOnce(&str) -> Judged<T>,
-    ) -> Option<T> {
+    fn optional<T>(&mut self, text: Option<&Text>, default: T, read: impl FnOnce(&str) -> Judged<T>) -> Option<T> {
         match text {
             Some(text) => self.read(text, read).map(|read| read.value),
             None => Some(default),
@@ -234,10 +166,7 @@ impl Findings {
 
     /// Reads a list of scalars; what is wrong is left out.
     fn list<T>(&mut self, texts: &[Text], read: impl Fn(&str) -> Judged<T>) -> Vec<At<T>> {
-        texts
-            .iter()
-            .filter_map(|text| self.read(text, &read))
-            .collect()
+        texts.iter().filter_map(|text| self.read(text, &read)).collect()
     }
 
     /// Notes every value that was written before.
@@ -271,10 +200,7 @@ impl Findings {
     fn key(&mut self, text: &Text, kind: SecretKind, read_key: ReadKey<'_>) -> Option<SecretKey> {
         let at = text.referenced;
         if SecretKey::from_base64(text.value.trim()).is_some() {
-            self.value(
-                at,
-                "is a key itself; put the key into a file and write its path",
-            );
+            self.value(at, "is a key itself; put the key into a file and write its path");
             return None;
         }
         match read_key(Path::new(&text.value)) {
@@ -304,19 +230,13 @@ impl SecretKind {
         };
         match error {
             KeyFileError::Missing { path } => {
-                format!(
-                    "{other}create it: (umask 077; wardlink key {command} > {})",
-                    path.display()
-                )
+                format!("{other}create it: (umask 077; wardlink key {command} > {})", path.display())
             }
             KeyFileError::Mode { path, .. } => format!("run: chmod 0600 {}", path.display()),
             KeyFileError::Read { .. } => "run as the owner of the file, or as root".to_owned(),
             KeyFileError::NotAFile { .. } => "write the path of a file".to_owned(),
             KeyFileError::NotAKey { .. } => {
-                format!(
-                    "it must be one line, as wardlink key {command} or wg gen{} writes it",
-                    self.wg()
-                )
+                format!("it must be one line, as wardlink key {command} or wg gen{} writes it", self.wg())
             }
         }
     }

@@ -32,25 +32,16 @@ pub(super) struct Draft {
 impl Draft {
     /// Returns the peer's name in quotes, for a message.
     pub(super) fn label(&self) -> String {
-        quote(
-            self.name
-                .as_ref()
-                .map(|name| name.value.as_str())
-                .unwrap_or_default(),
-        )
+        quote(self.name.as_ref().map(|name| name.value.as_str()).unwrap_or_default())
     }
 }
 
 /// Finds the peer that packets to an address go to: the one with the longest prefix (WireGuard cryptokey routing).
 pub(super) fn owner(peers: &[Draft], address: IpAddr) -> Option<usize> {
-    let prefixes = peers
-        .iter()
-        .enumerate()
-        .flat_map(|(index, peer)| peer.prefixes.iter().map(move |p| (index, p.value)));
+    let prefixes =
+        peers.iter().enumerate().flat_map(|(index, peer)| peer.prefixes.iter().map(move |p| (index, p.value)));
     let holding = prefixes.filter(|(_, prefix)| prefix.contains(&address));
-    holding
-        .max_by_key(|(_, prefix)| prefix.prefix_len())
-        .map(|(index, _)| index)
+    holding.max_by_key(|(_, prefix)| prefix.prefix_len()).map(|(index, _)| index)
 }
 
 /// Checks the peers.
@@ -60,20 +51,11 @@ pub(super) fn check(
     read_key: ReadKey<'_>,
     findings: &mut Findings,
 ) -> Vec<Draft> {
-    let peers: Vec<Draft> = raw
-        .iter()
-        .map(|raw| peer(raw, tunnel, read_key, findings))
-        .collect();
+    let peers: Vec<Draft> = raw.iter().map(|raw| peer(raw, tunnel, read_key, findings)).collect();
     findings.duplicate_names("peer", peers.iter().filter_map(|peer| peer.name.as_ref()));
-    findings.duplicates(
-        peers.iter().filter_map(|peer| peer.public_key.as_ref()),
-        |first| {
-            format!(
-                "another peer has the same key{}; write the key of this peer",
-                first.line()
-            )
-        },
-    );
+    findings.duplicates(peers.iter().filter_map(|peer| peer.public_key.as_ref()), |first| {
+        format!("another peer has the same key{}; write the key of this peer", first.line())
+    });
     prefixes(&peers, findings);
     for (index, peer) in peers.iter().enumerate() {
         own(peer, tunnel, findings);
@@ -84,42 +66,18 @@ pub(super) fn check(
     peers
 }
 
-fn peer(
-    raw: &Spanned<raw::Peer>,
-    tunnel: &tunnel::Draft,
-    read_key: ReadKey<'_>,
-    findings: &mut Findings,
-) -> Draft {
+fn peer(raw: &Spanned<raw::Peer>, tunnel: &tunnel::Draft, read_key: ReadKey<'_>, findings: &mut Findings) -> Draft {
     let (at, raw) = (raw.referenced, &raw.value);
-    let name = findings.required(
-        at,
-        "name",
-        "a name for the peer",
-        raw.name.as_ref(),
-        value::name,
-    );
+    let name = findings.required(at, "name", "a name for the peer", raw.name.as_ref(), value::name);
     let instead = "the key that wardlink key pub prints at the peer";
-    let public_key = findings.required(
-        at,
-        "public_key",
-        instead,
-        raw.public_key.as_ref(),
-        public_key,
-    );
+    let public_key = findings.required(at, "public_key", instead, raw.public_key.as_ref(), public_key);
     let preshared = raw.preshared_key_file.as_ref();
     // Some(None) is a key file that is wrong.
     let preshared_key = preshared.map(|file| findings.key(file, SecretKind::Preshared, read_key));
-    let endpoint = raw
-        .endpoint
-        .as_ref()
-        .map(|text| findings.read(text, value::endpoint));
+    let endpoint = raw.endpoint.as_ref().map(|text| findings.read(text, value::endpoint));
     let prefixes = allowed_ips(at, raw.allowed_ips.as_ref(), findings);
-    let written = raw
-        .address
-        .as_ref()
-        .map(|text| findings.read(text, value::address));
-    let persistent_keepalive =
-        findings.optional(raw.persistent_keepalive.as_ref(), None, keepalive);
+    let written = raw.address.as_ref().map(|text| findings.read(text, value::address));
+    let persistent_keepalive = findings.optional(raw.persistent_keepalive.as_ref(), None, keepalive);
     let routed = findings.optional(raw.routed.as_ref(), false, value::boolean);
     let host_access = findings.optional(raw.host_access.as_ref(), false, value::boolean);
     let address = match &written {
@@ -158,11 +116,7 @@ fn peer(
     }
 }
 
-fn allowed_ips(
-    mapping: Location,
-    raw: Option<&Spanned<Vec<Text>>>,
-    findings: &mut Findings,
-) -> Vec<At<IpNet>> {
+fn allowed_ips(mapping: Location, raw: Option<&Spanned<Vec<Text>>>, findings: &mut Findings) -> Vec<At<IpNet>> {
     let instead = "[PREFIX], the peer's addresses inside the tunnel, such as [10.98.0.2/32]";
     let Some(raw) = raw else {
         findings.missing(mapping, "allowed_ips", instead);
@@ -177,7 +131,8 @@ fn allowed_ips(
 fn public_key(text: &str) -> Judged<PublicKey> {
     // Not quoted: it may be the private key by mistake.
     PublicKey::from_base64(text).ok_or_else(|| {
-        "is not a key of 32 bytes in base64; write the 44 characters that wardlink key pub prints at the peer".to_owned()
+        "is not a key of 32 bytes in base64; write the 44 characters that wardlink key pub prints at the peer"
+            .to_owned()
     })
 }
 
@@ -185,32 +140,18 @@ fn keepalive(text: &str) -> Judged<Option<Duration>> {
     if text == "off" {
         return Ok(None);
     }
-    let interval = value::duration(text, Duration::from_secs(1)..=KEEPALIVE_MAX)
-        .map_err(|wrong| wrong + ", or off")?;
+    let interval = value::duration(text, Duration::from_secs(1)..=KEEPALIVE_MAX).map_err(|wrong| wrong + ", or off")?;
     if interval.subsec_nanos() != 0 {
-        return Err(format!(
-            "{} is not whole seconds; write {}s",
-            quote(text),
-            interval.as_secs()
-        ));
+        return Err(format!("{} is not whole seconds; write {}s", quote(text), interval.as_secs()));
     }
     Ok(Some(interval))
 }
 
 /// Finds the one host among the prefixes; of one IPv4 and one IPv6, the first whose family the tunnel has.
 fn single_host(prefixes: &[At<IpNet>], tunnel: &tunnel::Draft) -> Option<IpAddr> {
-    let hosts = || {
-        prefixes
-            .iter()
-            .map(|at| at.value)
-            .filter(|net| net.prefix_len() == net.max_prefix_len())
-    };
-    let first = hosts()
-        .map(|net| net.addr())
-        .find(|address| tunnel.has_family_of(*address))?;
-    let same_family = hosts()
-        .filter(|net| net.addr().is_ipv4() == first.is_ipv4())
-        .count();
+    let hosts = || prefixes.iter().map(|at| at.value).filter(|net| net.prefix_len() == net.max_prefix_len());
+    let first = hosts().map(|net| net.addr()).find(|address| tunnel.has_family_of(*address))?;
+    let same_family = hosts().filter(|net| net.addr().is_ipv4() == first.is_ipv4()).count();
     (same_family == 1).then_some(first)
 }
 
@@ -222,20 +163,12 @@ fn prefixes(peers: &[Draft], findings: &mut Findings) {
             let net = prefix.value;
             match seen.get(&net) {
                 Some((first_index, first)) if *first_index == index => {
-                    findings.value(
-                        prefix.at,
-                        format!("{net} is written twice{}; keep one", first.line()),
-                    );
+                    findings.value(prefix.at, format!("{net} is written twice{}; keep one", first.line()));
                 }
                 Some((first_index, first)) => {
-                    let label = peers
-                        .get(*first_index)
-                        .map(Draft::label)
-                        .unwrap_or_default();
+                    let label = peers.get(*first_index).map(Draft::label).unwrap_or_default();
                     let line = first.line();
-                    let message = format!(
-                        "{net} is also a prefix of peer {label}{line}; give each prefix to one peer"
-                    );
+                    let message = format!("{net} is also a prefix of peer {label}{line}; give each prefix to one peer");
                     findings.value(prefix.at, message);
                 }
                 None => {
@@ -250,14 +183,8 @@ fn prefixes(peers: &[Draft], findings: &mut Findings) {
 }
 
 fn default_route(net: IpNet, routed: bool) -> String {
-    let needs = if routed {
-        ""
-    } else {
-        "would need routed: true, and "
-    };
-    format!(
-        "{net} is a default route, which {needs}is not in this version; write the prefixes that are the peer's"
-    )
+    let needs = if routed { "" } else { "would need routed: true, and " };
+    format!("{net} is a default route, which {needs}is not in this version; write the prefixes that are the peer's")
 }
 
 /// Notes what a peer claims that is this site's own.
@@ -267,26 +194,12 @@ fn own(peer: &Draft, tunnel: &tunnel::Draft, findings: &mut Findings) {
     {
         findings.value(key.at, "is this site's own public key; write the peer's");
     }
-    let hosts = peer
-        .prefixes
-        .iter()
-        .filter(|prefix| prefix.value.prefix_len() == prefix.value.max_prefix_len());
-    let claimed = hosts
-        .map(|host| At {
-            value: host.value.addr(),
-            at: host.at,
-        })
-        .chain(peer.written_address);
+    let hosts = peer.prefixes.iter().filter(|prefix| prefix.value.prefix_len() == prefix.value.max_prefix_len());
+    let claimed = hosts.map(|host| At { value: host.value.addr(), at: host.at }).chain(peer.written_address);
     for address in claimed {
         if let Some(own) = tunnel.own(address.value) {
             let line = own.line();
-            findings.value(
-                address.at,
-                format!(
-                    "{} is this site's own address{line}; write the peer's",
-                    address.value
-                ),
-            );
+            findings.value(address.at, format!("{} is this site's own address{line}; write the peer's", address.value));
         }
     }
 }
@@ -295,32 +208,18 @@ fn own(peer: &Draft, tunnel: &tunnel::Draft, findings: &mut Findings) {
 fn families(peer: &Draft, tunnel: &tunnel::Draft, findings: &mut Findings) {
     let reachable = |address: IpAddr| tunnel.has_family_of(address);
     let instead = "write an address of that family in tunnel.address too";
-    if !peer.prefixes.is_empty()
-        && !peer
-            .prefixes
-            .iter()
-            .any(|prefix| reachable(prefix.value.addr()))
-    {
+    if !peer.prefixes.is_empty() && !peer.prefixes.iter().any(|prefix| reachable(prefix.value.addr())) {
         let message = format!("has no address family in common with tunnel.address; {instead}");
         findings.value(peer.allowed_ips_at, message);
-    } else if let Some(address) = peer
-        .written_address
-        .filter(|address| !reachable(address.value))
-    {
-        let message = format!(
-            "{} is of a family that tunnel.address lacks; {instead}",
-            address.value
-        );
+    } else if let Some(address) = peer.written_address.filter(|address| !reachable(address.value)) {
+        let message = format!("{} is of a family that tunnel.address lacks; {instead}", address.value);
         findings.value(address.at, message);
     }
 }
 
 /// Notes a written address that packets to this peer do not have.
 fn written_address(index: usize, peers: &[Draft], tunnel: &tunnel::Draft, findings: &mut Findings) {
-    let written = peers
-        .get(index)
-        .filter(|peer| !peer.prefixes.is_empty())
-        .and_then(|peer| peer.written_address);
+    let written = peers.get(index).filter(|peer| !peer.prefixes.is_empty()).and_then(|peer| peer.written_address);
     // This site's own address is noted already.
     if let Some(address) = written.filter(|address| tunnel.own(address.value).is_none()) {
         inside(address, index, peers, findings);
@@ -340,10 +239,7 @@ pub(super) fn inside(address: At<IpAddr>, index: usize, peers: &[Draft], finding
         ),
         None => {
             let label = label(index);
-            format!(
-                "{} is not inside allowed_ips of peer {label}; write one that is, or add it there",
-                address.value
-            )
+            format!("{} is not inside allowed_ips of peer {label}; write one that is, or add it there", address.value)
         }
     };
     findings.value(address.at, message);
@@ -351,23 +247,15 @@ pub(super) fn inside(address: At<IpAddr>, index: usize, peers: &[Draft], finding
 
 /// Notes an endpoint that would be reached through the tunnel that it carries.
 fn routing_loop(peer: &Draft, findings: &mut Findings) {
-    let Some(At {
-        value: Endpoint {
-            host: Host::Address(address),
-            ..
-        },
-        at,
-    }) = peer.endpoint.as_ref()
-    else {
+    let Some(At { value: Endpoint { host: Host::Address(address), .. }, at }) = peer.endpoint.as_ref() else {
         return;
     };
-    if let Some(prefix) = peer
-        .prefixes
-        .iter()
-        .find(|prefix| prefix.value.contains(address))
-    {
+    if let Some(prefix) = peer.prefixes.iter().find(|prefix| prefix.value.contains(address)) {
         let (net, line) = (prefix.value, prefix.line());
         let instead = "write the address that the peer has outside the tunnel";
-        findings.value(*at, format!("{address} is inside allowed_ips {net}{line}: the tunnel would carry itself; {instead}"));
+        findings.value(
+            *at,
+            format!("{address} is inside allowed_ips {net}{line}: the tunnel would carry itself; {instead}"),
+        );
     }
 }

@@ -24,49 +24,27 @@ pub(super) struct Draft {
 }
 
 /// Checks the services.
-pub(super) fn check(
-    raw: &[Spanned<raw::Service>],
-    peers: &[peers::Draft],
-    findings: &mut Findings,
-) -> Vec<Draft> {
-    let services: Vec<Draft> = raw
-        .iter()
-        .map(|raw| service(raw, peers, findings))
-        .collect();
-    findings.duplicate_names(
-        "service",
-        services.iter().filter_map(|service| service.name.as_ref()),
-    );
+pub(super) fn check(raw: &[Spanned<raw::Service>], peers: &[peers::Draft], findings: &mut Findings) -> Vec<Draft> {
+    let services: Vec<Draft> = raw.iter().map(|raw| service(raw, peers, findings)).collect();
+    findings.duplicate_names("service", services.iter().filter_map(|service| service.name.as_ref()));
     services
 }
 
 fn service(raw: &Spanned<raw::Service>, peers: &[peers::Draft], findings: &mut Findings) -> Draft {
     let (at, raw) = (raw.referenced, &raw.value);
-    let name = findings.required(
-        at,
-        "name",
-        "a name for the service",
-        raw.name.as_ref(),
-        value::name,
-    );
+    let name = findings.required(at, "name", "a name for the service", raw.name.as_ref(), value::name);
     let instead = "HOST:PORT where the receiver listens, such as 192.168.10.40:6661";
     let target = findings.required(at, "target", instead, raw.target.as_ref(), value::endpoint);
     let allow_peers = findings.list(raw.allow_peers.as_deref().unwrap_or_default(), value::name);
     for peer in &allow_peers {
         find(peer, peers, findings);
     }
-    let port = raw
-        .port
-        .as_ref()
-        .map(|text| findings.read(text, value::port));
-    let ack =
-        |text: &str| value::duration(text, Duration::from_secs(1)..=ACK_TIMEOUT_MAX).map(Some);
+    let port = raw.port.as_ref().map(|text| findings.read(text, value::port));
+    let ack = |text: &str| value::duration(text, Duration::from_secs(1)..=ACK_TIMEOUT_MAX).map(Some);
     let ack_timeout = findings.optional(raw.ack_timeout.as_ref(), None, ack);
     let connections_max = findings.optional(raw.connections.as_ref(), CONNECTIONS, connections);
     let words = [("none", Probe::None), ("tcp", Probe::Tcp)];
-    let probe = findings.optional(raw.probe.as_ref(), Probe::None, |text| {
-        value::choice(text, &words)
-    });
+    let probe = findings.optional(raw.probe.as_ref(), Probe::None, |text| value::choice(text, &words));
     let complete = || {
         Some(Service {
             name: name.clone()?.value,
@@ -81,9 +59,5 @@ fn service(raw: &Spanned<raw::Service>, peers: &[peers::Draft], findings: &mut F
             probe: probe?,
         })
     };
-    Draft {
-        service: complete(),
-        name,
-        port: port.flatten(),
-    }
+    Draft { service: complete(), name, port: port.flatten() }
 }

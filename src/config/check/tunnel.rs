@@ -32,18 +32,12 @@ pub(super) struct Draft {
 impl Draft {
     /// Whether an address of the same family is among the interface's; unknown ones are taken to fit.
     pub(super) fn has_family_of(&self, address: std::net::IpAddr) -> bool {
-        self.addresses.is_empty()
-            || self
-                .addresses
-                .iter()
-                .any(|own| own.value.addr().is_ipv4() == address.is_ipv4())
+        self.addresses.is_empty() || self.addresses.iter().any(|own| own.value.addr().is_ipv4() == address.is_ipv4())
     }
 
     /// Finds this site's own address.
     pub(super) fn own(&self, address: std::net::IpAddr) -> Option<&At<IpNet>> {
-        self.addresses
-            .iter()
-            .find(|own| own.value.addr() == address)
+        self.addresses.iter().find(|own| own.value.addr() == address)
     }
 }
 
@@ -56,45 +50,25 @@ pub(super) fn check(
 ) -> Draft {
     let Some(raw) = raw else {
         findings.missing(site, "tunnel", "tunnel: with private_key_file and address");
-        return Draft {
-            tunnel: None,
-            addresses: Vec::new(),
-            public_key: None,
-            link_port: None,
-        };
+        return Draft { tunnel: None, addresses: Vec::new(), public_key: None, link_port: None };
     };
     let (at, raw) = (raw.referenced, &raw.value);
     let addresses = addresses(at, raw.address.as_ref(), findings);
     if raw.private_key_file.is_none() {
-        findings.missing(
-            at,
-            "private_key_file",
-            "the path of a file that wardlink key gen has written",
-        );
+        findings.missing(at, "private_key_file", "the path of a file that wardlink key gen has written");
     }
     let file = raw.private_key_file.as_ref();
     let private_key = file.and_then(|file| findings.key(file, SecretKind::Private, read_key));
     let public_key = private_key.as_ref().map(|key| key.public_key());
     let link_port = match &raw.link_port {
         Some(text) => findings.read(text, value::port),
-        None => Some(At {
-            value: LINK_PORT,
-            at: Location::UNKNOWN,
-        }),
+        None => Some(At { value: LINK_PORT, at: Location::UNKNOWN }),
     };
-    let has_v6 = addresses
-        .iter()
-        .any(|address| address.value.addr().is_ipv6());
+    let has_v6 = addresses.iter().any(|address| address.value.addr().is_ipv6());
     // Each is read whether or not the others are right.
-    let interface = findings.optional(
-        raw.interface.as_ref(),
-        INTERFACE.to_owned(),
-        value::interface,
-    );
+    let interface = findings.optional(raw.interface.as_ref(), INTERFACE.to_owned(), value::interface);
     let backend = findings.optional(raw.backend.as_ref(), Backend::Auto, backend);
-    let listen_port = findings.optional(raw.listen_port.as_ref(), LISTEN_PORT, |text| {
-        number_u16(text, 0)
-    });
+    let listen_port = findings.optional(raw.listen_port.as_ref(), LISTEN_PORT, |text| number_u16(text, 0));
     let mtu_min = if has_v6 { MTU_MIN_V6 } else { MTU_MIN_V4 };
     let mtu = findings.optional(raw.mtu.as_ref(), MTU, |text| number_u16(text, mtu_min));
     let fwmark = findings.optional(raw.fwmark.as_ref(), 0, mark);
@@ -112,19 +86,10 @@ pub(super) fn check(
             link_port: link_port?.value,
         })
     };
-    Draft {
-        tunnel: complete(),
-        public_key,
-        link_port,
-        addresses,
-    }
+    Draft { tunnel: complete(), public_key, link_port, addresses }
 }
 
-fn addresses(
-    mapping: Location,
-    raw: Option<&Spanned<Vec<Text>>>,
-    findings: &mut Findings,
-) -> Vec<At<IpNet>> {
+fn addresses(mapping: Location, raw: Option<&Spanned<Vec<Text>>>, findings: &mut Findings) -> Vec<At<IpNet>> {
     let instead = "[ADDRESS], this site's own inside the tunnel, such as [10.98.0.1/32]";
     let Some(raw) = raw else {
         findings.missing(mapping, "address", instead);
@@ -134,9 +99,7 @@ fn addresses(
         findings.value(raw.referenced, format!("is empty; write {instead}"));
     }
     let addresses = findings.list(&raw.value, value::interface_address);
-    findings.duplicates(&addresses, |first| {
-        format!("{} is written twice{}; keep one", first.value, first.line())
-    });
+    findings.duplicates(&addresses, |first| format!("{} is written twice{}; keep one", first.value, first.line()));
     addresses
 }
 
@@ -148,30 +111,20 @@ fn backend(text: &str) -> Judged<Backend> {
 }
 
 fn mark(text: &str) -> Judged<u32> {
-    if text == "off" {
-        Ok(0)
-    } else {
-        value::number(text, 0..=u32::MAX)
-    }
+    if text == "off" { Ok(0) } else { value::number(text, 0..=u32::MAX) }
 }
 
 fn table(text: &str) -> Judged<Table> {
     match text {
         "auto" => Ok(Table::Auto),
         "off" => Ok(Table::Off),
-        _ => value::number(text, 1..=u32::MAX)
-            .map(Table::Number)
-            .map_err(|_| {
-                let table = value::quote(text);
-                format!(
-                    "{table} is not a table; write auto, off, or a number from 1 to {}",
-                    u32::MAX
-                )
-            }),
+        _ => value::number(text, 1..=u32::MAX).map(Table::Number).map_err(|_| {
+            let table = value::quote(text);
+            format!("{table} is not a table; write auto, off, or a number from 1 to {}", u32::MAX)
+        }),
     }
 }
 
 fn number_u16(text: &str, from: u32) -> Judged<u16> {
-    value::number(text, from..=u32::from(u16::MAX))
-        .map(|number| u16::try_from(number).unwrap_or(u16::MAX))
+    value::number(text, from..=u32::from(u16::MAX)).map(|number| u16::try_from(number).unwrap_or(u16::MAX))
 }

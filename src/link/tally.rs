@@ -1,0 +1,133 @@
+//! What passed on a forward or a service: counted, never kept.
+//!
+//! It holds no byte of a message: counts, codes, times.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::mllp::observe::Observation;
+
+/// Upper bounds of the latency of answers, in seconds: from a LAN to a receiver that a person waits for.
+pub const LATENCY_BOUNDS_SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
+
+/// Counts what passes.
+#[derive(Default)]
+pub struct Tally(Mutex<Counts>);
+
+/// Is what was counted so far.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Counts connections that are open now.
+    pub connections: u64,
+    /// Counts the messages.
+    pub messages: u64,
+    /// Counts their bytes.
+    pub message_bytes: u64,
+    /// Counts the answers by code.
+    pub acks: BTreeMap<&'static str, u64>,
+    /// Counts messages that the receiver sent of its own.
+    pub unsolicited: u64,
+    /// Counts deviations by code.
+    pub anomalies: BTreeMap<&'static str, u64>,
+    /// Counts connections that ended, by reason.
+    pub closed: BTreeMap<&'static str, u64>,
+    /// Counts answers by how long they took; the last bucket is beyond the bounds.
+    pub latency: [u64; LATENCY_BOUNDS_SECONDS.len() + 1],
+    /// Is the sum of these times.
+    pub latency_sum: Duration,
+    /// Is when the last answer came.
+    pub last_ack: Option<Instant>,
+    /// Is the last answer that was not positive, and when it came.
+    pub last_negative: Option<(&'static str, Instant)>,
+    unanswered: HashMap<u64, (usize, Instant)>,
+    next_connection: u64,
+}
+
+impl Counts {
+    /// Counts the messages that wait for an answer now.
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered.values().map(|(count, _)| *count as u64).sum()
+    }
+
+    /// Says since when the oldest of them has waited.
+    pub fn oldest_unanswered(&self) -> Option<Instant> {
+        self.unanswered.values().map(|(_, since)| *since).min()
+    }
+}
+
+impl Tally {
+    /// Begins to count a connection and returns its number.
+    pub fn begin(&self) -> u64 {
+        let mut counts = self.lock();
+        counts.connections += 1;
+        counts.next_connection += 1;
+        counts.next_connection
+    }
+
+    /// Ends it; `reason` is a stable code.
+    pub fn end(&self, connection: u64, reason: &'static str) {
+        let mut counts = self.lock();
+        counts.connections = counts.connections.saturating_sub(1);
+        counts.unanswered.remove(&connection);
+        *counts.closed.entry(reason).or_default() += 1;
+    }
+
+    /// Counts a connection that was not let in.
+    pub fn refuse(&self, reason: &'static str) {
+        *self.lock().closed.entry(reason).or_default() += 1;
+    }
+
+    /// Counts what was observed.
+    pub fn count(&self, observation: Observation, now: Instant) {
+        let mut counts = self.lock();
+        match observation {
+            Observation::Message { bytes } => {
+                counts.messages += 1;
+                counts.message_bytes += bytes;
+            }
+            Observation::Ack { code, latency } => {
+                *counts.acks.entry(code.code()).or_default() += 1;
+                counts.last_ack = Some(now);
+                if !code.is_positive() {
+                    counts.last_negative = Some((code.code(), now));
+                }
+                if let Some(latency) = latency {
+                    counts.add_latency(latency);
+                }
+            }
+            Observation::Unsolicited => counts.unsolicited += 1,
+            Observation::Anomaly(anomaly) => *counts.anomalies.entry(anomaly.code()).or_default() += 1,
+        }
+    }
+
+    /// Notes how many messages of a connection wait for an answer, and since when the oldest does.
+    pub fn waits(&self, connection: u64, messages: usize, since: Option<Instant>) {
+        let mut counts = self.lock();
+        match since {
+            Some(since) => counts.unanswered.insert(connection, (messages, since)),
+            None => counts.unanswered.remove(&connection),
+        };
+    }
+
+    /// Returns what was counted so far.
+    pub fn counts(&self) -> Counts {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn add_latency(&mut self, latency: Duration) {
+        let seconds = latency.as_secs_f64();
+        let bucket = LATENCY_BOUNDS_SECONDS.iter().position(|bound| seconds <= *bound);
+        if let Some(count) = self.latency.get_mut(bucket.unwrap_or(LATENCY_BOUNDS_SECONDS.len())) {
+            *count += 1;
+        }
+        self.latency_sum += latency;
+    }
+}
