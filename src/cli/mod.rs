@@ -1,5 +1,8 @@
 //! The commands, one file each.
 
+pub mod receive;
+pub mod send;
+
 use std::process::ExitCode;
 
 /// Runs the command that the arguments name.
