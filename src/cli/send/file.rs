@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::mllp::frame::{FrameReader, Limits, Read, VT, Violation, encode};
+use crate::mllp::frame::{Anomaly, FrameReader, Limits, Read, VT, Violation, encode};
 use crate::mllp::message::Header;
 
 /// Is a message, ready to be sent.
@@ -100,8 +100,7 @@ fn unframe(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, bool), Violation> {
     Ok((payloads, left_over))
 }
 
-fn leaves_bytes_over(anomaly: crate::mllp::frame::Anomaly) -> bool {
-    use crate::mllp::frame::Anomaly;
+fn leaves_bytes_over(anomaly: Anomaly) -> bool {
     matches!(anomaly, Anomaly::TruncatedFrame | Anomaly::StartedOver)
 }
 
