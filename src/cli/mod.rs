@@ -1,8 +1,7 @@
 //! The commands, one file each.
 
-pub mod check_config;
-pub mod key;
-pub mod status;
+pub mod receive;
+pub mod send;
 
 use std::process::ExitCode;
 

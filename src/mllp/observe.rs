@@ -180,7 +180,7 @@ struct Entry {
     /// Is a hash of MSH-10; absent where that is empty.
     id: Option<u64>,
     at: Instant,
-    /// Says whether an answer is due now; else one may come (an error, or the one after CA).
+    /// Says whether an answer is due now; else one may come all the same (an error, the one after CA).
     is_outstanding: bool,
     application_answer_may_follow: bool,
 }
@@ -203,20 +203,21 @@ impl Unanswered {
     }
 
     fn remember(&mut self, header: &Header<'_>, now: Instant, sink: Sink<'_>) {
-        let may_follow = |condition| !matches!(condition, AckCondition::Absent | AckCondition::Never);
-        let (accept, application_answer_may_follow) = match header.mode() {
-            Mode::Original => (header.msa().is_none(), false),
-            Mode::Enhanced { accept, application } => (may_follow(accept), may_follow(application)),
-        };
-        if !accept && !application_answer_may_follow {
-            return;
-        }
-        if self.entries.len() == OUTSTANDING_MAX {
-            if self.entries.pop_front().is_some_and(|entry| entry.is_outstanding) {
-                self.outstanding = self.outstanding.saturating_sub(1);
-            }
+        if self.entries.len() == OUTSTANDING_MAX
+            && self
+                .entries
+                .pop_front()
+                .is_some_and(|entry| entry.is_outstanding)
+        {
+            self.outstanding = self.outstanding.saturating_sub(1);
             sink(Observation::Anomaly(Anomaly::OutstandingOverflow));
         }
+        let application_answer_may_follow = match header.mode() {
+            Mode::Original => false,
+            Mode::Enhanced { application, .. } => {
+                !matches!(application, AckCondition::Absent | AckCondition::Never)
+            }
+        };
         let is_outstanding = header.requires_answer();
         self.outstanding = self.outstanding.saturating_add(usize::from(is_outstanding));
         let id = id_of(header.control_id());
@@ -256,8 +257,7 @@ impl Unanswered {
     fn settle(&mut self, code: AckCode, id: Option<u64>, now: Instant, sink: Sink<'_>) -> Option<Duration> {
         let index = match id {
             None => self.entries.iter().position(|entry| entry.is_outstanding),
-            Some(_) => (self.entries.iter().position(|entry| entry.id == id))
-                .or_else(|| self.entries.iter().position(|entry| entry.id.is_none())),
+            Some(_) => self.oldest_with(id).or_else(|| self.oldest_with(None)),
         }?;
         for passed in self.entries.iter_mut().take(index).filter(|entry| entry.is_outstanding) {
             passed.is_outstanding = false;
@@ -273,6 +273,13 @@ impl Unanswered {
             self.entries.remove(index);
         }
         Some(latency)
+    }
+
+    /// Prefers what still waits: a control id may be used again.
+    fn oldest_with(&self, id: Option<u64>) -> Option<usize> {
+        let mut entries = self.entries.iter();
+        let waiting = entries.position(|entry| entry.id == id && entry.is_outstanding);
+        waiting.or_else(|| self.entries.iter().position(|entry| entry.id == id))
     }
 }
 

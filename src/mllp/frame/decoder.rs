@@ -21,7 +21,6 @@ const RESTART: &[u8] = b"\x0bMSH";
 const RESTART_BOM: &[u8] = b"\x0b\xef\xbb\xbfMSH";
 
 /// Finds frames in a stream of bytes; resumable at any byte, linear in time, without a copy of the payload.
-#[derive(Debug)]
 pub struct Decoder {
     limits: Limits,
     state: State,
@@ -30,7 +29,7 @@ pub struct Decoder {
     stream_start: Sniffer,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum State {
     Between,
     Inside,
@@ -44,7 +43,7 @@ enum State {
 }
 
 /// Is what was seen since the last frame.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Gap {
     junk_bytes: u64,
     line_end: bool,
@@ -53,7 +52,6 @@ struct Gap {
 }
 
 /// Is what was seen of the present frame.
-#[derive(Debug)]
 struct Frame {
     payload_bytes: u64,
     last: u8,

@@ -14,7 +14,6 @@ const TLS_START: &[u8] = &[0x16, 0x03];
 const WIDE_STARTS: [&[u8]; 2] = [b"M\0S\0H", b"M\0\0\0S\0\0\0H"];
 
 /// Collects a head byte by byte until it is judged.
-#[derive(Debug)]
 pub(super) struct Sniffer {
     head: [u8; HEAD_BYTES],
     len: usize,

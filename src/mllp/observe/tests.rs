@@ -129,6 +129,18 @@ fn a_message_that_asks_for_no_answer_is_not_outstanding() {
     wire.send(0, &enhanced("2", "ER", "NE"));
     assert_eq!(wire.observer.outstanding(), 0);
     assert_eq!(wire.answer(4, &ack("CE", "2")), [acked("CE", 4)]);
+    assert_eq!(wire.answer(5, &ack("AA", "1")), [acked("AA", 5)]);
+}
+
+#[test]
+fn a_control_id_that_is_used_again_pairs_with_what_still_waits() {
+    let mut wire = Wire::new();
+    wire.send(0, &enhanced("1", "NE", "NE"));
+    wire.send(1, &enhanced("1", "AL", "AL"));
+    wire.answer(2, &ack("CA", "1"));
+    wire.send(10, &message("1"));
+    assert_eq!(wire.answer(13, &ack("AA", "1")), [acked("AA", 3)]);
+    assert_eq!(wire.observer.outstanding(), 0);
 }
 
 #[test]
