@@ -18,11 +18,7 @@ fn wardlink(args: &[&str]) -> Command {
 
 fn send(to: SocketAddr, args: &[&str], file: &Path) -> Output {
     let to = to.to_string();
-    wardlink(&["send", &to])
-        .arg(file)
-        .args(args)
-        .output()
-        .unwrap()
+    wardlink(&["send", &to]).arg(file).args(args).output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -36,15 +32,11 @@ fn stderr(output: &Output) -> String {
 /// Returns code and control id of each line; the milliseconds vary.
 fn answers(output: &Output) -> Vec<String> {
     let lines = stdout(output);
-    lines
-        .lines()
-        .map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "))
-        .collect()
+    lines.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
 }
 
 fn message(id: &str) -> Vec<u8> {
-    format!("MSH|^~\\&|LAB|N|EMR|C|20240101||ORU^R01^ORU_R01|{id}|P|2.5\rOBX|1|ST|K||4.1\r")
-        .into_bytes()
+    format!("MSH|^~\\&|LAB|N|EMR|C|20240101||ORU^R01^ORU_R01|{id}|P|2.5\rOBX|1|ST|K||4.1\r").into_bytes()
 }
 
 fn file(dir: &TempDir, content: &[u8]) -> PathBuf {
@@ -67,17 +59,8 @@ impl Receiver {
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut first = String::new();
         lines.read_line(&mut first).unwrap();
-        let address = first
-            .trim()
-            .strip_prefix("listening on ")
-            .unwrap()
-            .parse()
-            .unwrap();
-        Self {
-            child,
-            lines,
-            address,
-        }
+        let address = first.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
+        Self { child, lines, address }
     }
 
     /// Waits for its end, and returns its success and the rest of its lines.
@@ -124,11 +107,7 @@ fn ack(code: &str, id: &str) -> Vec<u8> {
 fn a_message_arrives_untouched_and_its_answer_is_shown() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("out");
-    let content = [
-        &message("ID-1")[..],
-        b"NTE|\xfc\xe9\x83\x5c\x00\x0b\x1c tail",
-    ]
-    .concat();
+    let content = [&message("ID-1")[..], b"NTE|\xfc\xe9\x83\x5c\x00\x0b\x1c tail"].concat();
     let receiver = Receiver::start(&["--once", "--out", out.to_str().unwrap()]);
     let output = send(receiver.address, &[], &file(&dir, &content));
     assert_eq!(answers(&output), ["AA ID-1"], "{}", stderr(&output));
@@ -139,10 +118,7 @@ fn a_message_arrives_untouched_and_its_answer_is_shown() {
     let (success, lines) = receiver.finish();
     assert!(success);
     assert_eq!(lines[0], format!("000001 ORU^R01^ORU_R01 {bytes} bytes AA"));
-    assert_eq!(
-        lines[1],
-        format!("received 1 messages, {bytes} bytes, on 1 connections")
-    );
+    assert_eq!(lines[1], format!("received 1 messages, {bytes} bytes, on 1 connections"));
     let kept = out.join("000001.hl7");
     assert_eq!(std::fs::read(&kept).unwrap(), content);
     assert_eq!(kept.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -163,11 +139,7 @@ fn a_negative_answer_is_exit_code_1() {
 fn no_answer_is_exit_code_1_after_the_timeout() {
     let dir = TempDir::new().unwrap();
     let receiver = Receiver::start(&["--ack", "none"]);
-    let output = send(
-        receiver.address,
-        &["--timeout", "100ms"],
-        &file(&dir, &message("7")),
-    );
+    let output = send(receiver.address, &["--timeout", "100ms"], &file(&dir, &message("7")));
     assert_eq!(stdout(&output), "none 7 no answer in time\n");
     assert_eq!(output.status.code(), Some(1));
 }
@@ -178,27 +150,15 @@ fn several_messages_connections_and_rounds_all_arrive() {
     let out = dir.path().join("out");
     let messages = file(&dir, &[message("A"), message("B"), message("C")].concat());
     let receiver = Receiver::start(&["--count", "60", "--out", out.to_str().unwrap()]);
-    let output = send(
-        receiver.address,
-        &["--count", "10", "--connections", "4"],
-        &messages,
-    );
+    let output = send(receiver.address, &["--count", "10", "--connections", "4"], &messages);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(answers(&output).len(), 30);
-    let output = send(
-        receiver.address,
-        &["--count", "10", "--per-connection"],
-        &messages,
-    );
+    let output = send(receiver.address, &["--count", "10", "--per-connection"], &messages);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let (success, lines) = receiver.finish();
     assert!(success);
     assert_eq!(lines.len(), 61);
-    assert!(
-        lines[60].starts_with("received 60 messages") && lines[60].ends_with("on 34 connections"),
-        "{}",
-        lines[60]
-    );
+    assert!(lines[60].starts_with("received 60 messages") && lines[60].ends_with("on 34 connections"), "{}", lines[60]);
     assert_eq!(std::fs::read_dir(out).unwrap().count(), 60);
 }
 
@@ -238,11 +198,7 @@ fn the_answer_to_another_message_is_not_taken() {
     thread.join().unwrap();
     assert_eq!(answers(&output), ["AA 1", "AE 2"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr(&output).contains("1 positive, 1 negative"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).contains("1 positive, 1 negative"), "{}", stderr(&output));
 }
 
 #[test]
@@ -257,10 +213,7 @@ fn a_receiver_that_closes_before_the_answer_is_no_success() {
     });
     let output = send(address, &[], &file(&dir, &message("1")));
     thread.join().unwrap();
-    assert_eq!(
-        stdout(&output),
-        "none 1 connection closed before the answer\n"
-    );
+    assert_eq!(stdout(&output), "none 1 connection closed before the answer\n");
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -271,11 +224,7 @@ fn nobody_there_is_exit_code_1() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let output = send(address, &[], &file(&dir, &message("1")));
-    assert!(
-        stderr(&output).contains("cannot connect"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).contains("cannot connect"), "{}", stderr(&output));
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -304,13 +253,7 @@ fn sigterm_ends_receive_with_a_summary() {
     let receiver = Receiver::start(&[]);
     let pid = nix::unistd::Pid::from_raw(receiver.child.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    assert_eq!(
-        receiver.finish(),
-        (
-            true,
-            vec!["received 0 messages, 0 bytes, on 0 connections".to_owned()]
-        )
-    );
+    assert_eq!(receiver.finish(), (true, vec!["received 0 messages, 0 bytes, on 0 connections".to_owned()]));
 }
 
 #[test]
@@ -322,14 +265,10 @@ fn receive_survives_what_is_not_mllp() {
     http.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!(http.read_to_end(&mut closed).unwrap_or(0), 0);
     let mut odd = TcpStream::connect(receiver.address).unwrap();
-    odd.write_all(b"\n\0\x0b\x04\x1c\r\x0b\x1c\r\x0bhello\x1c\r")
-        .unwrap();
+    odd.write_all(b"\n\0\x0b\x04\x1c\r\x0b\x1c\r\x0bhello\x1c\r").unwrap();
     let output = send(receiver.address, &[], &file(&dir, &message("1")));
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let (success, lines) = receiver.finish();
     assert!(success);
-    assert!(
-        lines.contains(&"000001 - 5 bytes -".to_owned()),
-        "{lines:?}"
-    );
+    assert!(lines.contains(&"000001 - 5 bytes -".to_owned()), "{lines:?}");
 }

@@ -1,11 +1,66 @@
-//! The commands, one file each.
+//! The commands, one file each, and what they share: arguments, exit codes.
+//!
+//! Exit codes: 0 success, 1 failed at run time, 64 bad arguments or configuration, 77 not permitted.
 
+pub mod check_config;
+pub mod key;
 pub mod receive;
+pub mod run;
 pub mod send;
+pub mod status;
 
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+/// Bad arguments or configuration (EX_USAGE of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+/// A capability is missing (EX_NOPERM of sysexits.h).
+const EXIT_NOT_PERMITTED: u8 = 77;
+
+/// Links two sites with a WireGuard tunnel and carries HL7 v2 messages (MLLP) through it.
+///
+/// A sender points at a local port, a receiver is reached at its own address, and neither knows that there is a
+/// tunnel. Begin with `wardlink demo`; then `key gen`, a configuration file, `check-config` and `run`.
+#[derive(Debug, Parser)]
+#[command(name = "wardlink", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make keys, as `wg genkey`, `wg pubkey` and `wg genpsk` do.
+    Key(key::Args),
+    /// Check a configuration file, and say what to write instead.
+    CheckConfig(check_config::Args),
+    /// Run the site in the foreground.
+    Run(run::Args),
+    /// Show peers, forwards and services as the running site sees them.
+    Status(status::Args),
+    /// Send messages to an MLLP receiver and print each answer.
+    Send(send::Args),
+    /// Receive MLLP messages and answer them.
+    Receive(receive::Args),
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers, not errors; neither can be told anywhere if printing fails.
+            error.print().ok();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match arguments.command {
+        Command::Key(args) => key::run(args),
+        Command::CheckConfig(args) => check_config::run(args),
+        Command::Run(args) => run::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Send(args) => send::run(args),
+        Command::Receive(args) => receive::run(args),
+    }
 }

@@ -103,9 +103,7 @@ pub fn run(args: Args) -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     }
     let listen = args.listen;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.and_then(|runtime| runtime.block_on(receive(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -170,9 +168,7 @@ async fn receive(args: Args) -> std::io::Result<()> {
     let messages = shared.messages.load(Ordering::Relaxed);
     let bytes = shared.payload_bytes.load(Ordering::Relaxed);
     let count = shared.connections.load(Ordering::Relaxed);
-    say(&format!(
-        "received {messages} messages, {bytes} bytes, on {count} connections"
-    ));
+    say(&format!("received {messages} messages, {bytes} bytes, on {count} connections"));
     Ok(())
 }
 
@@ -184,10 +180,7 @@ enum Failure {
     #[error(transparent)]
     Violation(#[from] Violation),
     #[error("{path}: {source}", path = path.display())]
-    Write {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Write { path: PathBuf, source: std::io::Error },
 }
 
 async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr) {
@@ -206,11 +199,7 @@ impl Shared {
             let mut reads = Vec::new();
             let mut sink = |read| reads.push(read);
             let reading = stream.read(&mut buffer);
-            let silence = if reader.awaits_silence() {
-                END_SILENCE
-            } else {
-                Duration::MAX
-            };
+            let silence = if reader.awaits_silence() { END_SILENCE } else { Duration::MAX };
             let mut followed = Ok(());
             let is_end = match timeout(silence, reading).await {
                 Err(_) => {
@@ -219,8 +208,7 @@ impl Shared {
                 }
                 Ok(read) => {
                     let length = read.map_err(Failure::Lost)?;
-                    followed =
-                        reader.handle_bytes(buffer.get(..length).unwrap_or_default(), &mut sink);
+                    followed = reader.handle_bytes(buffer.get(..length).unwrap_or_default(), &mut sink);
                     if length == 0 {
                         reader.handle_end_of_stream(&mut sink);
                     }
@@ -251,50 +239,30 @@ impl Shared {
             FrameKind::Empty | FrameKind::Transport(_) => return Ok(()),
         }
         // What comes after the last one is neither kept nor answered.
-        let next = |taken: u64| {
-            self.count_max
-                .is_none_or(|max| taken < max)
-                .then(|| taken.saturating_add(1))
-        };
-        let Ok(before) = self
-            .messages
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-        else {
+        let next = |taken: u64| self.count_max.is_none_or(|max| taken < max).then(|| taken.saturating_add(1));
+        let Ok(before) = self.messages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) else {
             return Ok(());
         };
-        let taken = self
-            .keep_and_answer(payload, self.first_number.saturating_add(before), stream)
-            .await;
+        let taken = self.keep_and_answer(payload, self.first_number.saturating_add(before), stream).await;
         let done = self.done.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if self.count_max == Some(done) {
             // Both may fail where the sender is gone already; the answer is out.
             stream.shutdown().await.ok();
-            timeout(LINGER, tokio::io::copy(stream, &mut tokio::io::sink()))
-                .await
-                .ok();
+            timeout(LINGER, tokio::io::copy(stream, &mut tokio::io::sink())).await.ok();
             self.all_done.notify_one();
         }
         taken
     }
 
-    async fn keep_and_answer(
-        &self,
-        payload: &[u8],
-        number: u64,
-        stream: &mut TcpStream,
-    ) -> Result<(), Failure> {
+    async fn keep_and_answer(&self, payload: &[u8], number: u64, stream: &mut TcpStream) -> Result<(), Failure> {
         if let Some(dir) = &self.args.out {
             write_new(dir, number, payload)?;
         }
-        self.payload_bytes
-            .fetch_add(payload.len() as u64, Ordering::Relaxed);
+        self.payload_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
         sleep(self.args.delay).await;
         let (shown, answers) = self.answers(payload, number);
         for answer in &answers {
-            stream
-                .write_all(&frame::encode(answer))
-                .await
-                .map_err(Failure::Lost)?;
+            stream.write_all(&frame::encode(answer)).await.map_err(Failure::Lost)?;
         }
         say(&format!("{number:06} {shown}"));
         Ok(())
@@ -306,32 +274,17 @@ impl Shared {
             report(Anomaly::NoHeader);
             return (format!("- {} bytes -", payload.len()), Vec::new());
         };
-        let codes = self
-            .args
-            .ack
-            .verdict()
-            .map(|verdict| ack::codes_due(&header, verdict))
-            .unwrap_or_default();
+        let codes = self.args.ack.verdict().map(|verdict| ack::codes_due(&header, verdict)).unwrap_or_default();
         let control_id = format!("WL{number}");
         let timestamp = timestamp_now();
-        let stamp = Stamp {
-            control_id: control_id.as_bytes(),
-            timestamp: timestamp.as_bytes(),
-        };
-        let answers = codes
-            .iter()
-            .map(|code| ack::answer(&header, *code, stamp))
-            .collect();
+        let stamp = Stamp { control_id: control_id.as_bytes(), timestamp: timestamp.as_bytes() };
+        let answers = codes.iter().map(|code| ack::answer(&header, *code, stamp)).collect();
         let kind = match header.message_type() {
             b"" => "-".to_owned(),
             kind => kind.escape_ascii().to_string(),
         };
         let shown: Vec<&str> = codes.iter().map(|code| code.code()).collect();
-        let shown = if shown.is_empty() {
-            "-".to_owned()
-        } else {
-            shown.join(" ")
-        };
+        let shown = if shown.is_empty() { "-".to_owned() } else { shown.join(" ") };
         (format!("{kind} {} bytes {shown}", payload.len()), answers)
     }
 }
@@ -342,9 +295,7 @@ fn first_number(dir: Option<&Path>) -> std::io::Result<u64> {
     let mut highest = 0;
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".hl7")?.parse::<u64>().ok());
+        let number = name.to_str().and_then(|name| name.strip_suffix(".hl7")?.parse::<u64>().ok());
         highest = highest.max(number.unwrap_or(0));
     }
     Ok(highest.saturating_add(1))
@@ -353,11 +304,7 @@ fn first_number(dir: Option<&Path>) -> std::io::Result<u64> {
 /// Writes a payload to a file of its own, readable by the owner only; never over one that is there.
 fn write_new(dir: &Path, number: u64, payload: &[u8]) -> Result<(), Failure> {
     let path = dir.join(format!("{number:06}.hl7"));
-    let opened = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path);
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let written = opened.and_then(|mut file| file.write_all(payload));
     written.map_err(|source| Failure::Write { path, source })
 }

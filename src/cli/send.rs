@@ -77,27 +77,16 @@ pub fn run(args: Args) -> ExitCode {
             }
         }
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("wardlink send: no runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let tally = runtime.block_on(send_all(Plan {
-        args,
-        messages,
-        next: AtomicU64::new(0),
-    }));
+    let tally = runtime.block_on(send_all(Plan { args, messages, next: AtomicU64::new(0) }));
     eprintln!("{tally}");
-    if tally.is_success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if tally.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn check_address(address: &str) -> Result<(), &'static str> {
@@ -124,9 +113,7 @@ impl Plan {
     fn take(&self) -> Option<&Message> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let index = number.checked_rem(self.messages.len() as u64)?;
-        let index = usize::try_from(index)
-            .ok()
-            .filter(|_| number < self.total())?;
+        let index = usize::try_from(index).ok().filter(|_| number < self.total())?;
         self.messages.get(index)
     }
 }
@@ -168,25 +155,12 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            planned,
-            positive,
-            negative,
-            unasked,
-            unknown,
-            dropped,
-        } = self;
+        let Self { planned, positive, negative, unasked, unknown, dropped } = self;
         let unsent = planned
             .saturating_sub(positive.saturating_add(*negative).saturating_add(*unasked))
             .saturating_sub(*unknown);
-        write!(
-            f,
-            "{planned} messages: {positive} positive, {negative} negative, {unasked} without an answer due, "
-        )?;
-        write!(
-            f,
-            "{unknown} unknown, {unsent} not sent; {dropped} frames dropped that answered none of them"
-        )
+        write!(f, "{planned} messages: {positive} positive, {negative} negative, {unasked} without an answer due, ")?;
+        write!(f, "{unknown} unknown, {unsent} not sent; {dropped} frames dropped that answered none of them")
     }
 }
 
@@ -216,10 +190,7 @@ enum Failure {
 }
 
 async fn send_all(plan: Plan) -> Tally {
-    let mut tally = Tally {
-        planned: plan.total(),
-        ..Tally::default()
-    };
+    let mut tally = Tally { planned: plan.total(), ..Tally::default() };
     let plan = Arc::new(plan);
     let mut connections = JoinSet::new();
     for _ in 0..plan.args.connections {
@@ -251,9 +222,7 @@ async fn send_in_turn(plan: &Plan) -> Tally {
         let before = connection.exchange.dropped();
         let outcome = connection.carry(message, plan.args.timeout).await;
         let after = connection.exchange.dropped();
-        tally.dropped = tally
-            .dropped
-            .saturating_add(frames(after).saturating_sub(frames(before)));
+        tally.dropped = tally.dropped.saturating_add(frames(after).saturating_sub(frames(before)));
         tally.count(&outcome);
         match outcome {
             Ok(Outcome::Unasked) => say(&format!("sent {} no answer due", message.shown_id())),
@@ -267,10 +236,7 @@ async fn send_in_turn(plan: &Plan) -> Tally {
 }
 
 fn frames(dropped: Dropped) -> u64 {
-    dropped
-        .late
-        .saturating_add(dropped.foreign)
-        .saturating_add(dropped.no_answer)
+    dropped.late.saturating_add(dropped.foreign).saturating_add(dropped.no_answer)
 }
 
 struct Connection {
@@ -282,15 +248,9 @@ struct Connection {
 impl Connection {
     async fn open(args: &Args) -> Result<Self, Failure> {
         let connected = timeout(args.timeout, TcpStream::connect(&args.to)).await;
-        let stream = connected
-            .map_err(|_| Failure::ConnectTimeout)?
-            .map_err(Failure::Connect)?;
+        let stream = connected.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)?;
         stream.set_nodelay(true).map_err(Failure::Connect)?;
-        Ok(Self {
-            stream,
-            exchange: Exchange::new(Limits::default()),
-            buffer: vec![0; READ_BYTES],
-        })
+        Ok(Self { stream, exchange: Exchange::new(Limits::default()), buffer: vec![0; READ_BYTES] })
     }
 
     /// Finds out whether the receiver has closed the connection since the last answer, and reads what came late.
@@ -315,32 +275,16 @@ impl Connection {
         let mut outcome = Outcome::Unasked;
         let mut report = |answer: Answer| {
             let millis = started.elapsed().as_secs_f64() * 1000.0;
-            say(&format!(
-                "{} {} {millis:.3} ms",
-                answer.code.code(),
-                message.shown_id()
-            ));
+            say(&format!("{} {} {millis:.3} ms", answer.code.code(), message.shown_id()));
             let refused = matches!(outcome, Outcome::Negative) || !answer.code.is_positive();
-            outcome = if refused {
-                Outcome::Negative
-            } else {
-                Outcome::Positive
-            };
+            outcome = if refused { Outcome::Negative } else { Outcome::Positive };
         };
-        let carried = timeout_at(
-            deadline.into(),
-            self.send_and_listen(&message.frame, &mut report),
-        )
-        .await;
+        let carried = timeout_at(deadline.into(), self.send_and_listen(&message.frame, &mut report)).await;
         carried.map_err(|_| Failure::Timeout)??;
         Ok(outcome)
     }
 
-    async fn send_and_listen(
-        &mut self,
-        frame: &[u8],
-        report: &mut (dyn FnMut(Answer) + Send),
-    ) -> Result<(), Failure> {
+    async fn send_and_listen(&mut self, frame: &[u8], report: &mut (dyn FnMut(Answer) + Send)) -> Result<(), Failure> {
         self.stream.write_all(frame).await.map_err(Failure::Lost)?;
         while !self.exchange.is_done() {
             let reading = self.stream.read(&mut self.buffer);
@@ -356,17 +300,11 @@ impl Connection {
             match read.map_err(Failure::Lost)? {
                 0 => {
                     self.exchange.handle_end_of_stream(report);
-                    return if self.exchange.is_done() {
-                        Ok(())
-                    } else {
-                        Err(Failure::Closed)
-                    };
+                    return if self.exchange.is_done() { Ok(()) } else { Err(Failure::Closed) };
                 }
                 length => {
                     let bytes = self.buffer.get(..length).unwrap_or_default();
-                    self.exchange
-                        .handle_bytes(bytes, report)
-                        .map_err(Failure::Unreadable)?;
+                    self.exchange.handle_bytes(bytes, report).map_err(Failure::Unreadable)?;
                 }
             }
         }

@@ -167,6 +167,11 @@ impl Session {
         self.lock().streams.count()
     }
 
+    /// Counts the streams that wait for a receiver that cannot be reached.
+    pub fn held(&self) -> usize {
+        self.lock().streams.held()
+    }
+
     /// Returns the last round trip that was measured on the link.
     pub fn round_trip(&self) -> Option<Duration> {
         self.lock().round_trip

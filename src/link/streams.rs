@@ -202,6 +202,12 @@ impl Streams {
         self.streams.get(&key).is_some_and(|stream| stream.is_held(self.connected))
     }
 
+    /// Counts the streams of which bytes wait for a receiver that cannot be reached.
+    pub fn held(&self) -> usize {
+        let held = |stream: &&Stream| stream.first_byte.is_some() && stream.is_held(self.connected);
+        self.streams.values().filter(held).count()
+    }
+
     /// Lets go of a stream; one that did not end by itself is reset.
     pub fn close(&mut self, key: u64, cause: Cause) {
         let Some(stream) = self.streams.get_mut(&key) else { return };

@@ -203,20 +203,13 @@ impl Unanswered {
     }
 
     fn remember(&mut self, header: &Header<'_>, now: Instant, sink: Sink<'_>) {
-        if self.entries.len() == OUTSTANDING_MAX
-            && self
-                .entries
-                .pop_front()
-                .is_some_and(|entry| entry.is_outstanding)
-        {
+        if self.entries.len() == OUTSTANDING_MAX && self.entries.pop_front().is_some_and(|entry| entry.is_outstanding) {
             self.outstanding = self.outstanding.saturating_sub(1);
             sink(Observation::Anomaly(Anomaly::OutstandingOverflow));
         }
         let application_answer_may_follow = match header.mode() {
             Mode::Original => false,
-            Mode::Enhanced { application, .. } => {
-                !matches!(application, AckCondition::Absent | AckCondition::Never)
-            }
+            Mode::Enhanced { application, .. } => !matches!(application, AckCondition::Absent | AckCondition::Never),
         };
         let is_outstanding = header.requires_answer();
         self.outstanding = self.outstanding.saturating_add(usize::from(is_outstanding));

@@ -25,7 +25,7 @@ use nix::sys::eventfd::EventFd;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::config::{Config, PublicKey};
+use crate::config::{Config, Name, PublicKey};
 use drops::DropCounters;
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
@@ -249,9 +249,10 @@ impl Tunnel {
         self.shared.peers.by_key(key)
     }
 
-    /// Finds the peer that an inner address belongs to now.
-    pub fn owner(&self, address: IpAddr) -> Option<Arc<PeerEntry>> {
-        self.shared.peers.owner(address).cloned()
+    /// Returns what finds the peer that an inner address belongs to now; it does not keep the tunnel running.
+    pub fn owners(&self) -> impl Fn(IpAddr) -> Option<(PublicKey, Name)> + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move |address| shared.peers.owner(address).map(|entry| (entry.key, entry.name.clone()))
     }
 
     /// Tells what is known about every peer.

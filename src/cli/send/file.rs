@@ -25,10 +25,7 @@ impl Message {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
     #[error("{path}: {source}", path = path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Read { path: PathBuf, source: std::io::Error },
     #[error("{path}: {source}", path = path.display())]
     Violation { path: PathBuf, source: Violation },
     #[error("{path}: no message: it must start with an MSH segment, or with a frame around one", path = path.display())]
@@ -55,11 +52,7 @@ pub(super) fn load(path: &Path, loose: bool) -> Result<Vec<Message>, LoadError> 
     };
     let mut messages = Vec::with_capacity(payloads.len());
     for payload in payloads {
-        let payload = if loose {
-            end_with_cr(&payload)
-        } else {
-            payload
-        };
+        let payload = if loose { end_with_cr(&payload) } else { payload };
         let frame = encode(&payload);
         let (again, left_over) = unframe(&frame).map_err(refuse)?;
         let header = Header::parse(&payload).ok_or_else(|| LoadError::NoMessage { path: at() })?;
@@ -70,26 +63,15 @@ pub(super) fn load(path: &Path, loose: bool) -> Result<Vec<Message>, LoadError> 
             b"" => "-".to_owned(),
             id => id.escape_ascii().to_string(),
         };
-        messages.push(Message {
-            payload,
-            frame,
-            control_id,
-        });
+        messages.push(Message { payload, frame, control_id });
     }
-    if messages.is_empty() {
-        Err(LoadError::NoMessage { path: at() })
-    } else {
-        Ok(messages)
-    }
+    if messages.is_empty() { Err(LoadError::NoMessage { path: at() }) } else { Ok(messages) }
 }
 
 /// Returns the payloads of all frames, and whether bytes are left that are no whole frame.
 fn unframe(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, bool), Violation> {
     // What is in memory already needs no limit.
-    let mut reader = FrameReader::new(Limits {
-        frame_bytes_max: u64::MAX,
-        junk_bytes_max: u64::MAX,
-    });
+    let mut reader = FrameReader::new(Limits { frame_bytes_max: u64::MAX, junk_bytes_max: u64::MAX });
     let (mut payloads, mut left_over) = (Vec::new(), false);
     let mut sink = |read| match read {
         Read::Payload(payload) => payloads.push(payload),
@@ -106,10 +88,7 @@ fn leaves_bytes_over(anomaly: Anomaly) -> bool {
 
 /// Cuts a raw file before each MSH segment but the first; a batch stays whole.
 fn split(bytes: &[u8]) -> Vec<&[u8]> {
-    let text = bytes
-        .strip_prefix(b"\xef\xbb\xbf")
-        .unwrap_or(bytes)
-        .trim_ascii_start();
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     if text.starts_with(b"FHS") || text.starts_with(b"BHS") {
         return vec![bytes];
     }
@@ -133,12 +112,8 @@ fn split(bytes: &[u8]) -> Vec<&[u8]> {
 
 /// Ends every segment with one CR, and leaves out empty lines.
 fn end_with_cr(payload: &[u8]) -> Vec<u8> {
-    let segments = payload
-        .split(|byte| matches!(byte, b'\r' | b'\n'))
-        .filter(|segment| !segment.is_empty());
-    segments
-        .flat_map(|segment| segment.iter().copied().chain([b'\r']))
-        .collect()
+    let segments = payload.split(|byte| matches!(byte, b'\r' | b'\n')).filter(|segment| !segment.is_empty());
+    segments.flat_map(|segment| segment.iter().copied().chain([b'\r'])).collect()
 }
 
 #[cfg(test)]
@@ -148,37 +123,20 @@ mod tests {
     fn loaded(content: &[u8], loose: bool) -> Result<Vec<Vec<u8>>, LoadError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
-        load(file.path(), loose).map(|messages| {
-            messages
-                .into_iter()
-                .map(|message| message.payload)
-                .collect()
-        })
+        load(file.path(), loose).map(|messages| messages.into_iter().map(|message| message.payload).collect())
     }
 
     #[test]
     fn a_raw_message_is_untouched() {
-        for content in [
-            &b"MSH|^~\\&|a\nPID|1\n"[..],
-            b"\xef\xbb\xbfMSH|^~\\&|\xfc\r\n",
-            b"\nMSH|^~\\&|a",
-        ] {
+        for content in [&b"MSH|^~\\&|a\nPID|1\n"[..], b"\xef\xbb\xbfMSH|^~\\&|\xfc\r\n", b"\nMSH|^~\\&|a"] {
             assert_eq!(loaded(content, false).unwrap(), [content]);
         }
     }
 
     #[test]
     fn several_messages_are_cut_before_each_msh_segment() {
-        let messages = loaded(
-            b"MSH|^~\\&|a\rNTE|MSH|x\r\nMSH|^~\\&|b\rPID|1\r\rMSH|^~\\&|c",
-            false,
-        )
-        .unwrap();
-        let expected = [
-            &b"MSH|^~\\&|a\rNTE|MSH|x\r\n"[..],
-            b"MSH|^~\\&|b\rPID|1\r\r",
-            b"MSH|^~\\&|c",
-        ];
+        let messages = loaded(b"MSH|^~\\&|a\rNTE|MSH|x\r\nMSH|^~\\&|b\rPID|1\r\rMSH|^~\\&|c", false).unwrap();
+        let expected = [&b"MSH|^~\\&|a\rNTE|MSH|x\r\n"[..], b"MSH|^~\\&|b\rPID|1\r\r", b"MSH|^~\\&|c"];
         assert_eq!(messages, expected);
     }
 
@@ -190,16 +148,8 @@ mod tests {
 
     #[test]
     fn a_framed_file_is_unframed() {
-        let framed = [
-            encode(b"MSH|^~\\&|a\r"),
-            b"\n".to_vec(),
-            encode(b"MSH|^~\\&|b\r"),
-        ]
-        .concat();
-        assert_eq!(
-            loaded(&framed, false).unwrap(),
-            [b"MSH|^~\\&|a\r", b"MSH|^~\\&|b\r"]
-        );
+        let framed = [encode(b"MSH|^~\\&|a\r"), b"\n".to_vec(), encode(b"MSH|^~\\&|b\r")].concat();
+        assert_eq!(loaded(&framed, false).unwrap(), [b"MSH|^~\\&|a\r", b"MSH|^~\\&|b\r"]);
     }
 
     #[test]
@@ -210,12 +160,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent_is_refused_with_the_reason() {
-        let refused = |content: &[u8]| {
-            loaded(content, false)
-                .err()
-                .map(|error| error.to_string())
-                .unwrap()
-        };
+        let refused = |content: &[u8]| loaded(content, false).err().map(|error| error.to_string()).unwrap();
         assert!(refused(b"").contains("no message"));
         assert!(refused(b"hello\rMSH|^~\\&|a\r").contains("no message"));
         assert!(refused(b"\x0bMSH|^~\\&|a\r").contains("ends inside a frame"));

@@ -1,0 +1,146 @@
+//! Gathers what every room knows of itself for health, as plain values.
+//!
+//! It judges nothing; `health` does.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Parts;
+use crate::config::{Peer, Target};
+use crate::forward::{Forward, Way};
+use crate::health::facts::{
+    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SiteFacts,
+};
+use crate::link::outbound::{LinkState, Outbound};
+use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
+use crate::link::wire::{Cause, ReceiverState};
+use crate::service::Service;
+use crate::tunnel::peers::PeerFacts as TunnelFacts;
+
+impl Parts {
+    pub(super) fn facts(&self) -> SiteFacts {
+        let peers = self.tunnel.peers();
+        let configured = |name: &crate::config::Name| self.config.peer(name);
+        SiteFacts {
+            site: self.config.site.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+            started: self.started,
+            interface: Part::Up,
+            link_listener: Part::Up,
+            peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
+            forwards: self.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
+            services: self.services.iter().map(|service| service_facts(service)).collect(),
+        }
+    }
+
+    fn peer_facts(&self, peer: &TunnelFacts, configured: Option<&Peer>) -> PeerFacts {
+        let age = peer.latest_handshake.and_then(|at| SystemTime::now().duration_since(at).ok());
+        let since = peer.latest_handshake.unwrap_or(self.started);
+        PeerFacts {
+            name: peer.name.to_string(),
+            public_key: peer.key.to_string(),
+            endpoint_configured: configured.and_then(|peer| peer.endpoint.as_ref()).map(ToString::to_string),
+            endpoint: peer.endpoint,
+            endpoint_error: peer.endpoint_error.clone(),
+            session: if peer.has_session { Session::Up { since } } else { Session::Down { since } },
+            session_wanted: configured.is_some_and(|peer| peer.persistent_keepalive.is_some()),
+            latest_handshake_age: age,
+            rx_bytes: peer.rx_bytes,
+            tx_bytes: peer.tx_bytes,
+            dropped_packets: peer.drops.iter().copied().collect(),
+        }
+    }
+
+    fn forward_facts(&self, forward: &Forward) -> ForwardFacts {
+        let config = forward.config();
+        let counts = forward.tally().counts();
+        let now = Instant::now();
+        let (receiver, since) = forward.receiver();
+        let target = match &config.target {
+            Target::Service(name) => format!("service {name}"),
+            Target::Address(address) => address.to_string(),
+        };
+        let (link, held) = match forward.way() {
+            Way::Link(link) => (link_facts(link, &target, config.peer.as_str()), link.session().held()),
+            Way::Address(_) => (Link::NotUsed, 0),
+        };
+        ForwardFacts {
+            name: config.name.to_string(),
+            peer: config.peer.to_string(),
+            listen: config.listen,
+            listener: Part::Up,
+            link,
+            receiver: receiver_facts(receiver, since, &format!("of {target}")),
+            target,
+            delivery: "transparent",
+            connections: counts.connections,
+            held: held as u64,
+            messages_total: counts.messages,
+            message_bytes_total: counts.message_bytes,
+            unanswered: counts.unanswered(),
+            oldest_unanswered_age: counts.oldest_unanswered().map(|since| now.saturating_duration_since(since)),
+            last_ack_age: counts.last_ack.map(|at| now.saturating_duration_since(at)),
+            last_negative_ack: counts
+                .last_negative
+                .map(|(code, at)| NegativeAck { code, age: now.saturating_duration_since(at) }),
+            ack_latency: latency(&counts),
+            acks: counts.acks,
+            anomalies: counts.anomalies,
+            closed: counts.closed,
+        }
+    }
+}
+
+fn link_facts(link: &Outbound, target: &str, peer: &str) -> Link {
+    match link.state() {
+        LinkState::Up { since } => Link::Up { since, round_trip: link.session().round_trip() },
+        LinkState::Down { since, cause, why } => {
+            let cause = match cause {
+                Cause::ServiceUnknown => format!("{target} is not known at {peer}"),
+                Cause::ServiceNotAllowed => format!("{target} is not offered to this site"),
+                _ => why,
+            };
+            Link::Down { since, cause }
+        }
+    }
+}
+
+fn receiver_facts(state: ReceiverState, since: SystemTime, whose: &str) -> Receiver {
+    match state {
+        ReceiverState::Unknown => Receiver::Unknown,
+        ReceiverState::Up => Receiver::Ok { since },
+        ReceiverState::Down(cause) => Receiver::Down { since, cause: format!("{whose} {}", what_it_does(cause)) },
+    }
+}
+
+/// Says what a receiver that is down does, after its name.
+fn what_it_does(cause: Cause) -> &'static str {
+    match cause {
+        Cause::ReceiverRefuses => "refuses connections",
+        Cause::ReceiverSilent => "does not answer to connection attempts",
+        Cause::ReceiverBusy => "has as many connections as it may have",
+        Cause::AckTimeout => "does not acknowledge in time",
+        _ => "cannot be reached",
+    }
+}
+
+fn latency(counts: &Counts) -> Histogram {
+    let sum: Duration = counts.latency_sum;
+    Histogram { bounds_seconds: &LATENCY_BOUNDS_SECONDS, counts: counts.latency.to_vec(), sum }
+}
+
+fn service_facts(service: &Service) -> ServiceFacts {
+    let config = service.config();
+    let counts = service.tally().counts();
+    let (receiver, since) = service.receiver();
+    let target = config.target.to_string();
+    ServiceFacts {
+        name: config.name.to_string(),
+        receiver: receiver_facts(receiver, since, &target),
+        target,
+        listener: Part::Up,
+        connections: counts.connections,
+        waiting: service.waiting(),
+        messages_total: counts.messages,
+        acks: counts.acks,
+    }
+}

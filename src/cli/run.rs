@@ -1,0 +1,140 @@
+//! `wardlink run`: the site in the foreground, as systemd starts it.
+//!
+//! It never daemonizes. SIGTERM and SIGINT drain and stop; systemd is told READY, STOPPING and WATCHDOG (sd_notify(3)).
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{EXIT_NOT_PERMITTED, EXIT_USAGE};
+use crate::app::{AppError, Site};
+use crate::config::{self, Config};
+use crate::link::cause_chain;
+
+/// Names the log filter's variable.
+const LOG_VARIABLE: &str = "WARDLINK_LOG";
+
+/// Runs the site until SIGTERM or SIGINT.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "The log goes to standard error. WARDLINK_LOG sets its level (error, warn, info, debug), \
+    --log-format its form. No byte of a message is ever logged.\n\n\
+    It needs CAP_NET_ADMIN, for the tunnel interface: run it as root, by its systemd unit, or give it the capability \
+    with `setcap cap_net_admin+ep`.")]
+pub struct Args {
+    /// The configuration file.
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "/etc/wardlink/wardlink.yaml")]
+    config: PathBuf,
+    /// The form of the log.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// A line for a person.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Runs the command.
+#[expect(clippy::print_stderr, reason = "errors of the configuration are the command's output")]
+pub fn run(args: &Args) -> ExitCode {
+    start_log(args.log_format);
+    let config = match config::load(&args.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_not_permitted() => {
+            tracing::error!(
+                error = %cause_chain(&error),
+                "run as root, by the systemd unit, or after `setcap cap_net_admin+ep` on the binary"
+            );
+            ExitCode::from(EXIT_NOT_PERMITTED)
+        }
+        Err(error) => {
+            tracing::error!(error = %cause_chain(&error), "cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG_VARIABLE)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,wardlink=info,boringtun=off"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+async fn serve(config: Config) -> Result<(), AppError> {
+    let (stop, stopped) = watch::channel(false);
+    let site_name = config.site.clone();
+    let site = Site::start(config).await?;
+    tracing::info!(site = %site_name, version = env!("CARGO_PKG_VERSION"), "runs");
+    tell_systemd(&[NotifyState::Ready]);
+    let watchdog = tokio::spawn(feed_watchdog());
+    let signals = tokio::spawn(async move {
+        wait_for_signal().await;
+        tell_systemd(&[NotifyState::Stopping]);
+        stop.send_replace(true);
+        std::future::pending::<()>().await; // keeps the channel open
+    });
+    let result = site.run(stopped).await;
+    watchdog.abort();
+    signals.abort();
+    tracing::info!(site = %site_name, "stopped");
+    result
+}
+
+async fn wait_for_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP: this version does not reload; restart the site to read the configuration again");
+            }
+        }
+    }
+}
+
+/// Tells systemd at half its interval that the runtime still turns, if it asked for it.
+async fn feed_watchdog() {
+    let Some(every) = sd_notify::watchdog_enabled() else { return };
+    loop {
+        tell_systemd(&[NotifyState::Watchdog]);
+        tokio::time::sleep((every / 2).max(Duration::from_millis(100))).await;
+    }
+}
+
+/// Notifies systemd; without it there is nobody to tell.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
