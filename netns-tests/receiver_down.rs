@@ -1,0 +1,3 @@
+//! Later.
+use crate::harness::tests;
+tests![];
