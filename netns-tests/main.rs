@@ -69,7 +69,8 @@ fn main() -> ExitCode {
 }
 
 fn trial(case: Case, isolated: Result<(), String>) -> Trial {
-    Trial::ignorable_test(case.name, move || {
+    let name = case.name.trim_start_matches("netns::");
+    Trial::ignorable_test(name, move || {
         if let Err(reason) = isolated {
             return Ok(Completion::ignored_with(reason));
         }

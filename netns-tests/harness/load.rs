@@ -87,6 +87,11 @@ impl Load {
             .sum()
     }
 
+    /// Ends the load without waiting for anything: the senders stop when they find out.
+    pub(crate) fn abandon(self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Ends the load: each sender gets its last message through, then stops.
     pub(crate) fn finish(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);

@@ -182,10 +182,13 @@ fn serve(mut stream: TcpStream, seen: &Seen, behaviour: Behaviour) -> io::Result
     stream.set_nodelay(true)?;
     let mut frames = Frames::default();
     let mut piece = vec![0; 64 * 1024];
-    while !matches!(behaviour, Behaviour::Stall) {
+    while matches!(behaviour, Behaviour::Stall) && !seen.stop.load(Ordering::Relaxed) {
+        thread::sleep(super::POLL_PAUSE);
+    }
+    loop {
         let count = stream.read(&mut piece)?;
         if count == 0 {
-            break;
+            return Ok(());
         }
         seen.raw.lock().unwrap().extend_from_slice(&piece[..count]);
         frames.push(&piece[..count]);
@@ -203,10 +206,6 @@ fn serve(mut stream: TcpStream, seen: &Seen, behaviour: Behaviour) -> io::Result
             }
         }
     }
-    while matches!(behaviour, Behaviour::Stall) && !seen.stop.load(Ordering::Relaxed) {
-        thread::sleep(super::POLL_PAUSE);
-    }
-    Ok(())
 }
 
 /// Cuts a stream of bytes into payloads.

@@ -7,10 +7,9 @@
 //! ```
 //! Addresses: RFC 5737, RFC 3849.
 
-use std::cell::Cell;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use super::isolation::STATE;
 use super::namespace::Namespace;
@@ -27,7 +26,7 @@ pub(crate) struct Wire {
     /// Is where every packet between sites passes.
     pub(crate) namespace: Namespace,
     number: u32,
-    sites: Cell<u8>,
+    sites: AtomicU8,
 }
 
 impl Wire {
@@ -42,14 +41,13 @@ impl Wire {
         Self {
             namespace,
             number: WIRES.fetch_add(1, Ordering::Relaxed),
-            sites: Cell::new(0),
+            sites: AtomicU8::new(0),
         }
     }
 
     /// Adds a site, at most three.
     pub(crate) fn site(&self, name: &'static str) -> Site {
-        let number = self.sites.get() + 1;
-        self.sites.set(number);
+        let number = self.sites.fetch_add(1, Ordering::Relaxed) + 1;
         let dir = format!("{STATE}/{}-{name}", self.number);
         fs::create_dir_all(&dir).expect("the site's directory");
         let site = Site::new(name, number, dir.into());
