@@ -211,11 +211,10 @@ fn python_hl7_at_both_ends() {
         trimmed(&payload),
         "the payload at the receiver"
     );
-    assert!(!read(&acks).is_empty());
-    assert_eq!(
-        trimmed(printed.replace('\n', "\r").as_bytes()),
-        trimmed(&read(&acks)),
-        "the answer at the sender"
+    let ack = String::from_utf8(read(&acks)).expect("python-hl7's own text");
+    assert!(
+        !ack.is_empty() && printed.contains(&ack),
+        "the answer at the sender: {printed:?}"
     );
     assert!(!pair.north.log().contains(MARKER) && !pair.south.log().contains(MARKER));
 }

@@ -22,6 +22,7 @@ tests![
     sites_do_not_share_their_loopback,
     a_cut_wire_carries_nothing_until_mended,
     a_capture_sees_what_passes_in_the_clear,
+    a_site_that_roams_is_reached_at_its_new_address,
     programs_die_with_their_namespace,
     nothing_survives_kill_9,
     wireguard_go_carries_mllp_to_wireguard_go needs "wg" "wireguard-go",
@@ -195,4 +196,29 @@ fn wireguard_go_carries_mllp_to_wireguard_go() {
     assert!(captured.wireguard() > 100);
     assert_eq!(captured.foreign(), Vec::<String>::new());
     assert!(!captured.contains(MARKER.as_bytes()));
+}
+
+fn a_site_that_roams_is_reached_at_its_new_address() {
+    let wire = Wire::new();
+    let (north, mut south) = (wire.site("north"), wire.site("south"));
+    let old = SocketAddr::new(south.outer.into(), 2575);
+    let new = SocketAddr::new(south.roam(77).into(), 2575);
+    let _receiver = Receiver::start(&south.namespace, new, Behaviour::Answer("AA"));
+    Sender::connect(&north.namespace, new)
+        .expect("connected")
+        .exchange(&message("1", 500));
+    let limit = Duration::from_millis(500);
+    assert!(
+        north.namespace.connect_within(None, old, limit).is_err(),
+        "the old address is gone"
+    );
+    let _receiver = Receiver::start(
+        &north.namespace,
+        SocketAddr::new(north.outer.into(), 2575),
+        Behaviour::Answer("AA"),
+    );
+    let to = SocketAddr::new(north.outer.into(), 2575);
+    Sender::connect(&south.namespace, to)
+        .expect("connected")
+        .exchange(&message("2", 500));
 }

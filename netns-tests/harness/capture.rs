@@ -97,7 +97,7 @@ impl Captured {
 #[derive(PartialEq, Eq)]
 enum Kind {
     WireGuard,
-    /// ARP, IPv6 neighbour and router discovery, multicast reports.
+    /// The kernel's refusal of a tunnel's datagram (its site does not run yet), ARP, IPv6 neighbour and router discovery, multicast reports.
     Neighbours,
     Foreign(String),
 }
@@ -110,6 +110,7 @@ fn kind(frame: &[u8]) -> Kind {
             let header = usize::from(packet[0] & 0x0f) * 4;
             let source = Ipv4Addr::new(packet[12], packet[13], packet[14], packet[15]);
             match packet[9] {
+                1 if is_port_unreachable(packet.get(header..)) => Kind::Neighbours,
                 2 => Kind::Neighbours,
                 17 if is_wireguard(packet.get(header..)) => Kind::WireGuard,
                 protocol => Kind::Foreign(format!(
@@ -147,4 +148,13 @@ fn is_wireguard(datagram: Option<&[u8]>) -> bool {
         u16::from_be_bytes([*d0, *d1]),
     ];
     ports == [UDP_PORT; 2] && (1..=4).contains(kind)
+}
+
+/// Tells whether an ICMP message is "port unreachable" about a datagram between the sites' WireGuard ports.
+fn is_port_unreachable(icmp: Option<&[u8]>) -> bool {
+    let Some([3, 3, _, _, _, _, _, _, quoted @ ..]) = icmp else {
+        return false;
+    };
+    let header = usize::from(quoted.first().copied().unwrap_or(0) & 0x0f) * 4;
+    quoted.get(9) == Some(&17) && is_wireguard(quoted.get(header..))
 }

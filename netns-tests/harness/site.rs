@@ -221,13 +221,11 @@ impl Site {
     /// Moves the site's uplink to another address of its network, as a provider does; the old one is gone.
     pub(crate) fn roam(&mut self, host: u8) -> Ipv4Addr {
         let (old, new) = (self.outer, wire::outer_v4(self.number, host));
-        self.namespace.ip(&format!("addr add {new}/24 dev w0"));
+        let router = wire::outer_v4(self.number, 1);
         self.namespace.ip(&format!("addr del {old}/24 dev w0"));
-        // the address that goes takes the routes with it that preferred it
-        self.namespace.ip(&format!(
-            "route replace default via {} dev w0",
-            wire::outer_v4(self.number, 1)
-        ));
+        self.namespace.ip(&format!("addr add {new}/24 dev w0"));
+        self.namespace
+            .ip(&format!("route replace default via {router} dev w0"));
         self.outer = new;
         new
     }
