@@ -33,7 +33,10 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the program in north to its end; returns its exit code and all that it printed.
 fn run(pair: &Pair, words: &[String]) -> (Option<i32>, String) {
-    let output = pair.north.namespace.output(&words.join(" "));
+    let output = pair
+        .north
+        .namespace
+        .output(&format!("timeout 20 {}", words.join(" ")));
     let text = [output.stdout, output.stderr].concat();
     (
         output.status.code(),

@@ -18,6 +18,7 @@ tests![
     a_preshared_key_is_used needs "wg" "wireguard-go",
     a_plain_wireguard_site_that_restarts_is_reached_again needs "wg" "wireguard-go",
     a_plain_wireguard_site_can_be_the_one_that_calls needs "wg" "wireguard-go",
+    the_tunnel_address_answers_pings needs "wg" "wireguard-go" "ping",
     python_hl7_at_both_ends needs "mllp_send",
 ];
 
@@ -148,6 +149,21 @@ fn a_plain_wireguard_site_can_be_the_one_that_calls() {
     go.peer(&south, &north, "");
     let answer = sender.answer(FLOW_LIMIT);
     assert_eq!(answer, Ok(answer_to(&message("early", 500), "AA")));
+}
+
+fn the_tunnel_address_answers_pings() {
+    let wire = Wire::new();
+    let (north, mut south) = (wire.site("north"), wire.site("south"));
+    let plan = Plan::of(&south).peer(&north);
+    south.start(&plan);
+    let go = WireGuardGo::start(&north);
+    go.peer(&north, &south, "");
+    let ping = |bytes: u16| format!("ping -c 5 -i 0.1 -W 2 -M do -s {bytes} {}", south.inner);
+    north.namespace.must(&ping(0));
+    // 1420, the MTU, less the headers of IPv4 and ICMP
+    for bytes in [1, 15, 16, 17, 1391, 1392] {
+        north.namespace.must(&ping(bytes));
+    }
 }
 
 /// Is python-hl7's server: it keeps each block's bytes in a file, and answers with its own ACK.

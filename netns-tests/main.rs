@@ -30,11 +30,21 @@ mod peer_restart;
 mod receiver_down;
 mod self_test;
 
+use std::panic::{catch_unwind, resume_unwind};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::harness::{Case, isolation};
+
+/// Bounds one test: the slowest takes a few seconds, a machine that is busy several times that.
+const TEST_LIMIT: Duration = Duration::from_secs(90);
+
+/// Bounds one test at the sizes and durations of the acceptance criteria.
+const TEST_LIMIT_FULL: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     if self_test::is_victim() {
@@ -79,7 +89,26 @@ fn trial(case: Case, isolated: Result<(), String>) -> Trial {
                 "{missing} is not available here"
             )));
         }
-        (case.run)();
-        Ok(Completion::Completed)
+        run_bounded(case.run).map(|()| Completion::Completed)
     })
+}
+
+/// Runs a test in a thread of its own, so that one that hangs fails instead of stopping all.
+fn run_bounded(test: fn()) -> Result<(), Failed> {
+    let limit = if harness::full() {
+        TEST_LIMIT_FULL
+    } else {
+        TEST_LIMIT
+    };
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let outcome = catch_unwind(test);
+        // nobody waits any more where the limit has passed
+        let _ = done.send(outcome);
+    });
+    match ended.recv_timeout(limit) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(_) => Err(format!("it did not end within {limit:?}").into()),
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::net::{Shutdown, SocketAddr};
-use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
@@ -181,13 +180,10 @@ fn both_directions_carry_messages() {
 
 /// Sends one message on each of `connections` connections at once; every one must be answered.
 fn at_once(pair: &Pair, connections: usize, bytes: usize, round: usize) {
-    let together = Barrier::new(connections);
+    let senders: Vec<Sender> = (0..connections).map(|_| pair.sender()).collect();
     thread::scope(|scope| {
-        for number in 0..connections {
-            let together = &together;
+        for (number, mut sender) in senders.into_iter().enumerate() {
             scope.spawn(move || {
-                let mut sender = pair.sender();
-                together.wait();
                 let payload = message(&format!("R{round}N{number}"), bytes);
                 sender.send(&payload).expect("open");
                 let answer = sender.answer(Duration::from_secs(60));

@@ -172,13 +172,15 @@ fn accept(listener: &TcpListener, seen: &Arc<Seen>, behaviour: Behaviour) {
         let seen = Arc::clone(seen);
         thread::spawn(move || {
             // an error is the sender's or the tunnel's end of the connection: nothing to do for a receiver
-            let _ = serve(stream, &seen, behaviour);
+            let _ = serve(&stream, &seen, behaviour);
+            // the list above has a descriptor of the stream too: dropping this one would not close it
+            let _ = stream.shutdown(Shutdown::Both);
             seen.ended.fetch_add(1, Ordering::Relaxed);
         });
     }
 }
 
-fn serve(mut stream: TcpStream, seen: &Seen, behaviour: Behaviour) -> io::Result<()> {
+fn serve(mut stream: &TcpStream, seen: &Seen, behaviour: Behaviour) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut frames = Frames::default();
     let mut piece = vec![0; 64 * 1024];
@@ -201,7 +203,7 @@ fn serve(mut stream: TcpStream, seen: &Seen, behaviour: Behaviour) -> io::Result
                     thread::sleep(pause);
                     stream.write_all(&framed(&answer))?;
                 }
-                Behaviour::Close => return stream.shutdown(Shutdown::Both),
+                Behaviour::Close => return Ok(()),
                 Behaviour::Silent | Behaviour::Stall => {}
             }
         }
