@@ -1,4 +1,7 @@
 //! IPv6 outside the tunnel, inside it, and both.
+//!
+//! With IPv6 outside, the router keeps the first initiation until the other site's uplink answers it, so that both sites
+//! initiate within the same millisecond: two wireguard-go that start like this fight for 5 s and more.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -11,7 +11,7 @@ use super::until;
 /// Bounds the start of wireguard-go.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
-/// Lists what these sites need.
+/// Is the name of the interface.
 pub(crate) const INTERFACE: &str = "wg0";
 
 /// Is a running wireguard-go with its interface `wg0`.
