@@ -1,2 +1,114 @@
-//! Whole sites in network namespaces.
-fn main() {}
+//! Whole sites in network namespaces, behaviour by behaviour: an own "Internet" and own sites for each test, the real
+//! binary in them, and HL7 systems that know nothing of a tunnel. Nothing is left behind, also after `kill -9`.
+//!
+//! Needs root or an unprivileged user namespace, and `ip`; what else a test needs is named beside it, and a test whose
+//! programs are missing is reported as ignored with the reason. `WARDLINK_NETNS_FULL=1` runs the sizes and durations of
+//! the acceptance criteria.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test: whatever is wrong here must end it loudly"
+)]
+
+mod cli;
+mod endpoint_roaming;
+mod filter;
+mod harness;
+mod health;
+mod hub;
+mod interop;
+mod ipv6;
+mod message_through;
+mod outage;
+mod peer_restart;
+mod receiver_down;
+mod self_test;
+
+use std::panic::{catch_unwind, resume_unwind};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::harness::{Case, isolation};
+
+/// Bounds one test: the slowest takes a few seconds, a machine that is busy several times that.
+const TEST_LIMIT: Duration = Duration::from_secs(90);
+
+/// Bounds one test at the sizes and durations of the acceptance criteria.
+const TEST_LIMIT_FULL: Duration = Duration::from_secs(600);
+
+fn main() -> ExitCode {
+    if self_test::is_victim() {
+        return self_test::be_the_victim();
+    }
+    let arguments = Arguments::from_args();
+    // before any thread: a user namespace can only be entered by a process with one thread
+    let isolated = isolation::enter();
+    if let Err(reason) = &isolated {
+        eprintln!("netns tests: {reason}; every test is ignored");
+    }
+    let cases = [
+        self_test::tests(),
+        message_through::tests(),
+        receiver_down::tests(),
+        peer_restart::tests(),
+        outage::tests(),
+        endpoint_roaming::tests(),
+        filter::tests(),
+        interop::tests(),
+        health::tests(),
+        hub::tests(),
+        ipv6::tests(),
+        cli::tests(),
+    ];
+    let trials = cases
+        .into_iter()
+        .flatten()
+        .map(|case| trial(case, isolated.clone()))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(case: Case, isolated: Result<(), String>) -> Trial {
+    let name = case.name.trim_start_matches("netns::");
+    Trial::ignorable_test(name, move || {
+        if let Err(reason) = isolated {
+            return Ok(Completion::ignored_with(reason));
+        }
+        if let Some(missing) = case.needs.iter().find(|need| !harness::is_available(need)) {
+            return Ok(Completion::ignored_with(format!(
+                "{missing} is not available here"
+            )));
+        }
+        run_bounded(case.run).map(|()| Completion::Completed)
+    })
+}
+
+/// Runs a test in a thread of its own, so that one that hangs fails instead of stopping all.
+fn run_bounded(test: fn()) -> Result<(), Failed> {
+    let limit = if harness::full() {
+        TEST_LIMIT_FULL
+    } else {
+        TEST_LIMIT
+    };
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let outcome = catch_unwind(test);
+        // nobody waits any more where the limit has passed
+        let _ = done.send(outcome);
+    });
+    match ended.recv_timeout(limit) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(_) => Err(format!("it did not end within {limit:?}").into()),
+    }
+}

@@ -1,0 +1,72 @@
+//! The usual topology: north has a forward `orders`, south the service `orders` behind it, and a receiver may listen there.
+//!
+//! ```text
+//!   sender ─ 127.0.0.1:2575 [north] wl0 ═══ wire ═══ wl0 [south] ─ 127.0.0.1:6661 receiver
+//! ```
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::mllp::{Behaviour, Receiver, Sender};
+use super::plan::Plan;
+use super::site::Site;
+use super::wire::Wire;
+
+/// Is where senders connect.
+pub(crate) const FORWARD: SocketAddr = loopback(2575);
+
+/// Is where the receiver listens.
+pub(crate) const TARGET: SocketAddr = loopback(6661);
+
+/// Returns an address on the loopback interface.
+pub(crate) const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// Is two sites that run wardlink.
+pub(crate) struct Pair {
+    pub(crate) north: Site,
+    pub(crate) south: Site,
+    // last: the sites are dropped first, and print their logs where a test fails
+    pub(crate) wire: Wire,
+}
+
+impl Pair {
+    /// Starts both sites, with these lines in the forward.
+    #[track_caller]
+    pub(crate) fn start(forward_lines: &[&str]) -> Self {
+        let mut pair = Self::unstarted();
+        let (north, south) = pair.plans(forward_lines);
+        pair.south.start(&south);
+        pair.north.start(&north);
+        pair
+    }
+
+    /// Makes both sites and starts nothing.
+    pub(crate) fn unstarted() -> Self {
+        let wire = Wire::new();
+        Self {
+            north: wire.site("north"),
+            south: wire.site("south"),
+            wire,
+        }
+    }
+
+    /// Returns the usual configurations of both sites.
+    pub(crate) fn plans(&self, forward_lines: &[&str]) -> (Plan, Plan) {
+        let north = Plan::of(&self.north).peer(&self.south);
+        let south = Plan::of(&self.south).peer(&self.north);
+        let north = north.forward("orders", FORWARD, "south", "service: orders", forward_lines);
+        (north, south.service("orders", TARGET, "north", &[]))
+    }
+
+    /// Starts a receiver at south.
+    pub(crate) fn receiver(&self, behaviour: Behaviour) -> Receiver {
+        Receiver::start(&self.south.namespace, TARGET, behaviour)
+    }
+
+    /// Connects a sender at north.
+    #[track_caller]
+    pub(crate) fn sender(&self) -> Sender {
+        Sender::connect(&self.north.namespace, FORWARD).expect("the forward listens")
+    }
+}

@@ -1,0 +1,190 @@
+//! The health endpoints tell the truth, and tell it without a byte of a message.
+
+use std::time::Duration;
+
+use crate::harness::mllp::{Behaviour, MARKER, message};
+use crate::harness::pair::{FORWARD, Pair, loopback};
+use crate::harness::{tests, until};
+
+tests![
+    a_site_is_live_and_ready,
+    a_forward_is_unknown_until_it_has_carried_a_message,
+    peers_show_their_handshake_endpoint_and_bytes,
+    one_forward_can_be_asked_alone,
+    a_peer_that_is_away_is_the_cause,
+    metrics_count_messages_and_answers,
+    nothing_shows_a_byte_of_a_message,
+    a_foreign_host_header_is_refused,
+];
+
+/// Bounds the time until health has noticed.
+const NOTICE_LIMIT: Duration = Duration::from_secs(5);
+
+fn a_site_is_live_and_ready() {
+    let pair = Pair::start(&[]);
+    for path in ["/livez", "/readyz"] {
+        let answer = pair.north.get(path);
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (200, ""),
+            "{path}: {}",
+            answer.head
+        );
+    }
+    assert_eq!(pair.north.get("/nowhere").status, 404);
+}
+
+fn a_forward_is_unknown_until_it_has_carried_a_message() {
+    let pair = Pair::start(&[]);
+    assert_eq!(
+        pair.north.health_of("forwards", "orders")["status"],
+        "unknown"
+    );
+    assert_eq!(
+        pair.north.get("/healthz").status,
+        200,
+        "unknown is no alarm"
+    );
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    until(NOTICE_LIMIT, "the forward is ok", || {
+        (pair.north.health_of("forwards", "orders")["status"] == "ok").then_some(())
+    });
+    until(NOTICE_LIMIT, "the service is ok", || {
+        (pair.south.health_of("services", "orders")["status"] == "ok").then_some(())
+    });
+    let health = pair.north.health();
+    assert_eq!(health["site"], "north");
+    assert_eq!(health["status"], "ok");
+    assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
+    let forward = pair.north.health_of("forwards", "orders");
+    assert!(!forward["since"].is_null(), "{forward}");
+    assert_eq!(forward["messages_total"], 1, "{forward}");
+    assert!(
+        forward["last_ack_age_seconds"]
+            .as_f64()
+            .is_some_and(|age| age < 5.0),
+        "{forward}"
+    );
+}
+
+fn peers_show_their_handshake_endpoint_and_bytes() {
+    let pair = Pair::start(&[]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 5000));
+    let peer = pair.north.health_of("peers", "south");
+    assert_eq!(peer["status"], "ok", "{peer}");
+    assert_eq!(peer["endpoint"], "198.51.100.2:51820", "{peer}");
+    assert!(
+        peer["latest_handshake_age_seconds"]
+            .as_f64()
+            .is_some_and(|age| age < 10.0),
+        "{peer}"
+    );
+    assert!(
+        peer["tx_bytes"].as_u64().is_some_and(|bytes| bytes > 5000),
+        "{peer}"
+    );
+    assert!(
+        peer["rx_bytes"].as_u64().is_some_and(|bytes| bytes > 0),
+        "{peer}"
+    );
+}
+
+fn one_forward_can_be_asked_alone() {
+    let pair = Pair::start(&[]);
+    let answer = pair.north.get("/healthz/forwards/orders");
+    assert_eq!(answer.status, 200);
+    let entry: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!(entry["name"], "orders");
+    assert_eq!(pair.north.get("/healthz/forwards/none").status, 404);
+}
+
+fn a_peer_that_is_away_is_the_cause() {
+    let mut pair = Pair::unstarted();
+    let (north, _) = pair.plans(&["on_unreachable: hold", "hold_for: 1s"]);
+    pair.north.start(&north);
+    let mut sender = pair.sender();
+    sender.send(&message("held", 500)).expect("open");
+    let (entry, _) = until(NOTICE_LIMIT, "the forward is down", || {
+        let entry = pair.north.health_of("forwards", "orders");
+        (entry["status"] == "down").then_some(entry)
+    });
+    let cause = entry["cause"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no cause in {entry}"));
+    let names_the_tunnel = ["tunnel", "session", "handshake", "peer"]
+        .iter()
+        .any(|word| cause.contains(word));
+    assert!(
+        names_the_tunnel && !cause.contains("receiver"),
+        "the tunnel is the cause: {cause}"
+    );
+    assert_eq!(pair.north.get("/healthz").status, 503);
+    assert_eq!(pair.north.get("/livez").status, 200);
+}
+
+fn metrics_count_messages_and_answers() {
+    let pair = Pair::start(&[]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    let mut sender = pair.sender();
+    for n in 0..3 {
+        sender.exchange(&message(&format!("M{n}"), 500));
+    }
+    until(NOTICE_LIMIT, "three messages are counted", || {
+        let count = pair.north.metric("messages_total", "forward=\"orders\"");
+        ((count - 3.0).abs() < f64::EPSILON).then_some(())
+    });
+    let text = pair.north.get("/metrics").body;
+    assert!(text.contains("\"AA\""), "answers by code: {text}");
+    let foreign = text
+        .lines()
+        .find(|line| !line.starts_with('#') && !line.starts_with("wardlink_") && !line.is_empty());
+    assert_eq!(foreign, None, "every name begins with wardlink_");
+}
+
+fn nothing_shows_a_byte_of_a_message() {
+    let mut pair = Pair::start(&["hold_for: 1s", "max_message_size: 64KiB"]);
+    let receiver = pair.receiver(Behaviour::Answer("AE"));
+    let mut sender = pair.sender();
+    sender.send(&message("IDMARKER1", 500)).expect("open");
+    assert!(sender.answer(NOTICE_LIMIT).is_ok());
+    // what goes wrong must not show it either
+    let _ = sender.send(&message("IDMARKER2", 100_000));
+    assert!(sender.answer(NOTICE_LIMIT).is_err());
+    drop(receiver);
+    let mut sender = pair.sender();
+    sender.send(&message("IDMARKER3", 500)).expect("open");
+    assert!(sender.answer(NOTICE_LIMIT).is_err());
+    for site in [&mut pair.north, &mut pair.south] {
+        let shown = [
+            site.log(),
+            site.get("/healthz").body,
+            site.get("/metrics").body,
+        ]
+        .concat();
+        for secret in [MARKER, "IDMARKER", "SYNTHETIC"] {
+            assert!(!shown.contains(secret), "{} shows {secret}", site.name);
+        }
+    }
+}
+
+fn a_foreign_host_header_is_refused() {
+    let pair = Pair::start(&[]);
+    let answer = pair
+        .north
+        .get_from_host("/healthz", "attacker.example")
+        .expect("an answer");
+    assert!(
+        (400..500).contains(&answer.status),
+        "DNS rebinding: {}",
+        answer.head
+    );
+    assert!(!answer.body.contains("orders"));
+    assert!(
+        pair.north
+            .namespace
+            .connect(loopback(FORWARD.port()))
+            .is_ok()
+    );
+}
