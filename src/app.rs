@@ -171,6 +171,7 @@ impl Site {
         serve(&parts, bound, &stop, &mut serving, &mut around);
         let failed = parts.tunnel.failed();
         let result = tokio::select! {
+            biased; // told to stop, the parts end by themselves: that is no failure
             _ = stop.wait_for(|stop| *stop) => Ok(()),
             why = failed => Err(AppError::Ended { what: "the tunnel", why }),
             Some(ended) = serving.join_next() => Err(ended_early(ended)),

@@ -107,7 +107,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
     let entries = |forward| Entry { verdict: judge_forward(facts, forward, now), facts: forward };
     let forwards: Vec<_> = facts.forwards.iter().map(entries).collect();
     let peers: Vec<_> =
-        facts.peers.iter().map(|peer| Entry { verdict: judge_peer(facts, peer), facts: peer }).collect();
+        facts.peers.iter().map(|peer| Entry { verdict: judge_peer(facts, peer, now), facts: peer }).collect();
     let services: Vec<_> =
         facts.services.iter().map(|service| Entry { verdict: judge_service(facts, service), facts: service }).collect();
     let unready = unready(facts);

@@ -19,7 +19,10 @@ pub(super) const NEGATIVE_ACK_RECENT: Duration = Duration::from_secs(300);
 /// Is how long an answer counts as evidence that the receiver is there.
 pub(super) const EVIDENCE_FRESH: Duration = Duration::from_secs(300);
 
-pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts) -> Verdict {
+/// Is how long a site that has just started may take for its first handshake and link: no alarm at each restart.
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
+
+pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts, now: SystemTime) -> Verdict {
     if let Some(fault) = interface_fault(facts) {
         return fault;
     }
@@ -27,6 +30,9 @@ pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts) -> Verdict {
         Session::Up { since } => return Verdict::ok(since),
         Session::Down { since } => since,
     };
+    if peer.latest_handshake_age.is_none() && is_settling(facts, now) {
+        return Verdict::new(Status::Unknown, since, &format!("the first handshake with {} is under way", peer.name));
+    }
     if session_wanted(facts, peer) {
         Verdict::new(Status::Down, since, &format!("no session with {}: {}", peer_text(peer), no_session_cause(peer)))
     } else {
@@ -36,6 +42,10 @@ pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts) -> Verdict {
         };
         Verdict::new(Status::Unknown, since, &format!("no session with {}, and none is needed now: {last}", peer.name))
     }
+}
+
+fn is_settling(facts: &SiteFacts, now: SystemTime) -> bool {
+    now.duration_since(facts.started).is_ok_and(|age| age < SETTLE)
 }
 
 /// Says whether the lack of a session is a fault: an idle one without keepalive expires rightfully, but a link pings.
@@ -72,8 +82,8 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
     let peer = facts.peers.iter().find(|peer| peer.name == forward.peer);
     listener_fault(forward)
         .or_else(|| interface_fault(facts))
-        .or_else(|| peer.map(|peer| judge_peer(facts, peer)).filter(|verdict| verdict.status == Status::Down))
-        .or_else(|| link_fault(forward))
+        .or_else(|| peer.map(|peer| judge_peer(facts, peer, now)).filter(|verdict| verdict.status == Status::Down))
+        .or_else(|| link_fault(facts, forward, now))
         .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
         .or_else(|| overdue_answer(forward, now))
         .or_else(|| negative_answer(forward, now))
@@ -81,9 +91,13 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
         .unwrap_or_else(|| Verdict::ok(ok_since(facts, forward, peer)))
 }
 
-fn link_fault(forward: &ForwardFacts) -> Option<Verdict> {
+fn link_fault(facts: &SiteFacts, forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
     match &forward.link {
         Link::NotUsed | Link::Up { .. } => None,
+        Link::Down { since, .. } if *since <= facts.started && is_settling(facts, now) => {
+            let text = format!("the link to {} is being set up", forward.peer);
+            Some(Verdict::new(Status::Unknown, *since, &text))
+        }
         Link::Down { since, cause } => {
             Some(Verdict::new(Status::Down, *since, &format!("link to {}: {cause}", forward.peer)))
         }
