@@ -33,15 +33,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the program in north to its end; returns its exit code and all that it printed.
 fn run(pair: &Pair, words: &[String]) -> (Option<i32>, String) {
-    let output = pair
-        .north
-        .namespace
-        .output(&format!("timeout 20 {}", words.join(" ")));
+    let output = pair.north.namespace.output(&format!("timeout 20 {}", words.join(" ")));
     let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&text).into_owned(),
-    )
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
 fn a_wrong_configuration_is_refused_with_its_place() {
@@ -49,18 +43,11 @@ fn a_wrong_configuration_is_refused_with_its_place() {
     let (north, _) = pair.plans(&["on_unreachable: panic"]);
     pair.north.write(&north);
     let file = pair.north.config_path();
-    let line = 1 + north
-        .yaml()
-        .lines()
-        .position(|line| line.contains("panic"))
-        .expect("it is there");
+    let line = 1 + north.yaml().lines().position(|line| line.contains("panic")).expect("it is there");
     for command in [&["check-config", "-c", &file][..], &["run", "-c", &file]] {
         let (code, text) = run(&pair, &pair.north.command(command));
         assert_eq!(code, Some(64), "{text}");
-        assert!(
-            text.contains(&format!("{file}:{line}:")),
-            "file, line and column: {text}"
-        );
+        assert!(text.contains(&format!("{file}:{line}:")), "file, line and column: {text}");
     }
     let (north, _) = pair.plans(&[]);
     pair.north.write(&north);
@@ -73,12 +60,7 @@ fn a_key_that_others_may_read_is_refused() {
     pair.north.write(&pair.plans(&[]).0);
     let key = pair.north.dir.join("private.key");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("ours");
-    let (code, text) = run(
-        &pair,
-        &pair
-            .north
-            .command(&["run", "-c", &pair.north.config_path()]),
-    );
+    let (code, text) = run(&pair, &pair.north.command(&["run", "-c", &pair.north.config_path()]));
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("private.key"), "{text}");
 }
@@ -87,13 +69,7 @@ fn without_net_admin_it_exits_77_and_says_why() {
     let pair = Pair::unstarted();
     pair.north.write(&pair.plans(&[]).0);
     let without = ["setpriv", "--bounding-set", "-net_admin", "--"].map(str::to_owned);
-    let words = [
-        &without[..],
-        &pair
-            .north
-            .command(&["run", "-c", &pair.north.config_path()]),
-    ]
-    .concat();
+    let words = [&without[..], &pair.north.command(&["run", "-c", &pair.north.config_path()])].concat();
     let (code, text) = run(&pair, &words);
     assert_eq!(code, Some(77), "{text}");
     assert!(text.contains("CAP_NET_ADMIN"), "{text}");
@@ -105,9 +81,7 @@ fn sigterm_lets_a_message_under_way_finish() {
     let payload = message("under way", 500);
     let mut sender = pair.sender();
     sender.send(&payload).expect("open");
-    until(END_LIMIT, "the receiver has it", || {
-        (receiver.payloads().len() == 1).then_some(())
-    });
+    until(END_LIMIT, "the receiver has it", || (receiver.payloads().len() == 1).then_some(()));
     pair.north.terminate();
     assert_eq!(sender.answer(END_LIMIT), Ok(answer_to(&payload, "AA")));
     drop(sender);
@@ -120,17 +94,10 @@ fn sigterm_is_bounded_by_a_receiver_that_never_answers() {
     let receiver = pair.receiver(Behaviour::Silent);
     let mut sender = pair.sender();
     sender.send(&message("never answered", 500)).expect("open");
-    until(END_LIMIT, "the receiver has it", || {
-        (receiver.payloads().len() == 1).then_some(())
-    });
+    until(END_LIMIT, "the receiver has it", || (receiver.payloads().len() == 1).then_some(()));
     pair.north.terminate();
     let (status, took) = pair.north.program().wait(DRAIN_LIMIT);
-    assert_eq!(
-        status.code(),
-        Some(0),
-        "after {took:?}: {}",
-        pair.north.log()
-    );
+    assert_eq!(status.code(), Some(0), "after {took:?}: {}", pair.north.log());
 }
 
 fn a_stopped_site_leaves_nothing() {
@@ -145,10 +112,7 @@ fn a_stopped_site_leaves_nothing() {
     assert!(took < END_LIMIT);
     assert!(!there(), "the interface is still there");
     assert!(!String::from_utf8_lossy(&namespace.output(&route).stdout).contains("wl0"));
-    assert!(
-        !pair.north.dir.join("control.sock").exists(),
-        "the control socket is still there"
-    );
+    assert!(!pair.north.dir.join("control.sock").exists(), "the control socket is still there");
     assert!(namespace.listen(FORWARD).is_ok());
 }
 
@@ -171,20 +135,12 @@ fn a_taken_forward_port_is_named() {
     pair.north.launch();
     let (status, _) = pair.north.program().wait(END_LIMIT);
     assert_eq!(status.code(), Some(1));
-    assert!(
-        pair.north.log().contains("127.0.0.1:2575"),
-        "{}",
-        pair.north.log()
-    );
+    assert!(pair.north.log().contains("127.0.0.1:2575"), "{}", pair.north.log());
 }
 
 fn a_taken_listen_port_is_named() {
     let mut pair = Pair::unstarted();
-    let _taken = pair
-        .north
-        .namespace
-        .udp("0.0.0.0:51820".parse().unwrap())
-        .expect("free");
+    let _taken = pair.north.namespace.udp("0.0.0.0:51820".parse().unwrap()).expect("free");
     pair.north.write(&pair.plans(&[]).0);
     pair.north.launch();
     let (status, _) = pair.north.program().wait(END_LIMIT);
@@ -194,49 +150,23 @@ fn a_taken_listen_port_is_named() {
 
 fn the_state_directory_is_private() {
     let pair = Pair::start(&[]);
-    let mode = std::fs::metadata(pair.north.dir.join("state"))
-        .expect("it is made")
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(pair.north.dir.join("state")).expect("it is made").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
 
 fn send_and_receive_work_through_the_tunnel() {
     let pair = Pair::start(&["hold_for: 10s"]);
     let out = pair.south.dir.join("out");
-    let words = pair.south.command(&[
-        "receive",
-        "127.0.0.1:6661",
-        "--out",
-        &out.display().to_string(),
-    ]);
-    let mut receiver = Process::start(
-        &pair.south.namespace,
-        &words,
-        &pair.south.dir.join("receive.log"),
-    );
+    let words = pair.south.command(&["receive", "127.0.0.1:6661", "--out", &out.display().to_string()]);
+    let mut receiver = Process::start(&pair.south.namespace, &words, &pair.south.dir.join("receive.log"));
     let file = pair.north.dir.join("message.hl7");
     std::fs::write(&file, message("SEND1", 500)).expect("the message");
-    let (code, text) = run(
-        &pair,
-        &pair
-            .north
-            .command(&["send", "127.0.0.1:2575", &file.display().to_string()]),
-    );
+    let (code, text) = run(&pair, &pair.north.command(&["send", "127.0.0.1:2575", &file.display().to_string()]));
     assert_eq!(code, Some(0), "{text}");
-    assert!(
-        text.contains("SEND1") && text.contains("AA"),
-        "the ACK is printed: {text}"
-    );
-    let files: Vec<_> = std::fs::read_dir(&out)
-        .expect("made")
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    assert!(text.contains("SEND1") && text.contains("AA"), "the ACK is printed: {text}");
+    let files: Vec<_> = std::fs::read_dir(&out).expect("made").map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 1);
-    assert_eq!(
-        std::fs::read(&files[0]).expect("ours"),
-        message("SEND1", 500)
-    );
+    assert_eq!(std::fs::read(&files[0]).expect("ours"), message("SEND1", 500));
     receiver.signal(Signal::SIGTERM);
     receiver.wait(END_LIMIT);
     assert!(!pair.north.log().contains(MARKER));
@@ -247,9 +177,7 @@ fn send_fails_where_the_answer_is_negative() {
     let receiver = Receiver::start(&pair.north.namespace, TARGET, Behaviour::Answer("AE"));
     let file = pair.north.dir.join("message.hl7");
     std::fs::write(&file, message("SEND1", 500)).expect("the message");
-    let send = pair
-        .north
-        .command(&["send", "127.0.0.1:6661", &file.display().to_string()]);
+    let send = pair.north.command(&["send", "127.0.0.1:6661", &file.display().to_string()]);
     let (code, text) = run(&pair, &send);
     assert_eq!(code, Some(1), "{text}");
     assert_eq!(receiver.payloads(), [message("SEND1", 500)]);

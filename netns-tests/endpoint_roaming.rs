@@ -11,10 +11,7 @@ use crate::harness::plan::{Plan, UDP_PORT};
 use crate::harness::site::Site;
 use crate::harness::{tests, until};
 
-tests![
-    the_far_site_gets_another_address,
-    the_near_site_gets_another_address
-];
+tests![the_far_site_gets_another_address, the_near_site_gets_another_address];
 
 /// Bounds the time until a first batch has passed.
 const WARM_UP_LIMIT: Duration = Duration::from_secs(5);
@@ -57,23 +54,10 @@ fn plans_with_short_keepalive(pair: &Pair) -> (Plan, Plan) {
     let (north, south) = (&pair.north, &pair.south);
     let towards = |from, to: &Site| {
         let endpoint = format!("endpoint: \"{}:{UDP_PORT}\"", to.outer);
-        Plan::of(from).peer_with(
-            to,
-            &format!("{}/32", to.inner),
-            &[&endpoint, "persistent_keepalive: 1s"],
-        )
+        Plan::of(from).peer_with(to, &format!("{}/32", to.inner), &[&endpoint, "persistent_keepalive: 1s"])
     };
-    let forward = towards(north, south).forward(
-        "orders",
-        FORWARD,
-        "south",
-        "service: orders",
-        &["hold_for: 30s"],
-    );
-    (
-        forward,
-        towards(south, north).service("orders", TARGET, "north", &[]),
-    )
+    let forward = towards(north, south).forward("orders", FORWARD, "south", "service: orders", &["hold_for: 30s"]);
+    (forward, towards(south, north).service("orders", TARGET, "north", &[]))
 }
 
 fn the_far_site_gets_another_address() {

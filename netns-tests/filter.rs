@@ -61,13 +61,7 @@ impl Intrusion {
         let go = WireGuardGo::start(&intruder);
         go.peer(&intruder, &site, "");
         site.start(&plan);
-        let intrusion = Self {
-            _go: go,
-            receiver,
-            intruder,
-            site,
-            _wire: wire,
-        };
+        let intrusion = Self { _go: go, receiver, intruder, site, _wire: wire };
         intrusion.the_tunnel_works();
         intrusion
     }
@@ -78,60 +72,30 @@ impl Intrusion {
 
     /// Asserts that what is offered is reached: without that, nothing below proves anything.
     fn the_tunnel_works(&self) {
-        let mut sender = Sender::connect(&self.intruder.namespace, self.at(OFFERED))
-            .expect("the service is offered");
+        let mut sender = Sender::connect(&self.intruder.namespace, self.at(OFFERED)).expect("the service is offered");
         sender.exchange(&message("offered", 300));
     }
 
-    fn try_from(
-        &self,
-        from: Option<SocketAddr>,
-        to: SocketAddr,
-    ) -> std::io::Result<std::net::TcpStream> {
-        self.intruder
-            .namespace
-            .connect_within(from, to, REFUSAL_LIMIT)
+    fn try_from(&self, from: Option<SocketAddr>, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
+        self.intruder.namespace.connect_within(from, to, REFUSAL_LIMIT)
     }
 }
 
 fn host_ports_are_not_reachable() {
     let intrusion = Intrusion::start(&[]);
-    let sshd = intrusion
-        .site
-        .namespace
-        .listen("0.0.0.0:22".parse().unwrap())
-        .expect("free");
+    let sshd = intrusion.site.namespace.listen("0.0.0.0:22".parse().unwrap()).expect("free");
     sshd.set_nonblocking(true).expect("a flag");
-    let error = intrusion
-        .try_from(None, intrusion.at(22))
-        .expect_err("not offered");
-    assert_eq!(
-        error.kind(),
-        ErrorKind::ConnectionRefused,
-        "a denied SYN gets an RST: {error}"
-    );
-    assert!(
-        intrusion.try_from(None, intrusion.at(9575)).is_err(),
-        "health is for loopback"
-    );
-    assert_eq!(
-        sshd.accept().expect_err("nobody came").kind(),
-        ErrorKind::WouldBlock
-    );
-    assert!(
-        intrusion.try_from(None, intrusion.at(LINK_PORT)).is_ok(),
-        "links arrive here"
-    );
+    let error = intrusion.try_from(None, intrusion.at(22)).expect_err("not offered");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "a denied SYN gets an RST: {error}");
+    assert!(intrusion.try_from(None, intrusion.at(9575)).is_err(), "health is for loopback");
+    assert_eq!(sshd.accept().expect_err("nobody came").kind(), ErrorKind::WouldBlock);
+    assert!(intrusion.try_from(None, intrusion.at(LINK_PORT)).is_ok(), "links arrive here");
     intrusion.the_tunnel_works();
 }
 
 fn host_ports_are_reachable_with_host_access() {
     let intrusion = Intrusion::start(&["host_access: true"]);
-    let _sshd = intrusion
-        .site
-        .namespace
-        .listen("0.0.0.0:22".parse().unwrap())
-        .expect("free");
+    let _sshd = intrusion.site.namespace.listen("0.0.0.0:22".parse().unwrap()).expect("free");
     assert!(intrusion.try_from(None, intrusion.at(22)).is_ok());
 }
 
@@ -145,43 +109,25 @@ fn services_of_other_peers_are_not_reachable() {
 
 fn udp_does_not_arrive() {
     let intrusion = Intrusion::start(&[]);
-    let socket = intrusion
-        .site
-        .namespace
-        .udp("0.0.0.0:5353".parse().unwrap())
-        .expect("free");
-    socket
-        .set_read_timeout(Some(REFUSAL_LIMIT))
-        .expect("not zero");
+    let socket = intrusion.site.namespace.udp("0.0.0.0:5353".parse().unwrap()).expect("free");
+    socket.set_read_timeout(Some(REFUSAL_LIMIT)).expect("not zero");
     let from = SocketAddr::new(intrusion.intruder.inner.into(), 0);
     let sender = intrusion.intruder.namespace.udp(from).expect("a socket");
     for _ in 0..5 {
         sender.send_to(b"hello", intrusion.at(5353)).expect("sent");
     }
     intrusion.the_tunnel_works();
-    assert!(
-        socket.recv(&mut [0; 16]).is_err(),
-        "a datagram came through"
-    );
+    assert!(socket.recv(&mut [0; 16]).is_err(), "a datagram came through");
 }
 
 fn other_source_addresses_are_dropped() {
     let intrusion = Intrusion::start(&[]);
-    intrusion
-        .intruder
-        .namespace
-        .ip(&format!("addr add 10.98.0.77/32 dev {INTERFACE}"));
+    intrusion.intruder.namespace.ip(&format!("addr add 10.98.0.77/32 dev {INTERFACE}"));
     let before = intrusion.receiver.connections();
     let stranger = Some("10.98.0.77:0".parse().unwrap());
     for port in [OFFERED, LINK_PORT] {
-        let error = intrusion
-            .try_from(stranger, intrusion.at(port))
-            .expect_err("not the peer's address");
-        assert_eq!(
-            error.kind(),
-            ErrorKind::TimedOut,
-            "no answer to who is not there: {error}"
-        );
+        let error = intrusion.try_from(stranger, intrusion.at(port)).expect_err("not the peer's address");
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "no answer to who is not there: {error}");
     }
     assert_eq!(intrusion.receiver.connections(), before);
     intrusion.the_tunnel_works();
@@ -195,30 +141,17 @@ fn other_destinations_of_the_host_are_not_reachable() {
     let key = &intrusion.site.public_key;
     let inner = intrusion.site.inner;
     let intruder = &intrusion.intruder.namespace;
-    intruder.must(&format!(
-        "wg set {INTERFACE} peer {key} allowed-ips {inner}/32,172.31.0.1/32"
-    ));
+    intruder.must(&format!("wg set {INTERFACE} peer {key} allowed-ips {inner}/32,172.31.0.1/32"));
     intruder.ip(&format!("route add 172.31.0.1/32 dev {INTERFACE}"));
     let from = SocketAddr::new(intrusion.intruder.inner.into(), 0);
-    assert!(
-        intrusion.try_from(Some(from), lan).is_err(),
-        "the site's network is not offered"
-    );
+    assert!(intrusion.try_from(Some(from), lan).is_err(), "the site's network is not offered");
     intrusion.the_tunnel_works();
 }
 
 fn nmap_finds_only_what_is_offered() {
     let intrusion = Intrusion::start(&[]);
-    let _sshd = intrusion
-        .site
-        .namespace
-        .listen("0.0.0.0:22".parse().unwrap())
-        .expect("free");
-    let ports = if full() {
-        "1-65535"
-    } else {
-        "1-3000,6661,9575"
-    };
+    let _sshd = intrusion.site.namespace.listen("0.0.0.0:22".parse().unwrap()).expect("free");
+    let ports = if full() { "1-65535" } else { "1-3000,6661,9575" };
     let inner = intrusion.site.inner;
     let text = intrusion.intruder.namespace.must(&format!(
         "nmap -sT -Pn -n --max-retries 1 --max-rtt-timeout 100ms --min-rate 2000 -p {ports} -oG - {inner}"
@@ -236,15 +169,9 @@ fn the_link_port_is_not_reachable_from_outside() {
     for (address, who) in [(pair.south.outer, "outer"), (pair.south.inner, "inner")] {
         let at = SocketAddr::new(address.into(), LINK_PORT);
         // by the wire, not by the tunnel: from the wire's own namespace
-        pair.wire.namespace.output(&format!(
-            "ip route add {}/32 via {}",
-            pair.south.inner, pair.south.outer
-        ));
+        pair.wire.namespace.output(&format!("ip route add {}/32 via {}", pair.south.inner, pair.south.outer));
         let outcome = pair.wire.namespace.connect_within(None, at, REFUSAL_LIMIT);
-        assert!(
-            outcome.is_err(),
-            "the link port at the {who} address is open to the Internet"
-        );
+        assert!(outcome.is_err(), "the link port at the {who} address is open to the Internet");
     }
 }
 
@@ -284,28 +211,13 @@ fn nothing_leaves_when_the_interface_is_deleted() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let captured = capture.finish();
-    assert!(
-        !captured.contains(MARKER.as_bytes()),
-        "a message left in the clear"
-    );
+    assert!(!captured.contains(MARKER.as_bytes()), "a message left in the clear");
     assert_eq!(captured.foreign(), Vec::<String>::new());
     // what was acknowledged stays true; whether the interface comes back is not this test's matter
     drop(senders);
     let canary = Capture::start(&pair.wire.namespace);
-    let clear = pair
-        .north
-        .namespace
-        .udp(SocketAddr::new(pair.north.outer.into(), 0))
-        .expect("a socket");
-    clear
-        .send_to(
-            MARKER.as_bytes(),
-            SocketAddr::new(pair.south.outer.into(), 9),
-        )
-        .expect("sent");
-    assert!(
-        canary.finish().contains(MARKER.as_bytes()),
-        "the capture would have seen it"
-    );
+    let clear = pair.north.namespace.udp(SocketAddr::new(pair.north.outer.into(), 0)).expect("a socket");
+    clear.send_to(MARKER.as_bytes(), SocketAddr::new(pair.south.outer.into(), 9)).expect("sent");
+    assert!(canary.finish().contains(MARKER.as_bytes()), "the capture would have seen it");
     load.abandon();
 }

@@ -24,27 +24,15 @@ fn a_site_is_live_and_ready() {
     let pair = Pair::start(&[]);
     for path in ["/livez", "/readyz"] {
         let answer = pair.north.get(path);
-        assert_eq!(
-            (answer.status, answer.body.as_str()),
-            (200, ""),
-            "{path}: {}",
-            answer.head
-        );
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{path}: {}", answer.head);
     }
     assert_eq!(pair.north.get("/nowhere").status, 404);
 }
 
 fn a_forward_is_unknown_until_it_has_carried_a_message() {
     let pair = Pair::start(&[]);
-    assert_eq!(
-        pair.north.health_of("forwards", "orders")["status"],
-        "unknown"
-    );
-    assert_eq!(
-        pair.north.get("/healthz").status,
-        200,
-        "unknown is no alarm"
-    );
+    assert_eq!(pair.north.health_of("forwards", "orders")["status"], "unknown");
+    assert_eq!(pair.north.get("/healthz").status, 200, "unknown is no alarm");
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("1", 500));
     until(NOTICE_LIMIT, "the forward is ok", || {
@@ -60,12 +48,7 @@ fn a_forward_is_unknown_until_it_has_carried_a_message() {
     let forward = pair.north.health_of("forwards", "orders");
     assert!(!forward["since"].is_null(), "{forward}");
     assert_eq!(forward["messages_total"], 1, "{forward}");
-    assert!(
-        forward["last_ack_age_seconds"]
-            .as_f64()
-            .is_some_and(|age| age < 5.0),
-        "{forward}"
-    );
+    assert!(forward["last_ack_age_seconds"].as_f64().is_some_and(|age| age < 5.0), "{forward}");
 }
 
 fn peers_show_their_handshake_endpoint_and_bytes() {
@@ -75,20 +58,9 @@ fn peers_show_their_handshake_endpoint_and_bytes() {
     let peer = pair.north.health_of("peers", "south");
     assert_eq!(peer["status"], "ok", "{peer}");
     assert_eq!(peer["endpoint"], "198.51.100.2:51820", "{peer}");
-    assert!(
-        peer["latest_handshake_age_seconds"]
-            .as_f64()
-            .is_some_and(|age| age < 10.0),
-        "{peer}"
-    );
-    assert!(
-        peer["tx_bytes"].as_u64().is_some_and(|bytes| bytes > 5000),
-        "{peer}"
-    );
-    assert!(
-        peer["rx_bytes"].as_u64().is_some_and(|bytes| bytes > 0),
-        "{peer}"
-    );
+    assert!(peer["latest_handshake_age_seconds"].as_f64().is_some_and(|age| age < 10.0), "{peer}");
+    assert!(peer["tx_bytes"].as_u64().is_some_and(|bytes| bytes > 5000), "{peer}");
+    assert!(peer["rx_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{peer}");
 }
 
 fn one_forward_can_be_asked_alone() {
@@ -110,16 +82,9 @@ fn a_peer_that_is_away_is_the_cause() {
         let entry = pair.north.health_of("forwards", "orders");
         (entry["status"] == "down").then_some(entry)
     });
-    let cause = entry["cause"]
-        .as_str()
-        .unwrap_or_else(|| panic!("no cause in {entry}"));
-    let names_the_tunnel = ["tunnel", "session", "handshake", "peer"]
-        .iter()
-        .any(|word| cause.contains(word));
-    assert!(
-        names_the_tunnel && !cause.contains("receiver"),
-        "the tunnel is the cause: {cause}"
-    );
+    let cause = entry["cause"].as_str().unwrap_or_else(|| panic!("no cause in {entry}"));
+    let names_the_tunnel = ["tunnel", "session", "handshake", "peer"].iter().any(|word| cause.contains(word));
+    assert!(names_the_tunnel && !cause.contains("receiver"), "the tunnel is the cause: {cause}");
     assert_eq!(pair.north.get("/healthz").status, 503);
     assert_eq!(pair.north.get("/livez").status, 200);
 }
@@ -137,9 +102,8 @@ fn metrics_count_messages_and_answers() {
     });
     let text = pair.north.get("/metrics").body;
     assert!(text.contains("\"AA\""), "answers by code: {text}");
-    let foreign = text
-        .lines()
-        .find(|line| !line.starts_with('#') && !line.starts_with("wardlink_") && !line.is_empty());
+    let foreign =
+        text.lines().find(|line| !line.starts_with('#') && !line.starts_with("wardlink_") && !line.is_empty());
     assert_eq!(foreign, None, "every name begins with wardlink_");
 }
 
@@ -157,12 +121,7 @@ fn nothing_shows_a_byte_of_a_message() {
     sender.send(&message("IDMARKER3", 500)).expect("open");
     assert!(sender.answer(NOTICE_LIMIT).is_err());
     for site in [&mut pair.north, &mut pair.south] {
-        let shown = [
-            site.log(),
-            site.get("/healthz").body,
-            site.get("/metrics").body,
-        ]
-        .concat();
+        let shown = [site.log(), site.get("/healthz").body, site.get("/metrics").body].concat();
         for secret in [MARKER, "IDMARKER", "SYNTHETIC"] {
             assert!(!shown.contains(secret), "{} shows {secret}", site.name);
         }
@@ -171,20 +130,8 @@ fn nothing_shows_a_byte_of_a_message() {
 
 fn a_foreign_host_header_is_refused() {
     let pair = Pair::start(&[]);
-    let answer = pair
-        .north
-        .get_from_host("/healthz", "attacker.example")
-        .expect("an answer");
-    assert!(
-        (400..500).contains(&answer.status),
-        "DNS rebinding: {}",
-        answer.head
-    );
+    let answer = pair.north.get_from_host("/healthz", "attacker.example").expect("an answer");
+    assert!((400..500).contains(&answer.status), "DNS rebinding: {}", answer.head);
     assert!(!answer.body.contains("orders"));
-    assert!(
-        pair.north
-            .namespace
-            .connect(loopback(FORWARD.port()))
-            .is_ok()
-    );
+    assert!(pair.north.namespace.connect(loopback(FORWARD.port())).is_ok());
 }

@@ -36,9 +36,13 @@ fn towards_plain(wire: &Wire, wg_words: &str, peer_lines: &[&str]) -> (Site, Sit
     let endpoint = format!("endpoint: \"{}:{UDP_PORT}\"", south.outer);
     let lines = [&[endpoint.as_str()], peer_lines].concat();
     let to = format!("to: \"{}:{INSIDE}\"", south.inner);
-    let plan = Plan::of(&north)
-        .peer_with(&south, &format!("{}/32", south.inner), &lines)
-        .forward("orders", FORWARD, "south", &to, &["hold_for: 20s"]);
+    let plan = Plan::of(&north).peer_with(&south, &format!("{}/32", south.inner), &lines).forward(
+        "orders",
+        FORWARD,
+        "south",
+        &to,
+        &["hold_for: 20s"],
+    );
     north.start(&plan);
     (north, south, go)
 }
@@ -86,13 +90,7 @@ fn a_preshared_key_is_used() {
     let to = format!("to: \"{}:{INSIDE}\"", south.inner);
     let allowed = format!("{}/32", south.inner);
     let plan = |lines: &[&str]| {
-        Plan::of(&north).peer_with(&south, &allowed, lines).forward(
-            "orders",
-            FORWARD,
-            "south",
-            &to,
-            &["hold_for: 1s"],
-        )
+        Plan::of(&north).peer_with(&south, &allowed, lines).forward("orders", FORWARD, "south", &to, &["hold_for: 1s"])
     };
     let (with, without) = (plan(&[&endpoint, &key_line]), plan(&[&endpoint]));
     let at = SocketAddr::new(south.inner.into(), INSIDE);
@@ -100,16 +98,11 @@ fn a_preshared_key_is_used() {
     north.start(&without);
     let mut sender = Sender::connect(&north.namespace, FORWARD).expect("the forward listens");
     sender.send(&message("no key", 300)).expect("open");
-    assert!(
-        sender.answer(Duration::from_secs(2)).is_err(),
-        "no session without the key"
-    );
+    assert!(sender.answer(Duration::from_secs(2)).is_err(), "no session without the key");
     assert!(receiver.payloads().is_empty());
     north.kill();
     north.start(&with);
-    Sender::connect(&north.namespace, FORWARD)
-        .expect("the forward listens")
-        .exchange(&message("key", 300));
+    Sender::connect(&north.namespace, FORWARD).expect("the forward listens").exchange(&message("key", 300));
 }
 
 fn a_plain_wireguard_site_that_restarts_is_reached_again() {
@@ -120,19 +113,13 @@ fn a_plain_wireguard_site_that_restarts_is_reached_again() {
     let connect = || Sender::connect(&north.namespace, FORWARD).expect("the forward listens");
     connect().exchange(&message("before", 500));
     drop((go, receiver));
-    south
-        .namespace
-        .run(|| std::fs::remove_file("/var/run/wireguard/wg0.sock").ok());
+    south.namespace.run(|| std::fs::remove_file("/var/run/wireguard/wg0.sock").ok());
     let go = WireGuardGo::start(&south);
     go.peer(&south, &north, "");
     let _receiver = Receiver::start(&south.namespace, at, Behaviour::Answer("AA"));
     let start = Instant::now();
     connect().exchange(&message("after", 500));
-    assert!(
-        start.elapsed() < FLOW_LIMIT,
-        "{:?} after the restart",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < FLOW_LIMIT, "{:?} after the restart", start.elapsed());
 }
 
 fn a_plain_wireguard_site_can_be_the_one_that_calls() {
@@ -198,40 +185,18 @@ fn python_hl7_at_both_ends() {
     let dir = &pair.south.dir;
     let (script, kept, acks) = (dir.join("receiver.py"), dir.join("kept"), dir.join("acks"));
     std::fs::write(&script, PYTHON_RECEIVER).expect("the script");
-    let words = [
-        &python(),
-        &*script.to_string_lossy(),
-        &*kept.to_string_lossy(),
-        &*acks.to_string_lossy(),
-    ];
-    let _receiver = Process::start(
-        &pair.south.namespace,
-        &words.map(str::to_owned),
-        &dir.join("python.log"),
-    );
-    until(FLOW_LIMIT, "python-hl7 listens", || {
-        pair.south.namespace.connect(TARGET).ok()
-    });
+    let words = [&python(), &*script.to_string_lossy(), &*kept.to_string_lossy(), &*acks.to_string_lossy()];
+    let _receiver = Process::start(&pair.south.namespace, &words.map(str::to_owned), &dir.join("python.log"));
+    until(FLOW_LIMIT, "python-hl7 listens", || pair.south.namespace.connect(TARGET).ok());
     let file = pair.north.dir.join("message.hl7");
     let payload = message("PY1", 1500);
     std::fs::write(&file, &payload).expect("the message");
-    let command = format!(
-        "mllp_send --loose -p {} -f {} 127.0.0.1",
-        FORWARD.port(),
-        file.display()
-    );
+    let command = format!("mllp_send --loose -p {} -f {} 127.0.0.1", FORWARD.port(), file.display());
     let printed = pair.north.namespace.must(&command);
     let read = |path| std::fs::read(path).unwrap_or_default();
-    assert_eq!(
-        trimmed(&read(&kept)),
-        trimmed(&payload),
-        "the payload at the receiver"
-    );
+    assert_eq!(trimmed(&read(&kept)), trimmed(&payload), "the payload at the receiver");
     let ack = String::from_utf8(read(&acks)).expect("python-hl7's own text");
-    assert!(
-        !ack.is_empty() && printed.contains(&ack),
-        "the answer at the sender: {printed:?}"
-    );
+    assert!(!ack.is_empty() && printed.contains(&ack), "the answer at the sender: {printed:?}");
     assert!(!pair.north.log().contains(MARKER) && !pair.south.log().contains(MARKER));
 }
 
@@ -243,8 +208,6 @@ fn trimmed(bytes: &[u8]) -> &[u8] {
 /// Returns the Python that lies beside `mllp_send`.
 fn python() -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let dir = std::env::split_paths(&path)
-        .find(|dir| dir.join("mllp_send").is_file())
-        .expect("it is needed");
+    let dir = std::env::split_paths(&path).find(|dir| dir.join("mllp_send").is_file()).expect("it is needed");
     dir.join("python3").display().to_string()
 }

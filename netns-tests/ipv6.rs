@@ -33,29 +33,17 @@ fn plan(site: &Site, peer: &Site, outside: Family, inside: Family) -> Plan {
     let endpoint = format!("endpoint: \"{}\"", SocketAddr::new(outer, UDP_PORT));
     let (own, allowed) = match inside {
         Family::V4 => (format!("{}/32", site.inner), format!("{}/32", peer.inner)),
-        Family::V6 => (
-            format!("\"{}/128\"", site.inner_v6),
-            format!("\"{}/128\"", peer.inner_v6),
-        ),
+        Family::V6 => (format!("\"{}/128\"", site.inner_v6), format!("\"{}/128\"", peer.inner_v6)),
     };
-    Plan::of(site)
-        .addresses(&own)
-        .peer_with(peer, &allowed, &[&endpoint])
+    Plan::of(site).addresses(&own).peer_with(peer, &allowed, &[&endpoint])
 }
 
 fn carries(outside: Family, inside: Family) {
     let mut pair = Pair::unstarted();
     let north = plan(&pair.north, &pair.south, outside, inside);
     let south = plan(&pair.south, &pair.north, outside, inside);
-    pair.south
-        .start(&south.service("orders", TARGET, "north", &[]));
-    pair.north.start(&north.forward(
-        "orders",
-        FORWARD,
-        "south",
-        "service: orders",
-        &["hold_for: 10s"],
-    ));
+    pair.south.start(&south.service("orders", TARGET, "north", &[]));
+    pair.north.start(&north.forward("orders", FORWARD, "south", "service: orders", &["hold_for: 10s"]));
     let receiver = pair.receiver(Behaviour::Answer("AA"));
     let mut sender = pair.sender();
     sender.exchange(&message("1", 500));
@@ -82,42 +70,23 @@ fn both_families_inside() {
         let allowed = format!("{}/32, \"{}/128\"", peer.inner, peer.inner_v6);
         let endpoint = format!("endpoint: \"{}:{UDP_PORT}\"", peer.outer);
         let address = format!("address: \"{}\"", peer.inner_v6);
-        Plan::of(site)
-            .addresses(&own)
-            .peer_with(peer, &allowed, &[&endpoint, &address])
+        Plan::of(site).addresses(&own).peer_with(peer, &allowed, &[&endpoint, &address])
     };
     let north = both(&pair.north, &pair.south);
     let south = both(&pair.south, &pair.north);
-    pair.south
-        .start(&south.service("orders", TARGET, "north", &[]));
-    pair.north.start(&north.forward(
-        "orders",
-        FORWARD,
-        "south",
-        "service: orders",
-        &["hold_for: 10s"],
-    ));
+    pair.south.start(&south.service("orders", TARGET, "north", &[]));
+    pair.north.start(&north.forward("orders", FORWARD, "south", "service: orders", &["hold_for: 10s"]));
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("1", 500));
 }
 
 fn a_sender_and_a_receiver_that_speak_ipv6() {
     let mut pair = Pair::unstarted();
-    let (listen, target): (SocketAddr, SocketAddr) =
-        ("[::1]:2575".parse().unwrap(), "[::1]:6661".parse().unwrap());
+    let (listen, target): (SocketAddr, SocketAddr) = ("[::1]:2575".parse().unwrap(), "[::1]:6661".parse().unwrap());
     let north = Plan::of(&pair.north).peer(&pair.south);
     let south = Plan::of(&pair.south).peer(&pair.north);
-    pair.south
-        .start(&south.service("orders", target, "north", &[]));
-    pair.north.start(&north.forward(
-        "orders",
-        listen,
-        "south",
-        "service: orders",
-        &["hold_for: 10s"],
-    ));
+    pair.south.start(&south.service("orders", target, "north", &[]));
+    pair.north.start(&north.forward("orders", listen, "south", "service: orders", &["hold_for: 10s"]));
     let _receiver = Receiver::start(&pair.south.namespace, target, Behaviour::Answer("AA"));
-    Sender::connect(&pair.north.namespace, listen)
-        .expect("the forward listens")
-        .exchange(&message("1", 500));
+    Sender::connect(&pair.north.namespace, listen).expect("the forward listens").exchange(&message("1", 500));
 }

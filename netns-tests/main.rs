@@ -70,11 +70,7 @@ fn main() -> ExitCode {
         ipv6::tests(),
         cli::tests(),
     ];
-    let trials = cases
-        .into_iter()
-        .flatten()
-        .map(|case| trial(case, isolated.clone()))
-        .collect();
+    let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -85,9 +81,7 @@ fn trial(case: Case, isolated: Result<(), String>) -> Trial {
             return Ok(Completion::ignored_with(reason));
         }
         if let Some(missing) = case.needs.iter().find(|need| !harness::is_available(need)) {
-            return Ok(Completion::ignored_with(format!(
-                "{missing} is not available here"
-            )));
+            return Ok(Completion::ignored_with(format!("{missing} is not available here")));
         }
         run_bounded(case.run).map(|()| Completion::Completed)
     })
@@ -95,11 +89,7 @@ fn trial(case: Case, isolated: Result<(), String>) -> Trial {
 
 /// Runs a test in a thread of its own, so that one that hangs fails instead of stopping all.
 fn run_bounded(test: fn()) -> Result<(), Failed> {
-    let limit = if harness::full() {
-        TEST_LIMIT_FULL
-    } else {
-        TEST_LIMIT
-    };
+    let limit = if harness::full() { TEST_LIMIT_FULL } else { TEST_LIMIT };
     let (done, ended) = mpsc::channel();
     thread::spawn(move || {
         let outcome = catch_unwind(test);

@@ -5,9 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::mllp::{
-    ANSWER_LIMIT, Behaviour, Lost, Receiver, Sender, answer_to, framed, message,
-};
+use crate::harness::mllp::{ANSWER_LIMIT, Behaviour, Lost, Receiver, Sender, answer_to, framed, message};
 use crate::harness::pair::{FORWARD, Pair, loopback};
 use crate::harness::{full, tests, until};
 
@@ -44,11 +42,7 @@ fn payload_and_acknowledgement_are_byte_identical() {
         [header, &b"fs|P|2.5\rNTE|1||one\x1ctwo\x0bthree\r"[..]].concat(),
         [header, &b"nul|P|2.5\rNTE|1||a\0b\r"[..]].concat(),
         [&b"\xef\xbb\xbf"[..], header, &b"bom|P|2.5\r"[..]].concat(),
-        [
-            header,
-            &b"shiftjis|P|2.5\rPID|||1||\x8ER\x93c^\x91\xBE\x98Y\r"[..],
-        ]
-        .concat(),
+        [header, &b"shiftjis|P|2.5\rPID|||1||\x8ER\x93c^\x91\xBE\x98Y\r"[..]].concat(),
     ];
     let mut sender = pair.sender();
     for payload in &payloads {
@@ -67,23 +61,16 @@ fn bytes_outside_frames_pass_untouched() {
     for payload in [&first, &second] {
         assert_eq!(sender.answer(ANSWER_LIMIT), Ok(answer_to(payload, "AA")));
     }
-    until(CLOSE_LIMIT, "the last byte arrives", || {
-        (receiver.raw().len() == stream.len()).then_some(())
-    });
+    until(CLOSE_LIMIT, "the last byte arrives", || (receiver.raw().len() == stream.len()).then_some(()));
     assert_eq!(receiver.raw(), stream);
 }
 
 fn pipelined_frames_are_answered_in_order() {
     let pair = Pair::start(&[]);
     let receiver = pair.receiver(Behaviour::Answer("AA"));
-    let payloads: Vec<Vec<u8>> = (0..50)
-        .map(|n| message(&format!("P{n}"), 100 + n * 37))
-        .collect();
+    let payloads: Vec<Vec<u8>> = (0..50).map(|n| message(&format!("P{n}"), 100 + n * 37)).collect();
     let mut sender = pair.sender();
-    let stream: Vec<u8> = payloads
-        .iter()
-        .flat_map(|payload| framed(payload))
-        .collect();
+    let stream: Vec<u8> = payloads.iter().flat_map(|payload| framed(payload)).collect();
     sender.stream.write_all(&stream).expect("open");
     for payload in &payloads {
         assert_eq!(sender.answer(ANSWER_LIMIT), Ok(answer_to(payload, "AA")));
@@ -113,9 +100,7 @@ fn a_half_closed_sender_gets_its_answer() {
     sender.stream.shutdown(Shutdown::Write).expect("open");
     assert_eq!(sender.answer(ANSWER_LIMIT), Ok(answer_to(&payload, "AA")));
     assert_eq!(sender.answer(CLOSE_LIMIT), Err(Lost::Closed));
-    until(CLOSE_LIMIT, "the receiver's connection ends too", || {
-        (receiver.connections_open() == 0).then_some(())
-    });
+    until(CLOSE_LIMIT, "the receiver's connection ends too", || (receiver.connections_open() == 0).then_some(()));
 }
 
 fn a_large_message_passes() {
@@ -154,19 +139,15 @@ fn each_connection_of_a_sender_is_one_of_the_receiver() {
         pair.sender().exchange(&message(&format!("C{n}"), 300));
     }
     assert_eq!(receiver.connections(), 50);
-    until(CLOSE_LIMIT, "the receiver's connections are closed", || {
-        (receiver.connections_open() == 0).then_some(())
-    });
+    until(CLOSE_LIMIT, "the receiver's connections are closed", || (receiver.connections_open() == 0).then_some(()));
 }
 
 fn both_directions_carry_messages() {
     let mut pair = Pair::unstarted();
     let (north, south) = pair.plans(&[]);
     let (results, target) = (loopback(2576), loopback(6662));
-    pair.south
-        .start(&south.forward("results", results, "north", "service: results", &[]));
-    pair.north
-        .start(&north.service("results", target, "south", &[]));
+    pair.south.start(&south.forward("results", results, "north", "service: results", &[]));
+    pair.north.start(&north.service("results", target, "south", &[]));
     let _at_south = pair.receiver(Behaviour::Answer("AA"));
     let at_north = Receiver::start(&pair.north.namespace, target, Behaviour::Answer("AA"));
     let mut there = pair.sender();
@@ -187,11 +168,7 @@ fn at_once(pair: &Pair, connections: usize, bytes: usize, round: usize) {
                 let payload = message(&format!("R{round}N{number}"), bytes);
                 sender.send(&payload).expect("open");
                 let answer = sender.answer(Duration::from_secs(60));
-                assert_eq!(
-                    answer,
-                    Ok(answer_to(&payload, "AA")),
-                    "round {round}, connection {number}"
-                );
+                assert_eq!(answer, Ok(answer_to(&payload, "AA")), "round {round}, connection {number}");
             });
         }
     });
@@ -220,11 +197,7 @@ fn large_messages_on_many_connections_at_once() {
 fn memory_stays_below(pair: &mut Pair, limit_bytes: u64) {
     for site in [&mut pair.north, &mut pair.south] {
         let peak = site.program().memory_peak_bytes();
-        assert!(
-            peak < limit_bytes,
-            "{}: {peak} bytes of memory, {limit_bytes} are allowed",
-            site.name
-        );
+        assert!(peak < limit_bytes, "{}: {peak} bytes of memory, {limit_bytes} are allowed", site.name);
     }
 }
 
@@ -232,26 +205,16 @@ fn a_stalled_receiver_stalls_its_own_sender_only() {
     let mut pair = Pair::unstarted();
     let (north, south) = pair.plans(&[]);
     let (other_forward, other_target) = (loopback(2576), loopback(6662));
-    pair.south
-        .start(&south.service("other", other_target, "north", &[]));
-    pair.north
-        .start(&north.forward("other", other_forward, "south", "service: other", &[]));
+    pair.south.start(&south.service("other", other_target, "north", &[]));
+    pair.north.start(&north.forward("other", other_forward, "south", "service: other", &[]));
     let _stalled = pair.receiver(Behaviour::Stall);
     let _other = Receiver::start(&pair.south.namespace, other_target, Behaviour::Answer("AA"));
     let mut pump = pair.sender();
-    pump.stream
-        .set_write_timeout(Some(Duration::from_millis(500)))
-        .expect("not zero");
+    pump.stream.set_write_timeout(Some(Duration::from_millis(500))).expect("not zero");
     let piece = framed(&message("pump", 1_000_000));
-    let taken = (0..100)
-        .take_while(|_| pump.stream.write_all(&piece).is_ok())
-        .count();
-    assert!(
-        taken < 50,
-        "{taken} MB were taken for a receiver that reads nothing"
-    );
-    let mut sender =
-        Sender::connect(&pair.north.namespace, other_forward).expect("the forward listens");
+    let taken = (0..100).take_while(|_| pump.stream.write_all(&piece).is_ok()).count();
+    assert!(taken < 50, "{taken} MB were taken for a receiver that reads nothing");
+    let mut sender = Sender::connect(&pair.north.namespace, other_forward).expect("the forward listens");
     sender.exchange(&message("beside", 500));
     memory_stays_below(&mut pair, 40_000_000);
 }
@@ -272,11 +235,7 @@ fn a_sender_that_is_not_allowed_is_refused() {
     let pair = Pair::start(&["allow_from: [127.0.0.2/32]"]);
     let receiver = pair.receiver(Behaviour::Answer("AA"));
     let from = |last: u8| -> SocketAddr { SocketAddr::new([127, 0, 0, last].into(), 0) };
-    let connect = |last| {
-        pair.north
-            .namespace
-            .connect_within(Some(from(last)), FORWARD, CLOSE_LIMIT)
-    };
+    let connect = |last| pair.north.namespace.connect_within(Some(from(last)), FORWARD, CLOSE_LIMIT);
     Sender::over(connect(2).expect("allowed")).exchange(&message("allowed", 300));
     if let Ok(stream) = connect(3) {
         let mut sender = Sender::over(stream);

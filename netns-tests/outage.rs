@@ -45,11 +45,7 @@ fn connections_survive_a_cut_under_load() {
     let report = load.finish();
     report.holds(&[&receiver]);
     assert_eq!(report.lost, 0, "connections lost");
-    assert_eq!(
-        receiver.payloads().len(),
-        report.acked.len(),
-        "each message is delivered once"
-    );
+    assert_eq!(receiver.payloads().len(), report.acked.len(), "each message is delivered once");
 }
 
 fn a_message_sent_during_a_cut_is_delivered_once() {
@@ -61,10 +57,7 @@ fn a_message_sent_during_a_cut_is_delivered_once() {
     sender.send(&message("during", 500)).expect("open");
     assert_eq!(sender.answer(Duration::from_secs(1)), Err(Lost::Late));
     pair.wire.mend();
-    assert_eq!(
-        sender.answer(ANSWER_LIMIT),
-        Ok(answer_to(&message("during", 500), "AA"))
-    );
+    assert_eq!(sender.answer(ANSWER_LIMIT), Ok(answer_to(&message("during", 500), "AA")));
     assert_eq!(receiver.payloads().len(), 2);
 }
 
@@ -77,10 +70,7 @@ fn a_sender_that_connects_during_a_cut_is_held() {
     sender.send(&message("during", 500)).expect("open");
     assert_eq!(sender.answer(Duration::from_secs(1)), Err(Lost::Late));
     pair.wire.mend();
-    assert_eq!(
-        sender.answer(ANSWER_LIMIT),
-        Ok(answer_to(&message("during", 500), "AA"))
-    );
+    assert_eq!(sender.answer(ANSWER_LIMIT), Ok(answer_to(&message("during", 500), "AA")));
     assert_eq!(receiver.payloads().len(), 2);
 }
 

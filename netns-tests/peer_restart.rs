@@ -70,13 +70,7 @@ fn a_hub_without_endpoints_calls_its_peers_after_a_restart() {
     let mut pair = Pair::unstarted();
     let (_, south) = pair.plans(&[]);
     let hub = Plan::of(&pair.north).peer_that_comes(&pair.south);
-    pair.north.start(&hub.forward(
-        "orders",
-        FORWARD,
-        "south",
-        "service: orders",
-        &["hold_for: 10s"],
-    ));
+    pair.north.start(&hub.forward("orders", FORWARD, "south", "service: orders", &["hold_for: 10s"]));
     pair.south.start(&south);
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("before", 500));
@@ -101,7 +95,5 @@ fn a_restarted_near_site_leaves_no_ghost_at_the_receiver() {
     pair.north.restart();
     pair.sender().exchange(&message("new", 300));
     let limit = Duration::from_secs(3);
-    until(limit, "the ghosts are closed", || {
-        (receiver.connections_open() <= 1).then_some(())
-    });
+    until(limit, "the ghosts are closed", || (receiver.connections_open() <= 1).then_some(()));
 }

@@ -52,10 +52,7 @@ fn a_hold_that_expires_closes_the_connection() {
         sender.send(&message("new", 500)).ok()?;
         sender.answer(SOON).ok()
     });
-    assert!(
-        !receiver.payloads().contains(&message("held", 500)),
-        "what the sender will send again was delivered"
-    );
+    assert!(!receiver.payloads().contains(&message("held", 500)), "what the sender will send again was delivered");
 }
 
 fn a_sender_that_gives_up_during_a_hold_is_not_delivered() {
@@ -67,11 +64,7 @@ fn a_sender_that_gives_up_during_a_hold_is_not_delivered() {
     std::thread::sleep(QUIET);
     let receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("next", 500));
-    assert_eq!(
-        receiver.payloads(),
-        [message("next", 500)],
-        "the resend of what was given up would be a duplicate"
-    );
+    assert_eq!(receiver.payloads(), [message("next", 500)], "the resend of what was given up would be a duplicate");
 }
 
 fn close_closes_at_once() {
@@ -92,10 +85,8 @@ fn nak_answers_ar_with_error_207() {
     let text = String::from_utf8(answer).expect("wardlink's own text");
     assert!(text.starts_with("MSH|^~\\&|"), "{text}");
     assert!(text.contains("\rMSA|AR|refused"), "{text}");
-    let error = text
-        .split('\r')
-        .find(|segment| segment.starts_with("ERR|"))
-        .unwrap_or_else(|| panic!("no ERR: {text}"));
+    let error =
+        text.split('\r').find(|segment| segment.starts_with("ERR|")).unwrap_or_else(|| panic!("no ERR: {text}"));
     assert!(error.contains("207"), "{text}");
 }
 
@@ -104,8 +95,7 @@ fn nak_answers_cr_in_enhanced_mode() {
     let mut sender = pair.sender();
     let enhanced = b"MSH|^~\\&|HIS|N|LAB|S|20260101||ADT^A01|refused|P|2.5|||AL|NE\rPID|1\r";
     sender.send(enhanced).expect("open");
-    let answer =
-        String::from_utf8(sender.answer(SOON).expect("an answer")).expect("wardlink's own text");
+    let answer = String::from_utf8(sender.answer(SOON).expect("an answer")).expect("wardlink's own text");
     assert!(answer.contains("\rMSA|CR|refused"), "{answer}");
 }
 
@@ -116,11 +106,7 @@ fn a_receiver_that_closes_before_its_answer_is_not_tried_again() {
     sender.send(&message("lost", 500)).expect("open");
     assert_eq!(sender.answer(SOON), Err(Lost::Closed));
     std::thread::sleep(QUIET);
-    assert_eq!(
-        receiver.payloads(),
-        [message("lost", 500)],
-        "the receiver may have processed it: never twice"
-    );
+    assert_eq!(receiver.payloads(), [message("lost", 500)], "the receiver may have processed it: never twice");
 }
 
 fn a_receiver_that_never_answers_is_waited_for() {
@@ -130,45 +116,27 @@ fn a_receiver_that_never_answers_is_waited_for() {
     sender.send(&message("1", 500)).expect("open");
     assert_eq!(sender.answer(2 * QUIET), Err(Lost::Late));
     assert_eq!(receiver.payloads().len(), 1);
-    receiver.push(&crate::harness::mllp::framed(&answer_to(
-        &message("1", 500),
-        "AA",
-    )));
+    receiver.push(&crate::harness::mllp::framed(&answer_to(&message("1", 500), "AA")));
     assert_eq!(sender.answer(SOON), Ok(answer_to(&message("1", 500), "AA")));
 }
 
 fn health_names_the_receiver_as_the_cause() {
     let mut pair = Pair::unstarted();
     let (north, south) = pair.plans(&["on_unreachable: hold", "hold_for: 1s"]);
-    pair.south
-        .start(&south.service("other", loopback(6662), "north", &[]));
-    pair.north
-        .start(&north.forward("other", loopback(2576), "south", "service: other", &[]));
+    pair.south.start(&south.service("other", loopback(6662), "north", &[]));
+    pair.north.start(&north.forward("other", loopback(2576), "south", "service: other", &[]));
     let mut sender = pair.sender();
     sender.send(&message("held", 500)).expect("open");
     let (entry, _) = until(SOON, "the forward is down", || {
         let entry = pair.north.health_of("forwards", "orders");
         (entry["status"] == "down").then_some(entry)
     });
-    let cause = entry["cause"]
-        .as_str()
-        .unwrap_or_else(|| panic!("no cause in {entry}"));
-    assert!(
-        cause.contains("receiver"),
-        "the receiver is the cause: {cause}"
-    );
+    let cause = entry["cause"].as_str().unwrap_or_else(|| panic!("no cause in {entry}"));
+    assert!(cause.contains("receiver"), "the receiver is the cause: {cause}");
     assert!(!cause.contains('\n'), "one line: {cause}");
     assert_eq!(pair.north.get("/healthz/forwards/orders").status, 503);
-    assert_eq!(
-        pair.north.get("/healthz/forwards/other").status,
-        200,
-        "another forward is not to blame"
-    );
-    assert_eq!(
-        pair.north.get("/readyz").status,
-        200,
-        "this site can do its part"
-    );
+    assert_eq!(pair.north.get("/healthz/forwards/other").status, 200, "another forward is not to blame");
+    assert_eq!(pair.north.get("/readyz").status, 200, "this site can do its part");
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     until(ANSWER_LIMIT, "the forward is ok again", || {
         let mut sender = Sender::connect(&pair.north.namespace, FORWARD).ok()?;
@@ -184,11 +152,7 @@ fn a_receiver_that_restarts_is_found_again() {
     let mut sender = pair.sender();
     sender.exchange(&message("1", 500));
     drop(receiver);
-    assert_eq!(
-        sender.answer(SOON),
-        Err(Lost::Closed),
-        "the end of the receiver's connection is the sender's"
-    );
+    assert_eq!(sender.answer(SOON), Err(Lost::Closed), "the end of the receiver's connection is the sender's");
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("2", 500));
 }

@@ -42,10 +42,7 @@ fn sites_reach_each_other_over_the_wire() {
     let mut sender = Sender::connect(&north.namespace, at).expect("connected");
     sender.exchange(&message("1", 500));
     sender.exchange(&message("2", 2_000_000));
-    assert_eq!(
-        receiver.payloads(),
-        [message("1", 500), message("2", 2_000_000)]
-    );
+    assert_eq!(receiver.payloads(), [message("1", 500), message("2", 2_000_000)]);
 }
 
 fn sites_reach_each_other_over_ipv6() {
@@ -53,9 +50,7 @@ fn sites_reach_each_other_over_ipv6() {
     let (north, south) = (wire.site("north"), wire.site("south"));
     let at = SocketAddr::new(south.outer_v6.into(), 2575);
     let _receiver = Receiver::start(&south.namespace, at, Behaviour::Answer("AA"));
-    Sender::connect(&north.namespace, at)
-        .expect("connected")
-        .exchange(&message("1", 500));
+    Sender::connect(&north.namespace, at).expect("connected").exchange(&message("1", 500));
 }
 
 fn sites_do_not_share_their_loopback() {
@@ -71,17 +66,10 @@ fn a_cut_wire_carries_nothing_until_mended() {
     let (north, south) = (wire.site("north"), wire.site("south"));
     let at = SocketAddr::new(south.outer.into(), 2575);
     let _receiver = Receiver::start(&south.namespace, at, Behaviour::Silent);
-    let connect = || {
-        north
-            .namespace
-            .connect_within(None, at, Duration::from_millis(300))
-    };
+    let connect = || north.namespace.connect_within(None, at, Duration::from_millis(300));
     assert!(connect().is_ok());
     wire.cut();
-    assert_eq!(
-        connect().expect_err("cut").kind(),
-        std::io::ErrorKind::TimedOut
-    );
+    assert_eq!(connect().expect_err("cut").kind(), std::io::ErrorKind::TimedOut);
     wire.mend();
     assert!(connect().is_ok());
 }
@@ -90,13 +78,8 @@ fn a_capture_sees_what_passes_in_the_clear() {
     let wire = Wire::new();
     let (north, south) = (wire.site("north"), wire.site("south"));
     let capture = Capture::start(&wire.namespace);
-    let socket = north
-        .namespace
-        .udp(SocketAddr::new(north.outer.into(), 0))
-        .expect("a socket");
-    socket
-        .send_to(&message("1", 500), SocketAddr::new(south.outer.into(), 9))
-        .expect("sent");
+    let socket = north.namespace.udp(SocketAddr::new(north.outer.into(), 0)).expect("a socket");
+    socket.send_to(&message("1", 500), SocketAddr::new(south.outer.into(), 9)).expect("sent");
     let captured = capture.finish();
     assert!(captured.contains(MARKER.as_bytes()));
     assert!(!captured.foreign().is_empty());
@@ -106,19 +89,11 @@ fn a_capture_sees_what_passes_in_the_clear() {
 fn programs_die_with_their_namespace() {
     let wire = Wire::new();
     let site = wire.site("north");
-    let mut child = site
-        .namespace
-        .spawn(&["sleep", "600"].map(str::to_owned), &site.dir.join("log"));
+    let mut child = site.namespace.spawn(&["sleep", "600"].map(str::to_owned), &site.dir.join("log"));
     let comm = format!("/proc/{}/comm", child.id());
-    until(KERNEL_LIMIT, "setpriv became sleep", || {
-        std::fs::read_to_string(&comm)
-            .ok()
-            .filter(|c| c == "sleep\n")
-    });
+    until(KERNEL_LIMIT, "setpriv became sleep", || std::fs::read_to_string(&comm).ok().filter(|c| c == "sleep\n"));
     drop(site);
-    let (status, _) = until(KERNEL_LIMIT, "sleep has ended", || {
-        child.try_wait().expect("a child")
-    });
+    let (status, _) = until(KERNEL_LIMIT, "sleep has ended", || child.try_wait().expect("a child"));
     assert_eq!(status.signal(), Some(9));
 }
 
@@ -129,21 +104,14 @@ fn nothing_survives_kill_9() {
         .spawn()
         .expect("the victim starts");
     let mut line = String::new();
-    BufReader::new(victim.stdout.take().expect("piped"))
-        .read_line(&mut line)
-        .expect("the victim's line");
-    let ids: Vec<u32> = line
-        .split_whitespace()
-        .map(|id| id.parse().expect("a process id"))
-        .collect();
+    BufReader::new(victim.stdout.take().expect("piped")).read_line(&mut line).expect("the victim's line");
+    let ids: Vec<u32> = line.split_whitespace().map(|id| id.parse().expect("a process id")).collect();
     let is_there = |id: &u32| Path::new(&format!("/proc/{id}")).exists();
     let were_there = !ids.is_empty() && ids.iter().all(is_there);
     victim.kill().expect("kill -9");
     victim.wait().expect("a child");
     assert!(were_there, "the victim's programs ran: {line:?}");
-    until(KERNEL_LIMIT, "its programs are gone", || {
-        (!ids.iter().any(is_there)).then_some(())
-    });
+    until(KERNEL_LIMIT, "its programs are gone", || (!ids.iter().any(is_there)).then_some(()));
 }
 
 /// Tells whether this process is there to be killed.
@@ -157,23 +125,14 @@ pub(crate) fn be_the_victim() -> ExitCode {
     let wire = Wire::new();
     let sites = [wire.site("north"), wire.site("south")];
     let words = ["sleep", "600"].map(str::to_owned);
-    let programs = sites
-        .each_ref()
-        .map(|site| Process::start(&site.namespace, &words, &site.dir.join("log")));
+    let programs = sites.each_ref().map(|site| Process::start(&site.namespace, &words, &site.dir.join("log")));
     for program in &programs {
         let comm = format!("/proc/{}/comm", program.id());
-        until(KERNEL_LIMIT, "it runs", || {
-            std::fs::read_to_string(&comm)
-                .ok()
-                .filter(|c| c == "sleep\n")
-        });
+        until(KERNEL_LIMIT, "it runs", || std::fs::read_to_string(&comm).ok().filter(|c| c == "sleep\n"));
     }
     let mut out = std::io::stdout();
-    std::io::Write::write_all(
-        &mut out,
-        format!("{} {}\n", programs[0].id(), programs[1].id()).as_bytes(),
-    )
-    .expect("told");
+    std::io::Write::write_all(&mut out, format!("{} {}\n", programs[0].id(), programs[1].id()).as_bytes())
+        .expect("told");
     std::thread::sleep(Duration::from_secs(600));
     ExitCode::FAILURE
 }
@@ -204,21 +163,11 @@ fn a_site_that_roams_is_reached_at_its_new_address() {
     let old = SocketAddr::new(south.outer.into(), 2575);
     let new = SocketAddr::new(south.roam(77).into(), 2575);
     let _receiver = Receiver::start(&south.namespace, new, Behaviour::Answer("AA"));
-    Sender::connect(&north.namespace, new)
-        .expect("connected")
-        .exchange(&message("1", 500));
+    Sender::connect(&north.namespace, new).expect("connected").exchange(&message("1", 500));
     let limit = Duration::from_millis(500);
-    assert!(
-        north.namespace.connect_within(None, old, limit).is_err(),
-        "the old address is gone"
-    );
-    let _receiver = Receiver::start(
-        &north.namespace,
-        SocketAddr::new(north.outer.into(), 2575),
-        Behaviour::Answer("AA"),
-    );
+    assert!(north.namespace.connect_within(None, old, limit).is_err(), "the old address is gone");
+    let _receiver =
+        Receiver::start(&north.namespace, SocketAddr::new(north.outer.into(), 2575), Behaviour::Answer("AA"));
     let to = SocketAddr::new(north.outer.into(), 2575);
-    Sender::connect(&south.namespace, to)
-        .expect("connected")
-        .exchange(&message("2", 500));
+    Sender::connect(&south.namespace, to).expect("connected").exchange(&message("2", 500));
 }

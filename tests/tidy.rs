@@ -2,13 +2,7 @@
 //! who may name boringtun and rusqlite, how long a file may be, where `unsafe` may stand. It never compiles or changes
 //! what it reads. Each law is shown to fail on a bad sample, for a check that cannot fail is a defect.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -70,16 +64,8 @@ const IMPURE_PATHS: [&str; 20] = [
 ];
 
 /// Lists names that touch the world, wherever they were imported from.
-const IMPURE_NAMES: [&str; 8] = [
-    "TcpStream",
-    "TcpListener",
-    "UdpSocket",
-    "UnixStream",
-    "UnixListener",
-    "UnixDatagram",
-    "OsRng",
-    "thread_rng",
-];
+const IMPURE_NAMES: [&str; 8] =
+    ["TcpStream", "TcpListener", "UdpSocket", "UnixStream", "UnixListener", "UnixDatagram", "OsRng", "thread_rng"];
 
 /// Lists words that say nothing about a file's job.
 const EMPTY_NAMES: [&str; 4] = ["util", "helper", "manager", "common"];
@@ -104,18 +90,8 @@ impl Source {
         let (bare, test_lines) = blank_tests(&code);
         let is_tests = path.ends_with("/tests.rs") || path.contains("/tests/");
         let lines = text.lines().count();
-        let (bare, bare_lines) = if is_tests {
-            (String::new(), 0)
-        } else {
-            (bare, lines.saturating_sub(test_lines))
-        };
-        Self {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-            bare,
-            bare_lines,
-        }
+        let (bare, bare_lines) = if is_tests { (String::new(), 0) } else { (bare, lines.saturating_sub(test_lines)) };
+        Self { path: path.to_owned(), text: text.to_owned(), code, bare, bare_lines }
     }
 
     /// Tells whether this is the module `module` ("src/a/b") or lies under it.
@@ -131,11 +107,7 @@ impl Source {
 
     /// Counts the modules from the crate's root down to this file's own.
     fn depth(&self) -> usize {
-        let inside = self
-            .path
-            .trim_start_matches("src/")
-            .trim_end_matches(".rs")
-            .trim_end_matches("/mod");
+        let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
         inside.split('/').count()
     }
 }
@@ -148,24 +120,15 @@ fn pure_files_touch_nothing(source: &Source) -> Vec<String> {
     }
     let mut wrong = Vec::new();
     for path in paths(&source.bare) {
-        let world = IMPURE_PATHS
-            .iter()
-            .any(|p| path == *p || path.starts_with(&format!("{p}::")));
-        let name = path
-            .split("::")
-            .any(|segment| IMPURE_NAMES.contains(&segment));
-        let clock = ["Instant::now", "SystemTime::now", "Utc::now"]
-            .iter()
-            .any(|c| path.ends_with(c));
+        let world = IMPURE_PATHS.iter().any(|p| path == *p || path.starts_with(&format!("{p}::")));
+        let name = path.split("::").any(|segment| IMPURE_NAMES.contains(&segment));
+        let clock = ["Instant::now", "SystemTime::now", "Utc::now"].iter().any(|c| path.ends_with(c));
         if world || name || clock {
             wrong.push(format!("{}: a pure file uses {path}", source.path));
         }
     }
     if source.bare.contains(".elapsed()") {
-        wrong.push(format!(
-            "{}: a pure file reads the clock by elapsed()",
-            source.path
-        ));
+        wrong.push(format!("{}: a pure file reads the clock by elapsed()", source.path));
     }
     wrong
 }
@@ -175,10 +138,7 @@ fn imports_go_down(source: &Source) -> Vec<String> {
         return Vec::new();
     };
     let Some(from) = level(room) else {
-        return vec![format!(
-            "{}: ARCHITECTURE.md has no room {room}",
-            source.path
-        )];
+        return vec![format!("{}: ARCHITECTURE.md has no room {room}", source.path)];
     };
     let mut wrong = BTreeSet::new();
     for path in paths(&source.bare) {
@@ -186,10 +146,7 @@ fn imports_go_down(source: &Source) -> Vec<String> {
             continue;
         };
         if target != room && level(&target).is_some_and(|to| to <= from) {
-            wrong.insert(format!(
-                "{}: {room} must not import {target} ({path})",
-                source.path
-            ));
+            wrong.insert(format!("{}: {room} must not import {target} ({path})", source.path));
         }
     }
     wrong.into_iter().collect()
@@ -204,13 +161,8 @@ fn one_owner_for_each_engine(source: &Source) -> Vec<String> {
     let mut wrong = Vec::new();
     for (engine, homes) in owners {
         let named = words(&source.code).any(|(_, word)| word == engine);
-        if source.path.starts_with("src/") && named && !homes.iter().any(|home| source.is_in(home))
-        {
-            wrong.push(format!(
-                "{}: names {engine}; only {} may",
-                source.path,
-                homes.join(", ")
-            ));
+        if source.path.starts_with("src/") && named && !homes.iter().any(|home| source.is_in(home)) {
+            wrong.push(format!("{}: names {engine}; only {} may", source.path, homes.join(", ")));
         }
     }
     wrong
@@ -220,10 +172,7 @@ fn files_are_short(source: &Source) -> Vec<String> {
     if !source.path.starts_with("src/") || source.bare_lines <= FILE_LINES_MAX {
         return Vec::new();
     }
-    vec![format!(
-        "{}: {} lines without tests, {FILE_LINES_MAX} are allowed",
-        source.path, source.bare_lines
-    )]
+    vec![format!("{}: {} lines without tests, {FILE_LINES_MAX} are allowed", source.path, source.bare_lines)]
 }
 
 fn files_say_their_job(source: &Source) -> Vec<String> {
@@ -239,14 +188,7 @@ fn names_mean_something(source: &Source) -> Vec<String> {
         .trim_end_matches(".rs")
         .split(['/', '_', '-'])
         .any(|word| EMPTY_NAMES.contains(&word.trim_end_matches('s')));
-    if empty {
-        vec![format!(
-            "{}: this name says nothing about its job",
-            source.path
-        )]
-    } else {
-        Vec::new()
-    }
+    if empty { vec![format!("{}: this name says nothing about its job", source.path)] } else { Vec::new() }
 }
 
 fn nothing_is_left_undone(source: &Source) -> Vec<String> {
@@ -259,8 +201,7 @@ fn nothing_is_left_undone(source: &Source) -> Vec<String> {
     }
     for (line, text) in source.code.lines().enumerate() {
         let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-        if dense.contains("#[ignore") || (dense.contains("cfg_attr(") && dense.contains(",ignore"))
-        {
+        if dense.contains("#[ignore") || (dense.contains("cfg_attr(") && dense.contains(",ignore")) {
             wrong.push(format!("{}:{}: an ignored test", source.path, line + 1));
         }
     }
@@ -272,38 +213,22 @@ fn unsafe_is_justified(source: &Source) -> Vec<String> {
     let mut wrong = Vec::new();
     for (line, _) in words(&source.code).filter(|(_, word)| *word == "unsafe") {
         if !source.path.starts_with("src/tunnel/") {
-            wrong.push(format!(
-                "{}:{}: unsafe outside src/tunnel",
-                source.path,
-                line + 1
-            ));
+            wrong.push(format!("{}:{}: unsafe outside src/tunnel", source.path, line + 1));
         }
         let above = &lines[line.saturating_sub(SAFETY_DISTANCE_LINES_MAX)..=line];
         if !above.iter().any(|text| text.contains("// SAFETY:")) {
-            wrong.push(format!(
-                "{}:{}: unsafe without a SAFETY comment above it",
-                source.path,
-                line + 1
-            ));
+            wrong.push(format!("{}:{}: unsafe without a SAFETY comment above it", source.path, line + 1));
         }
     }
     wrong
 }
 
 fn no_home_paths(source: &Source) -> Vec<String> {
-    let homes = [
-        concat!("/ho", "me/"),
-        concat!("/ro", "ot/"),
-        concat!("/Us", "ers/"),
-    ];
+    let homes = [concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/Us", "ers/")];
     let mut wrong = Vec::new();
     for (line, text) in source.text.lines().enumerate() {
         if homes.iter().any(|home| text.contains(home)) {
-            wrong.push(format!(
-                "{}:{}: somebody's home directory",
-                source.path,
-                line + 1
-            ));
+            wrong.push(format!("{}:{}: somebody's home directory", source.path, line + 1));
         }
     }
     wrong
@@ -318,10 +243,7 @@ fn level(room: &str) -> Option<usize> {
 /// Returns the room that `path` leads to, if it leaves by `crate`, by `super` or (in the binary) by the crate's name.
 fn imported_room(source: &Source, path: &str) -> Option<String> {
     let segments: Vec<&str> = path.split("::").collect();
-    let supers = segments
-        .iter()
-        .take_while(|segment| **segment == "super")
-        .count();
+    let supers = segments.iter().take_while(|segment| **segment == "super").count();
     let at = match *segments.first()? {
         "crate" => 1,
         "wardlink" if source.path == "src/main.rs" => 1,
@@ -371,17 +293,10 @@ fn expand_use(tree: &str, prefix: &str, found: &mut Vec<String>) {
         let name = tree.split(" as ").next().unwrap_or_default();
         let leaf: String = name.chars().filter(|c| !c.is_whitespace()).collect();
         let path = format!("{prefix}{leaf}");
-        found.push(
-            path.trim_end_matches("::self")
-                .trim_start_matches("::")
-                .to_owned(),
-        );
+        found.push(path.trim_end_matches("::self").trim_start_matches("::").to_owned());
         return;
     };
-    let head: String = tree[..open]
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .collect();
+    let head: String = tree[..open].chars().filter(|c| !c.is_whitespace()).collect();
     let inner = tree[open + 1..].trim_end().trim_end_matches('}');
     let mut depth = 0_usize;
     let split = |c: char| {
@@ -401,9 +316,7 @@ fn expand_use(tree: &str, prefix: &str, found: &mut Vec<String>) {
 /// Yields each word of the code with its line, counted from 0.
 fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     code.lines().enumerate().flat_map(|(line, text)| {
-        text.split(|c: char| c != '_' && !c.is_alphanumeric())
-            .filter(|w| !w.is_empty())
-            .map(move |word| (line, word))
+        text.split(|c: char| c != '_' && !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(move |word| (line, word))
     })
 }
 
@@ -418,11 +331,7 @@ fn blank_comments_and_literals(text: &str) -> String {
             out.push(chars[at]);
             at += 1;
         } else {
-            out.extend(
-                chars[at..end]
-                    .iter()
-                    .map(|c| if *c == '\n' { '\n' } else { ' ' }),
-            );
+            out.extend(chars[at..end].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
             at = end;
         }
     }
@@ -438,14 +347,7 @@ fn literal_end(chars: &[char], at: usize) -> usize {
         ('/', '*') => block_comment_end(chars, at),
         ('"', _) => string_end(chars, at),
         ('r', '"' | '#') if !inside_word || chars[at - 1] == 'b' => raw_string_end(chars, at),
-        ('\'', '\\') => {
-            at + 3
-                + chars[(at + 3).min(chars.len())..]
-                    .iter()
-                    .take_while(|c| **c != '\'')
-                    .count()
-                + 1
-        }
+        ('\'', '\\') => at + 3 + chars[(at + 3).min(chars.len())..].iter().take_while(|c| **c != '\'').count() + 1,
         ('\'', _) if next(2) == '\'' => at + 3,
         _ => at,
     }
@@ -481,18 +383,9 @@ fn raw_string_end(chars: &[char], start: usize) -> usize {
     if chars.get(open) != Some(&'"') {
         return start;
     }
-    let closes = |at: usize| {
-        chars[at] == '"'
-            && chars[at + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|c| **c == '#')
-                .count()
-                == hashes
-    };
-    (open + 1..chars.len())
-        .find(|at| closes(*at))
-        .map_or(chars.len(), |at| at + 1 + hashes)
+    let closes =
+        |at: usize| chars[at] == '"' && chars[at + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes;
+    (open + 1..chars.len()).find(|at| closes(*at)).map_or(chars.len(), |at| at + 1 + hashes)
 }
 
 /// Blanks what stands under `#[cfg(test)]`; returns the rest and the number of lines blanked.
@@ -559,16 +452,8 @@ fn sources(dirs: &[&str], extensions: &[&str]) -> Vec<Source> {
         files(&package().join(dir), extensions, &mut found);
     }
     found.sort();
-    let relative = |path: &Path| {
-        path.strip_prefix(package())
-            .unwrap()
-            .to_string_lossy()
-            .into_owned()
-    };
-    found
-        .iter()
-        .map(|path| Source::new(&relative(path), &fs::read_to_string(path).unwrap()))
-        .collect()
+    let relative = |path: &Path| path.strip_prefix(package()).unwrap().to_string_lossy().into_owned();
+    found.iter().map(|path| Source::new(&relative(path), &fs::read_to_string(path).unwrap())).collect()
 }
 
 fn rust_sources() -> Vec<Source> {
@@ -583,33 +468,18 @@ fn holds(sources: &[Source], law: fn(&Source) -> Vec<String>) {
 /// Asserts that the law complains about each bad sample, and about none of the good ones.
 fn tells_apart(law: fn(&Source) -> Vec<String>, bad: &[(&str, &str)], good: &[(&str, &str)]) {
     for (path, text) in bad {
-        assert!(
-            !law(&Source::new(path, text)).is_empty(),
-            "not noticed in {path}: {text}"
-        );
+        assert!(!law(&Source::new(path, text)).is_empty(), "not noticed in {path}: {text}");
     }
     for (path, text) in good {
-        assert_eq!(
-            law(&Source::new(path, text)),
-            Vec::<String>::new(),
-            "in {path}: {text}"
-        );
+        assert_eq!(law(&Source::new(path, text)), Vec::<String>::new(), "in {path}: {text}");
     }
 }
 
 #[test]
 fn the_tree_is_found() {
     let found = rust_sources();
-    for path in [
-        "src/lib.rs",
-        "src/config/mod.rs",
-        "tests/tidy.rs",
-        "netns-tests/main.rs",
-    ] {
-        assert!(
-            found.iter().any(|source| source.path == path),
-            "{path} was not read"
-        );
+    for path in ["src/lib.rs", "src/config/mod.rs", "tests/tidy.rs", "netns-tests/main.rs"] {
+        assert!(found.iter().any(|source| source.path == path), "{path} was not read");
     }
 }
 
@@ -623,38 +493,20 @@ fn pure_files_touch_nothing_of_the_world() {
             ("src/mllp/a/b.rs", "fn f() { std::fs::read(\"x\"); }"),
             ("src/mllp/frame.rs", "use std::{fmt, thread};"),
             ("src/link/wire.rs", "use std::net::{IpAddr, TcpStream};"),
-            (
-                "src/link/wire/read.rs",
-                "use std::net::UdpSocket as Socket;",
-            ),
-            (
-                "src/tunnel/filter.rs",
-                "let now = std::time::Instant::now();",
-            ),
+            ("src/link/wire/read.rs", "use std::net::UdpSocket as Socket;"),
+            ("src/tunnel/filter.rs", "let now = std::time::Instant::now();"),
             ("src/tunnel/filter.rs", "let age = since.elapsed();"),
             ("src/health/state.rs", "let t = SystemTime::now();"),
-            (
-                "src/config/raw.rs",
-                "use std::{net::{IpAddr}, os::unix::fs::MetadataExt};",
-            ),
+            ("src/config/raw.rs", "use std::{net::{IpAddr}, os::unix::fs::MetadataExt};"),
             ("src/link/streams.rs", "getrandom::fill(&mut id);"),
         ],
         &[
-            (
-                "src/mllp/frame.rs",
-                "//! No tokio here.\nuse std::net::{IpAddr, SocketAddr};\n// tokio",
-            ),
-            (
-                "src/mllp/frame.rs",
-                "#[cfg(test)]\nmod tests { use std::fs; }",
-            ),
+            ("src/mllp/frame.rs", "//! No tokio here.\nuse std::net::{IpAddr, SocketAddr};\n// tokio"),
+            ("src/mllp/frame.rs", "#[cfg(test)]\nmod tests { use std::fs; }"),
             ("src/mllp/frame/tests.rs", "use std::fs;"),
             ("src/tunnel/driver.rs", "use std::thread;"),
             ("src/link/wire_dump.rs", "use tokio::net::TcpStream;"),
-            (
-                "src/health/state.rs",
-                "use std::time::{Duration, Instant};\nfn poll(now: Instant) {}",
-            ),
+            ("src/health/state.rs", "use std::time::{Duration, Instant};\nfn poll(now: Instant) {}"),
         ],
     );
 }
@@ -666,19 +518,10 @@ fn imports_only_go_down() {
         imports_go_down,
         &[
             ("src/mllp/frame.rs", "use crate::config::Name;"),
-            (
-                "src/tunnel/peer.rs",
-                "use crate::{config::Peer, link::wire};",
-            ),
-            (
-                "src/tunnel/peer.rs",
-                "fn f() -> crate::health::State { todo }",
-            ),
+            ("src/tunnel/peer.rs", "use crate::{config::Peer, link::wire};"),
+            ("src/tunnel/peer.rs", "fn f() -> crate::health::State { todo }"),
             ("src/link/mod.rs", "use crate::tunnel;"),
-            (
-                "src/forward/mod.rs",
-                "use crate::{\n    config,\n    service::{Service, Probe},\n};",
-            ),
+            ("src/forward/mod.rs", "use crate::{\n    config,\n    service::{Service, Probe},\n};"),
             ("src/link/wire.rs", "use super::super::forward;"),
             ("src/link/mod.rs", "use super::forward;"),
             ("src/app.rs", "use crate::cli;"),
@@ -686,23 +529,11 @@ fn imports_only_go_down() {
         ],
         &[
             ("src/main.rs", "fn main() { wardlink::cli::main() }"),
-            (
-                "src/app.rs",
-                "use crate::{config, forward, health, link, tunnel};",
-            ),
-            (
-                "src/forward/mod.rs",
-                "use crate::{link, mllp::frame::Decoder};\nuse super::link;",
-            ),
-            (
-                "src/link/wire.rs",
-                "use super::streams;\nuse crate::link::wire;\n// crate::forward",
-            ),
+            ("src/app.rs", "use crate::{config, forward, health, link, tunnel};"),
+            ("src/forward/mod.rs", "use crate::{link, mllp::frame::Decoder};\nuse super::link;"),
+            ("src/link/wire.rs", "use super::streams;\nuse crate::link::wire;\n// crate::forward"),
             ("src/lib.rs", "pub mod forward;"),
-            (
-                "src/link/mod.rs",
-                "#[cfg(test)]\nmod tests { use crate::tunnel; }",
-            ),
+            ("src/link/mod.rs", "#[cfg(test)]\nmod tests { use crate::tunnel; }"),
         ],
     );
 }
@@ -720,10 +551,7 @@ fn each_engine_has_one_owner() {
         &[
             ("src/tunnel/peer.rs", "use boringtun::noise::Tunn;"),
             ("src/tunnel/peer/tests.rs", "use boringtun::noise::Tunn;"),
-            (
-                "src/tunnel/driver.rs",
-                "// as boringtun does\nlet s = \"boringtun\";",
-            ),
+            ("src/tunnel/driver.rs", "// as boringtun does\nlet s = \"boringtun\";"),
             ("src/spool/store.rs", "use rusqlite::Connection;"),
         ],
     );
@@ -737,11 +565,7 @@ fn files_stay_short() {
     tells_apart(
         files_are_short,
         &[("src/app.rs", &long)],
-        &[
-            ("src/app.rs", &tested),
-            ("src/mllp/frame/tests.rs", &long),
-            ("src/app.rs", &long[10..]),
-        ],
+        &[("src/app.rs", &tested), ("src/mllp/frame/tests.rs", &long), ("src/app.rs", &long[10..])],
     );
 }
 
@@ -750,11 +574,7 @@ fn each_file_says_its_job() {
     holds(&rust_sources(), files_say_their_job);
     tells_apart(
         files_say_their_job,
-        &[
-            ("src/app.rs", "use std::fs;"),
-            ("src/app.rs", ""),
-            ("src/app.rs", "// job\n//! job"),
-        ],
+        &[("src/app.rs", "use std::fs;"), ("src/app.rs", ""), ("src/app.rs", "// job\n//! job")],
         &[("src/app.rs", "//! Builds the rooms.\n")],
     );
 }
@@ -764,11 +584,7 @@ fn each_name_means_something() {
     holds(&rust_sources(), names_mean_something);
     tells_apart(
         names_mean_something,
-        &[
-            ("src/link/utils.rs", ""),
-            ("src/common/mod.rs", ""),
-            ("src/link/stream_manager.rs", ""),
-        ],
+        &[("src/link/utils.rs", ""), ("src/common/mod.rs", ""), ("src/link/stream_manager.rs", "")],
         &[("src/link/streams.rs", "")],
     );
 }
@@ -785,10 +601,7 @@ fn nothing_is_undone_or_ignored() {
             ("tests/a.rs", "#[test]\n#[ignore = \"slow\"]\nfn f() {}"),
             ("tests/a.rs", "#[cfg_attr(x, ignore)]\nfn f() {}"),
         ],
-        &[(
-            "src/app.rs",
-            "// todo!\nfn todo() { let s = \"#[ignore]\"; }",
-        )],
+        &[("src/app.rs", "// todo!\nfn todo() { let s = \"#[ignore]\"; }")],
     );
 }
 
@@ -800,16 +613,10 @@ fn unsafe_stands_in_the_tunnel_and_is_justified() {
         &[
             ("src/link/mod.rs", "// SAFETY: no\nunsafe { f() }"),
             ("src/tunnel/udp.rs", "unsafe { f() }"),
-            (
-                "src/tunnel/udp.rs",
-                "// SAFETY: far away\n\n\n\nunsafe { f() }",
-            ),
+            ("src/tunnel/udp.rs", "// SAFETY: far away\n\n\n\nunsafe { f() }"),
         ],
         &[
-            (
-                "src/tunnel/udp.rs",
-                "// SAFETY: the descriptor is open\nunsafe { f() }",
-            ),
+            ("src/tunnel/udp.rs", "// SAFETY: the descriptor is open\nunsafe { f() }"),
             ("src/link/mod.rs", "// unsafe\n#![deny(unsafe_code)]"),
         ],
     );
@@ -817,23 +624,15 @@ fn unsafe_stands_in_the_tunnel_and_is_justified() {
 
 #[test]
 fn nobody_is_at_home() {
-    let extensions = [
-        ".rs", ".toml", ".md", ".yaml", ".yml", ".service", ".conf", ".sh", ".py", ".json",
-    ];
+    let extensions = [".rs", ".toml", ".md", ".yaml", ".yml", ".service", ".conf", ".sh", ".py", ".json"];
     let mut all = sources(&["."], &extensions);
     all.extend(sources(&["."], &["justfile"]));
     all.extend(sources(&[".ci"], &["run"]));
     holds(&all, no_home_paths);
     tells_apart(
         no_home_paths,
-        &[
-            ("src/app.rs", concat!("// see /ho", "me/me/notes")),
-            ("justfile", concat!("cp /ro", "ot/x .")),
-        ],
-        &[(
-            "src/app.rs",
-            "// owner root:wardlink, see https://example.org/homes/",
-        )],
+        &[("src/app.rs", concat!("// see /ho", "me/me/notes")), ("justfile", concat!("cp /ro", "ot/x ."))],
+        &[("src/app.rs", "// owner root:wardlink, see https://example.org/homes/")],
     );
 }
 

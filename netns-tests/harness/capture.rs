@@ -35,13 +35,9 @@ impl Capture {
     pub(crate) fn start(namespace: &Namespace) -> Self {
         // linux/if_ether.h ETH_P_ALL, in network order
         let all = Protocol::from(i32::from(0x0003_u16.to_be()));
-        let mut socket = namespace
-            .run(move || Socket::new(Domain::PACKET, Type::RAW, Some(all)))
-            .expect("CAP_NET_RAW");
+        let mut socket = namespace.run(move || Socket::new(Domain::PACKET, Type::RAW, Some(all))).expect("CAP_NET_RAW");
         socket.set_recv_buffer_size(BUFFER_BYTES).expect("a buffer");
-        socket
-            .set_read_timeout(Some(READ_LIMIT))
-            .expect("a timeout");
+        socket.set_read_timeout(Some(READ_LIMIT)).expect("a timeout");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let reader = thread::spawn(move || {
@@ -78,10 +74,7 @@ impl Captured {
 
     /// Counts the datagrams of the sites' tunnels.
     pub(crate) fn wireguard(&self) -> usize {
-        self.0
-            .iter()
-            .filter(|frame| kind(frame) == Kind::WireGuard)
-            .count()
+        self.0.iter().filter(|frame| kind(frame) == Kind::WireGuard).count()
     }
 
     /// Describes each packet that is neither a datagram of the tunnel nor the network's own talk.
@@ -113,26 +106,15 @@ fn kind(frame: &[u8]) -> Kind {
                 1 if is_port_unreachable(packet.get(header..)) => Kind::Neighbours,
                 2 => Kind::Neighbours,
                 17 if is_wireguard(packet.get(header..)) => Kind::WireGuard,
-                protocol => Kind::Foreign(format!(
-                    "IPv4 protocol {protocol} from {source}, {} bytes",
-                    packet.len()
-                )),
+                protocol => Kind::Foreign(format!("IPv4 protocol {protocol} from {source}, {} bytes", packet.len())),
             }
         }
         Some([0x86, 0xdd]) if packet.len() >= 40 => match packet[6] {
             // ICMPv6, also behind a hop-by-hop header (multicast listener reports); echo and errors are foreign
-            58 if packet
-                .get(40)
-                .is_some_and(|kind| (130..=143).contains(kind)) =>
-            {
-                Kind::Neighbours
-            }
+            58 if packet.get(40).is_some_and(|kind| (130..=143).contains(kind)) => Kind::Neighbours,
             0 if packet.get(48) == Some(&143) => Kind::Neighbours,
             17 if is_wireguard(packet.get(40..)) => Kind::WireGuard,
-            protocol => Kind::Foreign(format!(
-                "IPv6 next header {protocol}, {} bytes",
-                packet.len()
-            )),
+            protocol => Kind::Foreign(format!("IPv6 next header {protocol}, {} bytes", packet.len())),
         },
         _ => Kind::Foreign(format!("{} bytes of no IP", frame.len())),
     }
@@ -143,10 +125,7 @@ fn is_wireguard(datagram: Option<&[u8]>) -> bool {
     let Some([s0, s1, d0, d1, _, _, _, _, kind, 0, 0, 0, ..]) = datagram else {
         return false;
     };
-    let ports = [
-        u16::from_be_bytes([*s0, *s1]),
-        u16::from_be_bytes([*d0, *d1]),
-    ];
+    let ports = [u16::from_be_bytes([*s0, *s1]), u16::from_be_bytes([*d0, *d1])];
     ports == [UDP_PORT; 2] && (1..=4).contains(kind)
 }
 

@@ -15,19 +15,14 @@ pub(crate) fn enter() -> Result<(), String> {
     let private = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     if !uid.is_root() || unshare(private).is_err() {
-        unshare(private | CloneFlags::CLONE_NEWUSER).map_err(|error| {
-            format!("neither root nor an unprivileged user namespace is to be had ({error})")
-        })?;
+        unshare(private | CloneFlags::CLONE_NEWUSER)
+            .map_err(|error| format!("neither root nor an unprivileged user namespace is to be had ({error})"))?;
         map_to_root(uid.as_raw(), gid.as_raw())
             .map_err(|error| format!("the user namespace cannot be mapped: {error}"))?;
     }
     mounts().map_err(|error| format!("no private mounts: {error}"))?;
     fs::create_dir_all(STATE).map_err(|error| format!("{STATE}: {error}"))?;
-    match fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-    {
+    match fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         Ok(_) => Ok(()),
         Err(error) => Err(format!("/dev/net/tun: {error}")),
     }
@@ -41,18 +36,9 @@ fn map_to_root(uid: u32, gid: u32) -> std::io::Result<()> {
 
 fn mounts() -> nix::Result<()> {
     let nothing = None::<&str>;
-    mount(
-        nothing,
-        "/",
-        nothing,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        nothing,
-    )?;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
     tmpfs("/run")?;
-    if Path::new("/var/run")
-        .canonicalize()
-        .is_ok_and(|path| path != Path::new("/run"))
-    {
+    if Path::new("/var/run").canonicalize().is_ok_and(|path| path != Path::new("/run")) {
         tmpfs("/var/run")?;
     }
     Ok(())
@@ -60,11 +46,5 @@ fn mounts() -> nix::Result<()> {
 
 /// Mounts an empty tmpfs.
 pub(crate) fn tmpfs(target: &str) -> nix::Result<()> {
-    mount(
-        Some("tmpfs"),
-        target,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("mode=0755"),
-    )
+    mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
 }

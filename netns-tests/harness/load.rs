@@ -56,8 +56,7 @@ impl Load {
         let senders = (0..count)
             .map(|number| {
                 let tally = Arc::new(Mutex::new(Tally::default()));
-                let (namespace, stop, shared) =
-                    (Arc::clone(namespace), Arc::clone(&stop), Arc::clone(&tally));
+                let (namespace, stop, shared) = (Arc::clone(namespace), Arc::clone(&stop), Arc::clone(&tally));
                 let work = move || send_until_stopped(&namespace, to, number, &stop, &shared);
                 (tally, thread::spawn(work))
             })
@@ -70,10 +69,7 @@ impl Load {
     pub(crate) fn flows_again(&self, since: Instant, limit: Duration) -> Duration {
         let left = limit.saturating_sub(since.elapsed());
         until(left, "every sender has got an answer", || {
-            let all = self
-                .senders
-                .iter()
-                .all(|(tally, _)| tally.lock().unwrap().latest.is_some_and(|at| at > since));
+            let all = self.senders.iter().all(|(tally, _)| tally.lock().unwrap().latest.is_some_and(|at| at > since));
             all.then_some(())
         });
         since.elapsed()
@@ -81,10 +77,7 @@ impl Load {
 
     /// Counts the messages acknowledged so far.
     pub(crate) fn acked(&self) -> usize {
-        self.senders
-            .iter()
-            .map(|(tally, _)| tally.lock().unwrap().acked.len())
-            .sum()
+        self.senders.iter().map(|(tally, _)| tally.lock().unwrap().acked.len()).sum()
     }
 
     /// Ends the load without waiting for anything: the senders stop when they find out.
@@ -95,11 +88,7 @@ impl Load {
     /// Ends the load: each sender gets its last message through, then stops.
     pub(crate) fn finish(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
-        let mut report = Report {
-            acked: Vec::new(),
-            wrong: Vec::new(),
-            lost: 0,
-        };
+        let mut report = Report { acked: Vec::new(), wrong: Vec::new(), lost: 0 };
         for (tally, sender) in self.senders {
             sender.join().expect("a sender does not panic");
             let mut tally = tally.lock().unwrap();
@@ -117,15 +106,9 @@ impl Report {
     pub(crate) fn holds(&self, receivers: &[&Receiver]) {
         assert!(!self.acked.is_empty(), "there was no traffic");
         assert_eq!(self.wrong, Vec::<String>::new(), "wrong answers");
-        let payloads: HashSet<Vec<u8>> = receivers
-            .iter()
-            .flat_map(|receiver| receiver.payloads())
-            .collect();
+        let payloads: HashSet<Vec<u8>> = receivers.iter().flat_map(|receiver| receiver.payloads()).collect();
         for id in &self.acked {
-            assert!(
-                payloads.contains(&message(id, MESSAGE_BYTES)),
-                "{id} was acknowledged and is not at the receiver"
-            );
+            assert!(payloads.contains(&message(id, MESSAGE_BYTES)), "{id} was acknowledged and is not at the receiver");
         }
     }
 }
@@ -133,13 +116,7 @@ impl Report {
 /// Is the size of each message, as a usual ORU.
 const MESSAGE_BYTES: usize = 500;
 
-fn send_until_stopped(
-    namespace: &Namespace,
-    to: SocketAddr,
-    number: usize,
-    stop: &AtomicBool,
-    tally: &Mutex<Tally>,
-) {
+fn send_until_stopped(namespace: &Namespace, to: SocketAddr, number: usize, stop: &AtomicBool, tally: &Mutex<Tally>) {
     let mut connection = None;
     for count in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -148,9 +125,7 @@ fn send_until_stopped(
         let payload = message(&format!("L{number}-{count}"), MESSAGE_BYTES);
         let mut stopped = None;
         while !get_through(namespace, to, &payload, &mut connection, tally) {
-            if stop.load(Ordering::Relaxed)
-                && stopped.get_or_insert_with(Instant::now).elapsed() > FINISH_LIMIT
-            {
+            if stop.load(Ordering::Relaxed) && stopped.get_or_insert_with(Instant::now).elapsed() > FINISH_LIMIT {
                 return;
             }
             thread::sleep(RECONNECT_PAUSE);
@@ -172,10 +147,7 @@ fn get_through(
         *connection = Sender::connect(namespace, to).ok();
     }
     let answer = match connection {
-        Some(sender) => sender
-            .send(payload)
-            .map_err(|_| Lost::Closed)
-            .and_then(|()| sender.answer(ANSWER_LIMIT)),
+        Some(sender) => sender.send(payload).map_err(|_| Lost::Closed).and_then(|()| sender.answer(ANSWER_LIMIT)),
         None => Err(Lost::Closed),
     };
     let mut tally = tally.lock().unwrap();
@@ -186,9 +158,7 @@ fn get_through(
             true
         }
         Ok(answer) => {
-            tally
-                .wrong
-                .push(format!("to {id}: {}", String::from_utf8_lossy(&answer)));
+            tally.wrong.push(format!("to {id}: {}", String::from_utf8_lossy(&answer)));
             true
         }
         Err(_) => {

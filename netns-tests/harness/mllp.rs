@@ -4,7 +4,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -46,15 +46,9 @@ pub(crate) fn answer_to(payload: &[u8], code: &str) -> Vec<u8> {
 
 /// Returns MSH-10.
 pub(crate) fn control_id(payload: &[u8]) -> &[u8] {
-    let header = payload
-        .split(|byte| *byte == b'\r')
-        .next()
-        .unwrap_or_default();
+    let header = payload.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let separator = header.get(3).copied().unwrap_or(b'|');
-    header
-        .split(|byte| *byte == separator)
-        .nth(9)
-        .unwrap_or_default()
+    header.split(|byte| *byte == separator).nth(9).unwrap_or_default()
 }
 
 /// Says what a receiver does with a message.
@@ -76,7 +70,8 @@ pub(crate) enum Behaviour {
 struct Seen {
     payloads: Mutex<Vec<Vec<u8>>>,
     raw: Mutex<Vec<u8>>,
-    streams: Mutex<Vec<TcpStream>>,
+    /// Are the open connections; those that ended are dropped as new ones come.
+    streams: Mutex<Vec<Weak<TcpStream>>>,
     connections: AtomicUsize,
     ended: AtomicUsize,
     stop: AtomicBool,
@@ -95,10 +90,7 @@ impl Receiver {
         let seen = Arc::new(Seen::default());
         let shared = Arc::clone(&seen);
         let acceptor = thread::spawn(move || accept(&listener, &shared, behaviour));
-        Self {
-            seen,
-            acceptor: Some(acceptor),
-        }
+        Self { seen, acceptor: Some(acceptor) }
     }
 
     /// Returns every payload so far, in the order of arrival.
@@ -126,6 +118,7 @@ impl Receiver {
         let streams = self.seen.streams.lock().unwrap();
         streams
             .last()
+            .and_then(Weak::upgrade)
             .expect("a connection")
             .write_all_shared(bytes)
             .expect("the connection is open");
@@ -138,7 +131,7 @@ impl Drop for Receiver {
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
-        for stream in self.seen.streams.lock().unwrap().iter() {
+        for stream in self.seen.streams.lock().unwrap().iter().filter_map(Weak::upgrade) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -165,15 +158,15 @@ fn accept(listener: &TcpListener, seen: &Arc<Seen>, behaviour: Behaviour) {
             continue;
         };
         seen.connections.fetch_add(1, Ordering::Relaxed);
-        seen.streams
-            .lock()
-            .unwrap()
-            .push(stream.try_clone().expect("a descriptor"));
+        let stream = Arc::new(stream);
+        let mut streams = seen.streams.lock().unwrap();
+        streams.retain(|stream| stream.strong_count() > 0);
+        streams.push(Arc::downgrade(&stream));
+        drop(streams);
         let seen = Arc::clone(seen);
         thread::spawn(move || {
             // an error is the sender's or the tunnel's end of the connection: nothing to do for a receiver
             let _ = serve(&stream, &seen, behaviour);
-            // the list above has a descriptor of the stream too: dropping this one would not close it
             let _ = stream.shutdown(Shutdown::Both);
             seen.ended.fetch_add(1, Ordering::Relaxed);
         });
@@ -224,8 +217,7 @@ impl Frames {
 
     pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
         let from = self.searched.saturating_sub(1);
-        let Some(end) = memchr::memmem::find(&self.bytes[from..], b"\x1c\r").map(|at| from + at)
-        else {
+        let Some(end) = memchr::memmem::find(&self.bytes[from..], b"\x1c\r").map(|at| from + at) else {
             self.searched = self.bytes.len();
             return None;
         };
@@ -260,10 +252,7 @@ impl Sender {
 
     /// Speaks MLLP over an open connection.
     pub(crate) fn over(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            frames: Frames::default(),
-        }
+        Self { stream, frames: Frames::default() }
     }
 
     /// Sends a message.
@@ -287,11 +276,7 @@ impl Sender {
             match self.stream.read(&mut piece) {
                 Ok(0) => return Err(Lost::Closed),
                 Ok(count) => self.frames.push(&piece[..count]),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                    ) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(Lost::Closed),
             }
@@ -303,10 +288,6 @@ impl Sender {
     pub(crate) fn exchange(&mut self, payload: &[u8]) {
         self.send(payload).expect("the connection is open");
         let answer = self.answer(ANSWER_LIMIT);
-        assert_eq!(
-            answer.as_deref(),
-            Ok(&answer_to(payload, "AA")[..]),
-            "the receiver's own answer"
-        );
+        assert_eq!(answer.as_deref(), Ok(&answer_to(payload, "AA")[..]), "the receiver's own answer");
     }
 }

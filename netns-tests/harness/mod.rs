@@ -57,11 +57,7 @@ pub(crate) fn is_available(need: &str) -> bool {
 
 /// Waits until `look` returns something, at most `limit`; panics with `what` otherwise. Returns it and the time taken.
 #[track_caller]
-pub(crate) fn until<T>(
-    limit: Duration,
-    what: &str,
-    mut look: impl FnMut() -> Option<T>,
-) -> (T, Duration) {
+pub(crate) fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> (T, Duration) {
     let start = Instant::now();
     loop {
         if let Some(found) = look() {

@@ -43,20 +43,14 @@ impl Namespace {
                     // absent where the kernel has no IPv6
                     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{setting}/accept_dad"), "0");
                 }
-                ready
-                    .send(nix::unistd::gettid().as_raw())
-                    .expect("the maker waits");
+                ready.send(nix::unistd::gettid().as_raw()).expect("the maker waits");
                 while let Ok(job) = todo.recv() {
                     job();
                 }
             })
             .expect("a thread");
         let thread_id = made.recv().expect("the namespace is made");
-        let namespace = Self {
-            thread_id,
-            jobs: Some(jobs),
-            keeper: Some(keeper),
-        };
+        let namespace = Self { thread_id, jobs: Some(jobs), keeper: Some(keeper) };
         namespace.ip("link set lo up");
         namespace
     }
@@ -72,15 +66,8 @@ impl Namespace {
         let job: Job = Box::new(move || {
             let _ = done.send(catch_unwind(AssertUnwindSafe(job)));
         });
-        self.jobs
-            .as_ref()
-            .expect("open until dropped")
-            .send(job)
-            .expect("the keeper lives");
-        result
-            .recv()
-            .expect("the keeper answers")
-            .unwrap_or_else(|panic| resume_unwind(panic))
+        self.jobs.as_ref().expect("open until dropped").send(job).expect("the keeper lives");
+        result.recv().expect("the keeper answers").unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Runs `ip` with the words of `arguments`; panics where it fails.
@@ -93,11 +80,7 @@ impl Namespace {
     #[track_caller]
     pub(crate) fn must(&self, command: &str) -> String {
         let output = self.output(command);
-        assert!(
-            output.status.success(),
-            "{command}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -107,10 +90,7 @@ impl Namespace {
         let command = command.to_owned();
         self.run(move || {
             let mut program = mortal(&words);
-            program
-                .stdin(Stdio::null())
-                .output()
-                .unwrap_or_else(|error| panic!("{command}: {error}"))
+            program.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command}: {error}"))
         })
     }
 
@@ -118,18 +98,9 @@ impl Namespace {
     pub(crate) fn spawn(&self, words: &[String], log: &Path) -> Child {
         let (words, log) = (words.to_vec(), log.to_owned());
         self.run(move || {
-            let file = fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&log)
-                .expect("a log");
+            let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
             let copy = file.try_clone().expect("a descriptor");
-            mortal(&words)
-                .stdin(Stdio::null())
-                .stdout(file)
-                .stderr(copy)
-                .spawn()
-                .expect("setpriv starts")
+            mortal(&words).stdin(Stdio::null()).stdout(file).stderr(copy).spawn().expect("setpriv starts")
         })
     }
 

@@ -44,11 +44,7 @@ impl Pair {
     /// Makes both sites and starts nothing.
     pub(crate) fn unstarted() -> Self {
         let wire = Wire::new();
-        Self {
-            north: wire.site("north"),
-            south: wire.site("south"),
-            wire,
-        }
+        Self { north: wire.site("north"), south: wire.site("south"), wire }
     }
 
     /// Returns the usual configurations of both sites.

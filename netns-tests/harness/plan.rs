@@ -60,35 +60,19 @@ impl Plan {
     /// Adds a peer with its allowed IPs and further lines.
     pub(crate) fn peer_with(mut self, peer: &Site, allowed: &str, lines: &[&str]) -> Self {
         let (name, key) = (peer.name, &peer.public_key);
-        let _ = writeln!(
-            self.peers,
-            "  - name: {name}\n    public_key: \"{key}\"\n    allowed_ips: [{allowed}]"
-        );
+        let _ = writeln!(self.peers, "  - name: {name}\n    public_key: \"{key}\"\n    allowed_ips: [{allowed}]");
         for line in lines {
             let _ = writeln!(self.peers, "    {line}");
         }
-        if !lines
-            .iter()
-            .any(|line| line.starts_with("persistent_keepalive"))
-        {
+        if !lines.iter().any(|line| line.starts_with("persistent_keepalive")) {
             self.peers.push_str("    persistent_keepalive: 5s\n");
         }
         self
     }
 
     /// Adds a forward; `target` is its `service:` or `to:` line.
-    pub(crate) fn forward(
-        mut self,
-        name: &str,
-        listen: SocketAddr,
-        peer: &str,
-        target: &str,
-        lines: &[&str],
-    ) -> Self {
-        let _ = writeln!(
-            self.forwards,
-            "  - name: {name}\n    listen: \"{listen}\"\n    peer: {peer}\n    {target}"
-        );
+    pub(crate) fn forward(mut self, name: &str, listen: SocketAddr, peer: &str, target: &str, lines: &[&str]) -> Self {
+        let _ = writeln!(self.forwards, "  - name: {name}\n    listen: \"{listen}\"\n    peer: {peer}\n    {target}");
         for line in lines {
             let _ = writeln!(self.forwards, "    {line}");
         }
@@ -96,17 +80,8 @@ impl Plan {
     }
 
     /// Adds a service.
-    pub(crate) fn service(
-        mut self,
-        name: &str,
-        target: SocketAddr,
-        allow_peers: &str,
-        lines: &[&str],
-    ) -> Self {
-        let _ = writeln!(
-            self.services,
-            "  - name: {name}\n    target: \"{target}\"\n    allow_peers: [{allow_peers}]"
-        );
+    pub(crate) fn service(mut self, name: &str, target: SocketAddr, allow_peers: &str, lines: &[&str]) -> Self {
+        let _ = writeln!(self.services, "  - name: {name}\n    target: \"{target}\"\n    allow_peers: [{allow_peers}]");
         for line in lines {
             let _ = writeln!(self.services, "    {line}");
         }
@@ -123,19 +98,12 @@ impl Plan {
         for line in &self.tunnel {
             let _ = writeln!(text, "  {line}");
         }
-        for (section, entries) in [
-            ("peers", &self.peers),
-            ("forwards", &self.forwards),
-            ("services", &self.services),
-        ] {
+        for (section, entries) in [("peers", &self.peers), ("forwards", &self.forwards), ("services", &self.services)] {
             if !entries.is_empty() {
                 let _ = write!(text, "\n{section}:\n{entries}");
             }
         }
-        let _ = write!(
-            text,
-            "\nhealth:\n  listen: {HEALTH}\n\ncontrol:\n  socket: {dir}/control.sock\n"
-        );
+        let _ = write!(text, "\nhealth:\n  listen: {HEALTH}\n\ncontrol:\n  socket: {dir}/control.sock\n");
         text
     }
 }

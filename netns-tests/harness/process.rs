@@ -19,10 +19,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a program inside `namespace`; what it prints goes to the end of `log`.
     pub(crate) fn start(namespace: &Namespace, words: &[String], log: &Path) -> Self {
-        Self {
-            child: namespace.spawn(words, log),
-            log: log.to_owned(),
-        }
+        Self { child: namespace.spawn(words, log), log: log.to_owned() }
     }
 
     /// Returns the process id.
@@ -59,17 +56,9 @@ impl Process {
 
     /// Reads its resident memory's peak, in bytes.
     pub(crate) fn memory_peak_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))
-            .expect("the process is there");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM:"))
-            .expect("VmHWM");
-        let kib: u64 = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-            .expect("a number");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the process is there");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
         kib * 1024
     }
 }

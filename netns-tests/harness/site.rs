@@ -52,10 +52,7 @@ impl Site {
         let mut secret = [0_u8; 32];
         getrandom::fill(&mut secret).expect("randomness");
         let secret = x25519_dalek::StaticSecret::from(secret);
-        write_secret(
-            &dir.join("private.key"),
-            &STANDARD.encode(secret.to_bytes()),
-        );
+        write_secret(&dir.join("private.key"), &STANDARD.encode(secret.to_bytes()));
         let public_key = STANDARD.encode(x25519_dalek::PublicKey::from(&secret).as_bytes());
         Self {
             name,
@@ -84,25 +81,15 @@ impl Site {
         self.launch();
         until(READY_LIMIT, "the site is ready", || {
             let ended = self.wardlink.as_mut().and_then(Process::ended);
-            assert!(
-                ended.is_none(),
-                "{} ended with {ended:?} before it was ready:\n{}",
-                self.name,
-                self.log()
-            );
-            self.try_get("/readyz")
-                .filter(|answer| answer.status == 200)
+            assert!(ended.is_none(), "{} ended with {ended:?} before it was ready:\n{}", self.name, self.log());
+            self.try_get("/readyz").filter(|answer| answer.status == 200)
         });
     }
 
     /// Starts the site and waits for nothing.
     pub(crate) fn launch(&mut self) {
         let words = self.command(&["run", "-c", &self.config_path()]);
-        self.wardlink = Some(Process::start(
-            &self.namespace,
-            &words,
-            &self.dir.join("wardlink.log"),
-        ));
+        self.wardlink = Some(Process::start(&self.namespace, &words, &self.dir.join("wardlink.log")));
     }
 
     /// Writes the configuration file.
@@ -118,10 +105,7 @@ impl Site {
     /// Returns the words that run the binary under test.
     pub(crate) fn command(&self, arguments: &[&str]) -> Vec<String> {
         let binary = env!("CARGO_BIN_EXE_wardlink");
-        std::iter::once(binary)
-            .chain(arguments.iter().copied())
-            .map(str::to_owned)
-            .collect()
+        std::iter::once(binary).chain(arguments.iter().copied()).map(str::to_owned).collect()
     }
 
     /// Returns the running program.
@@ -147,8 +131,7 @@ impl Site {
     /// Asks the health endpoint; panics where it does not answer.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Response {
-        self.try_get(path)
-            .unwrap_or_else(|| panic!("{}: no answer to GET {path}", self.name))
+        self.try_get(path).unwrap_or_else(|| panic!("{}: no answer to GET {path}", self.name))
     }
 
     /// Asks the health endpoint, if it answers.
@@ -158,62 +141,39 @@ impl Site {
 
     /// Asks the health endpoint with a Host header.
     pub(crate) fn get_from_host(&self, path: &str, host: &str) -> Option<Response> {
-        let mut stream = self
-            .namespace
-            .connect(HEALTH.parse().expect("an address"))
-            .ok()?;
+        let mut stream = self.namespace.connect(HEALTH.parse().expect("an address")).ok()?;
         stream.set_read_timeout(Some(HTTP_LIMIT)).ok()?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-        )
-        .ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Response {
-            status,
-            head: head.to_owned(),
-            body: body.to_owned(),
-        })
+        Some(Response { status, head: head.to_owned(), body: body.to_owned() })
     }
 
     /// Reads `/healthz`.
     #[track_caller]
     pub(crate) fn health(&self) -> serde_json::Value {
         let answer = self.get("/healthz");
-        serde_json::from_str(&answer.body)
-            .unwrap_or_else(|error| panic!("/healthz: {error}: {answer:?}"))
+        serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("/healthz: {error}: {answer:?}"))
     }
 
     /// Reads the entry of `/healthz` in `list` ("peers", "forwards", "services") with that name.
     #[track_caller]
     pub(crate) fn health_of(&self, list: &str, name: &str) -> serde_json::Value {
         let health = self.health();
-        let entries = health[list]
-            .as_array()
-            .unwrap_or_else(|| panic!("no {list} in {health}"));
+        let entries = health[list].as_array().unwrap_or_else(|| panic!("no {list} in {health}"));
         let entry = entries.iter().find(|entry| entry["name"] == name);
-        entry
-            .unwrap_or_else(|| panic!("no {name} in {list} of {health}"))
-            .clone()
+        entry.unwrap_or_else(|| panic!("no {name} in {list} of {health}")).clone()
     }
 
     /// Sums the samples of `/metrics` whose name ends in `name` and whose labels contain `labels`.
     pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
         let body = self.get("/metrics").body;
-        let samples = body
-            .lines()
-            .filter(|line| line.starts_with("wardlink_") && line.contains(labels));
+        let samples = body.lines().filter(|line| line.starts_with("wardlink_") && line.contains(labels));
         samples
             .filter_map(|line| line.rsplit_once(' '))
-            .filter(|(series, _)| {
-                series
-                    .split('{')
-                    .next()
-                    .is_some_and(|series| series.ends_with(name))
-            })
+            .filter(|(series, _)| series.split('{').next().is_some_and(|series| series.ends_with(name)))
             .filter_map(|(_, value)| value.parse::<f64>().ok())
             .sum()
     }
@@ -224,8 +184,7 @@ impl Site {
         let router = wire::outer_v4(self.number, 1);
         self.namespace.ip(&format!("addr del {old}/24 dev w0"));
         self.namespace.ip(&format!("addr add {new}/24 dev w0"));
-        self.namespace
-            .ip(&format!("route replace default via {router} dev w0"));
+        self.namespace.ip(&format!("route replace default via {router} dev w0"));
         self.outer = new;
         new
     }
@@ -241,12 +200,7 @@ impl Drop for Site {
 
 /// Writes a key file as `wg genkey` with `umask 077` does.
 pub(crate) fn write_secret(path: &Path, text: &str) {
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .expect("a file");
+    let mut file =
+        fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).expect("a file");
     writeln!(file, "{text}").expect("the key is written");
 }

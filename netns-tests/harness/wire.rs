@@ -38,11 +38,7 @@ impl Wire {
             // absent where the kernel has no IPv6
             let _ = fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1");
         });
-        Self {
-            namespace,
-            number: WIRES.fetch_add(1, Ordering::Relaxed),
-            sites: AtomicU8::new(0),
-        }
+        Self { namespace, number: WIRES.fetch_add(1, Ordering::Relaxed), sites: AtomicU8::new(0) }
     }
 
     /// Adds a site, at most three.
@@ -53,23 +49,11 @@ impl Wire {
         let site = Site::new(name, number, dir.into());
         let wire = &self.namespace;
         let inside = &site.namespace;
-        wire.ip(&format!(
-            "link add w{number} type veth peer name w0 netns {}",
-            inside.thread_id()
-        ));
-        for (namespace, device, host) in [
-            (wire, format!("w{number}"), 1),
-            (&**inside, "w0".to_owned(), 2),
-        ] {
-            namespace.ip(&format!(
-                "addr add {}/24 dev {device}",
-                outer_v4(number, host)
-            ));
+        wire.ip(&format!("link add w{number} type veth peer name w0 netns {}", inside.thread_id()));
+        for (namespace, device, host) in [(wire, format!("w{number}"), 1), (&**inside, "w0".to_owned(), 2)] {
+            namespace.ip(&format!("addr add {}/24 dev {device}", outer_v4(number, host)));
             if super::is_available("ipv6") {
-                namespace.ip(&format!(
-                    "addr add {}/64 dev {device} nodad",
-                    outer_v6(number, host)
-                ));
+                namespace.ip(&format!("addr add {}/64 dev {device} nodad", outer_v6(number, host)));
             }
             namespace.ip(&format!("link set {device} up"));
         }

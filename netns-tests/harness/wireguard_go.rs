@@ -26,29 +26,17 @@ impl WireGuardGo {
         let words = ["wireguard-go", "-f", INTERFACE].map(str::to_owned);
         let program = Process::start(&site.namespace, &words, &site.dir.join("wireguard-go.log"));
         until(START_LIMIT, "wireguard-go has its socket", || {
-            let there = site
-                .namespace
-                .run(|| Path::new("/var/run/wireguard/wg0.sock").exists());
+            let there = site.namespace.run(|| Path::new("/var/run/wireguard/wg0.sock").exists());
             there.then_some(())
         });
         let key = site.dir.join("private.key").display().to_string();
-        site.namespace.must(&format!(
-            "wg set {INTERFACE} listen-port {UDP_PORT} private-key {key}"
-        ));
-        site.namespace
-            .ip(&format!("addr add {}/32 dev {INTERFACE}", site.inner));
+        site.namespace.must(&format!("wg set {INTERFACE} listen-port {UDP_PORT} private-key {key}"));
+        site.namespace.ip(&format!("addr add {}/32 dev {INTERFACE}", site.inner));
         if super::is_available("ipv6") {
-            site.namespace.ip(&format!(
-                "addr add {}/128 dev {INTERFACE} nodad",
-                site.inner_v6
-            ));
+            site.namespace.ip(&format!("addr add {}/128 dev {INTERFACE} nodad", site.inner_v6));
         }
-        site.namespace
-            .ip(&format!("link set {INTERFACE} up mtu 1420"));
-        Self {
-            program,
-            site: site.name.to_owned(),
-        }
+        site.namespace.ip(&format!("link set {INTERFACE} up mtu 1420"));
+        Self { program, site: site.name.to_owned() }
     }
 
     /// Adds a peer with further words for `wg set`, and routes its inner addresses into the tunnel.
@@ -59,11 +47,9 @@ impl WireGuardGo {
             "wg set {INTERFACE} peer {key} endpoint {}:{UDP_PORT} allowed-ips {allowed} persistent-keepalive 5 {more}",
             peer.outer
         ));
-        site.namespace
-            .ip(&format!("route replace {inner}/32 dev {INTERFACE}"));
+        site.namespace.ip(&format!("route replace {inner}/32 dev {INTERFACE}"));
         if super::is_available("ipv6") {
-            site.namespace
-                .ip(&format!("-6 route replace {inner_v6}/128 dev {INTERFACE}"));
+            site.namespace.ip(&format!("-6 route replace {inner_v6}/128 dev {INTERFACE}"));
         }
     }
 
@@ -78,11 +64,7 @@ impl WireGuardGo {
 impl Drop for WireGuardGo {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "---- {}: log of wireguard-go ----\n{}",
-                self.site,
-                self.program.log()
-            );
+            eprintln!("---- {}: log of wireguard-go ----\n{}", self.site, self.program.log());
         }
     }
 }

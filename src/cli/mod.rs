@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 failed at run time, 64 bad arguments or configuration, 77 not permitted.
 
 pub mod check_config;
+pub mod demo;
 pub mod key;
 pub mod receive;
 pub mod run;
@@ -31,6 +32,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show it all on this machine: two sites, a real encrypted tunnel, HL7 messages through it.
+    Demo(demo::Args),
     /// Make keys, as `wg genkey`, `wg pubkey` and `wg genpsk` do.
     Key(key::Args),
     /// Check a configuration file, and say what to write instead.
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         }
     };
     match arguments.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Key(args) => key::run(args),
         Command::CheckConfig(args) => check_config::run(args),
         Command::Run(args) => run::run(&args),
