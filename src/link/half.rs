@@ -64,11 +64,6 @@ impl SendHalf {
         self.finished
     }
 
-    /// Tells whether any byte was pushed yet.
-    pub(super) fn is_untouched(&self) -> bool {
-        self.end == 0 && !self.finished
-    }
-
     /// Tells whether any byte was transmitted yet.
     pub(super) fn is_unsent(&self) -> bool {
         self.sent == 0
@@ -272,10 +267,5 @@ impl RecvHalf {
     pub(super) fn tell(&mut self) -> u64 {
         self.ack_told = self.next;
         self.next
-    }
-
-    /// Drops what nobody will read.
-    pub(super) fn clear(&mut self) {
-        self.chunks.clear();
     }
 }

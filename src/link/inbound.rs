@@ -48,14 +48,21 @@ pub struct Arrival {
     pub service: Name,
 }
 
+/// Finds the peer that an inner address belongs to now.
+pub type FindOwner = Box<dyn Fn(SocketAddr) -> Option<(PublicKey, Name)> + Send + Sync>;
+/// Finds a service by its name, if a peer may use it.
+pub type FindService = Box<dyn Fn(&str, &Name) -> Result<Name, Cause> + Send + Sync>;
+/// Tells how a service's receiver is, and whenever that changes.
+pub type FindReceiver = Box<dyn Fn(&Name) -> Option<watch::Receiver<ReceiverState>> + Send + Sync>;
+
 /// Answers what the inbound end must know of the rooms around it.
 pub struct Gate {
     /// Finds the peer that an inner address belongs to now.
-    pub owner: Box<dyn Fn(SocketAddr) -> Option<(PublicKey, Name)> + Send + Sync>,
+    pub owner: FindOwner,
     /// Finds a service by its name and tells whether a peer may use it.
-    pub service: Box<dyn Fn(&str, &Name) -> Result<Name, Cause> + Send + Sync>,
+    pub service: FindService,
     /// Tells how a service's receiver is, and whenever that changes.
-    pub receiver: Box<dyn Fn(&Name) -> Option<watch::Receiver<ReceiverState>> + Send + Sync>,
+    pub receiver: FindReceiver,
     /// Takes the streams.
     pub arrivals: mpsc::Sender<Arrival>,
     /// Names this site.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 pub mod carry;
+mod cause;
 mod half;
 pub mod inbound;
 pub mod inside;

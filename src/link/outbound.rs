@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use thiserror::Error;
@@ -156,8 +156,8 @@ impl Outbound {
             awake.borrow_and_update();
             let greeted = tokio::select! {
                 greeted = self.greet() => greeted,
-                // A sign of life while an attempt hangs: its SYN was lost, a new one is answered now.
-                () = changed_after(&mut awake, CONNECT_WITHIN / 10) => continue,
+                // A sign of life while an attempt hangs: its SYN may be lost, a new one is answered now.
+                _ = awake.changed() => continue,
             };
             match greeted {
                 Ok((tcp, welcome, early)) => {
@@ -266,18 +266,5 @@ impl Outbound {
             }
         };
         *state = LinkState::Down { since, cause, why };
-    }
-}
-
-/// Waits for a change that comes after `from_now` at the earliest.
-async fn changed_after(awake: &mut watch::Receiver<u64>, from_now: Duration) {
-    let earliest = Instant::now() + from_now;
-    loop {
-        if awake.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        if Instant::now() >= earliest {
-            return;
-        }
     }
 }

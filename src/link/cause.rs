@@ -1,0 +1,130 @@
+//! Why a stream or a link ended or was refused: one list for the wire, the metrics and people.
+//!
+//! Pure. It never carries an address or a byte of a message.
+
+use std::fmt;
+
+/// Says why a stream or a link ended or was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Cause {
+    /// The receiver refuses connections.
+    ReceiverRefuses = 1,
+    /// The receiver does not answer to a connection attempt.
+    ReceiverSilent = 2,
+    /// The receiver's address cannot be reached, or its name does not resolve.
+    ReceiverUnreachable = 3,
+    /// The receiver has as many connections as it may have.
+    ReceiverBusy = 4,
+    /// The receiver broke its connection off.
+    ReceiverReset = 5,
+    /// The receiver did not acknowledge in time.
+    AckTimeout = 6,
+    /// The site offers no such service.
+    ServiceUnknown = 7,
+    /// The service is not offered to this peer.
+    ServiceNotAllowed = 8,
+    /// There are as many streams as there may be.
+    TooManyStreams = 9,
+    /// The sender is gone.
+    SenderGone = 10,
+    /// The site stops.
+    Stopping = 11,
+    /// The link is down, and was for too long.
+    LinkDown = 12,
+    /// The far site lost the stream: it was restarted.
+    Lost = 13,
+    /// The other side does not keep to the protocol, or speaks no common version.
+    Protocol = 14,
+    /// The bytes are not MLLP as the limits want it.
+    Refused = 15,
+}
+
+impl Cause {
+    pub(super) const ALL: [Self; 15] = [
+        Self::ReceiverRefuses,
+        Self::ReceiverSilent,
+        Self::ReceiverUnreachable,
+        Self::ReceiverBusy,
+        Self::ReceiverReset,
+        Self::AckTimeout,
+        Self::ServiceUnknown,
+        Self::ServiceNotAllowed,
+        Self::TooManyStreams,
+        Self::SenderGone,
+        Self::Stopping,
+        Self::LinkDown,
+        Self::Lost,
+        Self::Protocol,
+        Self::Refused,
+    ];
+
+    /// Reads a cause; one that a later version added counts as a protocol matter.
+    pub(super) fn from_byte(byte: u8) -> Self {
+        Self::ALL.into_iter().find(|cause| *cause as u8 == byte).unwrap_or(Self::Protocol)
+    }
+
+    /// Tells whether no byte can have reached the receiver where a stream is refused so: it may be opened again.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            Self::ReceiverRefuses
+            | Self::ReceiverSilent
+            | Self::ReceiverUnreachable
+            | Self::ReceiverBusy
+            | Self::ServiceUnknown
+            | Self::ServiceNotAllowed
+            | Self::TooManyStreams => true,
+            Self::ReceiverReset
+            | Self::AckTimeout
+            | Self::SenderGone
+            | Self::Stopping
+            | Self::LinkDown
+            | Self::Lost
+            | Self::Protocol
+            | Self::Refused => false,
+        }
+    }
+
+    /// Returns the stable code that metrics show.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ReceiverRefuses => "receiver_refuses",
+            Self::ReceiverSilent => "receiver_silent",
+            Self::ReceiverUnreachable => "receiver_unreachable",
+            Self::ReceiverBusy => "receiver_busy",
+            Self::ReceiverReset => "receiver_reset",
+            Self::AckTimeout => "ack_timeout",
+            Self::ServiceUnknown => "service_unknown",
+            Self::ServiceNotAllowed => "service_not_allowed",
+            Self::TooManyStreams => "too_many_streams",
+            Self::SenderGone => "sender_gone",
+            Self::Stopping => "stopping",
+            Self::LinkDown => "link_down",
+            Self::Lost => "lost",
+            Self::Protocol => "protocol",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReceiverRefuses => "the receiver refuses connections",
+            Self::ReceiverSilent => "the receiver does not answer to a connection attempt",
+            Self::ReceiverUnreachable => "the receiver cannot be reached",
+            Self::ReceiverBusy => "the receiver has as many connections as it may have",
+            Self::ReceiverReset => "the receiver broke its connection off",
+            Self::AckTimeout => "the receiver did not acknowledge in time",
+            Self::ServiceUnknown => "the service is not known there",
+            Self::ServiceNotAllowed => "the service is not offered to this site",
+            Self::TooManyStreams => "there are as many connections as there may be",
+            Self::SenderGone => "the sender is gone",
+            Self::Stopping => "the site stops",
+            Self::LinkDown => "the link is down",
+            Self::Lost => "the other site was restarted",
+            Self::Protocol => "the sites speak no common protocol version",
+            Self::Refused => "the bytes were refused",
+        })
+    }
+}
