@@ -453,7 +453,9 @@ fn sources(dirs: &[&str], extensions: &[&str]) -> Vec<Source> {
     }
     found.sort();
     let relative = |path: &Path| path.strip_prefix(package()).unwrap().to_string_lossy().into_owned();
-    found.iter().map(|path| Source::new(&relative(path), &fs::read_to_string(path).unwrap())).collect()
+    // a fixture may be anything, also no UTF-8
+    let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+    found.iter().map(|path| Source::new(&relative(path), &text(path))).collect()
 }
 
 fn rust_sources() -> Vec<Source> {

@@ -1,3 +1,5 @@
+//! Tests of the control socket with real sockets.
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -1,3 +1,5 @@
+//! Tests of what `status` shows.
+
 use std::sync::Arc;
 
 use tempfile::TempDir;

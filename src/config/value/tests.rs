@@ -1,3 +1,5 @@
+//! Tests of how values are read.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Tests of the health endpoints with a real server.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 

@@ -1,3 +1,5 @@
+//! Tests of the metrics' text.
+
 use std::collections::BTreeSet;
 
 use super::super::facts::Receiver;

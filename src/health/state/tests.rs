@@ -1,3 +1,5 @@
+//! Tests of every rule of the verdict.
+
 use super::super::facts::{Link, NegativeAck, Part, Receiver, Session};
 use super::super::fixture::{NOW, ago, site};
 use super::rules::{ANSWER_OVERDUE, EVIDENCE_FRESH, NEGATIVE_ACK_RECENT};
