@@ -92,6 +92,7 @@ impl Parts {
 
 fn link_facts(link: &Outbound, target: &str, peer: &str) -> Link {
     match link.state() {
+        LinkState::New => Link::New,
         LinkState::Up { since } => Link::Up { since, round_trip: link.session().round_trip() },
         LinkState::Down { since, cause, why } => {
             let cause = match cause {

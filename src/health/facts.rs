@@ -150,6 +150,8 @@ pub struct ForwardFacts {
 pub enum Link {
     /// The forward goes to an address (`to:`) and needs none.
     NotUsed,
+    /// It is being set up for the first time.
+    New,
     /// It is up.
     Up {
         /// Says since when.

@@ -106,13 +106,13 @@ fn forwards(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -
     family(encoder, gauge("forward_link", help), forwards, |to, forward| match forward.facts.link {
         Link::NotUsed => Ok(()),
         Link::Up { .. } => number(to, label(forward), 1),
-        Link::Down { .. } => number(to, label(forward), 0),
+        Link::New | Link::Down { .. } => number(to, label(forward), 0),
     })?;
     let help = "Latest round trip on the link";
     family(encoder, gauge("forward_link_round_trip", help).seconds(), forwards, |to, forward| {
         match forward.facts.link {
             Link::Up { round_trip, .. } => age(to, label(forward), round_trip),
-            Link::NotUsed | Link::Down { .. } => Ok(()),
+            Link::NotUsed | Link::New | Link::Down { .. } => Ok(()),
         }
     })?;
     let help = "1 where the receiver answers; absent if unknown";

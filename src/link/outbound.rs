@@ -33,6 +33,8 @@ const GREETING_BYTES_MAX: usize = 1024;
 /// Says how a link is.
 #[derive(Debug, Clone)]
 pub enum LinkState {
+    /// It is being set up for the first time.
+    New,
     /// It carries.
     Up {
         /// Says since when.
@@ -123,12 +125,7 @@ pub struct Outbound {
 impl Outbound {
     /// Makes the end; [`Outbound::run`] brings it up.
     pub fn new(route: Route, inside: Inside) -> Arc<Self> {
-        let down = LinkState::Down {
-            since: SystemTime::now(),
-            cause: Cause::LinkDown,
-            why: "no connection was made yet".to_owned(),
-        };
-        Arc::new(Self { session: Session::near(route.hold_for), state: Mutex::new(down), route, inside })
+        Arc::new(Self { session: Session::near(route.hold_for), state: Mutex::new(LinkState::New), route, inside })
     }
 
     /// Returns the streams.
@@ -260,7 +257,7 @@ impl Outbound {
                 tracing::warn!(forward = %self.route.forward, %why, "link is still down");
                 *since
             }
-            LinkState::Up { .. } => {
+            LinkState::Up { .. } | LinkState::New => {
                 tracing::warn!(forward = %self.route.forward, %why, "link is down");
                 SystemTime::now()
             }

@@ -20,7 +20,7 @@ use crate::config::{Config, Endpoint, Host};
 const STALE: Duration = Duration::from_secs(135);
 /// A stale name is resolved this often.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
-/// Changed endpoints are written this often.
+/// Changed endpoints are written this often at the most: a peer that roams without end must not wear the disk out.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// The file holds a line a peer; more than this is not ours, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -84,10 +84,12 @@ async fn resolve(shared: Arc<Shared>, entry: Arc<PeerEntry>, endpoint: Endpoint)
     }
 }
 
-/// Writes the endpoints whenever they changed.
+/// Writes the endpoints whenever they changed: at once, so that a site that dies right after its first handshake knows
+/// where to call.
 async fn keep(shared: Arc<Shared>, state_dir: PathBuf) {
     let mut kept = load(&state_dir);
     loop {
+        shared.peers.moved().await;
         let now: HashMap<String, SocketAddr> = shared
             .peers
             .all()
@@ -98,11 +100,14 @@ async fn keep(shared: Arc<Shared>, state_dir: PathBuf) {
         let changed = now.iter().any(|(key, endpoint)| kept.get(key) != Some(endpoint));
         if changed {
             kept.extend(now);
-            if let Err(error) = store(&state_dir, &kept) {
+            let (state_dir, endpoints) = (state_dir.clone(), kept.clone());
+            // The disk may be slow: messages must not wait for it.
+            let stored = tokio::task::spawn_blocking(move || store(&state_dir, &endpoints)).await;
+            if let Ok(Err(error)) = stored {
                 tracing::warn!(error = %super::error_chain(&error), "a restart will not know where the peers are");
             }
+            tokio::time::sleep(KEEP_EVERY).await;
         }
-        tokio::time::sleep(KEEP_EVERY).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::allowed_ips::AllowedIps;
 use super::drops::DropCounters;
@@ -36,6 +36,7 @@ pub struct PeerEntry {
     rx_bytes: AtomicU64,
     tx_bytes: AtomicU64,
     awake: watch::Sender<u64>,
+    moved: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -91,17 +92,21 @@ impl PeerEntry {
     pub(super) fn heard(&self, datagram_bytes: usize, source: SocketAddr, now: Instant) {
         self.rx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
-        path.endpoint = Some(source);
+        let moved = path.endpoint.replace(source) != Some(source);
         let silent = path.heard.replace(now).is_none_or(|heard| now.duration_since(heard) >= SILENCE_MIN);
         std::mem::drop(path);
         if silent {
             self.wake();
+        }
+        if moved {
+            self.moved.notify_one();
         }
     }
 
     /// Notes a new session and wakes who waits for the peer.
     pub(super) fn begin_session(&self, now: SystemTime) {
         self.path.write().unwrap_or_else(PoisonError::into_inner).latest_handshake = Some(now);
+        self.moved.notify_one();
         self.wake();
     }
 
@@ -143,6 +148,7 @@ pub struct Peers {
     by_key: HashMap<PublicKey, Arc<PeerEntry>>,
     by_index: HashMap<u32, Arc<PeerEntry>>,
     allowed_ips: AllowedIps<Arc<PeerEntry>>,
+    moved: Arc<Notify>,
 }
 
 impl Peers {
@@ -153,8 +159,13 @@ impl Peers {
         remembered: &HashMap<String, SocketAddr>,
         mut random: impl FnMut() -> u64,
     ) -> Self {
-        let mut peers =
-            Self { all: Vec::new(), by_key: HashMap::new(), by_index: HashMap::new(), allowed_ips: AllowedIps::new() };
+        let mut peers = Self {
+            all: Vec::new(),
+            by_key: HashMap::new(),
+            by_index: HashMap::new(),
+            allowed_ips: AllowedIps::new(),
+            moved: Arc::default(),
+        };
         for peer in &config.peers {
             let index = loop {
                 let index = u32::try_from(random() & 0x00ff_ffff).unwrap_or(0);
@@ -181,6 +192,7 @@ impl Peers {
                 rx_bytes: AtomicU64::new(0),
                 tx_bytes: AtomicU64::new(0),
                 awake: watch::Sender::new(0),
+                moved: Arc::clone(&peers.moved),
             });
             peers.add(entry, peer);
         }
@@ -199,6 +211,11 @@ impl Peers {
     /// Lists all peers.
     pub fn all(&self) -> &[Arc<PeerEntry>] {
         &self.all
+    }
+
+    /// Waits until a peer was heard at another endpoint, or has a new session. For one task; cancel-safe.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// Finds the peer with a static key.

@@ -83,7 +83,7 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
     listener_fault(forward)
         .or_else(|| interface_fault(facts))
         .or_else(|| peer.map(|peer| judge_peer(facts, peer, now)).filter(|verdict| verdict.status == Status::Down))
-        .or_else(|| link_fault(facts, forward, now))
+        .or_else(|| link_fault(facts, forward))
         .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
         .or_else(|| overdue_answer(forward, now))
         .or_else(|| negative_answer(forward, now))
@@ -91,12 +91,12 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
         .unwrap_or_else(|| Verdict::ok(ok_since(facts, forward, peer)))
 }
 
-fn link_fault(facts: &SiteFacts, forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
+fn link_fault(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     match &forward.link {
         Link::NotUsed | Link::Up { .. } => None,
-        Link::Down { since, .. } if *since <= facts.started && is_settling(facts, now) => {
+        Link::New => {
             let text = format!("the link to {} is being set up", forward.peer);
-            Some(Verdict::new(Status::Unknown, *since, &text))
+            Some(Verdict::new(Status::Unknown, facts.started, &text))
         }
         Link::Down { since, cause } => {
             Some(Verdict::new(Status::Down, *since, &format!("link to {}: {cause}", forward.peer)))
@@ -164,7 +164,7 @@ fn ok_since(facts: &SiteFacts, forward: &ForwardFacts, peer: Option<&PeerFacts>)
     });
     let link = match forward.link {
         Link::Up { since, .. } => Some(since),
-        Link::NotUsed | Link::Down { .. } => None,
+        Link::NotUsed | Link::New | Link::Down { .. } => None,
     };
     let receiver = match forward.receiver {
         Receiver::Ok { since } => Some(since),
