@@ -8,6 +8,7 @@ use crate::harness::{tests, until};
 
 tests![
     a_site_is_live_and_ready,
+    a_site_whose_interface_is_down_is_not_ready,
     a_forward_is_unknown_until_it_has_carried_a_message,
     peers_show_their_handshake_endpoint_and_bytes,
     one_forward_can_be_asked_alone,
@@ -27,6 +28,19 @@ fn a_site_is_live_and_ready() {
         assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{path}: {}", answer.head);
     }
     assert_eq!(pair.north.get("/nowhere").status, 404);
+}
+
+fn a_site_whose_interface_is_down_is_not_ready() {
+    let pair = Pair::start(&[]);
+    pair.north.namespace.must("ip link set wl0 down");
+    assert_eq!(pair.north.get("/readyz").status, 503);
+    assert_eq!(pair.north.get("/livez").status, 200);
+    let forward = pair.north.health_of("forwards", "orders");
+    assert_eq!(forward["status"], "down", "{forward}");
+    let cause = forward["cause"].as_str().unwrap_or_default();
+    assert!(cause.contains("wl0 is down"), "{cause}");
+    pair.north.namespace.must("ip link set wl0 up");
+    assert_eq!(pair.north.get("/readyz").status, 200);
 }
 
 fn a_forward_is_unknown_until_it_has_carried_a_message() {

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
@@ -108,6 +108,8 @@ struct Parts {
     forwards: Vec<Arc<Forward>>,
     services: Vec<Arc<Service>>,
     inbound: Arc<Inbound>,
+    /// Is since when the interface has been seen at fault.
+    interface_fault: Mutex<Option<SystemTime>>,
 }
 
 /// Is what was bound and waits to be served.
@@ -148,8 +150,15 @@ impl Site {
         }
         bound.bind_inside(&config, &inside, &services)?;
         let gate = gate(&config, &tunnel, &services, sender, instance);
-        let parts =
-            Parts { inbound: Inbound::new(gate), config, started: SystemTime::now(), tunnel, forwards, services };
+        let parts = Parts {
+            inbound: Inbound::new(gate),
+            config,
+            started: SystemTime::now(),
+            tunnel,
+            forwards,
+            services,
+            interface_fault: Mutex::new(None),
+        };
         Ok(Self { parts: Arc::new(parts), bound })
     }
 

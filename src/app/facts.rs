@@ -2,6 +2,7 @@
 //!
 //! It judges nothing; `health` does.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Parts;
@@ -24,11 +25,23 @@ impl Parts {
             site: self.config.site.to_string(),
             version: env!("CARGO_PKG_VERSION"),
             started: self.started,
-            interface: Part::Up,
+            interface: self.interface_facts(),
             link_listener: Part::Up,
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
             forwards: self.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
             services: self.services.iter().map(|service| service_facts(service)).collect(),
+        }
+    }
+
+    /// Every other part takes the process down with it; the interface can be changed by anybody with the capability.
+    fn interface_facts(&self) -> Part {
+        let mut fault = self.interface_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.tunnel.check_interface() {
+            Ok(()) => {
+                *fault = None;
+                Part::Up
+            }
+            Err(cause) => Part::Down { since: *fault.get_or_insert_with(SystemTime::now), cause },
         }
     }
 

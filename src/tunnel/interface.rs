@@ -5,7 +5,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use nix::net::if_::if_nametoindex;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use nix::sys::socket::SockaddrStorage;
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -42,6 +44,33 @@ pub(super) async fn configure(config: &Config) -> Result<u32, TunnelError> {
     }
     connection.abort();
     Ok(index)
+}
+
+/// Looks at the interface as the kernel has it now, in the network namespace of the calling thread.
+///
+/// # Errors
+/// Says in one line what is wrong: it is gone, down, or lost an address.
+pub(super) fn check(name: &str, addresses: &[IpAddr]) -> Result<(), String> {
+    let found: Vec<_> = match getifaddrs() {
+        Ok(found) => found.filter(|entry| entry.interface_name == name).collect(),
+        Err(error) => return Err(format!("the interfaces cannot be listed: {error}")),
+    };
+    if found.is_empty() {
+        return Err(format!("{name} is gone"));
+    }
+    if !found.iter().any(|entry| entry.flags.contains(InterfaceFlags::IFF_UP)) {
+        return Err(format!("{name} is down"));
+    }
+    let has = |address: &IpAddr| found.iter().any(|entry| entry.address.as_ref().and_then(ip_of) == Some(*address));
+    match addresses.iter().find(|address| !has(address)) {
+        Some(lost) => Err(format!("{name} lost its address {lost}")),
+        None => Ok(()),
+    }
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
 }
 
 /// Lists the allowed IPs that need a route: all but those that an address of the interface covers already.

@@ -229,6 +229,14 @@ impl Tunnel {
         }
     }
 
+    /// Looks whether the interface is there, up, and has its addresses.
+    ///
+    /// # Errors
+    /// Says in one line what is wrong.
+    pub fn check_interface(&self) -> Result<(), String> {
+        interface::check(&self.interface, &self.shared.addresses)
+    }
+
     /// Names the interface that sockets inside the tunnel are bound to.
     pub fn interface(&self) -> &str {
         &self.interface
