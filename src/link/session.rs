@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, BytesMut};
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,6 +23,8 @@ use super::wire::{Cause, ReceiverState, Record, WireError, decode};
 const WRITE_BYTES: usize = 64 << 10;
 /// Room for one read, in bytes: the largest record and more.
 const READ_BYTES: usize = 128 << 10;
+/// What the kernel may hold unsent of a link, in bytes: beyond it a small message would wait behind large ones.
+const UNSENT_BYTES: u32 = 128 << 10;
 /// A link on which nothing came for so long is asked for an echo.
 const PING_AFTER: Duration = Duration::from_secs(5);
 /// A link that does not echo within this is given up; its streams stay for the next one.
@@ -237,6 +240,8 @@ impl Session {
             inner.connection += 1;
             inner.connection
         };
+        // Without it the link carries all the same, only less fairly.
+        SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES).ok();
         self.with(|streams| streams.handle_connected(resumed));
         let echo = Mutex::new(Echo { heard: Instant::now(), asked: None, token: 0 });
         let (reader, writer) = tcp.split();
