@@ -27,6 +27,7 @@ impl Parts {
             started: self.started,
             interface: self.interface_facts(),
             link_listener: Part::Up,
+            dropped: self.tunnel.drops().into_iter().collect(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
             forwards: self.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
             services: self.services.iter().map(|service| service_facts(service)).collect(),

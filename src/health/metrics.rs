@@ -69,7 +69,12 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
         gauge("status", "Verdict on the site: 1 at the status that holds"),
         &[report.status],
         |to, status| states(to, None, *status),
-    )
+    )?;
+    let help = "Datagrams and packets that were dropped before a peer was known, by reason";
+    let dropped: Vec<_> = report.dropped.iter().collect();
+    family(encoder, counter("dropped", help), &dropped, |to, (reason, dropped)| {
+        count(to, &[("reason", reason)], **dropped)
+    })
 }
 
 fn peers(encoder: &mut DescriptorEncoder, peers: &[Entry<PeerFacts>]) -> fmt::Result {

@@ -6,6 +6,7 @@
 
 mod rules;
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -94,6 +95,8 @@ pub struct Report<'a> {
     pub started: SystemTime,
     /// Says what this site itself lacks to do its part, one line each; none: it is ready.
     pub unready: Vec<String>,
+    /// Counts what was dropped before a peer was known, by reason.
+    pub dropped: &'a BTreeMap<&'static str, u64>,
     /// Lists the peers.
     pub peers: Vec<Entry<'a, PeerFacts>>,
     /// Lists the forwards.
@@ -119,7 +122,8 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         .max()
         .unwrap_or(own);
     let (site, version, started) = (&facts.site, facts.version, facts.started);
-    Report { status, site, version, started, unready, peers, forwards, services }
+    let dropped = &facts.dropped;
+    Report { status, site, version, started, unready, dropped, peers, forwards, services }
 }
 
 /// Lists what this site itself lacks to do its part, one line each; empty: it is ready.

@@ -19,6 +19,7 @@ use super::packet::{self, IpPacket};
 use super::peer::{Action, Addressed, BUFFER_BYTES, DATAGRAM_BYTES_MAX};
 use super::peers::PeerEntry;
 use super::{Shared, TunnelError};
+use crate::config::PublicKey;
 
 /// Peers' timers run this often, each tick a random part later (tunnel.md, 8 and 13).
 const TICK_MIN: Duration = Duration::from_millis(100);
@@ -28,6 +29,8 @@ const TICK_JITTER: Duration = Duration::from_millis(100);
 const BATCH_DATAGRAMS: usize = 64;
 /// RSTs a second that answer refused SYNs: enough for a person, too few for a scan to amplify.
 const RESETS_PER_SECOND: u32 = 100;
+/// A stranger's handshake is logged this often: enough to find a mistyped key, too few to fill a disk.
+const STRANGER_EVERY: Duration = Duration::from_secs(60);
 /// The limiter of handshakes counts by the second.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -87,6 +90,7 @@ pub(super) fn receive(shared: &Shared, stop: &EventFd) -> Result<(), TunnelError
         next_tick: Instant::now(),
         next_second: Instant::now(),
         resets_left: RESETS_PER_SECOND,
+        stranger_told: None,
     };
     let mut datagram = vec![0u8; DATAGRAM_BYTES_MAX];
     receiver.initiate_all();
@@ -123,6 +127,7 @@ struct Receiver<'a> {
     next_tick: Instant,
     next_second: Instant,
     resets_left: u32,
+    stranger_told: Option<Instant>,
 }
 
 impl Receiver<'_> {
@@ -138,7 +143,13 @@ impl Receiver<'_> {
     fn handle_datagram(&mut self, datagram: &[u8], source: SocketAddr) -> Result<(), TunnelError> {
         let shared = self.shared;
         let entry = match shared.identity.handle_datagram(source.ip(), datagram, &mut self.out) {
-            Addressed::Key(key) => shared.peers.by_key(&key),
+            Addressed::Key(key) => {
+                let entry = shared.peers.by_key(&key);
+                if entry.is_none() {
+                    self.tell_of_stranger(&key, source);
+                }
+                entry
+            }
             Addressed::Index(index) => shared.peers.by_index(index),
             Addressed::Cookie(cookie) => {
                 if shared.udp.send(cookie, source).is_err() {
@@ -157,6 +168,15 @@ impl Receiver<'_> {
                 shared.drops.count(Drop::UnknownPeer);
                 Ok(())
             }
+        }
+    }
+
+    /// Names the key that knocks and is no peer's: most likely a mistyped one at the site that is being set up.
+    fn tell_of_stranger(&mut self, key: &PublicKey, source: SocketAddr) {
+        let now = Instant::now();
+        if self.stranger_told.is_none_or(|told| now.duration_since(told) >= STRANGER_EVERY) {
+            self.stranger_told = Some(now);
+            tracing::warn!(public_key = %key, from = %source, "a handshake came with a key that is no peer's here");
         }
     }
 

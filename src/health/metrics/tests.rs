@@ -51,6 +51,7 @@ wardlink_peer_session{peer="city-lab"} 1
 wardlink_peer_latest_handshake_age_seconds{peer="city-lab"} 12.0
 wardlink_peer_received_bytes_total{peer="city-lab"} 1000
 wardlink_peer_sent_bytes_total{peer="city-lab"} 2000
+wardlink_dropped_total{reason="unknown_peer"} 2
 wardlink_peer_dropped_packets_total{peer="city-lab",reason="source"} 3
 wardlink_forward_status{forward="orders",status="ok"} 1
 wardlink_forward_status{forward="orders",status="down"} 0

@@ -126,7 +126,8 @@ fn overdue_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
 }
 
 fn negative_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
-    let last = forward.last_negative_ack.filter(|last| last.age <= NEGATIVE_ACK_RECENT)?;
+    let is_last = |age: &Duration| forward.last_ack_age.is_none_or(|last_ack| *age <= last_ack);
+    let last = forward.last_negative_ack.filter(|last| last.age <= NEGATIVE_ACK_RECENT && is_last(&last.age))?;
     let text = format!("receiver at {} answered {} {} ago", forward.peer, last.code, age_text(last.age));
     Some(Verdict::new(Status::Degraded, before(now, last.age), &text))
 }

@@ -154,10 +154,23 @@ fn a_forward_whose_answers_are_late_or_negative() {
         ),
         (
             "negative answer",
-            |s| s.forwards[0].last_negative_ack = Some(NegativeAck { code: "AE", age: Duration::from_secs(12) }),
+            |s| {
+                s.forwards[0].last_ack_age = Some(Duration::from_secs(12));
+                s.forwards[0].last_negative_ack = Some(NegativeAck { code: "AE", age: Duration::from_secs(12) });
+            },
             Status::Degraded,
             ago(12),
             "receiver at city-lab answered AE 12s ago",
+        ),
+        (
+            "negative answer, and a positive one since",
+            |s| {
+                s.forwards[0].last_ack_age = Some(Duration::from_secs(11));
+                s.forwards[0].last_negative_ack = Some(NegativeAck { code: "AE", age: Duration::from_secs(12) });
+            },
+            Status::Ok,
+            ago(3000),
+            "",
         ),
         (
             "old negative answer",
