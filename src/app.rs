@@ -42,6 +42,9 @@ pub enum AppError {
     /// The tunnel does not start.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
+    /// The tunnel ended by itself.
+    #[error("the tunnel ended")]
+    TunnelEnded(#[source] Arc<TunnelError>),
     /// A forward cannot listen.
     #[error(transparent)]
     Forward(#[from] crate::forward::ListenError),
@@ -180,7 +183,7 @@ impl Site {
         let result = tokio::select! {
             biased; // told to stop, the parts end by themselves: that is no failure
             _ = stop.wait_for(|stop| *stop) => Ok(()),
-            why = failed => Err(AppError::Ended { what: "the tunnel", why }),
+            failure = failed => Err(AppError::TunnelEnded(failure)),
             Some(ended) = serving.join_next() => Err(ended_early(ended)),
             Some(ended) = around.join_next() => Err(ended_early(ended)),
         };

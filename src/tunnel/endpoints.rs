@@ -104,7 +104,7 @@ async fn keep(shared: Arc<Shared>, state_dir: PathBuf) {
             // The disk may be slow: messages must not wait for it.
             let stored = tokio::task::spawn_blocking(move || store(&state_dir, &endpoints)).await;
             if let Ok(Err(error)) = stored {
-                tracing::warn!(error = %super::error_chain(&error), "a restart will not know where the peers are");
+                tracing::warn!(error = &error as &dyn std::error::Error, "a restart will not know where the peers are");
             }
             tokio::time::sleep(KEEP_EVERY).await;
         }

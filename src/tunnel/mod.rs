@@ -98,6 +98,9 @@ pub enum TunnelError {
         /// Says what the kernel said.
         source: io::Error,
     },
+    /// A data thread panicked.
+    #[error("a data thread of the tunnel panicked")]
+    Panicked,
     /// The remembered endpoints cannot be read or written.
     #[error("cannot keep the peers' endpoints in {}", path.display())]
     Endpoints {
@@ -155,7 +158,7 @@ pub struct Tunnel {
     shared: Arc<Shared>,
     stop: Arc<EventFd>,
     threads: Vec<JoinHandle<()>>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<Arc<TunnelError>>>,
     endpoints: Vec<tokio::task::AbortHandle>,
     interface: String,
 }
@@ -202,7 +205,7 @@ impl Tunnel {
     fn spawn(
         &mut self,
         name: &str,
-        ended: watch::Sender<Option<String>>,
+        ended: watch::Sender<Option<Arc<TunnelError>>>,
         run: fn(&Shared, &EventFd) -> Result<(), TunnelError>,
     ) -> Result<(), TunnelError> {
         let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
@@ -210,10 +213,10 @@ impl Tunnel {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&shared, &stop)));
             let failure = match result {
                 Ok(Ok(())) => return,
-                Ok(Err(error)) => error_chain(&error),
-                Err(_) => "a data thread of the tunnel panicked".to_owned(),
+                Ok(Err(error)) => error,
+                Err(_) => TunnelError::Panicked,
             };
-            ended.send_replace(Some(failure));
+            ended.send_replace(Some(Arc::new(failure)));
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
         self.threads.push(thread.map_err(|source| TunnelError::Threads { source })?);
@@ -221,11 +224,12 @@ impl Tunnel {
     }
 
     /// Waits until a data thread ends by itself, and says why. Cancel-safe.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Arc<TunnelError> {
         let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        let failure = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        match failure {
+            Some(failure) => failure,
+            None => std::future::pending().await,
         }
     }
 
@@ -290,14 +294,4 @@ impl std::ops::Drop for Tunnel {
             }
         }
     }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
