@@ -30,6 +30,10 @@ const PADDING_BYTES: usize = 16;
 const HANDSHAKES_PER_SECOND: u64 = 200;
 /// Peer indices have 24 bits; the low 8 bits of a session's index are `Tunn`'s.
 const INDEX_BITS_OF_SESSION: u32 = 8;
+/// Message types (WireGuard paper, section 5.4), as a message's first byte.
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
+const COOKIE: u8 = 3;
 /// Session indices that are remembered, as many as `Tunn` keeps sessions.
 const SESSIONS_REMEMBERED: usize = 8;
 /// `Tunn` resends an initiation after 5 s; an own one is forgotten when the peer's comes in between, and sent again
@@ -204,7 +208,10 @@ impl Peer {
         let result = self.tunn.decapsulate(Some(source), datagram, out);
         let (action, authentic) = match result {
             TunnResult::Done => (Action::None, true),
-            TunnResult::WriteToNetwork(reply) => (Action::Reply(reply), is_no_cookie(reply)),
+            TunnResult::WriteToNetwork(reply) => {
+                self.note_sent(reply);
+                (Action::Reply(reply), is_no_cookie(reply))
+            }
             TunnResult::WriteToTunnelV4(packet, _) => (Action::Packet(packet), true),
             TunnResult::WriteToTunnelV6(packet, _) => (Action::Packet(packet), true),
             // After authentication: what was inside is no IP packet. The kernel moves the endpoint all the same.
@@ -258,7 +265,7 @@ impl Peer {
             }
             Due::Send(datagram_bytes) => {
                 let datagram = out.get(..datagram_bytes)?;
-                self.initiation_pending |= is_initiation(datagram);
+                self.note_sent(datagram);
                 Some(datagram)
             }
         }
@@ -280,8 +287,19 @@ impl Peer {
 
     fn sent<'a>(&mut self, result: TunnResult<'a>) -> Option<&'a [u8]> {
         let TunnResult::WriteToNetwork(datagram) = result else { return None };
-        self.initiation_pending |= is_initiation(datagram);
+        self.note_sent(datagram);
         Some(datagram)
+    }
+
+    /// Notes a handshake message of ours. Its index names a session to come; after 256 of them it is one that an
+    /// earlier session had, which must not pass for the new one.
+    fn note_sent(&mut self, datagram: &[u8]) {
+        let Some([kind @ (INITIATION | RESPONSE), _, _, _, index @ ..]) = datagram.first_chunk::<8>() else { return };
+        self.initiation_pending |= *kind == INITIATION;
+        let index = u32::from_le_bytes(*index);
+        for seen in self.sessions_seen.iter_mut().filter(|seen| **seen == Some(index)) {
+            *seen = None;
+        }
     }
 
     /// Remembers a session's index and tells whether it is new.
@@ -307,10 +325,6 @@ enum Due {
     Send(usize),
 }
 
-fn is_initiation(datagram: &[u8]) -> bool {
-    datagram.first() == Some(&1)
-}
-
 /// Rounds up to the padding, not past the MTU; a packet above the MTU stays as it is.
 fn padded_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
     packet_bytes.next_multiple_of(PADDING_BYTES).min(mtu_bytes).max(packet_bytes)
@@ -318,7 +332,7 @@ fn padded_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
 
 /// A cookie reply says nothing about who sent the datagram.
 fn is_no_cookie(reply: &[u8]) -> bool {
-    reply.first() != Some(&3)
+    reply.first() != Some(&COOKIE)
 }
 
 fn part_of(whole: Duration, random: u64) -> Duration {
