@@ -605,10 +605,7 @@ fn a_stranger_gets_nothing() {
     let mut out = vec![0; BUFFER_BYTES];
     let initiation = peer.initiate(&mut out).unwrap().to_vec();
     // the driver finds no peer by this key; were it given to the wrong one, it is refused
-    assert_eq!(
-        b.identity.handle_datagram(SOURCE, &initiation, &mut b.out),
-        Addressed::Key(stranger.public_key())
-    );
+    assert_eq!(b.identity.handle_datagram(SOURCE, &initiation, &mut b.out), Addressed::Key(stranger.public_key()));
     assert_eq!(b.receive(&initiation).what, What::Refused(Drop::NotAuthentic));
     let for_another = {
         let another = Identity::new(&secret(4)).public_key();
