@@ -39,6 +39,11 @@ const SESSIONS_REMEMBERED: usize = 8;
 /// `Tunn` resends an initiation after 5 s; an own one is forgotten when the peer's comes in between, and sent again
 /// after a random part of this, so that two sites that began at once do not meet again (tunnel.md, 13).
 const COLLISION_RETRY_MAX: Duration = Duration::from_millis(400);
+/// `Tunn` does not count keepalives as use, so that an idle session would end after 180 s and leave a gap until the
+/// next keepalive. Like the kernel's, an initiator renews it after this.
+const RENEW_AFTER: Duration = Duration::from_secs(120);
+/// A responder renews it where the initiator has not: 180 s less a keepalive's and a handshake's timeout, as in `Tunn`.
+const RENEW_AFTER_AS_RESPONDER: Duration = Duration::from_secs(165);
 
 /// Is this site's static key and the limiter of handshakes that all peers share.
 pub struct Identity {
@@ -113,6 +118,7 @@ pub struct Peer {
     tunn: Tunn,
     sessions_seen: [Option<u32>; SESSIONS_REMEMBERED],
     keepalive: bool,
+    initiator: bool,
     initiation_pending: bool,
     retry_at: Option<Instant>,
 }
@@ -157,6 +163,7 @@ impl Peer {
             tunn,
             sessions_seen: [None; SESSIONS_REMEMBERED],
             keepalive: keepalive.is_some(),
+            initiator: false,
             initiation_pending: false,
             retry_at: None,
         }
@@ -218,6 +225,9 @@ impl Peer {
             TunnResult::Err(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
             TunnResult::Err(error) => (Action::Refused(refusal(&error)), false),
         };
+        if authentic && matches!(kind, Kind::Initiation | Kind::Response) {
+            self.initiator = kind == Kind::Response;
+        }
         if kind == Kind::Initiation && authentic && self.initiation_pending {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }
@@ -257,6 +267,7 @@ impl Peer {
             _ => Due::Nothing,
         };
         match due {
+            Due::Nothing if self.needs_renewal() => self.initiate(out),
             Due::Nothing => None,
             Due::Expired if self.keepalive => self.initiate(out),
             Due::Expired => {
@@ -283,6 +294,13 @@ impl Peer {
     /// Tells whether there is a session to send with.
     pub fn has_session(&self) -> bool {
         self.tunn.time_since_last_handshake().is_some()
+    }
+
+    /// Tells whether an idle session is about to end that the keepalive asks to keep.
+    fn needs_renewal(&self) -> bool {
+        let after = if self.initiator { RENEW_AFTER } else { RENEW_AFTER_AS_RESPONDER };
+        let is_old = self.tunn.time_since_last_handshake().is_some_and(|age| age >= after);
+        is_old && self.keepalive && !self.initiation_pending
     }
 
     fn sent<'a>(&mut self, result: TunnResult<'a>) -> Option<&'a [u8]> {

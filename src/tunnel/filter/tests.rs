@@ -126,7 +126,7 @@ fn icmpv6_passes_where_it_concerns_us() {
 /// and whatever opens one to an offered port; to the world behind it, only for a routed peer.
 fn reference(destination: IpAddr, port: u16, flags: u8, rules: &PeerRules) -> Verdict {
     let for_us = destination.to_string() == OURS || destination.to_string() == "fd00::1";
-    let syn_alone = (flags >> 1) % 2 == 1 && (flags >> 4) % 2 == 0;
+    let syn_alone = flags & 0b1_0010 == 0b10;
     if for_us {
         let welcome = rules.host_access || !syn_alone || rules.ports.iter().any(|offered| *offered == port);
         return if welcome { Verdict::Pass } else { Verdict::Reset(Drop::PortNotOffered) };

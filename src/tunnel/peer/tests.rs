@@ -250,31 +250,46 @@ fn a_peer_without_a_keepalive_begins_again_when_there_is_something_to_send() {
     assert_eq!(a.send(&packet_of(40)).map(|datagram| kind(&datagram)), Some(1));
 }
 
-#[test]
-#[ignore = "waits 200 s: Tunn has a clock of its own"]
-fn an_idle_session_with_a_keepalive_is_renewed_before_it_ends() {
-    let options = Options { keepalive: Some(Duration::from_secs(5)), ..Options::default() };
-    let (mut a, mut b) = ends(&options);
+/// Lets two ends with a session do nothing but keep it, for longer than a session lives.
+fn idle(a_keepalive: Option<Duration>, b_keepalive: Option<Duration>) {
+    let mut a = end(1, 2, 1, &Options { keepalive: a_keepalive, ..Options::default() });
+    let mut b = end(2, 1, 2, &Options { keepalive: b_keepalive, ..Options::default() });
     connect(&mut a, &mut b);
     let start = Instant::now();
     let mut sessions = 0;
     while start.elapsed() < Duration::from_secs(200) {
         std::thread::sleep(Duration::from_millis(100));
-        for turn in 0..2 {
-            let (from, to) = if turn == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
-            let mut datagram = from.tick(Instant::now());
-            let (mut here, mut there) = (to, from);
-            while let Some(sent) = datagram.take() {
-                let got = here.receive(&sent);
-                sessions += usize::from(got.begins_session);
-                datagram = if let What::Reply(reply) = got.what { Some(reply) } else { None };
-                std::mem::swap(&mut here, &mut there);
-            }
-        }
-        let age = start.elapsed();
-        assert!(a.peer.has_session() && b.peer.has_session(), "no session after {age:?}");
+        sessions += settle(&mut a, &mut b) + settle(&mut b, &mut a);
+        assert!(a.peer.has_session() && b.peer.has_session(), "no session after {:?}", start.elapsed());
     }
     assert_eq!(sessions, 2, "one renewal, seen by both");
+    exchange(&mut a, &mut b);
+}
+
+/// Lets time pass at one end, carries what comes of it to and fro, and counts the sessions that begin.
+fn settle(from: &mut End, to: &mut End) -> usize {
+    let (mut sender, mut receiver) = (from, to);
+    let mut sessions = 0;
+    let mut datagram = sender.tick(Instant::now());
+    while let Some(sent) = datagram {
+        let got = receiver.receive(&sent);
+        sessions += usize::from(got.begins_session);
+        datagram = if let What::Reply(reply) = got.what { Some(reply) } else { None };
+        std::mem::swap(&mut sender, &mut receiver);
+    }
+    sessions
+}
+
+#[test]
+#[ignore = "waits 200 s: Tunn has a clock of its own"]
+fn an_idle_session_with_keepalives_is_renewed_before_it_ends() {
+    idle(Some(Duration::from_secs(5)), Some(Duration::from_secs(5)));
+}
+
+#[test]
+#[ignore = "waits 200 s: Tunn has a clock of its own"]
+fn an_idle_session_that_only_the_responder_keeps_is_renewed_before_it_ends() {
+    idle(None, Some(Duration::from_secs(5)));
 }
 
 // ---- 4: queued packets ----
