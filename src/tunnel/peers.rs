@@ -99,9 +99,12 @@ impl PeerEntry {
         }
     }
 
-    /// Notes a new session and wakes who waits for the peer.
+    /// Notes a new session and wakes who waits for the peer. Whether its name resolves is no matter from here on.
     pub(super) fn begin_session(&self, now: SystemTime) {
-        self.path.write().unwrap_or_else(PoisonError::into_inner).latest_handshake = Some(now);
+        let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
+        path.latest_handshake = Some(now);
+        path.endpoint_error = None;
+        std::mem::drop(path);
         self.wake();
     }
 
