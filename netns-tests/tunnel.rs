@@ -22,6 +22,7 @@ tests![
     a_name_that_does_not_resolve_is_tried_again,
     a_name_is_resolved_again_while_there_is_no_session,
     a_peer_that_comes_by_itself_needs_no_name,
+    a_peer_that_comes_during_a_look_up_needs_no_name,
     a_site_ends_at_once_while_a_name_is_looked_up,
     routes_go_where_the_configuration_says,
     datagrams_outside_the_tunnel_carry_the_mark needs "nft",
@@ -47,7 +48,7 @@ impl Hosts {
     /// Mounts an own /etc/hosts, and an /etc/resolv.conf with this name server.
     fn of(site: &Site, name_server: &str) -> Self {
         let (hosts, resolver) = (site.dir.join("hosts"), site.dir.join("resolv.conf"));
-        fs::write(&resolver, format!("nameserver {name_server}\noptions timeout:5 attempts:2\n")).expect("a file");
+        fs::write(&resolver, format!("nameserver {name_server}\noptions timeout:2 attempts:2\n")).expect("a file");
         let own = Self(hosts.clone());
         own.set(None);
         site.namespace.run(move || {
@@ -131,15 +132,29 @@ fn a_peer_that_comes_by_itself_needs_no_name() {
     assert!(!says_that_the_name_does_not_resolve(&pair.north), "what is looked up no more is no news: {peer}");
 }
 
+fn a_peer_that_comes_during_a_look_up_needs_no_name() {
+    let mut pair = Pair::unstarted();
+    // in the site's own network, and nobody there: a look-up takes 4 s
+    let _hosts = Hosts::of(&pair.north, "192.0.2.99");
+    let (north, _) = plans_by_name(&pair);
+    let (_, south) = pair.plans(&[]);
+    pair.north.start(&north);
+    pair.south.start(&south);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    std::thread::sleep(Duration::from_millis(4500));
+    assert!(!says_that_the_name_does_not_resolve(&pair.north), "the look-up ended when it was no matter any more");
+}
+
 fn a_site_ends_at_once_while_a_name_is_looked_up() {
     let mut pair = Pair::unstarted();
-    // in the site's own network, and nobody there: a look-up takes 10 s
+    // in the site's own network, and nobody there: a look-up takes 4 s
     let _hosts = Hosts::of(&pair.north, "192.0.2.99");
     let (north, _) = plans_by_name(&pair);
     pair.north.start(&north);
     std::thread::sleep(Duration::from_millis(300));
     pair.north.terminate();
-    let (status, _) = pair.north.program().wait(SOON);
+    let (status, _) = pair.north.program().wait(Duration::from_secs(2));
     assert!(status.success(), "{status}");
 }
 
