@@ -29,6 +29,7 @@ mod outage;
 mod peer_restart;
 mod receiver_down;
 mod self_test;
+mod tunnel;
 
 use std::panic::{catch_unwind, resume_unwind};
 use std::process::ExitCode;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         hub::tests(),
         ipv6::tests(),
         cli::tests(),
+        tunnel::tests(),
     ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()

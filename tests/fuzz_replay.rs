@@ -21,3 +21,8 @@ fn replay(target: &str, body: fn(&[u8])) {
 fn frame_decoder() {
     replay("frame_decoder", wardlink::mllp::frame::fuzz_frame_decoder);
 }
+
+#[test]
+fn tunnel_ingress() {
+    replay("tunnel_ingress", wardlink::tunnel::fuzz_ingress);
+}

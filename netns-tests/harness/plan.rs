@@ -44,6 +44,12 @@ impl Plan {
         self
     }
 
+    /// Adds a line to the section of the tunnel.
+    pub(crate) fn tunnel(mut self, line: &str) -> Self {
+        self.tunnel.push(line.to_owned());
+        self
+    }
+
     /// Adds a peer that is reached at its IPv4 address.
     pub(crate) fn peer(self, peer: &Site) -> Self {
         let endpoint = SocketAddr::new(peer.outer.into(), UDP_PORT);

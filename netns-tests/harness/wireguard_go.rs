@@ -1,6 +1,6 @@
 //! A site that runs plain WireGuard: wireguard-go, configured with `wg` and `ip` as an admin does.
 
-use std::path::Path;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::plan::UDP_PORT;
@@ -25,9 +25,10 @@ impl WireGuardGo {
     pub(crate) fn start(site: &Site) -> Self {
         let words = ["wireguard-go", "-f", INTERFACE].map(str::to_owned);
         let program = Process::start(&site.namespace, &words, &site.dir.join("wireguard-go.log"));
-        until(START_LIMIT, "wireguard-go has its socket", || {
-            let there = site.namespace.run(|| Path::new("/var/run/wireguard/wg0.sock").exists());
-            there.then_some(())
+        until(START_LIMIT, "wireguard-go listens at its socket", || {
+            // the file is there a moment before
+            let listens = site.namespace.run(|| UnixStream::connect("/var/run/wireguard/wg0.sock").is_ok());
+            listens.then_some(())
         });
         let key = site.dir.join("private.key").display().to_string();
         site.namespace.must(&format!("wg set {INTERFACE} listen-port {UDP_PORT} private-key {key}"));

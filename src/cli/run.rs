@@ -60,7 +60,10 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config)) {
+    let served = runtime.block_on(serve(config));
+    // Not dropped: that would wait for a look-up of a peer's name that no name server answers, 10 s and more.
+    runtime.shutdown_background();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_not_permitted() => {
             tracing::error!(

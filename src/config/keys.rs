@@ -25,6 +25,13 @@ const KEY_FILE_BYTES_MAX: usize = 256;
 const GROUP: &str = "wardlink";
 
 impl PublicKey {
+    /// Tells whether every shared secret with this key is zero (RFC 7748, section 6.1): who knows our public key could
+    /// pass for its owner. 32 zeros, as in a template that was never filled in, are such a key.
+    pub fn is_low_order(&self) -> bool {
+        let any = x25519_dalek::StaticSecret::from([1; KEY_BYTES]);
+        !any.diffie_hellman(&x25519_dalek::PublicKey::from(self.0)).was_contributory()
+    }
+
     /// Reads base64 as `wg` writes it; `None` where it is not 32 bytes.
     pub fn from_base64(text: &str) -> Option<Self> {
         decode(text).map(|bytes| Self(*bytes))
@@ -228,5 +235,22 @@ mod tests {
         assert_eq!(files.read(&credential).unwrap().expose(), &[2; 32]);
         assert!(matches!(files.read(&beside), Err(KeyFileError::Mode { .. })));
         assert!(matches!(files.read(Path::new("other.key")), Err(KeyFileError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_key_of_low_order_is_known() {
+        let mut one = [0; 32];
+        one[0] = 1;
+        // p - 1, and a point of order 8 (RFC 7748's curve; the list is Bernstein's)
+        let mut minus_one = [0xff; 32];
+        (minus_one[0], minus_one[31]) = (0xec, 0x7f);
+        let eighth = [
+            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
+            0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+        ];
+        for key in [[0; 32], one, minus_one, eighth] {
+            assert!(PublicKey(key).is_low_order(), "{key:?}");
+        }
+        assert!(!SecretKey::new([7; 32]).public_key().is_low_order());
     }
 }

@@ -54,6 +54,8 @@ impl<T> Default for AllowedIps<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn table(rows: &[(&str, u32)]) -> AllowedIps<u32> {
@@ -90,5 +92,44 @@ mod tests {
         let mut table = table(&[("10.98.0.2/32", 1)]);
         assert_eq!(table.insert("10.98.0.2/32".parse().unwrap(), 2), Some(1));
         assert_eq!(owner(&table, "10.98.0.2"), Some(2));
+    }
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        // few bits differ, so that prefixes nest and addresses meet them
+        let v4 = (0u32..64, prop::sample::select(vec![0u32, 0x0a62_0000, 0xffff_ff00]))
+            .prop_map(|(low, high)| IpAddr::from((high | low).to_be_bytes()));
+        let v6 = (0u128..64, prop::sample::select(vec![0u128, 0xfd98 << 112]))
+            .prop_map(|(low, high)| IpAddr::from((high | low).to_be_bytes()));
+        prop_oneof![v4, v6]
+    }
+
+    fn prefix() -> impl Strategy<Value = IpNet> {
+        (address(), 0u8..=12).prop_map(|(address, host_bits)| {
+            let (bits, all) = if address.is_ipv4() { (32, host_bits == 12) } else { (128, host_bits == 12) };
+            IpNet::new(address, if all { 0 } else { bits - host_bits }).unwrap()
+        })
+    }
+
+    /// Looks at every prefix: of those that hold the address the longest, of equal ones the last.
+    fn naive(rows: &[(IpNet, usize)], address: IpAddr) -> Option<usize> {
+        let holding = rows.iter().filter(|(prefix, _)| prefix.contains(&address));
+        holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, owner)| *owner)
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_answers_as_a_linear_scan(
+            prefixes in prop::collection::vec(prefix(), 0..40),
+            addresses in prop::collection::vec(address(), 1..40),
+        ) {
+            let rows: Vec<(IpNet, usize)> = prefixes.into_iter().enumerate().map(|(owner, prefix)| (prefix, owner)).collect();
+            let mut table = AllowedIps::new();
+            for (prefix, owner) in &rows {
+                table.insert(*prefix, *owner);
+            }
+            for address in addresses {
+                prop_assert_eq!(table.owner(address).copied(), naive(&rows, address));
+            }
+        }
     }
 }

@@ -152,6 +152,7 @@ impl Receiver<'_> {
             }
             Addressed::Index(index) => shared.peers.by_index(index),
             Addressed::Cookie(cookie) => {
+                shared.drops.count(Drop::UnderLoad);
                 if shared.udp.send(cookie, source).is_err() {
                     shared.drops.count(Drop::SendFailed);
                 }

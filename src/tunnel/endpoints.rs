@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
@@ -62,25 +62,31 @@ async fn resolve(shared: Arc<Shared>, entry: Arc<PeerEntry>, endpoint: Endpoint)
     let Host::Name(name) = &endpoint.host else { return };
     let mut attempt: usize = 0;
     loop {
-        let facts = entry.facts();
-        let age = facts.latest_handshake.and_then(|at| SystemTime::now().duration_since(at).ok());
-        if age.is_none_or(|age| age >= STALE) {
-            match tokio::net::lookup_host((name.as_str(), endpoint.port)).await {
-                Ok(found) => {
-                    let found: Vec<SocketAddr> = found.collect();
-                    // Each turn tries the next address: the first may be of a family that has no route.
-                    let next = found.get(attempt % found.len().max(1)).copied();
-                    let moved = next.is_some() && next != facts.endpoint;
-                    entry.set_endpoint(next, next.is_none().then(|| format!("{name} has no address")));
-                    if moved {
-                        shared.greet(&entry);
-                    }
-                }
-                Err(error) => entry.set_endpoint(None, Some(format!("{name} does not resolve: {error}"))),
+        if entry.is_stale(STALE) {
+            let found = tokio::net::lookup_host((name.as_str(), endpoint.port)).await;
+            // A look-up may take long: where the peer has come by itself meanwhile, it knows better.
+            if entry.is_stale(STALE) {
+                point(&shared, &entry, name, found.map(Iterator::collect), attempt);
             }
             attempt = attempt.wrapping_add(1);
         }
         tokio::time::sleep(RESOLVE_EVERY).await;
+    }
+}
+
+/// Points the peer at what its name stands for; each attempt at the next address, for the first may be of a family
+/// that has no route.
+fn point(shared: &Shared, entry: &PeerEntry, name: &str, found: io::Result<Vec<SocketAddr>>, attempt: usize) {
+    let before = entry.endpoint();
+    match found {
+        Ok(found) => {
+            let next = found.get(attempt % found.len().max(1)).copied();
+            entry.set_endpoint(next, next.is_none().then(|| format!("{name} has no address")));
+            if next.is_some() && next != before {
+                shared.greet(entry);
+            }
+        }
+        Err(error) => entry.set_endpoint(None, Some(format!("{name} does not resolve: {error}"))),
     }
 }
 

@@ -9,6 +9,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use nix::sys::socket::SockaddrStorage;
 use rtnetlink::packet_core::ErrorMessage;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::TunnelError;
@@ -34,7 +35,11 @@ pub(super) async fn configure(config: &Config) -> Result<u32, TunnelError> {
     let index =
         if_nametoindex(tunnel.interface.as_str()).map_err(|source| TunnelError::Netlink { source: source.into() })?;
     for address in &tunnel.addresses {
-        let request = handle.address().add(index, address.addr(), address.prefix_len()).replace();
+        let mut request = handle.address().add(index, address.addr(), address.prefix_len()).replace();
+        if address.addr().is_ipv6() {
+            // Nobody else can have it, and until a detection of duplicates ended nothing could be bound to it.
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         request.execute().await.map_err(failed(format!("address {address}")))?;
     }
     let link = LinkUnspec::new_with_index(index).mtu(tunnel.mtu.into()).txqueuelen(QUEUE_PACKETS).up().build();

@@ -8,6 +8,7 @@ mod driver;
 pub mod drops;
 pub mod endpoints;
 pub mod filter;
+mod fuzz;
 mod interface;
 pub mod packet;
 pub mod peer;
@@ -27,6 +28,8 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Name, PublicKey};
 use drops::DropCounters;
+#[doc(hidden)]
+pub use fuzz::fuzz_ingress;
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 use tun::Tun;

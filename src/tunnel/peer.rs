@@ -30,11 +30,20 @@ const PADDING_BYTES: usize = 16;
 const HANDSHAKES_PER_SECOND: u64 = 200;
 /// Peer indices have 24 bits; the low 8 bits of a session's index are `Tunn`'s.
 const INDEX_BITS_OF_SESSION: u32 = 8;
+/// Message types (WireGuard paper, section 5.4), as a message's first byte.
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
+const COOKIE: u8 = 3;
 /// Session indices that are remembered, as many as `Tunn` keeps sessions.
 const SESSIONS_REMEMBERED: usize = 8;
 /// `Tunn` resends an initiation after 5 s; an own one is forgotten when the peer's comes in between, and sent again
 /// after a random part of this, so that two sites that began at once do not meet again (tunnel.md, 13).
 const COLLISION_RETRY_MAX: Duration = Duration::from_millis(400);
+/// `Tunn` does not count keepalives as use, so that an idle session would end after 180 s and leave a gap until the
+/// next keepalive. Like the kernel's, an initiator renews it after this.
+const RENEW_AFTER: Duration = Duration::from_secs(120);
+/// A responder renews it where the initiator has not: 180 s less a keepalive's and a handshake's timeout, as in `Tunn`.
+const RENEW_AFTER_AS_RESPONDER: Duration = Duration::from_secs(165);
 
 /// Is this site's static key and the limiter of handshakes that all peers share.
 pub struct Identity {
@@ -109,6 +118,7 @@ pub struct Peer {
     tunn: Tunn,
     sessions_seen: [Option<u32>; SESSIONS_REMEMBERED],
     keepalive: bool,
+    initiator: bool,
     initiation_pending: bool,
     retry_at: Option<Instant>,
 }
@@ -153,6 +163,7 @@ impl Peer {
             tunn,
             sessions_seen: [None; SESSIONS_REMEMBERED],
             keepalive: keepalive.is_some(),
+            initiator: false,
             initiation_pending: false,
             retry_at: None,
         }
@@ -204,13 +215,19 @@ impl Peer {
         let result = self.tunn.decapsulate(Some(source), datagram, out);
         let (action, authentic) = match result {
             TunnResult::Done => (Action::None, true),
-            TunnResult::WriteToNetwork(reply) => (Action::Reply(reply), is_no_cookie(reply)),
+            TunnResult::WriteToNetwork(reply) => {
+                self.note_sent(reply);
+                (Action::Reply(reply), is_no_cookie(reply))
+            }
             TunnResult::WriteToTunnelV4(packet, _) => (Action::Packet(packet), true),
             TunnResult::WriteToTunnelV6(packet, _) => (Action::Packet(packet), true),
             // After authentication: what was inside is no IP packet. The kernel moves the endpoint all the same.
             TunnResult::Err(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
             TunnResult::Err(error) => (Action::Refused(refusal(&error)), false),
         };
+        if authentic && matches!(kind, Kind::Initiation | Kind::Response) {
+            self.initiator = kind == Kind::Response;
+        }
         if kind == Kind::Initiation && authentic && self.initiation_pending {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }
@@ -250,6 +267,7 @@ impl Peer {
             _ => Due::Nothing,
         };
         match due {
+            Due::Nothing if self.needs_renewal() => self.initiate(out),
             Due::Nothing => None,
             Due::Expired if self.keepalive => self.initiate(out),
             Due::Expired => {
@@ -258,7 +276,7 @@ impl Peer {
             }
             Due::Send(datagram_bytes) => {
                 let datagram = out.get(..datagram_bytes)?;
-                self.initiation_pending |= is_initiation(datagram);
+                self.note_sent(datagram);
                 Some(datagram)
             }
         }
@@ -278,10 +296,28 @@ impl Peer {
         self.tunn.time_since_last_handshake().is_some()
     }
 
+    /// Tells whether an idle session is about to end that the keepalive asks to keep.
+    fn needs_renewal(&self) -> bool {
+        let after = if self.initiator { RENEW_AFTER } else { RENEW_AFTER_AS_RESPONDER };
+        let is_old = self.tunn.time_since_last_handshake().is_some_and(|age| age >= after);
+        is_old && self.keepalive && !self.initiation_pending
+    }
+
     fn sent<'a>(&mut self, result: TunnResult<'a>) -> Option<&'a [u8]> {
         let TunnResult::WriteToNetwork(datagram) = result else { return None };
-        self.initiation_pending |= is_initiation(datagram);
+        self.note_sent(datagram);
         Some(datagram)
+    }
+
+    /// Notes a handshake message of ours. Its index names a session to come; after 256 of them it is one that an
+    /// earlier session had, which must not pass for the new one.
+    fn note_sent(&mut self, datagram: &[u8]) {
+        let Some([kind @ (INITIATION | RESPONSE), _, _, _, index @ ..]) = datagram.first_chunk::<8>() else { return };
+        self.initiation_pending |= *kind == INITIATION;
+        let index = u32::from_le_bytes(*index);
+        for seen in self.sessions_seen.iter_mut().filter(|seen| **seen == Some(index)) {
+            *seen = None;
+        }
     }
 
     /// Remembers a session's index and tells whether it is new.
@@ -307,10 +343,6 @@ enum Due {
     Send(usize),
 }
 
-fn is_initiation(datagram: &[u8]) -> bool {
-    datagram.first() == Some(&1)
-}
-
 /// Rounds up to the padding, not past the MTU; a packet above the MTU stays as it is.
 fn padded_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
     packet_bytes.next_multiple_of(PADDING_BYTES).min(mtu_bytes).max(packet_bytes)
@@ -318,7 +350,7 @@ fn padded_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
 
 /// A cookie reply says nothing about who sent the datagram.
 fn is_no_cookie(reply: &[u8]) -> bool {
-    reply.first() != Some(&3)
+    reply.first() != Some(&COOKIE)
 }
 
 fn part_of(whole: Duration, random: u64) -> Duration {

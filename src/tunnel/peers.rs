@@ -45,6 +45,7 @@ struct Path {
     endpoint_error: Option<String>,
     heard: Option<Instant>,
     latest_handshake: Option<SystemTime>,
+    session_began: Option<Instant>,
 }
 
 /// Is what can be told about a peer.
@@ -103,11 +104,21 @@ impl PeerEntry {
         }
     }
 
-    /// Notes a new session and wakes who waits for the peer.
+    /// Notes a new session and wakes who waits for the peer. Whether its name resolves is no matter from here on.
     pub(super) fn begin_session(&self, now: SystemTime) {
-        self.path.write().unwrap_or_else(PoisonError::into_inner).latest_handshake = Some(now);
+        let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
+        path.latest_handshake = Some(now);
+        path.session_began = Some(Instant::now());
+        path.endpoint_error = None;
+        std::mem::drop(path);
         self.moved.notify_one();
         self.wake();
+    }
+
+    /// Tells whether no session began for so long: the endpoint may be lost. A step of the wall clock changes nothing.
+    pub(super) fn is_stale(&self, limit: Duration) -> bool {
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        path.session_began.is_none_or(|at| at.elapsed() >= limit)
     }
 
     /// Counts a datagram sent.

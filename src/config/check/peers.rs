@@ -130,10 +130,12 @@ fn allowed_ips(mapping: Location, raw: Option<&Spanned<Vec<Text>>>, findings: &m
 
 fn public_key(text: &str) -> Judged<PublicKey> {
     // Not quoted: it may be the private key by mistake.
-    PublicKey::from_base64(text).ok_or_else(|| {
-        "is not a key of 32 bytes in base64; write the 44 characters that wardlink key pub prints at the peer"
-            .to_owned()
-    })
+    let instead = "write the 44 characters that wardlink key pub prints at the peer";
+    let key = PublicKey::from_base64(text).ok_or_else(|| format!("is not a key of 32 bytes in base64; {instead}"))?;
+    if key.is_low_order() {
+        return Err(format!("is a key that anybody could pass for, such as all zeros; {instead}"));
+    }
+    Ok(key)
 }
 
 fn keepalive(text: &str) -> Judged<Option<Duration>> {

@@ -1,0 +1,345 @@
+//! The tunnel itself: endpoints by name, routes and marks as configured, and noise from the network and from peers,
+//! which is dropped, counted and otherwise without effect.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::harness::load::Load;
+use crate::harness::mllp::{Behaviour, message};
+use crate::harness::pair::{FORWARD, Pair};
+use crate::harness::plan::{LINK_PORT, Plan, UDP_PORT};
+use crate::harness::site::Site;
+use crate::harness::wire::Wire;
+use crate::harness::wireguard_go::{INTERFACE, WireGuardGo};
+use crate::harness::{full, tests, until};
+
+tests![
+    a_name_that_does_not_resolve_is_tried_again,
+    a_name_is_resolved_again_while_there_is_no_session,
+    a_peer_that_comes_by_itself_needs_no_name,
+    a_peer_that_comes_during_a_look_up_needs_no_name,
+    a_site_ends_at_once_while_a_name_is_looked_up,
+    routes_go_where_the_configuration_says,
+    datagrams_outside_the_tunnel_carry_the_mark needs "nft",
+    garbage_from_the_network_disturbs_no_message,
+    a_source_of_another_peer_is_dropped_and_counted needs "wg" "wireguard-go",
+    neighbour_discovery_in_the_tunnel_does_no_harm needs "wg" "wireguard-go" "ipv6",
+    two_sites_that_start_at_once_have_a_session_soon,
+];
+
+/// Is the name of south's endpoint where a test uses one.
+const NAME: &str = "south.test";
+
+/// Bounds the time until a name is looked up again (5 s), and a handshake.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(9);
+
+/// Bounds what happens at once.
+const SOON: Duration = Duration::from_secs(3);
+
+/// Is a site's own /etc/hosts; it can be changed while the site runs.
+struct Hosts(PathBuf);
+
+impl Hosts {
+    /// Mounts an own /etc/hosts, and an /etc/resolv.conf with this name server.
+    fn of(site: &Site, name_server: &str) -> Self {
+        let (hosts, resolver) = (site.dir.join("hosts"), site.dir.join("resolv.conf"));
+        fs::write(&resolver, format!("nameserver {name_server}\noptions timeout:2 attempts:2\n")).expect("a file");
+        let own = Self(hosts.clone());
+        own.set(None);
+        site.namespace.run(move || {
+            for (from, to) in [(hosts, "/etc/hosts"), (resolver, "/etc/resolv.conf")] {
+                let to = fs::canonicalize(to).expect("every host has one");
+                mount(Some(&from), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("an own file");
+            }
+        });
+        own
+    }
+
+    /// Gives [`NAME`] this address, or none.
+    fn set(&self, address: Option<Ipv4Addr>) {
+        let line = address.map(|address| format!("{address} {NAME}\n")).unwrap_or_default();
+        fs::write(&self.0, format!("127.0.0.1 localhost\n{line}")).expect("the file is written");
+    }
+}
+
+/// Returns plans where north knows south by its name, and south waits.
+fn plans_by_name(pair: &Pair) -> (Plan, Plan) {
+    let (north, south) = (&pair.north, &pair.south);
+    let endpoint = format!("endpoint: \"{NAME}:{UDP_PORT}\"");
+    let by_name = Plan::of(north).peer_with(south, &format!("{}/32", south.inner), &[&endpoint]);
+    let lines = ["on_unreachable: hold", "hold_for: 20s"];
+    let north = by_name.forward("orders", FORWARD, "south", "service: orders", &lines);
+    let waits = Plan::of(south).peer_that_comes(&pair.north);
+    (north, waits.service("orders", crate::harness::pair::TARGET, "north", &[]))
+}
+
+fn says_that_the_name_does_not_resolve(site: &Site) -> bool {
+    site.health_of("peers", "south").to_string().contains(&format!("{NAME} does not resolve"))
+}
+
+fn a_name_that_does_not_resolve_is_tried_again() {
+    let mut pair = Pair::unstarted();
+    let hosts = Hosts::of(&pair.north, "127.0.0.1");
+    let (north, south) = plans_by_name(&pair);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    until(SOON, "/healthz says that the name does not resolve", || {
+        says_that_the_name_does_not_resolve(&pair.north).then_some(())
+    });
+    let mut sender = pair.sender();
+    sender.send(&message("held", 500)).expect("open");
+    hosts.set(Some(pair.south.outer));
+    assert!(sender.answer(RESOLVE_LIMIT).is_ok(), "the name is looked up again");
+    assert!(!says_that_the_name_does_not_resolve(&pair.north), "and the complaint ends");
+}
+
+fn a_name_is_resolved_again_while_there_is_no_session() {
+    let mut pair = Pair::unstarted();
+    let hosts = Hosts::of(&pair.north, "127.0.0.1");
+    hosts.set(Some(Ipv4Addr::new(198, 51, 100, 99)));
+    let (north, south) = plans_by_name(&pair);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    let mut sender = pair.sender();
+    sender.send(&message("held", 500)).expect("open");
+    assert!(sender.answer(Duration::from_millis(500)).is_err(), "nobody is at the old address");
+    hosts.set(Some(pair.south.outer));
+    assert!(sender.answer(RESOLVE_LIMIT).is_ok(), "the new address is used");
+    assert_eq!(pair.north.health_of("peers", "south")["endpoint"], format!("{}:{UDP_PORT}", pair.south.outer));
+}
+
+fn a_peer_that_comes_by_itself_needs_no_name() {
+    let mut pair = Pair::unstarted();
+    let _hosts = Hosts::of(&pair.north, "127.0.0.1");
+    let (north, _) = plans_by_name(&pair);
+    let (_, south) = pair.plans(&[]);
+    pair.north.start(&north);
+    until(SOON, "/healthz says that the name does not resolve", || {
+        says_that_the_name_does_not_resolve(&pair.north).then_some(())
+    });
+    pair.south.start(&south);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    let peer = pair.north.health_of("peers", "south");
+    assert_eq!(peer["status"], "ok", "{peer}");
+    assert!(!says_that_the_name_does_not_resolve(&pair.north), "what is looked up no more is no news: {peer}");
+}
+
+fn a_peer_that_comes_during_a_look_up_needs_no_name() {
+    let mut pair = Pair::unstarted();
+    // in the site's own network, and nobody there: a look-up takes 4 s
+    let _hosts = Hosts::of(&pair.north, "192.0.2.99");
+    let (north, _) = plans_by_name(&pair);
+    let (_, south) = pair.plans(&[]);
+    pair.north.start(&north);
+    pair.south.start(&south);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    std::thread::sleep(Duration::from_millis(4500));
+    assert!(!says_that_the_name_does_not_resolve(&pair.north), "the look-up ended when it was no matter any more");
+}
+
+fn a_site_ends_at_once_while_a_name_is_looked_up() {
+    let mut pair = Pair::unstarted();
+    // in the site's own network, and nobody there: a look-up takes 4 s
+    let _hosts = Hosts::of(&pair.north, "192.0.2.99");
+    let (north, _) = plans_by_name(&pair);
+    pair.north.start(&north);
+    std::thread::sleep(Duration::from_millis(300));
+    pair.north.terminate();
+    let (status, _) = pair.north.program().wait(Duration::from_secs(2));
+    assert!(status.success(), "{status}");
+}
+
+fn routes_go_where_the_configuration_says() {
+    for (table, main, own) in [("auto", true, false), ("off", false, false), ("1234", false, true)] {
+        let mut pair = Pair::unstarted();
+        let (north, _) = pair.plans(&[]);
+        pair.north.start(&north.tunnel(&format!("table: {table}")));
+        let has = |number: &str| {
+            // a table that was never used is an error to `ip`
+            let output = pair.north.namespace.output(&format!("ip route show table {number} dev wl0"));
+            String::from_utf8_lossy(&output.stdout).contains(&pair.south.inner.to_string())
+        };
+        assert_eq!((has("main"), has("1234")), (main, own), "table: {table}");
+    }
+}
+
+fn datagrams_outside_the_tunnel_carry_the_mark() {
+    let mut pair = Pair::unstarted();
+    let (north, south) = pair.plans(&[]);
+    let nft = |command: &str| pair.north.namespace.must(&format!("nft {command}"));
+    nft("add table inet t");
+    nft("add chain inet t out { type filter hook output priority 0 ; }");
+    nft(&format!("add rule inet t out udp sport {UDP_PORT} meta mark 0x51 counter"));
+    nft(&format!("add rule inet t out udp sport {UDP_PORT} meta mark != 0x51 counter drop"));
+    pair.south.start(&south);
+    pair.north.start(&north.tunnel("fwmark: 0x51"));
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 5000));
+    let text = pair.north.namespace.must("nft list chain inet t out");
+    let mut words = text.split_whitespace();
+    let mut counts = Vec::new();
+    while let Some(word) = words.next() {
+        if word == "packets" {
+            counts.extend(words.next().and_then(|count| count.parse::<u64>().ok()));
+        }
+    }
+    assert!(matches!(counts[..], [marked, 0] if marked > 3), "{text}");
+}
+
+/// Sends datagrams that are none, of every length, some with the head of a WireGuard message.
+fn send_garbage(wire: &Wire, to: SocketAddr, count: usize) {
+    let socket = wire.namespace.udp("0.0.0.0:0".parse().unwrap()).expect("a socket");
+    // SplitMix64 with a fixed seed: the same flood each time
+    let mut state = 1_u64;
+    let mut random = move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    };
+    let mut bytes: Vec<u8> = (0..65_507).map(|_| random() as u8).collect();
+    for _ in 0..count {
+        let length = match random() % 16 {
+            0 => random() % 65_508,
+            1..=4 => [0, 1, 31, 32, 64, 92, 148, 65_507][random() as usize % 8],
+            _ => random() % 1500,
+        };
+        let kind = (random() % 8) as u8;
+        if kind < 6 {
+            bytes[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        }
+        bytes[4..12].copy_from_slice(&random().to_le_bytes());
+        // a full queue of the sender's is no matter here
+        let _ = socket.send_to(&bytes[..length as usize], to);
+    }
+}
+
+fn garbage_from_the_network_disturbs_no_message() {
+    let mut pair = Pair::start(&["hold_for: 30s"]);
+    let receiver = pair.receiver(Behaviour::Answer("AA"));
+    let load = Load::start(&pair.north.namespace, FORWARD, 4);
+    load.flows_again(Instant::now(), SOON);
+    let count = if full() { 200_000 } else { 20_000 };
+    for outer in [pair.south.outer, pair.north.outer] {
+        send_garbage(&pair.wire, SocketAddr::new(outer.into(), UDP_PORT), count / 2);
+    }
+    load.flows_again(Instant::now(), SOON);
+    let report = load.finish();
+    report.holds(&[&receiver]);
+    assert_eq!(report.lost, 0, "connections lost");
+    assert_eq!(receiver.payloads().len(), report.acked.len(), "each message is delivered once");
+    assert!(pair.south.program().ended().is_none() && pair.north.program().ended().is_none());
+    for (site, peer) in [(&pair.north, "south"), (&pair.south, "north")] {
+        let entry = site.health_of("peers", peer);
+        let other = if peer == "south" { pair.south.outer } else { pair.north.outer };
+        assert_eq!(entry["endpoint"], format!("{other}:{UDP_PORT}"), "{entry}");
+    }
+}
+
+/// Reads how many packets of a peer were dropped for a reason.
+fn dropped(site: &Site, peer: &str, reason: &str) -> f64 {
+    let labels = format!("peer=\"{peer}\",reason=\"{reason}\"");
+    site.metric("peer_dropped_packets_total", &labels)
+}
+
+fn a_source_of_another_peer_is_dropped_and_counted() {
+    let wire = Wire::new();
+    let (mut hub, east, west) = (wire.site("hub"), wire.site("east"), wire.site("west"));
+    let plan = Plan::of(&hub).peer(&east).peer(&west).service("orders", "127.0.0.1:6661".parse().unwrap(), "east", &[]);
+    let go = WireGuardGo::start(&east);
+    go.peer(&east, &hub, "");
+    hub.start(&plan);
+    let link = SocketAddr::new(hub.inner.into(), LINK_PORT);
+    assert!(east.namespace.connect(link).is_ok(), "east's own address works");
+    assert!(dropped(&hub, "east", "source_not_allowed") < 0.5);
+    east.namespace.ip(&format!("addr add {}/32 dev {INTERFACE}", west.inner));
+    let stolen = SocketAddr::new(west.inner.into(), 0);
+    assert!(east.namespace.connect_within(Some(stolen), link, Duration::from_millis(1500)).is_err());
+    assert!(dropped(&hub, "east", "source_not_allowed") > 0.5, "{}", hub.get("/metrics").body);
+    assert!(dropped(&hub, "west", "source_not_allowed") < 0.5, "it was not west");
+    assert!(east.namespace.connect(link).is_ok(), "east's own address still works");
+}
+
+fn neighbour_discovery_in_the_tunnel_does_no_harm() {
+    let mut pair = Pair::unstarted();
+    let go = WireGuardGo::start(&pair.north);
+    let (inner, inner_v6) = (pair.south.inner, pair.south.inner_v6);
+    go.peer(&pair.north, &pair.south, "");
+    let key = &pair.south.public_key;
+    let allowed = format!("{inner}/32,{inner_v6}/128,fe80::/10,ff02::/16");
+    pair.north.namespace.must(&format!("wg set {INTERFACE} peer {key} allowed-ips {allowed}"));
+    pair.north.namespace.ip(&format!("addr add fe80::1/64 dev {INTERFACE} nodad"));
+    let own = format!("{inner}/32, \"{inner_v6}/128\"");
+    let theirs = format!("{}/32, \"{}/128\"", pair.north.inner, pair.north.inner_v6);
+    let lines = [format!("endpoint: \"{}:{UDP_PORT}\"", pair.north.outer), format!("address: {}", pair.north.inner)];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let plan = Plan::of(&pair.south).addresses(&own).peer_with(&pair.north, &theirs, &lines);
+    pair.south.start(&plan.service("orders", crate::harness::pair::TARGET, "north", &[]));
+    let link = SocketAddr::new(inner_v6.into(), LINK_PORT);
+    assert!(pair.north.namespace.connect(link).is_ok(), "IPv6 works in the tunnel");
+
+    let state =
+        |site: &Site| site.namespace.ip("-6 route show table all") + &site.namespace.ip("-6 neigh show dev wl0");
+    let before = state(&pair.south);
+    let sources = [pair.north.inner_v6, "fe80::1".parse().unwrap()];
+    let index = pair.north.namespace.run(|| nix::net::if_::if_nametoindex(INTERFACE).expect("it is there"));
+    pair.north.namespace.run(move || send_discovery(sources, inner_v6, index));
+    assert!(pair.north.namespace.connect(link).is_ok(), "the tunnel works on");
+    until(SOON, "what came is counted", || (dropped(&pair.south, "north", "icmp_not_allowed") > 3.5).then_some(()));
+    assert!(dropped(&pair.south, "north", "source_not_allowed") > 3.5, "{}", pair.south.get("/metrics").body);
+    assert_eq!(state(&pair.south), before, "routes and neighbours are as they were");
+}
+
+/// Sends router and neighbour solicitations and advertisements and redirects (RFC 4861), to the site and to all nodes.
+fn send_discovery(sources: [Ipv6Addr; 2], site: Ipv6Addr, interface: u32) {
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    for source in sources {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).expect("a raw socket");
+        socket.bind(&SocketAddrV6::new(source, 0, 0, interface).into()).expect("an own address");
+        socket.set_unicast_hops_v6(255).expect("a number of hops");
+        socket.set_multicast_hops_v6(255).expect("a number of hops");
+        for kind in [133_u8, 134, 135, 136, 137] {
+            let mut body = vec![kind, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+            body.extend([0; 8]);
+            body[8..24].copy_from_slice(&site.octets());
+            for to in [site, all_nodes] {
+                // the kernel may refuse one or the other; what it sends is enough
+                let _ = socket.send_to(&body, &SocketAddrV6::new(to, 0, 0, interface).into());
+            }
+        }
+    }
+}
+
+fn two_sites_that_start_at_once_have_a_session_soon() {
+    let mut pair = Pair::unstarted();
+    let (north, south) = pair.plans(&[]);
+    pair.north.write(&north);
+    pair.south.write(&south);
+    for round in 0..5 {
+        pair.north.launch();
+        pair.south.launch();
+        for site in [&pair.north, &pair.south] {
+            until(Duration::from_secs(10), "it is ready", || site.try_get("/readyz").filter(|is| is.status == 200));
+        }
+        let start = Instant::now();
+        for (site, peer) in [(&pair.north, "south"), (&pair.south, "north")] {
+            let what = format!("{} has a session in round {round}", site.name);
+            let left = Duration::from_secs(2).saturating_sub(start.elapsed());
+            until(left, &what, || {
+                let age = &site.health_of("peers", peer)["latest_handshake_age_seconds"];
+                (!age.is_null()).then_some(())
+            });
+        }
+        pair.north.kill();
+        pair.south.kill();
+    }
+}
