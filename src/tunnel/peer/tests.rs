@@ -677,3 +677,25 @@ fn an_inner_packet_is_what_was_sent() {
     let What::Packet(arrived) = b.receive(&datagram).what else { panic!("no packet") };
     assert_eq!(IpPacket::parse(&arrived).unwrap().tcp().unwrap().destination_port, 2570);
 }
+
+#[test]
+fn a_first_initiation_that_is_lost_is_sent_again_after_a_second_three_times() {
+    let (mut a, mut b) = ends(&Options::default());
+    let start = Instant::now();
+    a.initiate();
+    let mut sent_after = Vec::new();
+    let mut latest = None;
+    for tenth in 0..100 {
+        let after = Duration::from_millis(tenth * 100);
+        if let Some(initiation) = a.tick(start + after) {
+            sent_after.push(after.as_secs());
+            latest = Some(initiation);
+        }
+    }
+    assert_eq!(sent_after, [1, 2, 3], "then it is up to Tunn, by its own clock");
+    let response = b.receive(&latest.expect("an initiation")).what.reply();
+    let keepalive = a.receive(&response).what.reply();
+    assert!(b.receive(&keepalive).begins_session);
+    exchange(&mut a, &mut b);
+    assert!(a.tick(start + Duration::from_secs(20)).is_none(), "nothing is retried with a session");
+}
