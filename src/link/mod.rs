@@ -4,6 +4,7 @@ use std::time::Duration;
 
 pub mod carry;
 mod cause;
+mod ending;
 mod half;
 pub mod inbound;
 pub mod inside;
