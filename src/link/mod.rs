@@ -8,6 +8,7 @@ mod ending;
 mod half;
 pub mod inbound;
 pub mod inside;
+mod leg;
 pub mod outbound;
 mod records;
 mod resume;
