@@ -359,3 +359,6 @@ impl Echo {
         Some(now.duration_since(asked))
     }
 }
+
+#[cfg(test)]
+mod tests;

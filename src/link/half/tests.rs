@@ -1,3 +1,5 @@
+#![allow(clippy::cast_possible_truncation, reason = "a test's numbers are small, or meant to wrap")]
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,5 +1,7 @@
 //! What a peer that breaks the rules can and cannot do.
 
+#![allow(clippy::cast_possible_truncation, reason = "a test's numbers are small, or meant to wrap")]
+
 use super::super::*;
 use crate::link::wire::{RESUME_STREAMS_MAX, WINDOW_BYTES_INITIAL};
 

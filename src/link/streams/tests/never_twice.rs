@@ -1,5 +1,7 @@
 //! The promise: whatever is cut, refused or restarted, a receiver gets a prefix of what the sender wrote, once.
 
+#![allow(clippy::cast_possible_truncation, reason = "a test's numbers are small, or meant to wrap")]
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;

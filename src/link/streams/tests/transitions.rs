@@ -1,5 +1,7 @@
 //! Each transition of the diagram in `streams`, by name.
 
+#![allow(clippy::cast_possible_truncation, reason = "a test's numbers are small, or meant to wrap")]
+
 use super::super::*;
 use super::bench::Bench;
 
