@@ -1,3 +1,5 @@
+//! A carried connection between two legs in memory, in paused time: what ends it and what must not be lost then.
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 

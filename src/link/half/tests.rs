@@ -1,3 +1,5 @@
+//! One direction of a stream: offsets, credit, acknowledgements, going back.
+
 #![allow(clippy::cast_possible_truncation, reason = "a test's numbers are small, or meant to wrap")]
 
 use super::*;

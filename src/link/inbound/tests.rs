@@ -1,3 +1,5 @@
+//! The far end over loopback: who may keep a link, and what becomes of its streams.
+
 use super::*;
 
 const PEER: PublicKey = PublicKey([7; 32]);

@@ -1,3 +1,5 @@
+//! Two sessions over loopback: connections that replace each other, arrivals, floods.
+
 use super::*;
 use crate::link::streams::Moved;
 use tokio::net::TcpListener;
@@ -75,7 +77,8 @@ async fn an_older_connection_that_ends_does_not_take_the_newer_one_down() {
         assert_eq!(session.count(), 0);
         assert!(session.lock().signals.is_empty(), "nothing is left of a stream");
     }
-    (near_goes_on.abort(), far_goes_on.abort());
+    near_goes_on.abort();
+    far_goes_on.abort();
 }
 
 #[tokio::test]
@@ -96,7 +99,9 @@ async fn a_full_queue_of_arrivals_refuses_so_that_the_stream_is_held() {
     let _first = soon(arrived.recv()).await.unwrap();
     let second = soon(arrived.recv()).await.expect("it is opened again");
     second.accept();
-    (near_run.abort(), far_run.abort(), clock.abort());
+    near_run.abort();
+    far_run.abort();
+    clock.abort();
 }
 
 #[tokio::test]
