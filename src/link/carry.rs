@@ -5,18 +5,13 @@
 //! each direction: who reads slowly is written to slowly.
 
 use std::cell::RefCell;
-use std::io;
-use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
-use super::stream_end::StreamEnd;
+pub use super::leg::{Leg, TcpLeg};
 use super::streams::Moved;
 use super::tally::Tally;
 use super::wire::Cause;
@@ -29,124 +24,11 @@ const READ_BYTES: usize = 32 << 10;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A quiet connection is looked at this often; the next byte wakes the look anyway.
 const LOOK_EVERY_WHILE_QUIET: Duration = Duration::from_secs(60);
+/// What the receiver said before the end is still written to the sender for so long.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
-}
-
-/// Is where bytes come from and go to.
-pub trait Leg {
-    /// Moves bytes out of the leg.
-    fn try_read(&self, out: &mut [u8]) -> Moved;
-    /// Moves bytes into the leg.
-    fn try_write(&self, bytes: &[u8]) -> Moved;
-    /// Ends the direction into the leg.
-    fn finish(&self);
-    /// Waits until `try_read` may succeed. Cancel-safe.
-    fn readable(&self) -> impl Future<Output = ()> + Send;
-    /// Waits until `try_write` may succeed. Cancel-safe.
-    fn writable(&self) -> impl Future<Output = ()> + Send;
-    /// Tells whether this is a receiver that cannot be reached now: what was written is held.
-    fn is_held(&self) -> bool;
-    /// Tells whether the other end of this leg sends no more, though bytes of it may still wait to be read.
-    fn is_closing(&self) -> impl Future<Output = bool> + Send;
-}
-
-/// Is a TCP connection as a leg.
-pub struct TcpLeg {
-    tcp: TcpStream,
-    broken: Cause,
-}
-
-impl TcpLeg {
-    /// Wraps the connection of a sender.
-    pub fn sender(tcp: TcpStream) -> Self {
-        Self { tcp, broken: Cause::SenderGone }
-    }
-
-    /// Wraps the connection to a receiver.
-    pub fn receiver(tcp: TcpStream) -> Self {
-        Self { tcp, broken: Cause::ReceiverReset }
-    }
-
-    /// Returns the connection.
-    pub fn tcp(&self) -> &TcpStream {
-        &self.tcp
-    }
-
-    fn moved(&self, result: io::Result<usize>) -> Moved {
-        match result {
-            Ok(bytes) => Moved::Bytes(bytes),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Moved::Blocked
-            }
-            Err(_) => Moved::Failed(self.broken),
-        }
-    }
-}
-
-impl Leg for TcpLeg {
-    fn try_read(&self, out: &mut [u8]) -> Moved {
-        match self.moved(self.tcp.try_read(out)) {
-            Moved::Bytes(0) => Moved::End,
-            moved => moved,
-        }
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> Moved {
-        self.moved(self.tcp.try_write(bytes))
-    }
-
-    fn finish(&self) {
-        // A connection that is gone already has no direction left to end.
-        SockRef::from(&self.tcp).shutdown(Shutdown::Write).ok();
-    }
-
-    async fn readable(&self) {
-        self.tcp.readable().await.ok();
-    }
-
-    async fn writable(&self) {
-        self.tcp.writable().await.ok();
-    }
-
-    fn is_held(&self) -> bool {
-        false
-    }
-
-    async fn is_closing(&self) -> bool {
-        self.tcp.ready(Interest::READABLE).await.is_ok_and(|ready| ready.is_read_closed())
-    }
-}
-
-impl Leg for StreamEnd {
-    fn try_read(&self, out: &mut [u8]) -> Moved {
-        self.try_read(out)
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> Moved {
-        self.try_write(bytes)
-    }
-
-    fn finish(&self) {
-        self.finish();
-    }
-
-    async fn readable(&self) {
-        self.readable().await;
-    }
-
-    async fn writable(&self) {
-        self.writable().await;
-    }
-
-    fn is_held(&self) -> bool {
-        self.is_held()
-    }
-
-    async fn is_closing(&self) -> bool {
-        std::future::pending().await
-    }
 }
 
 /// Says how a connection ended.
@@ -219,28 +101,39 @@ pub async fn carry<S: Leg, R: Leg>(sender: &S, receiver: &R, terms: Terms, tally
         observer: Mutex::new(Observer::new(terms.limits)),
         tally,
         connection,
-        last_byte: Mutex::new(Instant::now()),
+        last_byte: Mutex::new(now()),
         looks_away: AtomicBool::new(false),
         stirred: Notify::new(),
     };
+    let (mut left_there, mut left_back) = (Vec::new(), Vec::new());
     let both = async {
-        let there = carried.pump(sender, receiver, Way::ToReceiver);
-        let back = carried.pump(receiver, sender, Way::ToSender);
+        let there = carried.pump(sender, receiver, Way::ToReceiver, &mut left_there);
+        let back = carried.pump(receiver, sender, Way::ToSender, &mut left_back);
         tokio::try_join!(there, back).map(|((), ())| Ended::Finished).unwrap_or_else(|ended| ended)
     };
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
         ended = both => ended,
         ended = carried.look(sender, receiver, terms) => ended,
+    };
+    if ended != Ended::Finished {
+        // What the receiver acknowledged before would be sent a second time: the sender is to know.
+        let flush = carried.flush(receiver, sender, &mut left_back);
+        tokio::time::timeout(FLUSH_WITHIN, flush).await.ok();
     }
+    ended
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl Carried<'_> {
-    async fn pump<F: Leg, T: Leg>(&self, from: &F, to: &T, way: Way) -> Result<(), Ended> {
+    /// Moves bytes until the direction ends; `left` is what was read and not written yet, also where it is cancelled.
+    async fn pump<F: Leg, T: Leg>(&self, from: &F, to: &T, way: Way, left: &mut Vec<u8>) -> Result<(), Ended> {
         loop {
-            let (moved, left) = SCRATCH.with_borrow_mut(|scratch| self.move_once(from, to, way, scratch))?;
-            match moved {
-                Moved::Bytes(_) => self.write_all(to, &left).await?,
+            match SCRATCH.with_borrow_mut(|scratch| self.move_once(from, to, way, scratch, left))? {
+                Moved::Bytes(_) => self.write_all(to, left).await?,
                 Moved::Blocked => from.readable().await,
                 Moved::End => break,
                 Moved::Failed(cause) => return Err(Ended::Failed(cause)),
@@ -251,31 +144,49 @@ impl Carried<'_> {
         Ok(())
     }
 
-    /// Reads once and writes what can be written at once; returns what could not.
+    /// Moves what the receiver has said so far, without waiting for more.
+    async fn flush<F: Leg, T: Leg>(&self, from: &F, to: &T, left: &mut Vec<u8>) -> Result<(), Ended> {
+        loop {
+            self.write_all(to, left).await?;
+            match SCRATCH.with_borrow_mut(|scratch| self.move_once(from, to, Way::ToSender, scratch, left))? {
+                Moved::Bytes(_) => {}
+                Moved::Blocked | Moved::End | Moved::Failed(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads once and writes what can be written at once; the rest is left.
     fn move_once<F: Leg, T: Leg>(
         &self,
         from: &F,
         to: &T,
         way: Way,
         scratch: &mut [u8],
-    ) -> Result<(Moved, Vec<u8>), Ended> {
+        left: &mut Vec<u8>,
+    ) -> Result<Moved, Ended> {
         let moved = from.try_read(scratch);
-        let Moved::Bytes(count) = moved else { return Ok((moved, Vec::new())) };
+        let Moved::Bytes(count) = moved else { return Ok(moved) };
         let bytes = scratch.get(..count).unwrap_or(&[]);
-        self.observe(way, bytes)?;
-        match to.try_write(bytes) {
-            Moved::Bytes(written) => Ok((moved, bytes.get(written..).unwrap_or(&[]).to_vec())),
-            Moved::Blocked => Ok((moved, bytes.to_vec())),
-            Moved::Failed(cause) => Err(Ended::Failed(cause)),
-            Moved::End => Err(Ended::Finished),
+        if let Err(ended) = self.observe(way, bytes) {
+            if way == Way::ToSender {
+                left.extend_from_slice(bytes); // there may be a whole answer before what breaks the rules
+            }
+            return Err(ended);
         }
+        match to.try_write(bytes) {
+            Moved::Bytes(written) => left.extend_from_slice(bytes.get(written..).unwrap_or(&[])),
+            Moved::Blocked => left.extend_from_slice(bytes),
+            Moved::Failed(cause) => return Err(Ended::Failed(cause)),
+            Moved::End => return Err(Ended::Finished),
+        }
+        Ok(moved)
     }
 
-    async fn write_all<T: Leg>(&self, to: &T, mut bytes: &[u8]) -> Result<(), Ended> {
-        while !bytes.is_empty() {
-            match to.try_write(bytes) {
+    async fn write_all<T: Leg>(&self, to: &T, left: &mut Vec<u8>) -> Result<(), Ended> {
+        while !left.is_empty() {
+            match to.try_write(left) {
                 Moved::Bytes(written) => {
-                    bytes = bytes.get(written..).unwrap_or(&[]);
+                    left.drain(..written);
                     self.note_bytes();
                 }
                 Moved::Blocked => to.writable().await,
@@ -314,7 +225,7 @@ impl Carried<'_> {
     }
 
     fn note_bytes(&self) -> Instant {
-        let now = Instant::now();
+        let now = now();
         *self.last_byte.lock().unwrap_or_else(PoisonError::into_inner) = now;
         if self.looks_away.swap(false, Ordering::Relaxed) {
             self.stirred.notify_one();
@@ -324,15 +235,15 @@ impl Carried<'_> {
 
     /// Looks at what no byte announces, until one of these things ends the connection.
     async fn look<S: Leg, R: Leg>(&self, sender: &S, receiver: &R, mut terms: Terms) -> Ended {
-        let mut pause = LOOK_EVERY;
+        let (mut pause, mut listens) = (LOOK_EVERY, true);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.stirred.notified() => {}
-                // Once it is true it stays so: from then on the interval alone is waited for.
-                _ = terms.stop.wait_for(|stop| *stop), if !*terms.stop.borrow() => {}
+                // Once it is true, or nobody is left to say so, the interval alone is waited for.
+                _ = terms.stop.wait_for(|stop| *stop), if listens => listens = false,
             }
-            let now = Instant::now();
+            let now = now();
             if receiver.is_held() && closes_now(sender).await {
                 return Ended::Failed(Cause::SenderGone);
             }
@@ -367,3 +278,6 @@ impl Carried<'_> {
 async fn closes_now<L: Leg>(leg: &L) -> bool {
     tokio::time::timeout(Duration::ZERO, leg.is_closing()).await.unwrap_or(false)
 }
+
+#[cfg(test)]
+mod tests;

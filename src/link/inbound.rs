@@ -27,6 +27,8 @@ const GREET_WITHIN: Duration = Duration::from_secs(5);
 const GREETING_BYTES_MAX: usize = 1024;
 /// Links of all peers together that are kept, connected or not; a peer needs one a forward.
 const LINKS_MAX: usize = 1024;
+/// Links of one peer that are kept: more forwards than a site has, and no peer takes all there are.
+const LINKS_OF_PEER_MAX: usize = 128;
 /// Streams of one link that wait for their service to take them.
 const ARRIVALS_MAX: usize = 1024;
 /// Streams outlive their connection by this much more than the near site keeps them.
@@ -144,7 +146,7 @@ impl Inbound {
         let (hello, early) = read_hello(&mut tcp).await?;
         let refusal = match (self.gate.service)(&hello.service, &peer) {
             _ if !(hello.version_min..=hello.version_max).contains(&VERSION) => Cause::Protocol,
-            _ if self.lock().len() >= LINKS_MAX => Cause::TooManyStreams,
+            _ if !self.has_room(key, &hello.forward) => Cause::TooManyStreams,
             Ok(service) => return Some(Greeted { tcp, early, key, peer, hello, service }),
             Err(cause) => cause,
         };
@@ -155,32 +157,39 @@ impl Inbound {
         None
     }
 
+    /// Tells whether a link may be kept; one that is kept already always comes back.
+    fn has_room(&self, peer: PublicKey, forward: &str) -> bool {
+        let links = self.lock();
+        let of_peer = links.keys().filter(|key| key.peer == peer).count();
+        let is_kept = links.contains_key(&LinkKey { peer, forward: forward.to_owned() });
+        is_kept || (links.len() < LINKS_MAX && of_peer < LINKS_OF_PEER_MAX)
+    }
+
     async fn serve(self: &Arc<Self>, greeted: Greeted) {
         let Greeted { mut tcp, early, key, peer, hello, service } = greeted;
         let link_key = LinkKey { peer: key, forward: hello.forward.clone() };
         let (session, mut turn, resumed) = self.take_over(&link_key, &hello, &peer, &service).await;
-        let mine = *turn.borrow_and_update();
         let mut out = BytesMut::new();
         let (site, instance) = (self.gate.site.clone(), self.gate.instance);
         encode(&Record::Welcome(Welcome { version: VERSION, capabilities: 0, instance, resumed, site }), &mut out);
-        if tcp.write_all(&out).await.is_err() {
-            return;
-        }
         let forward = printable(&hello.forward);
-        tracing::info!(%peer, %forward, %service, resumed, "link is up");
-        let tell = self.tell_receiver(&session, &service);
-        tokio::select! {
-            ended = session.run(tcp, early, resumed) => {
-                if matches!(ended, Ended::Replaced) {
-                    return;
+        let ended = match tcp.write_all(&out).await {
+            Err(error) => Ended::Broken(error),
+            Ok(()) => {
+                tracing::info!(%peer, %forward, %service, resumed, "link is up");
+                let tell = self.tell_receiver(&session, &service);
+                tokio::select! {
+                    biased;
+                    // The newer connection's own `run` goes on with the streams.
+                    _ = turn.changed() => Ended::Replaced,
+                    ended = session.run(tcp, early, resumed) => ended,
+                    () = tell => Ended::Closed,
                 }
-                tracing::info!(%peer, %forward, why = %cause_chain(&ended), "link is down");
-                session.disconnected(Cause::LinkDown);
-                self.linger(&link_key, mine, turn).await;
             }
-            // The newer connection's own `run` goes on with the streams.
-            _ = turn.changed() => {}
-            () = tell => {}
+        };
+        if !matches!(ended, Ended::Replaced) {
+            tracing::info!(%peer, %forward, why = %cause_chain(&ended), "link is down");
+            self.linger(&link_key, &session, turn).await;
         }
     }
 
@@ -197,6 +206,8 @@ impl Inbound {
             match links.get(key) {
                 Some(link) if link.near == hello.instance && link.service == *service => {
                     link.turn.send_modify(|turn| *turn += 1);
+                    // Until the new connection runs there is none, should it never come to that.
+                    link.session.disconnected(Cause::LinkDown);
                     return (Arc::clone(&link.session), link.turn.subscribe(), true);
                 }
                 _ => links.remove(key),
@@ -231,16 +242,22 @@ impl Inbound {
     }
 
     /// Keeps a link without a connection for as long as the near site may come back for its streams, then forgets it.
-    async fn linger(&self, key: &LinkKey, mine: u64, mut turn: watch::Receiver<u64>) {
+    ///
+    /// `turn` changes, or its link is gone, where a newer connection took over.
+    async fn linger(&self, key: &LinkKey, session: &Arc<Session>, mut turn: watch::Receiver<u64>) {
+        if turn.has_changed().unwrap_or(true) {
+            return;
+        }
+        session.disconnected(Cause::LinkDown);
         let Some(linger) = self.lock().get(key).map(|link| link.linger) else { return };
         tokio::select! {
-            () = tokio::time::sleep(linger) => {
-                let mut links = self.lock();
-                if links.get(key).is_some_and(|link| *link.turn.borrow() == mine) {
-                    links.remove(key);
-                }
-            }
+            biased;
             _ = turn.changed() => {}
+            () = tokio::time::sleep(linger) => {
+                self.lock().remove(key);
+                // Its clock ends with the link: a receiver's connection must not be held by a ghost.
+                session.fail_all(Cause::LinkDown);
+            }
         }
     }
 
@@ -294,3 +311,6 @@ async fn hand_over(mut streams: mpsc::Receiver<StreamEnd>, arrivals: mpsc::Sende
 fn printable(name: &str) -> String {
     Name::new(name).map_or_else(|| "(not a name)".to_owned(), |name| name.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 pub mod carry;
 mod cause;
+mod ending;
 mod half;
 pub mod inbound;
 pub mod inside;
+mod leg;
 pub mod outbound;
 mod records;
 mod resume;

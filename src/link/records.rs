@@ -11,6 +11,9 @@ use super::wire::{Cause, Record};
 
 /// What was received is acknowledged at the latest after so many bytes, so that the other side need not keep them.
 const ACK_BYTES: u64 = 16 << 10;
+/// Answers to records that wait to be written, in bytes: the lists and resets of all streams at once fit twice. A peer
+/// that asks on and reads nothing is cut off.
+const URGENT_BYTES_MAX: usize = 1 << 20;
 
 impl Streams {
     /// Takes in a record of a stream.
@@ -18,7 +21,7 @@ impl Streams {
     /// # Errors
     /// The other side broke the rules; the connection is to be given up.
     pub fn handle_record(&mut self, record: Record<'_>, now: Instant) -> Result<(), Violation> {
-        match record {
+        let result = match record {
             Record::Open(wire) => self.handle_open(wire),
             Record::Accept(wire) => {
                 if self.side == Side::Far {
@@ -39,6 +42,7 @@ impl Streams {
                 self.handle_reset(stream, cause, now);
                 Ok(())
             }
+            Record::Resume { .. } if self.resumed => Err(Violation),
             Record::Resume { last, opened_through, streams } => {
                 self.listed.extend(streams);
                 if self.listed.len() > STREAMS_MAX {
@@ -50,8 +54,13 @@ impl Streams {
                 Ok(())
             }
             Record::Hello(_) | Record::Welcome(_) | Record::Refuse(_) => Err(Violation),
-            Record::Ping(_) | Record::Pong(_) | Record::Receiver(_) => Ok(()),
-        }
+            Record::Ping(token) => {
+                self.push_record(&Record::Pong(token));
+                Ok(())
+            }
+            Record::Pong(_) | Record::Receiver(_) => Ok(()),
+        };
+        if self.urgent.len() > URGENT_BYTES_MAX { Err(Violation) } else { result }
     }
 
     fn handle_open(&mut self, wire: u64) -> Result<(), Violation> {
@@ -89,8 +98,8 @@ impl Streams {
 
     fn handle_credit(&mut self, wire: u64, ack: u64, limit: u64) -> Result<(), Violation> {
         let Some((key, stream)) = self.on_wire(wire) else { return Ok(()) };
-        stream.handle_ack(ack)?;
-        if stream.send.handle_limit(limit) {
+        let is_freed = stream.handle_ack(ack)?;
+        if stream.send.handle_limit(limit) || is_freed {
             self.events.push_back(Event::Wake(key));
         }
         self.reap(key);
@@ -106,11 +115,13 @@ impl Streams {
             {
                 (*on_wire, *refusal, *retry_at) = (false, Some(cause), Some(now + *pause));
                 *pause = (*pause * 2).min(RETRY_MAX);
-                stream.owes_open = false;
                 self.by_wire.remove(&wire);
                 self.events.push_back(Event::Clock);
             }
-            _ => self.fail(key, cause),
+            _ => {
+                self.by_wire.remove(&wire); // who says it need not be told
+                self.fail(key, cause);
+            }
         }
     }
 

@@ -65,10 +65,12 @@ impl Streams {
             match &mut stream.phase {
                 Phase::Opening { on_wire, .. } if !*on_wire || stream.send.is_unsent() => {
                     *on_wire = false;
-                    stream.owes_open = false;
                     self.by_wire.remove(&stream.wire);
                 }
-                _ => self.fail(key, Cause::Lost),
+                _ => {
+                    self.by_wire.remove(&stream.wire); // nobody is left to be told
+                    self.fail(key, Cause::Lost);
+                }
             }
         }
     }
@@ -84,18 +86,21 @@ impl Streams {
                 (Some(received), side) => {
                     stream.owes_accept = side == Side::Far && matches!(stream.phase, Phase::Open);
                     stream.owes_credit = true;
-                    stream.owes_open = false;
                     match stream.send.rewind(*received) {
                         Ok(()) => self.touch(key),
                         Err(Violation) => self.fail(key, Cause::Lost),
                     }
                 }
                 // It was announced, but the announcement never arrived.
-                (None, Side::Near) if stream.wire > opened_through => self.put_on_wire(key),
+                (None, Side::Near) if stream.wire > opened_through && matches!(stream.phase, Phase::Opening { .. }) => {
+                    self.put_on_wire(key);
+                }
                 (None, Side::Near) => self.fail(key, Cause::Lost),
                 (None, Side::Far) => self.fail(key, Cause::SenderGone),
             }
         }
+        // What was queued before could not go yet.
+        self.events.push_back(Event::Transmit);
     }
 
     pub(super) fn put_on_wire_if_due(&mut self, key: u64) {

@@ -245,11 +245,13 @@ impl Session {
         self.with(|streams| streams.handle_connected(resumed));
         let echo = Mutex::new(Echo { heard: Instant::now(), asked: None, token: 0 });
         let (reader, writer) = tcp.split();
-        tokio::select! {
+        let ended = tokio::select! {
             ended = self.read(connection, reader, early, &echo) => ended,
             ended = self.write(connection, writer) => ended,
             ended = self.ask(&echo) => ended,
-        }
+        };
+        // However the older one ended: it must not take the newer one's streams down.
+        if self.is_replaced(connection) { Ended::Replaced } else { ended }
     }
 
     fn is_replaced(&self, connection: u64) -> bool {
@@ -285,7 +287,6 @@ impl Session {
         echo.lock().unwrap_or_else(PoisonError::into_inner).heard = now;
         while let Some((record, record_bytes)) = decode(buffer)? {
             match record {
-                Record::Ping(token) => self.with(|streams| streams.push_record(&Record::Pong(token))),
                 Record::Pong(token) => {
                     let round_trip = echo.lock().unwrap_or_else(PoisonError::into_inner).answered(token, now);
                     if let Some(round_trip) = round_trip {
@@ -363,3 +364,6 @@ impl Echo {
         Some(now.duration_since(asked))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,10 +22,11 @@ pub(super) struct Stream {
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
     pub(super) queued: bool,
-    pub(super) owes_open: bool,
     pub(super) owes_accept: bool,
     pub(super) owes_credit: bool,
     pub(super) failed: Option<Cause>,
+    /// Is why the stream is reset as soon as the last bytes went.
+    pub(super) reset: Option<Cause>,
     pub(super) detached: bool,
 }
 
@@ -38,10 +39,10 @@ impl Stream {
             send: SendHalf::new(),
             recv: RecvHalf::new(),
             queued: false,
-            owes_open: false,
             owes_accept: false,
             owes_credit: false,
             failed: None,
+            reset: None,
             detached: false,
         }
     }
@@ -56,9 +57,10 @@ impl Stream {
     }
 
     /// Frees what the other side has; not before the receiver is connected, so that all can be sent again.
-    pub(super) fn handle_ack(&mut self, ack: u64) -> Result<(), Violation> {
+    /// Tells whether that made room where there was none.
+    pub(super) fn handle_ack(&mut self, ack: u64) -> Result<bool, Violation> {
         match self.phase {
-            Phase::Opening { .. } => Ok(()),
+            Phase::Opening { .. } => Ok(false),
             Phase::Connecting | Phase::Open => self.send.handle_ack(ack),
         }
     }
@@ -78,9 +80,6 @@ impl Stream {
         if self.failed.is_some() || !self.is_on_wire() {
             return false;
         }
-        if std::mem::take(&mut self.owes_open) {
-            encode(&Record::Open(self.wire), out);
-        }
         if std::mem::take(&mut self.owes_accept) {
             encode(&Record::Accept(self.wire), out);
         }
@@ -91,7 +90,7 @@ impl Stream {
         match self.send.poll_transmit(DATA_BYTES_MAX) {
             Some(Transmit::Data { offset, bytes }) => {
                 let ack = self.recv.tell();
-                encode(&Record::Data { stream: self.wire, offset, ack, bytes: &bytes }, out);
+                encode(&Record::Data { stream: self.wire, offset, ack, bytes }, out);
             }
             Some(Transmit::Fin { offset }) => {
                 let ack = self.recv.tell();
@@ -99,6 +98,11 @@ impl Stream {
             }
             None => {}
         }
-        self.send.has_to_send()
+        let has_more = self.send.has_to_send();
+        if let Some(cause) = self.reset.filter(|_| !has_more) {
+            encode(&Record::Reset { stream: self.wire, cause }, out);
+            self.failed = Some(cause);
+        }
+        has_more
     }
 }

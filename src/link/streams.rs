@@ -17,12 +17,10 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::half::{SendHalf, Violation};
+use super::half::{Violation, WINDOW_BYTES_MAX};
 use super::stream::{Phase, Stream};
 use super::wire::{Cause, Record, encode};
 
-/// The credit of one stream, in bytes: 256 KiB fill a 40 ms path at 50 Mbit/s.
-const WINDOW_BYTES_MAX: u64 = 256 << 10;
 /// The credit of one stream where there are many, in bytes: a message of usual size.
 const WINDOW_BYTES_MIN: u64 = 16 << 10;
 /// What the streams of one link may hold together in one direction, in bytes; shared out as credit.
@@ -208,32 +206,9 @@ impl Streams {
         self.streams.values().filter(held).count()
     }
 
-    /// Lets go of a stream; one that did not end by itself is reset.
-    pub fn close(&mut self, key: u64, cause: Cause) {
-        let Some(stream) = self.streams.get_mut(&key) else { return };
-        let ended = stream.send.is_finished() && stream.recv.is_end_taken();
-        if ended && stream.failed.is_none() && !stream.is_complete() {
-            stream.detached = true; // waits for the last acknowledgements
-            return;
-        }
-        let tell = stream.failed.is_none() && !stream.is_complete() && stream.is_on_wire();
-        let wire = stream.wire;
-        if tell {
-            self.push_record(&Record::Reset { stream: wire, cause });
-        }
-        self.remove(key);
-    }
-
     /// Returns how many streams there are.
     pub fn count(&self) -> usize {
         self.streams.len()
-    }
-
-    /// Fails every stream.
-    pub fn fail_all(&mut self, cause: Cause) {
-        for key in self.keys() {
-            self.fail(key, cause);
-        }
     }
 
     /// Lets time pass: holds end, refused streams are opened again, streams of a dead link fail.
@@ -313,9 +288,11 @@ impl Streams {
         }
     }
 
-    /// Gives an opening stream a new number and announces it; without a connection it waits for one.
+    /// Gives an opening stream a new number and announces it; before the other side said what it has, it waits.
+    ///
+    /// The announcement does not wait for the stream's turn: numbers go out in order.
     pub(super) fn put_on_wire(&mut self, key: u64) {
-        if !self.connected {
+        if !self.resumed {
             return;
         }
         let Some(stream) = self.streams.get_mut(&key) else { return };
@@ -324,10 +301,11 @@ impl Streams {
             self.by_wire.remove(&stream.wire);
             stream.wire = self.next_wire;
             self.next_wire += 1;
-            stream.owes_open = true;
             // What was transmitted before was refused unseen: nothing of it is acknowledged.
             let rewound = stream.send.rewind(0);
-            self.by_wire.insert(stream.wire, key);
+            let wire = stream.wire;
+            self.by_wire.insert(wire, key);
+            self.push_record(&Record::Open(wire));
             match rewound {
                 Ok(()) => self.touch(key),
                 Err(Violation) => self.fail(key, Cause::Lost),
@@ -341,32 +319,6 @@ impl Streams {
             stream.queued = true;
             self.turn.push_back(key);
             self.events.push_back(Event::Transmit);
-        }
-    }
-
-    pub(super) fn fail(&mut self, key: u64, cause: Cause) {
-        let Some(stream) = self.streams.get_mut(&key).filter(|stream| stream.failed.is_none()) else { return };
-        stream.failed = Some(cause);
-        stream.send = SendHalf::new();
-        self.by_wire.remove(&stream.wire);
-        if stream.detached {
-            self.streams.remove(&key);
-        } else {
-            self.events.push_back(Event::Wake(key));
-        }
-    }
-
-    /// Removes a stream that both sides ended, once nobody holds it.
-    pub(super) fn reap(&mut self, key: u64) {
-        let Some(stream) = self.streams.get(&key) else { return };
-        if stream.is_complete() && stream.detached {
-            self.remove(key);
-        }
-    }
-
-    fn remove(&mut self, key: u64) {
-        if let Some(stream) = self.streams.remove(&key) {
-            self.by_wire.remove(&stream.wire);
         }
     }
 

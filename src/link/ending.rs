@@ -1,0 +1,69 @@
+//! How the streams of a link end: closed, failed, let go of.
+//!
+//! Pure. It never lets one end give a stream up without telling the other, and never drops an answer that the receiver
+//! gave before it left.
+
+use super::half::SendHalf;
+use super::stream::Phase;
+use super::streams::{Event, Side, Streams};
+use super::wire::{Cause, Record};
+
+impl Streams {
+    /// Lets go of a stream; one that did not end by itself is reset, at the far side after what the receiver said.
+    pub fn close(&mut self, key: u64, cause: Cause) {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if stream.failed.is_some() || stream.is_complete() || !stream.is_on_wire() {
+            return self.remove(key);
+        }
+        let ended = stream.send.is_finished() && stream.recv.is_end_taken();
+        let unheard = stream.send.has_to_send() || (!self.resumed && stream.send.has_unacked());
+        if ended || (unheard && self.side == Side::Far) {
+            stream.detached = true; // waits for the last acknowledgements, or for the last bytes to go
+            stream.reset = (!ended).then_some(cause);
+            return;
+        }
+        // Once the receiver was connected, no cause says any more that nothing reached it.
+        let is_past_refusal = self.side == Side::Far && matches!(stream.phase, Phase::Open) && cause.is_refusal();
+        let cause = if is_past_refusal { Cause::ReceiverReset } else { cause };
+        let wire = stream.wire;
+        self.push_record(&Record::Reset { stream: wire, cause });
+        self.remove(key);
+    }
+
+    /// Fails every stream.
+    pub fn fail_all(&mut self, cause: Cause) {
+        for key in self.keys() {
+            self.fail(key, cause);
+        }
+    }
+
+    /// Fails a stream and tells the other side, unless that side has no such stream.
+    pub(super) fn fail(&mut self, key: u64, cause: Cause) {
+        let Some(stream) = self.streams.get_mut(&key).filter(|stream| stream.failed.is_none()) else { return };
+        stream.failed = Some(cause);
+        stream.send = SendHalf::new();
+        let (wire, detached) = (stream.wire, stream.detached);
+        if self.by_wire.remove(&wire).is_some() {
+            self.push_record(&Record::Reset { stream: wire, cause });
+        }
+        if detached {
+            self.streams.remove(&key);
+        } else {
+            self.events.push_back(Event::Wake(key));
+        }
+    }
+
+    /// Removes a stream that both sides ended, or whose end was told, once nobody holds it.
+    pub(super) fn reap(&mut self, key: u64) {
+        let Some(stream) = self.streams.get(&key) else { return };
+        if stream.detached && (stream.is_complete() || stream.failed.is_some()) {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: u64) {
+        if let Some(stream) = self.streams.remove(&key) {
+            self.by_wire.remove(&stream.wire);
+        }
+    }
+}
