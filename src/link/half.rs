@@ -201,8 +201,10 @@ impl RecvHalf {
     pub(super) fn read(&mut self, out: &mut [u8]) -> usize {
         let filled = out.len().min(self.kept.len());
         let (front, back) = self.kept.as_slices();
-        let parts = front.iter().chain(back);
-        out.iter_mut().zip(parts).for_each(|(target, byte)| *target = *byte);
+        let (first, second) = out.split_at_mut(filled.min(front.len()));
+        first.copy_from_slice(front.get(..first.len()).unwrap_or(&[]));
+        let rest = back.get(..filled - first.len()).unwrap_or(&[]);
+        second.iter_mut().zip(rest).for_each(|(target, byte)| *target = *byte);
         self.kept.drain(..filled);
         if self.kept.is_empty() {
             self.kept = VecDeque::new(); // an idle stream holds nothing
