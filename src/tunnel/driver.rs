@@ -271,10 +271,7 @@ fn judge(
         Ok(None)
     };
     let Some(packet) = IpPacket::parse(inner) else { return dropped(Drop::Malformed) };
-    if !shared.peers.owner(packet.source).is_some_and(|owner| Arc::ptr_eq(owner, entry)) {
-        return dropped(Drop::SourceNotAllowed);
-    }
-    match filter::judge(&packet, &entry.rules, |address| shared.is_ours(address)) {
+    match filter::judge(&packet, &entry.rules, |address| shared.whose(address, entry)) {
         Verdict::Pass => match shared.tun.write(inner.get(..packet.total_bytes).unwrap_or(inner)) {
             Ok(()) => Ok(None),
             Err(source) if is_gone(&source) => Err(TunnelError::InterfaceGone { source }),

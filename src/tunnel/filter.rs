@@ -37,9 +37,23 @@ pub enum Verdict {
     Reset(Drop),
 }
 
-/// Judges a packet of a peer; the caller has checked that its source address is the peer's.
-pub fn judge(packet: &IpPacket<'_>, rules: &PeerRules, is_ours: impl Fn(IpAddr) -> bool) -> Verdict {
-    if !is_ours(packet.destination) {
+/// Says whose an inner address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// This site's own, on the tunnel interface.
+    Ours,
+    /// The peer's that sent the packet, by the longest prefix.
+    ThisPeers,
+    /// Another peer's or nobody's.
+    Others,
+}
+
+/// Judges a packet of a peer.
+pub fn judge(packet: &IpPacket<'_>, rules: &PeerRules, whose: impl Fn(IpAddr) -> Whose) -> Verdict {
+    if whose(packet.source) != Whose::ThisPeers {
+        return Verdict::Drop(Drop::SourceNotAllowed);
+    }
+    if whose(packet.destination) != Whose::Ours {
         return if rules.routed && is_routable(packet.destination) {
             Verdict::Pass
         } else {
@@ -54,8 +68,8 @@ pub fn judge(packet: &IpPacket<'_>, rules: &PeerRules, is_ours: impl Fn(IpAddr) 
     }
     match (packet.protocol, packet.destination) {
         (TCP, _) => judge_tcp(packet, rules),
-        (ICMP, IpAddr::V4(_)) => judge_icmp(packet, is_ours),
-        (ICMPV6, IpAddr::V6(_)) => judge_icmpv6(packet, is_ours),
+        (ICMP, IpAddr::V4(_)) => judge_icmp(packet, whose),
+        (ICMPV6, IpAddr::V6(_)) => judge_icmpv6(packet, whose),
         _ => Verdict::Drop(Drop::ProtocolNotAllowed),
     }
 }
@@ -80,15 +94,15 @@ fn judge_tcp(packet: &IpPacket<'_>, rules: &PeerRules) -> Verdict {
 }
 
 /// RFC 792: echo both ways; unreachable and time exceeded where they quote a TCP or echo packet of ours.
-fn judge_icmp(packet: &IpPacket<'_>, is_ours: impl Fn(IpAddr) -> bool) -> Verdict {
+fn judge_icmp(packet: &IpPacket<'_>, whose: impl Fn(IpAddr) -> Whose) -> Verdict {
     let Some([kind, code, _, _, _, _, mtu_high, mtu_low]) = packet.payload.first_chunk::<8>() else {
         return Verdict::Drop(Drop::Malformed);
     };
     let mtu = u16::from_be_bytes([*mtu_high, *mtu_low]);
     let pass = match (kind, code) {
         (0 | 8, _) => true,
-        (3, 4) => mtu >= IPV4_MTU_BYTES_MIN && quotes_ours(packet, is_ours),
-        (3 | 11, _) => quotes_ours(packet, is_ours),
+        (3, 4) => mtu >= IPV4_MTU_BYTES_MIN && quotes_our_flow(packet, whose),
+        (3 | 11, _) => quotes_our_flow(packet, whose),
         _ => false,
     };
     if pass { Verdict::Pass } else { Verdict::Drop(Drop::IcmpNotAllowed) }
@@ -96,21 +110,26 @@ fn judge_icmp(packet: &IpPacket<'_>, is_ours: impl Fn(IpAddr) -> bool) -> Verdic
 
 /// RFC 4443: echo both ways; errors where they quote a TCP or echo packet of ours. Neighbour and router discovery and
 /// redirects (RFC 4861) have no business in a tunnel.
-fn judge_icmpv6(packet: &IpPacket<'_>, is_ours: impl Fn(IpAddr) -> bool) -> Verdict {
+fn judge_icmpv6(packet: &IpPacket<'_>, whose: impl Fn(IpAddr) -> Whose) -> Verdict {
     let Some([kind, _, _, _, mtu @ ..]) = packet.payload.first_chunk::<8>() else {
         return Verdict::Drop(Drop::Malformed);
     };
     let pass = match kind {
         128 | 129 => true,
-        1 | 3 => quotes_ours(packet, is_ours),
-        2 => u32::from_be_bytes(*mtu) >= IPV6_MTU_BYTES_MIN && quotes_ours(packet, is_ours),
+        1 | 3 => quotes_our_flow(packet, whose),
+        2 => u32::from_be_bytes(*mtu) >= IPV6_MTU_BYTES_MIN && quotes_our_flow(packet, whose),
         _ => false,
     };
     if pass { Verdict::Pass } else { Verdict::Drop(Drop::IcmpNotAllowed) }
 }
 
-fn quotes_ours(packet: &IpPacket<'_>, is_ours: impl Fn(IpAddr) -> bool) -> bool {
-    packet.quoted().is_some_and(|quoted| is_ours(quoted.source) && matches!(quoted.protocol, TCP | ICMP | ICMPV6))
+/// Tells whether an ICMP error is about what we sent to this very peer: none may speak for another.
+fn quotes_our_flow(packet: &IpPacket<'_>, whose: impl Fn(IpAddr) -> Whose) -> bool {
+    packet.quoted().is_some_and(|quoted| {
+        whose(quoted.source) == Whose::Ours
+            && whose(quoted.destination) == Whose::ThisPeers
+            && matches!(quoted.protocol, TCP | ICMP | ICMPV6)
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use super::allowed_ips::AllowedIps;
-use super::filter::{PeerRules, Verdict, judge};
+use super::filter::{PeerRules, Verdict, Whose, judge};
 use super::packet::{IpPacket, reset_for};
 use super::peer::{Action, Addressed, BUFFER_BYTES, DATAGRAM_BYTES_MAX, Identity, OVERHEAD_BYTES, Peer};
 use crate::config::{self, Name, PublicKey, SecretKey};
@@ -124,19 +124,22 @@ fn check(sent: &[u8], inner: &[u8]) {
     assert!(sent.starts_with(inner) || inner.starts_with(sent), "the cipher changed the packet");
     assert!(inner.iter().skip(sent.len()).all(|byte| *byte == 0), "the padding shows what was in the buffer");
     let Some(packet) = IpPacket::parse(inner) else { return };
-    if peers_addresses().owner(packet.source).is_none() {
-        return;
-    }
     let rules = PeerRules { ports: HashSet::from(PORTS), ..PeerRules::default() };
     let is_ours = |address| OURS.contains(&address);
-    match judge(&packet, &rules, is_ours) {
+    let peers = peers_addresses();
+    let whose = |address| match peers.owner(address) {
+        _ if is_ours(address) => Whose::Ours,
+        Some(()) => Whose::ThisPeers,
+        None => Whose::Others,
+    };
+    match judge(&packet, &rules, whose) {
         Verdict::Pass => assert!(may_pass(inner), "what must not pass, passed"),
         Verdict::Reset(_) => check_reset(&packet),
         Verdict::Drop(_) => {}
     }
     let routed = PeerRules { routed: true, ..rules };
     let local = packet.destination.is_loopback() || packet.destination.is_multicast();
-    let passed = judge(&packet, &routed, is_ours) == Verdict::Pass;
+    let passed = judge(&packet, &routed, whose) == Verdict::Pass;
     assert!(!(passed && local), "a routed peer reached a local address");
     assert!(!passed || !is_ours(packet.destination) || may_pass(inner), "routed opened this host");
 }

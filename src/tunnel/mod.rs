@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Name, PublicKey};
 use drops::DropCounters;
+use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::fuzz_ingress;
 use peer::Identity;
@@ -133,8 +134,13 @@ struct Shared {
 }
 
 impl Shared {
-    fn is_ours(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
+    /// Says whose an inner address is, seen from a peer.
+    fn whose(&self, address: IpAddr, peer: &Arc<PeerEntry>) -> Whose {
+        if self.addresses.contains(&address) {
+            return Whose::Ours;
+        }
+        let is_the_peers = self.peers.owner(address).is_some_and(|owner| Arc::ptr_eq(owner, peer));
+        if is_the_peers { Whose::ThisPeers } else { Whose::Others }
     }
 
     /// Begins a handshake with a peer whose endpoint has just become known.

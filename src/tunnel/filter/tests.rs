@@ -17,11 +17,25 @@ fn rules() -> PeerRules {
 
 fn verdict_by(bytes: &[u8], rules: &PeerRules) -> Verdict {
     let ours: [IpAddr; 2] = [OURS.parse().unwrap(), "fd00::1".parse().unwrap()];
-    judge(&IpPacket::parse(bytes).unwrap(), rules, |address| ours.contains(&address))
+    let theirs: [IpAddr; 2] = [PEER.parse().unwrap(), "fd00::2".parse().unwrap()];
+    judge(&IpPacket::parse(bytes).unwrap(), rules, |address| match address {
+        address if ours.contains(&address) => Whose::Ours,
+        address if theirs.contains(&address) => Whose::ThisPeers,
+        _ => Whose::Others,
+    })
 }
 
 fn verdict(bytes: &[u8]) -> Verdict {
     verdict_by(bytes, &rules())
+}
+
+#[test]
+fn a_source_must_be_the_peers_own() {
+    let denied = Verdict::Drop(Drop::SourceNotAllowed);
+    assert_eq!(verdict(&tcp_packet("10.98.0.9", OURS, (40000, 2570), SYN)), denied);
+    assert_eq!(verdict(&tcp_packet(OURS, OURS, (40000, 2570), SYN)), denied, "not ours either");
+    let open = PeerRules { host_access: true, routed: true, ..rules() };
+    assert_eq!(verdict_by(&tcp_packet("10.98.0.9", OURS, (40000, 2570), SYN), &open), denied);
 }
 
 #[test]
@@ -101,6 +115,8 @@ fn icmp_passes_where_it_concerns_us() {
     assert_eq!(verdict(&icmp(8, 0, [0; 4], &[])), Verdict::Pass, "echo");
     assert_eq!(verdict(&icmp(3, 1, [0; 4], &own[..28])), Verdict::Pass, "host unreachable for our flow");
     assert_eq!(verdict(&icmp(3, 1, [0; 4], &foreign)), denied, "for another's flow");
+    let to_another = tcp_packet(OURS, "10.98.0.9", (40000, 2570), SYN);
+    assert_eq!(verdict(&icmp(3, 4, [0, 0, 2, 64], &to_another)), denied, "for our flow to another peer");
     assert_eq!(verdict(&icmp(3, 4, [0, 0, 2, 64], &own)), Verdict::Pass, "MTU 576");
     assert_eq!(verdict(&icmp(3, 4, [0, 0, 2, 63], &own)), denied, "MTU 575");
     assert_eq!(verdict(&icmp(5, 1, [0; 4], &own)), denied, "redirect");

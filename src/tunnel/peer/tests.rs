@@ -1,7 +1,7 @@
 //! Two peers that speak to each other through byte buffers: a test for each duty that `Tunn` leaves to its caller.
 //!
-//! `Tunn` has a clock of its own. What needs 90 s and more of it runs where `WARDLINK_SLOW_TESTS` is set, 200 s long:
-//! `WARDLINK_SLOW_TESTS=1 cargo test --lib tunnel::peer -- --test-threads 8`.
+//! `Tunn` has a clock of its own. What needs 90 s and more of it is there with the feature `slow-tests`, 200 s long:
+//! `cargo test --lib --features slow-tests tunnel::peer -- --test-threads 8`.
 
 use std::net::Ipv4Addr;
 
@@ -163,11 +163,6 @@ fn packet_of(bytes: usize) -> Vec<u8> {
     ip_packet("10.98.0.1", "10.98.0.2", TCP, &vec![0x5a; bytes - 20])
 }
 
-/// Tells whether the tests that wait for `Tunn`'s own clock are asked for.
-fn slow() -> bool {
-    std::env::var_os("WARDLINK_SLOW_TESTS").is_some()
-}
-
 fn kind(datagram: &[u8]) -> u8 {
     datagram[0]
 }
@@ -222,10 +217,8 @@ fn a_buffer_that_is_too_small_is_refused() {
 // ---- 3: it gives up ----
 
 #[test]
+#[cfg(feature = "slow-tests")]
 fn a_peer_with_a_keepalive_never_gives_up() {
-    if !slow() {
-        return;
-    }
     let options = Options { keepalive: Some(Duration::from_secs(5)), ..Options::default() };
     let (mut a, mut b) = ends(&options);
     let mut latest = a.initiate();
@@ -244,10 +237,8 @@ fn a_peer_with_a_keepalive_never_gives_up() {
 }
 
 #[test]
+#[cfg(feature = "slow-tests")]
 fn a_peer_without_a_keepalive_begins_again_when_there_is_something_to_send() {
-    if !slow() {
-        return;
-    }
     let (mut a, _) = ends(&Options::default());
     a.initiate();
     let start = Instant::now();
@@ -260,6 +251,7 @@ fn a_peer_without_a_keepalive_begins_again_when_there_is_something_to_send() {
 }
 
 /// Lets two ends with a session do nothing but keep it, for longer than a session lives.
+#[cfg(feature = "slow-tests")]
 fn idle(a_keepalive: Option<Duration>, b_keepalive: Option<Duration>) {
     let mut a = end(1, 2, 1, &Options { keepalive: a_keepalive, ..Options::default() });
     let mut b = end(2, 1, 2, &Options { keepalive: b_keepalive, ..Options::default() });
@@ -276,6 +268,7 @@ fn idle(a_keepalive: Option<Duration>, b_keepalive: Option<Duration>) {
 }
 
 /// Lets time pass at one end, carries what comes of it to and fro, and counts the sessions that begin.
+#[cfg(feature = "slow-tests")]
 fn settle(from: &mut End, to: &mut End) -> usize {
     let (mut sender, mut receiver) = (from, to);
     let mut sessions = 0;
@@ -290,18 +283,14 @@ fn settle(from: &mut End, to: &mut End) -> usize {
 }
 
 #[test]
+#[cfg(feature = "slow-tests")]
 fn an_idle_session_with_keepalives_is_renewed_before_it_ends() {
-    if !slow() {
-        return;
-    }
     idle(Some(Duration::from_secs(5)), Some(Duration::from_secs(5)));
 }
 
 #[test]
+#[cfg(feature = "slow-tests")]
 fn an_idle_session_that_only_the_responder_keeps_is_renewed_before_it_ends() {
-    if !slow() {
-        return;
-    }
     idle(None, Some(Duration::from_secs(5)));
 }
 
