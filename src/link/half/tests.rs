@@ -81,6 +81,17 @@ fn credit_is_given_again_once_half_of_it_is_used() {
     assert_eq!(recv.grant(100_000), 132_769, "not before it is wanted");
 }
 
+#[test]
+fn what_came_before_is_left_out() {
+    let mut recv = RecvHalf::new();
+    recv.handle_data(0, b"abc").unwrap();
+    recv.handle_data(1, b"bcde").unwrap();
+    recv.handle_data(0, b"ab").unwrap();
+    let mut out = [0; 9];
+    assert_eq!(recv.read(&mut out), 5);
+    assert_eq!(&out[..5], b"abcde");
+}
+
 proptest! {
     /// Whatever is lost and sent again, what is read is what was pushed.
     #[test]

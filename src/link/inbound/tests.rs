@@ -69,7 +69,9 @@ async fn streams_of_a_site_that_never_comes_back_end_with_their_link() {
     open_stream(&mut tcp).await;
     let arrival = arrived.recv().await.unwrap();
     drop(tcp);
-    assert_eq!(arrival.stream.opened().await, Err(Cause::LinkDown));
+    let failed = tokio::time::timeout(LINGER_MORE * 2, arrival.stream.opened()).await;
+    assert_eq!(failed, Ok(Err(Cause::LinkDown)));
+    drop(arrival);
     tokio::time::sleep(LINGER_MORE).await;
     assert!(inbound.lock().is_empty(), "nothing is kept of it");
 }

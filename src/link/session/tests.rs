@@ -119,3 +119,34 @@ async fn a_peer_that_floods_and_never_reads_is_cut_off() {
     let ended = soon(ended).await.unwrap();
     assert!(matches!(ended, Ended::Violation), "{ended}");
 }
+
+#[tokio::test]
+async fn an_older_connection_that_breaks_while_it_is_blocked_is_no_cut_of_the_newer_one() {
+    let (arrivals, mut arrived) = mpsc::channel(8);
+    let far = Session::far(HOLD, arrivals);
+    let (mut old_peer, far_old) = pair().await;
+    socket2::SockRef::from(&far_old).set_send_buffer_size(4096).unwrap();
+    socket2::SockRef::from(&old_peer).set_recv_buffer_size(4096).unwrap();
+    let old = run(&far, far_old, false);
+    let mut out = BytesMut::new();
+    crate::link::wire::encode(&Record::Resume { last: true, opened_through: 0, streams: Vec::new() }, &mut out);
+    for stream in 1..=8 {
+        crate::link::wire::encode(&Record::Open(stream), &mut out);
+    }
+    old_peer.write_all(&out).await.unwrap();
+    let mut kept = Vec::new();
+    for _ in 0..8 {
+        let stream = soon(arrived.recv()).await.unwrap();
+        stream.accept();
+        stream.try_write(&[1; 60_000]);
+        kept.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await; // the peer reads nothing: the writer blocks
+    let (_new_peer, far_new) = pair().await;
+    let new = run(&far, far_new, true);
+    tokio::task::yield_now().await;
+    drop(old_peer);
+    let ended = soon(old).await.unwrap();
+    assert!(matches!(ended, Ended::Replaced), "{ended}");
+    new.abort();
+}
