@@ -3,8 +3,8 @@
 //! Pure. It never lets one end give a stream up without telling the other, and never drops an answer that the receiver
 //! gave before it left.
 
-use super::half::SendHalf;
-use super::stream::Phase;
+use super::half::{RecvHalf, SendHalf};
+use super::stream::{Phase, Stream};
 use super::streams::{Event, Side, Streams};
 use super::wire::{Cause, Record};
 
@@ -39,7 +39,11 @@ impl Streams {
 
     /// Fails a stream and tells the other side, unless that side has no such stream.
     pub(super) fn fail(&mut self, key: u64, cause: Cause) {
+        self.settle_waiting(key);
         let Some(stream) = self.streams.get_mut(&key).filter(|stream| stream.failed.is_none()) else { return };
+        if matches!(stream.phase, Phase::Connecting) {
+            stream.recv = RecvHalf::new(); // no receiver will read it
+        }
         stream.failed = Some(cause);
         stream.send = SendHalf::new();
         let (wire, detached) = (stream.wire, stream.detached);
@@ -61,7 +65,16 @@ impl Streams {
         }
     }
 
+    /// Lets go of what waits for a receiver that is not connected yet, or counts it no longer once it is.
+    pub(super) fn settle_waiting(&mut self, key: u64) {
+        let waits = |stream: &&mut Stream| matches!(stream.phase, Phase::Connecting) && stream.failed.is_none();
+        if let Some(stream) = self.streams.get_mut(&key).filter(waits) {
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(stream.recv.kept_bytes());
+        }
+    }
+
     fn remove(&mut self, key: u64) {
+        self.settle_waiting(key);
         if let Some(stream) = self.streams.remove(&key) {
             self.by_wire.remove(&stream.wire);
         }

@@ -257,8 +257,13 @@ impl RecvHalf {
         self.next
     }
 
+    /// Is how much was received and not read.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.kept.len() as u64
+    }
+
     #[cfg(test)]
-    pub(super) fn kept_bytes(&self) -> usize {
+    pub(super) fn held_bytes(&self) -> usize {
         self.kept.capacity()
     }
 }

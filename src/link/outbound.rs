@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use thiserror::Error;
@@ -27,6 +27,8 @@ const GREET_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause: a peer that is back is found within it, even if it says nothing.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A link that held for so long is dialled again at once when it breaks; one that breaks sooner waits longer each time.
+const STEADY: Duration = Duration::from_secs(2);
 /// A greeting is one small record, in bytes.
 const GREETING_BYTES_MAX: usize = 1024;
 
@@ -154,15 +156,18 @@ impl Outbound {
             let greeted = tokio::select! {
                 greeted = self.greet() => greeted,
                 // A sign of life while an attempt hangs: its SYN may be lost, a new one is answered now.
-                _ = awake.changed() => continue,
+                () = sign_of_life(&mut awake) => continue,
             };
             match greeted {
                 Ok((tcp, welcome, early)) => {
                     let resumed = welcome.resumed && far == Some(welcome.instance);
                     far = Some(welcome.instance);
-                    pause = PAUSE_MIN;
                     self.up();
+                    let began = Instant::now();
                     let ended = self.run_connection(tcp, early, resumed, &mut awake).await;
+                    if began.elapsed() >= STEADY {
+                        pause = PAUSE_MIN;
+                    }
                     self.down(Cause::LinkDown, cause_chain(&ended));
                 }
                 Err(error) => self.down(error.cause(), cause_chain(&error)),
@@ -171,7 +176,7 @@ impl Outbound {
             pause = (pause * 2).min(PAUSE_MAX);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                _ = awake.changed() => {}
+                () = sign_of_life(&mut awake) => {}
             }
         }
     }
@@ -184,10 +189,10 @@ impl Outbound {
         awake: &mut watch::Receiver<u64>,
     ) -> Ended {
         let wake = async {
-            while awake.changed().await.is_ok() {
+            loop {
+                sign_of_life(awake).await;
                 self.session.wake();
             }
-            std::future::pending().await
         };
         tokio::select! {
             ended = self.session.run(tcp, early, resumed) => ended,
@@ -263,5 +268,12 @@ impl Outbound {
             }
         };
         *state = LinkState::Down { since, cause, why };
+    }
+}
+
+/// Waits for a sign of life of the peer; for ever, where the tunnel is gone.
+async fn sign_of_life(awake: &mut watch::Receiver<u64>) {
+    if awake.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::half::{RecvHalf, Violation};
 use super::stream::{Phase, Stream};
-use super::streams::{Event, RETRY_MAX, STREAMS_MAX, Side, Streams};
+use super::streams::{Event, LINK_BYTES_MAX, RETRY_MAX, STREAMS_MAX, Side, Streams};
 use super::wire::{Cause, Record};
 
 /// What was received is acknowledged at the latest after so many bytes, so that the other side need not keep them.
@@ -86,7 +86,17 @@ impl Streams {
     ) -> Result<(), Violation> {
         let Some((key, stream)) = self.on_wire(wire) else { return Ok(()) };
         stream.handle_ack(ack)?;
+        let before = stream.recv.kept_bytes();
         take(&mut stream.recv)?;
+        if matches!(stream.phase, Phase::Connecting) {
+            self.waiting_bytes += stream.recv.kept_bytes() - before;
+            if self.waiting_bytes > LINK_BYTES_MAX {
+                // Nothing reached the receiver: the near side keeps the bytes and tries again.
+                self.fail(key, Cause::TooManyStreams);
+                return Ok(());
+            }
+        }
+        let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
         if stream.recv.untold() >= ACK_BYTES {
             stream.owes_credit = true;
             self.touch(key);

@@ -23,8 +23,9 @@ use super::wire::{Cause, Record, encode};
 
 /// The credit of one stream where there are many, in bytes: a message of usual size.
 const WINDOW_BYTES_MIN: u64 = 16 << 10;
-/// What the streams of one link may hold together in one direction, in bytes; shared out as credit.
-const LINK_BYTES_MAX: u64 = 24 << 20;
+/// What the streams of one link may hold together in one direction, in bytes: shared out as credit, and the bound on
+/// what comes before the first credit for receivers that are not connected yet.
+pub(super) const LINK_BYTES_MAX: u64 = 24 << 20;
 /// The streams of one link at once: the default limit of a forward's connections is below it.
 pub const STREAMS_MAX: usize = 16_384;
 /// The pause before a refused stream is opened again, the first time; it doubles.
@@ -76,6 +77,8 @@ pub struct Streams {
     next_key: u64,
     next_wire: u64,
     pub(super) opened_through: u64,
+    /// Counts the bytes of streams whose receiver is not connected yet.
+    pub(super) waiting_bytes: u64,
     pub(super) urgent: BytesMut,
     pub(super) turn: VecDeque<u64>,
     pub(super) connected: bool,
@@ -97,6 +100,7 @@ impl Streams {
             next_key: 1,
             next_wire: 1,
             opened_through: 0,
+            waiting_bytes: 0,
             urgent: BytesMut::new(),
             turn: VecDeque::new(),
             connected: false,
@@ -128,6 +132,7 @@ impl Streams {
 
     /// Tells the near side that the receiver is connected (far side).
     pub fn accept(&mut self, key: u64) {
+        self.settle_waiting(key);
         if let Some(stream) = self.streams.get_mut(&key) {
             stream.phase = Phase::Open;
             stream.owes_accept = true;

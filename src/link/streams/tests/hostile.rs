@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "a test's numbers are small, or meant to wrap")]
 
 use super::super::*;
+use crate::link::streams::LINK_BYTES_MAX;
 use crate::link::wire::{RESUME_STREAMS_MAX, WINDOW_BYTES_INITIAL};
 
 const HOLD: Duration = Duration::from_secs(30);
@@ -138,7 +139,7 @@ fn tiny_records_are_kept_as_bytes_not_as_records() {
         far.handle_record(Record::Data { stream: 1, offset, ack: 0, bytes: b"x" }, now).unwrap();
         while far.poll_event().is_some() {}
     }
-    assert!(far.streams[&1].recv.kept_bytes() <= 2 * WINDOW_BYTES_INITIAL as usize);
+    assert!(far.streams[&1].recv.held_bytes() <= 2 * WINDOW_BYTES_INITIAL as usize);
 }
 
 #[test]
@@ -168,4 +169,28 @@ fn a_far_side_that_claims_what_was_never_sent_fails_the_stream_at_both_ends() {
     near.poll_transmit(&mut out, 1000);
     let told = crate::link::wire::decode(&out).unwrap().expect("the other end is told").0;
     assert!(told == Record::Reset { stream: wire, cause: Cause::Lost });
+}
+
+#[test]
+fn what_waits_for_receivers_that_are_not_connected_is_bounded() {
+    let (mut far, now) = resumed(Side::Far);
+    let window = vec![b'x'; WINDOW_BYTES_INITIAL as usize];
+    let streams = LINK_BYTES_MAX / WINDOW_BYTES_INITIAL;
+    for wire in 1..=streams + 100 {
+        far.handle_record(Record::Open(wire), now).unwrap();
+        far.handle_record(Record::Data { stream: wire, offset: 0, ack: 0, bytes: &window }, now).unwrap();
+    }
+    let held: usize = far.streams.values().map(|stream| stream.recv.held_bytes()).sum();
+    assert!(held as u64 <= 2 * LINK_BYTES_MAX, "{held}");
+    assert_eq!(far.failure(streams), None);
+    assert_eq!(far.failure(streams + 1), Some(Cause::TooManyStreams), "the near side may try it again");
+    far.accept(1);
+    far.close(2, Cause::ReceiverRefuses);
+    for wire in [streams + 101, streams + 102] {
+        far.handle_record(Record::Open(wire), now).unwrap();
+        far.handle_record(Record::Data { stream: wire, offset: 0, ack: 0, bytes: &window }, now).unwrap();
+        assert_eq!(far.failure(wire), None, "there is room again");
+    }
+    far.fail_all(Cause::Lost);
+    assert_eq!(far.waiting_bytes, 0);
 }

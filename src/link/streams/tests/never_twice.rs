@@ -306,7 +306,7 @@ impl World {
         for end in [&self.bench.near, &self.bench.far] {
             for stream in end.streams.streams.values() {
                 assert!(stream.send.unacked_bytes() as u64 <= WINDOW_BYTES_MAX, "no more is kept than the window");
-                assert!(stream.recv.kept_bytes() as u64 <= 2 * WINDOW_BYTES_MAX);
+                assert!(stream.recv.held_bytes() as u64 <= 2 * WINDOW_BYTES_MAX);
             }
         }
         for (at, sender) in self.senders.iter().enumerate() {
