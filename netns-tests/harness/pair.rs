@@ -5,10 +5,12 @@
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use super::mllp::{Behaviour, Receiver, Sender};
 use super::plan::Plan;
 use super::site::Site;
+use super::until;
 use super::wire::Wire;
 
 /// Is where senders connect.
@@ -16,6 +18,9 @@ pub(crate) const FORWARD: SocketAddr = loopback(2575);
 
 /// Is where the receiver listens.
 pub(crate) const TARGET: SocketAddr = loopback(6661);
+
+/// Bounds the time until two sites that just started are linked, on a machine that is busy.
+const LINK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Returns an address on the loopback interface.
 pub(crate) const fn loopback(port: u16) -> SocketAddr {
@@ -38,6 +43,10 @@ impl Pair {
         let (north, south) = pair.plans(forward_lines);
         pair.south.start(&south);
         pair.north.start(&north);
+        // ready is what a site can do alone; most tests are about what both do together
+        until(LINK_LIMIT, "the link is up", || {
+            (pair.north.metric("forward_link", "forward=\"orders\"") > 0.5).then_some(())
+        });
         pair
     }
 
