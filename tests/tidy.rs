@@ -25,13 +25,20 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 11] = [
+const PURE: [&str; 18] = [
     "src/mllp",
     "src/config/raw",
     "src/link/wire",
+    "src/link/cause",
+    "src/link/half",
+    "src/link/stream",
     "src/link/streams",
+    "src/link/records",
+    "src/link/resume",
+    "src/link/ending",
     "src/tunnel/allowed_ips",
     "src/tunnel/filter",
+    "src/tunnel/packet",
     "src/tunnel/offload",
     "src/health/state",
     "src/spool/queue",

@@ -320,6 +320,16 @@ impl Session {
         }
     }
 
+    /// Waits until an echo is overdue; a sign of life of the peer meanwhile brings that nearer.
+    async fn await_echo(&self, mut until: Instant) {
+        while Instant::now() < until {
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => return,
+                () = self.awake.notified() => until = until.min(Instant::now() + ECHO_WITHIN_AWAKE),
+            }
+        }
+    }
+
     /// Asks for an echo where nothing came for long, or the peer woke; ends where none comes.
     async fn ask(self: &Arc<Self>, echo: &Mutex<Echo>) -> Ended {
         let mut due = Instant::now(); // measures the round trip once at the start
@@ -334,7 +344,7 @@ impl Session {
                 streams.handle_idle();
                 streams.push_record(&Record::Ping(token));
             });
-            tokio::time::sleep_until((asked + within).into()).await;
+            self.await_echo(asked + within).await;
             let state = echo.lock().unwrap_or_else(PoisonError::into_inner);
             if state.heard < asked {
                 return Ended::Silent;
