@@ -16,15 +16,14 @@ impl Streams {
             return self.remove(key);
         }
         let ended = stream.send.is_finished() && stream.recv.is_end_taken();
-        let unheard = stream.send.has_to_send() || (!self.resumed && stream.send.has_unacked());
-        if ended || (unheard && self.side == Side::Far) {
-            stream.detached = true; // waits for the last acknowledgements, or for the last bytes to go
-            stream.reset = (!ended).then_some(cause);
-            return;
-        }
         // Once the receiver was connected, no cause says any more that nothing reached it.
         let is_past_refusal = self.side == Side::Far && matches!(stream.phase, Phase::Open) && cause.is_refusal();
         let cause = if is_past_refusal { Cause::ReceiverReset } else { cause };
+        if ended || (stream.send.has_unacked() && self.side == Side::Far) {
+            stream.detached = true; // until the last bytes are confirmed: the connection may break before they arrive
+            stream.reset = (!ended).then_some(cause);
+            return self.touch(key);
+        }
         let wire = stream.wire;
         self.push_record(&Record::Reset { stream: wire, cause });
         self.remove(key);
@@ -60,7 +59,8 @@ impl Streams {
     /// Removes a stream that both sides ended, or whose end was told, once nobody holds it.
     pub(super) fn reap(&mut self, key: u64) {
         let Some(stream) = self.streams.get(&key) else { return };
-        if stream.detached && (stream.is_complete() || stream.failed.is_some()) {
+        let is_told = stream.reset_told && !stream.send.has_unacked();
+        if stream.detached && (stream.is_complete() || stream.failed.is_some() || is_told) {
             self.remove(key);
         }
     }

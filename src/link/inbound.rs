@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::cause_chain;
@@ -19,8 +19,10 @@ use super::stream_end::StreamEnd;
 use super::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
 use crate::config::{Name, PublicKey};
 
-/// Connections that have not greeted yet, at once.
-const GREETING_MAX: usize = 64;
+/// Connections of one peer that have not greeted yet, or wait for an older one of their link to end.
+const GREETING_OF_PEER_MAX: usize = 32;
+/// A peer that has more is named in the log this often.
+const CROWD_EVERY: Duration = Duration::from_secs(60);
 /// A greeting takes no longer.
 const GREET_WITHIN: Duration = Duration::from_secs(5);
 /// A greeting is one small record, in bytes.
@@ -77,6 +79,15 @@ pub struct Gate {
 pub struct Inbound {
     gate: Gate,
     links: Mutex<HashMap<LinkKey, Link>>,
+    doors: Mutex<HashMap<PublicKey, Arc<Door>>>,
+}
+
+/// Is where the connections of one peer come in: no peer takes another's places.
+struct Door {
+    places: Arc<Semaphore>,
+    /// Lets one link of the peer take over at a time: two at once would each make the link's streams anew.
+    take_over: tokio::sync::Mutex<()>,
+    crowd_told: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -99,12 +110,11 @@ struct Link {
 impl Inbound {
     /// Makes the end; [`Inbound::run`] serves a listener.
     pub fn new(gate: Gate) -> Arc<Self> {
-        Arc::new(Self { gate, links: Mutex::new(HashMap::new()) })
+        Arc::new(Self { gate, links: Mutex::default(), doors: Mutex::default() })
     }
 
     /// Accepts links on a listener, for ever. Cancel-safe.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let greeting = Arc::new(Semaphore::new(GREETING_MAX));
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
@@ -116,17 +126,32 @@ impl Inbound {
                     continue;
                 }
             };
+            let Some((key, peer)) = (self.gate.owner)(from) else { continue };
+            let door = self.door(key);
             // Beyond the limit the newest is closed; the peer tries again.
-            let Ok(permit) = Arc::clone(&greeting).try_acquire_owned() else { continue };
+            let Ok(place) = Arc::clone(&door.places).try_acquire_owned() else {
+                door.tell_of_crowd(&peer);
+                continue;
+            };
             let inbound = Arc::clone(&self);
             connections.spawn(async move {
-                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, from)).await;
-                drop(permit);
+                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, key, peer)).await;
                 if let Ok(Some(greeted)) = greeted {
-                    inbound.serve(greeted).await;
+                    inbound.serve(greeted, &door, place).await;
                 }
             });
         }
+    }
+
+    fn door(&self, key: PublicKey) -> Arc<Door> {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(doors.entry(key).or_insert_with(|| {
+            Arc::new(Door {
+                places: Arc::new(Semaphore::new(GREETING_OF_PEER_MAX)),
+                take_over: tokio::sync::Mutex::default(),
+                crowd_told: Mutex::default(),
+            })
+        }))
     }
 
     /// Fails every stream of every link.
@@ -140,8 +165,7 @@ impl Inbound {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn greet(&self, mut tcp: TcpStream, from: SocketAddr) -> Option<Greeted> {
-        let (key, peer) = (self.gate.owner)(from)?;
+    async fn greet(&self, mut tcp: TcpStream, key: PublicKey, peer: Name) -> Option<Greeted> {
         super::inside::tune(&tcp, super::USER_TIMEOUT).ok()?;
         let (hello, early) = read_hello(&mut tcp).await?;
         let refusal = match (self.gate.service)(&hello.service, &peer) {
@@ -165,10 +189,14 @@ impl Inbound {
         is_kept || (links.len() < LINKS_MAX && of_peer < LINKS_OF_PEER_MAX)
     }
 
-    async fn serve(self: &Arc<Self>, greeted: Greeted) {
+    async fn serve(self: &Arc<Self>, greeted: Greeted, door: &Door, place: OwnedSemaphorePermit) {
         let Greeted { mut tcp, early, key, peer, hello, service } = greeted;
         let link_key = LinkKey { peer: key, forward: hello.forward.clone() };
-        let (session, mut turn, resumed) = self.take_over(&link_key, &hello, &peer, &service).await;
+        let (session, mut turn, resumed) = {
+            let _alone = door.take_over.lock().await;
+            self.take_over(&link_key, &hello, &peer, &service).await
+        };
+        drop(place);
         let mut out = BytesMut::new();
         let (site, instance) = (self.gate.site.clone(), self.gate.instance);
         encode(&Record::Welcome(Welcome { version: VERSION, capabilities: 0, instance, resumed, site }), &mut out);
@@ -270,6 +298,16 @@ impl Inbound {
             if receiver.changed().await.is_err() {
                 return std::future::pending().await;
             }
+        }
+    }
+}
+
+impl Door {
+    fn tell_of_crowd(&self, peer: &Name) {
+        let mut told = self.crowd_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= CROWD_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(%peer, "closed a connection to the link port: the peer opens more than it greets on");
         }
     }
 }

@@ -129,7 +129,10 @@ impl Streams {
                 self.events.push_back(Event::Clock);
             }
             _ => {
-                self.by_wire.remove(&wire); // who says it need not be told
+                // Who says it need not be told, but keeps the last bytes until they are confirmed.
+                let ack = stream.recv.tell();
+                self.by_wire.remove(&wire);
+                self.push_record(&Record::Credit { stream: wire, ack, limit: 0 });
                 self.fail(key, cause);
             }
         }

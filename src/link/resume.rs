@@ -86,6 +86,7 @@ impl Streams {
                 (Some(received), side) => {
                     stream.owes_accept = side == Side::Far && matches!(stream.phase, Phase::Open);
                     stream.owes_credit = true;
+                    stream.reset_told = false;
                     match stream.send.rewind(*received) {
                         Ok(()) => self.touch(key),
                         Err(Violation) => self.fail(key, Cause::Lost),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::half::{RecvHalf, SendHalf, Transmit, Violation};
+use super::streams::Side;
 use super::wire::{Cause, DATA_BYTES_MAX, Record, StreamId, encode};
 
 pub(super) enum Phase {
@@ -25,8 +26,9 @@ pub(super) struct Stream {
     pub(super) owes_accept: bool,
     pub(super) owes_credit: bool,
     pub(super) failed: Option<Cause>,
-    /// Is why the stream is reset as soon as the last bytes went.
+    /// Is why the stream is reset as soon as the last bytes went; it stays until they are confirmed.
     pub(super) reset: Option<Cause>,
+    pub(super) reset_told: bool,
     pub(super) detached: bool,
 }
 
@@ -43,6 +45,7 @@ impl Stream {
             owes_credit: false,
             failed: None,
             reset: None,
+            reset_told: false,
             detached: false,
         }
     }
@@ -51,9 +54,14 @@ impl Stream {
         !matches!(self.phase, Phase::Opening { on_wire: false, .. })
     }
 
-    pub(super) fn is_held(&self, connected: bool) -> bool {
-        let unreachable = |refused: bool| refused || !connected;
-        matches!(&self.phase, Phase::Opening { refusal, .. } if unreachable(refusal.is_some()))
+    /// Tells whether bytes of the sender wait here: for a receiver that cannot be reached, or for a link that is down.
+    /// Only the near side holds.
+    pub(super) fn is_held(&self, side: Side, connected: bool) -> bool {
+        match &self.phase {
+            Phase::Opening { refusal, .. } => refusal.is_some() || !connected,
+            Phase::Open => side == Side::Near && !connected && self.send.has_unacked(),
+            Phase::Connecting => false,
+        }
     }
 
     /// Frees what the other side has; not before the receiver is connected, so that all can be sent again.
@@ -99,9 +107,9 @@ impl Stream {
             None => {}
         }
         let has_more = self.send.has_to_send();
-        if let Some(cause) = self.reset.filter(|_| !has_more) {
+        if let Some(cause) = self.reset.filter(|_| !has_more && !self.reset_told) {
             encode(&Record::Reset { stream: self.wire, cause }, out);
-            self.failed = Some(cause);
+            self.reset_told = true;
         }
         has_more
     }

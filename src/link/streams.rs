@@ -181,9 +181,9 @@ impl Streams {
     /// Ends this side's direction. A sender that ends while its bytes are held takes them back: its resend would be a
     /// duplicate.
     pub fn finish(&mut self, key: u64) {
-        let connected = self.connected;
+        let (side, connected) = (self.side, self.connected);
         let Some(stream) = self.streams.get_mut(&key) else { return };
-        if stream.is_held(connected) {
+        if stream.is_held(side, connected) {
             return self.fail(key, Cause::SenderGone);
         }
         stream.send.finish();
@@ -202,12 +202,12 @@ impl Streams {
 
     /// Tells whether the stream waits for a receiver that cannot be reached now.
     pub fn is_held(&self, key: u64) -> bool {
-        self.streams.get(&key).is_some_and(|stream| stream.is_held(self.connected))
+        self.streams.get(&key).is_some_and(|stream| stream.is_held(self.side, self.connected))
     }
 
     /// Counts the streams of which bytes wait for a receiver that cannot be reached.
     pub fn held(&self) -> usize {
-        let held = |stream: &&Stream| stream.first_byte.is_some() && stream.is_held(self.connected);
+        let held = |stream: &&Stream| stream.first_byte.is_some() && stream.is_held(self.side, self.connected);
         self.streams.values().filter(held).count()
     }
 
