@@ -1,14 +1,23 @@
 //! The far end over loopback: who may keep a link, and what becomes of its streams.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use tokio::net::TcpSocket;
+
 use super::*;
 
 const PEER: PublicKey = PublicKey([7; 32]);
+/// Is where the connections of another peer come from.
+const NEIGHBOUR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 fn gate() -> (Gate, mpsc::Receiver<Arrival>) {
     let (arrivals, arrived) = mpsc::channel(8);
     let name = |name: &str| Name::new(name).unwrap();
     let gate = Gate {
-        owner: Box::new(move |_| Some((PEER, name("north")))),
+        owner: Box::new(move |from| match from.ip() {
+            ip if ip == NEIGHBOUR => Some((PublicKey([8; 32]), name("south"))),
+            _ => Some((PEER, name("north"))),
+        }),
         service: Box::new(move |service, _| Ok(name(service))),
         receiver: Box::new(|_| None),
         arrivals,
@@ -30,7 +39,10 @@ async fn listen() -> (Arc<Inbound>, SocketAddr, mpsc::Receiver<Arrival>, JoinSet
 
 /// Says hello as a start of the near site and returns what the far one answers.
 async fn greet(address: SocketAddr, start: u8, forward: &str) -> (TcpStream, Result<bool, Cause>) {
-    let mut tcp = TcpStream::connect(address).await.unwrap();
+    greet_on(TcpStream::connect(address).await.unwrap(), start, forward).await
+}
+
+async fn greet_on(mut tcp: TcpStream, start: u8, forward: &str) -> (TcpStream, Result<bool, Cause>) {
     let hello = Hello {
         version_min: VERSION,
         version_max: VERSION,
@@ -112,4 +124,34 @@ async fn no_peer_keeps_more_links_than_its_share_and_a_kept_one_comes_back() {
     }
     assert_eq!(greet(address, 1, "one-more").await.1, Err(Cause::TooManyStreams));
     assert_eq!(greet(address, 1, "forward-0").await.1, Ok(true));
+}
+
+#[tokio::test]
+async fn two_greetings_of_a_restarted_site_at_once_share_one_link() {
+    let (inbound, address, mut arrived, _tasks) = listen().await;
+    let (mut old, _) = greet(address, 1, "orders").await;
+    open_stream(&mut old).await;
+    let arrival = arrived.recv().await.unwrap();
+    let serve = async move {
+        arrival.stream.opened().await.ok();
+        tokio::time::sleep(Duration::from_millis(50)).await; // a receiver's connection takes its time to close
+    };
+    let ((), first, second) = tokio::join!(serve, greet(address, 2, "orders"), greet(address, 2, "orders"));
+    let mut resumed = [first.1.unwrap(), second.1.unwrap()];
+    resumed.sort_unstable();
+    assert_eq!(resumed, [false, true], "the second one finds what the first one made");
+    assert_eq!(inbound.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_never_greets_takes_no_other_peers_place() {
+    let (_inbound, address, _arrived, _tasks) = listen().await;
+    let mut silent = Vec::new();
+    for _ in 0..GREETING_OF_PEER_MAX * 2 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let neighbour = TcpSocket::new_v4().unwrap();
+    neighbour.bind(SocketAddr::new(NEIGHBOUR, 0)).unwrap();
+    let tcp = neighbour.connect(address).await.unwrap();
+    assert_eq!(greet_on(tcp, 1, "orders").await.1, Ok(false));
 }

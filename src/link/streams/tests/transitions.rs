@@ -423,6 +423,48 @@ fn an_answer_that_the_receiver_gave_before_it_left_survives_a_cut() {
 }
 
 #[test]
+fn an_answer_that_was_written_into_a_dead_connection_is_said_again() {
+    let mut bench = Bench::up(HOLD);
+    let (near, far) = bench.open_accepted();
+    bench.far.streams.try_write(far, b"answer", bench.now);
+    bench.far.streams.close(far, Cause::ReceiverReset);
+    bench.transmit();
+    bench.cut();
+    bench.connect(true);
+    bench.settle();
+    assert_eq!(bench.near.read_all(near), (b"answer".to_vec(), Moved::Failed(Cause::ReceiverReset)));
+    bench.near.streams.close(near, Cause::ReceiverReset);
+    bench.settle();
+    bench.assert_no_stream_is_left();
+}
+
+#[test]
+fn a_sender_that_leaves_while_the_link_is_down_takes_its_message_back() {
+    let mut bench = Bench::up(HOLD);
+    let (near, far) = bench.open_accepted();
+    bench.cut();
+    bench.near.streams.try_write(near, b"message", bench.now);
+    assert!(bench.near.streams.is_held(near));
+    bench.near.streams.finish(near);
+    assert_eq!(bench.near.streams.failure(near), Some(Cause::SenderGone));
+    bench.near.streams.close(near, Cause::SenderGone);
+    bench.connect(true);
+    bench.settle();
+    assert_eq!(bench.far.read_all(far), (Vec::new(), Moved::Failed(Cause::SenderGone)));
+}
+
+#[test]
+fn a_sender_that_ends_while_the_link_is_down_with_nothing_on_its_way_ends_in_order() {
+    let mut bench = Bench::up(HOLD);
+    let (near, far) = bench.open_accepted();
+    bench.cut();
+    bench.near.streams.finish(near);
+    bench.connect(true);
+    bench.settle();
+    assert_eq!(bench.far.read_all(far), (Vec::new(), Moved::End));
+}
+
+#[test]
 fn credit_goes_on_for_as_long_as_the_receiver_reads() {
     let mut bench = Bench::up(HOLD);
     let (near, far) = bench.open_accepted();
