@@ -1,6 +1,7 @@
 //! The receiver is not there, does not answer, or closes: a message is held, refused or lost as the forward says, never
 //! acknowledged by anybody but the receiver, and never delivered twice.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::harness::mllp::{ANSWER_LIMIT, Behaviour, Lost, Sender, answer_to, message};
@@ -13,6 +14,7 @@ tests![
     a_sender_that_gives_up_during_a_hold_is_not_delivered,
     close_closes_at_once,
     nak_answers_ar_with_error_207,
+    nak_answers_a_frame_without_its_last_byte_too,
     nak_answers_cr_in_enhanced_mode,
     a_receiver_that_closes_before_its_answer_is_not_tried_again,
     a_receiver_that_never_answers_is_waited_for,
@@ -88,6 +90,17 @@ fn nak_answers_ar_with_error_207() {
     let error =
         text.split('\r').find(|segment| segment.starts_with("ERR|")).unwrap_or_else(|| panic!("no ERR: {text}"));
     assert!(error.contains("207"), "{text}");
+}
+
+fn nak_answers_a_frame_without_its_last_byte_too() {
+    let pair = Pair::start(&["on_unreachable: nak"]);
+    let mut sender = pair.sender();
+    let mut frame = vec![0x0b];
+    frame.extend_from_slice(&message("short", 500));
+    frame.push(0x1c);
+    sender.stream.write_all(&frame).expect("open");
+    let answer = String::from_utf8(sender.answer(SOON).expect("an answer")).expect("wardlink's own text");
+    assert!(answer.contains("\rMSA|AR|short"), "{answer}");
 }
 
 fn nak_answers_cr_in_enhanced_mode() {

@@ -9,7 +9,7 @@ use crate::link::carry::{Ended, Leg, TcpLeg};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::mllp::ack::{AckCode, FrameKind, Stamp, refusal};
-use crate::mllp::frame::{Decoder, Event, Limits, encode};
+use crate::mllp::frame::{Decoder, END_SILENCE, Event, Limits, encode};
 use crate::mllp::message::{HEADER_BYTES_MAX, Header};
 use crate::mllp::observe::Observation;
 
@@ -22,39 +22,52 @@ const READ_BYTES: usize = 8 << 10;
 /// The sender's connection ended.
 pub(super) async fn refuse_messages(sender: &TcpLeg, limits: Limits, tally: &Tally) -> Result<(), Ended> {
     let mut decoder = Decoder::new(limits);
-    let mut head = Vec::new();
+    let mut refusals = Refusals { head: Vec::new(), answers: Vec::new(), tally };
     let mut bytes = vec![0; READ_BYTES];
     loop {
-        let count = match sender.try_read(&mut bytes) {
-            Moved::Bytes(count) => count,
-            Moved::Blocked => {
-                sender.readable().await;
-                continue;
+        match sender.try_read(&mut bytes) {
+            Moved::Bytes(count) => decoder
+                .handle_bytes(bytes.get(..count).unwrap_or(&[]), &mut |event| refusals.handle(event))
+                .map_err(Ended::Violation)?,
+            Moved::Blocked if decoder.awaits_silence() => {
+                if tokio::time::timeout(END_SILENCE, sender.readable()).await.is_err() {
+                    decoder.handle_silence(&mut |event| refusals.handle(event));
+                }
             }
+            Moved::Blocked => sender.readable().await,
             Moved::End => return Err(Ended::Finished),
             Moved::Failed(cause) => return Err(Ended::Failed(cause)),
-        };
-        let mut answers = Vec::new();
-        let mut refused = 0;
-        decoder
-            .handle_bytes(bytes.get(..count).unwrap_or(&[]), &mut |event| match event {
-                Event::Start => head.clear(),
-                Event::Payload(part) => {
-                    let room = HEADER_BYTES_MAX.saturating_sub(head.len());
-                    head.extend_from_slice(part.get(..room).unwrap_or(part));
-                }
-                Event::End { payload_bytes } => {
-                    if let Some(answer) = answer_to(&head, payload_bytes, tally) {
-                        answers.extend_from_slice(&encode(&answer));
-                        refused += 1;
-                    }
-                }
-                Event::Anomaly(anomaly) => tally.count(Observation::Anomaly(anomaly), Instant::now()),
-            })
-            .map_err(Ended::Violation)?;
+        }
+        let answers = std::mem::take(&mut refusals.answers);
         write_all(sender, &answers).await?;
-        if refused > 0 && decoder.is_between_frames() {
+        if !answers.is_empty() && decoder.is_between_frames() {
             return Ok(());
+        }
+    }
+}
+
+/// Gathers the refusals of the messages that the decoder finds.
+struct Refusals<'a> {
+    head: Vec<u8>,
+    answers: Vec<u8>,
+    tally: &'a Tally,
+}
+
+impl Refusals<'_> {
+    fn handle(&mut self, event: Event<'_>) {
+        match event {
+            Event::Start => self.head.clear(),
+            Event::Payload(part) => {
+                let room = HEADER_BYTES_MAX.saturating_sub(self.head.len());
+                self.head.extend_from_slice(part.get(..room).unwrap_or(part));
+            }
+            Event::End { payload_bytes } => {
+                let answer = answer_to(&self.head, payload_bytes, self.tally).unwrap_or_default();
+                if !answer.is_empty() {
+                    self.answers.extend_from_slice(&encode(&answer));
+                }
+            }
+            Event::Anomaly(anomaly) => self.tally.count(Observation::Anomaly(anomaly), Instant::now()),
         }
     }
 }

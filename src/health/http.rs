@@ -31,8 +31,9 @@ use super::{metrics, state};
 /// Limits the connections at once: many times what monitoring needs, and 2 MiB of buffers at the most.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Limits a connection from its acceptance to its last byte; probes commonly give up after 5 to 10 s.
-const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
+/// Limits a connection from its acceptance to its last byte: an answer takes milliseconds on loopback, and a client that
+/// stalls must not keep probes, which commonly give up after 5 to 10 s, from their turn.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Limits the buffer of a connection, in bytes: a request without a body fits, and hyper accepts no less than 8 KiB.
 const CONNECTION_BUFFER_BYTES_MAX: usize = 16 * 1024;

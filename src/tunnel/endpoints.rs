@@ -29,7 +29,7 @@ const FILE_NAME: &str = "endpoints.json";
 /// Reads the endpoints of an earlier run by public key; a file that is missing or damaged gives none.
 pub(super) fn load(state_dir: &Path) -> HashMap<String, SocketAddr> {
     let path = state_dir.join(FILE_NAME);
-    let fits = std::fs::metadata(&path).is_ok_and(|file| file.len() <= FILE_BYTES_MAX);
+    let fits = std::fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() <= FILE_BYTES_MAX);
     if !fits {
         return HashMap::new();
     }

@@ -2,10 +2,15 @@
 //!
 //! Never changes a byte of a message unless it is asked to (`--loose`), never shows one.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::mllp::frame::{Anomaly, FrameReader, Limits, Read, VT, Violation, encode};
 use crate::mllp::message::Header;
+
+/// Limits a file, in bytes: it is read whole, and a device has no end.
+const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// Is a message, ready to be sent.
 pub(super) struct Message {
@@ -26,6 +31,8 @@ impl Message {
 pub(super) enum LoadError {
     #[error("{path}: {source}", path = path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: larger than 1 GiB; send it in parts", path = path.display())]
+    TooLarge { path: PathBuf },
     #[error("{path}: {source}", path = path.display())]
     Violation { path: PathBuf, source: Violation },
     #[error("{path}: no message: it must start with an MSH segment, or with a frame around one", path = path.display())]
@@ -39,7 +46,12 @@ pub(super) enum LoadError {
 /// Reads the messages of a file.
 pub(super) fn load(path: &Path, loose: bool) -> Result<Vec<Message>, LoadError> {
     let at = || path.to_owned();
-    let bytes = std::fs::read(path).map_err(|source| LoadError::Read { path: at(), source })?;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    read.map_err(|source| LoadError::Read { path: at(), source })?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(LoadError::TooLarge { path: at() });
+    }
     let refuse = |source| LoadError::Violation { path: at(), source };
     let payloads = if bytes.first() == Some(&VT) {
         let (payloads, left_over) = unframe(&bytes).map_err(refuse)?;
