@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -23,6 +23,8 @@ use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
 use crate::mllp::frame::Limits;
 
+/// Senders that connect at once and wait to be accepted: with fewer places a burst waits a second for its next SYN.
+const BACKLOG: u32 = 1024;
 /// Unacknowledged bytes to a sender end its connection after so long: it is gone, or its host is.
 const SENDER_TIMEOUT: Duration = Duration::from_secs(120);
 /// A connection through the tunnel outlives the wire's cuts by this much more than the hold.
@@ -77,11 +79,19 @@ impl Forward {
     /// # Errors
     /// The port is taken or the address is not this host's.
     pub async fn listen(&self) -> Result<TcpListener, ListenError> {
-        TcpListener::bind(self.config.listen).await.map_err(|source| ListenError {
+        self.bind().map_err(|source| ListenError {
             forward: self.config.name.to_string(),
             address: self.config.listen,
             source,
         })
+    }
+
+    fn bind(&self) -> io::Result<TcpListener> {
+        let address = self.config.listen;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
     }
 
     /// Returns the configuration.

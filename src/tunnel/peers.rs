@@ -13,12 +13,16 @@ use tokio::sync::{Notify, watch};
 use super::allowed_ips::AllowedIps;
 use super::drops::DropCounters;
 use super::filter::PeerRules;
-use super::peer::{Identity, Peer};
+use super::peer::{Identity, OVERHEAD_BYTES, Peer};
 use crate::config::{Config, Name, PublicKey, Target};
 
 /// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
 /// would delay a message noticeably.
 const SILENCE_MIN: Duration = Duration::from_secs(2);
+
+/// A session on which nothing was answered for so long is none: WireGuard begins a handshake then (KEEPALIVE_TIMEOUT
+/// and REKEY_TIMEOUT, paper section 6.5).
+const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 
 /// Is one peer of a running tunnel.
 pub struct PeerEntry {
@@ -44,6 +48,8 @@ struct Path {
     endpoint: Option<SocketAddr>,
     endpoint_error: Option<String>,
     heard: Option<Instant>,
+    /// Is when the first datagram went out that asks for an answer and has had none.
+    unanswered_since: Option<Instant>,
     latest_handshake: Option<SystemTime>,
     session_began: Option<Instant>,
 }
@@ -94,6 +100,7 @@ impl PeerEntry {
         self.rx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
         let moved = path.endpoint.replace(source) != Some(source);
+        path.unanswered_since = None;
         let silent = path.heard.replace(now).is_none_or(|heard| now.duration_since(heard) >= SILENCE_MIN);
         std::mem::drop(path);
         if silent {
@@ -121,9 +128,16 @@ impl PeerEntry {
         path.session_began.is_none_or(|at| at.elapsed() >= limit)
     }
 
-    /// Counts a datagram sent.
+    /// Counts a datagram sent. All but keepalives ask for an answer: a peer that lives says something within 10 s.
     pub(super) fn sent(&self, datagram_bytes: usize) {
         self.tx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
+        if datagram_bytes == OVERHEAD_BYTES {
+            return;
+        }
+        let waits = self.path.read().unwrap_or_else(PoisonError::into_inner).unanswered_since.is_some();
+        if !waits {
+            self.path.write().unwrap_or_else(PoisonError::into_inner).unanswered_since = Some(Instant::now());
+        }
     }
 
     /// Subscribes to the peer's signs of life: a new session, or the first datagram after silence.
@@ -137,8 +151,10 @@ impl PeerEntry {
 
     /// Tells what is known about the peer.
     pub fn facts(&self) -> PeerFacts {
-        let has_session = self.lock().has_session();
+        let has_keys = self.lock().has_session();
         let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        let is_silent = path.unanswered_since.is_some_and(|since| since.elapsed() >= UNANSWERED_MAX);
+        let has_session = has_keys && !is_silent;
         PeerFacts {
             name: self.name.clone(),
             key: self.key,
