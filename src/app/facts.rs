@@ -49,13 +49,15 @@ impl Parts {
     fn peer_facts(&self, peer: &TunnelFacts, configured: Option<&Peer>) -> PeerFacts {
         let age = peer.latest_handshake.and_then(|at| SystemTime::now().duration_since(at).ok());
         let since = peer.latest_handshake.unwrap_or(self.started);
+        let unanswered = peer.unanswered_for.and_then(|silence| SystemTime::now().checked_sub(silence));
+        let lost = unanswered.map_or(since, |at| at.max(since));
         PeerFacts {
             name: peer.name.to_string(),
             public_key: peer.key.to_string(),
             endpoint_configured: configured.and_then(|peer| peer.endpoint.as_ref()).map(ToString::to_string),
             endpoint: peer.endpoint,
             endpoint_error: peer.endpoint_error.clone(),
-            session: if peer.has_session { Session::Up { since } } else { Session::Down { since } },
+            session: if peer.has_session { Session::Up { since } } else { Session::Down { since: lost } },
             session_wanted: configured.is_some_and(|peer| peer.persistent_keepalive.is_some()),
             latest_handshake_age: age,
             rx_bytes: peer.rx_bytes,

@@ -67,6 +67,8 @@ pub struct PeerFacts {
     pub endpoint_error: Option<String>,
     /// Tells whether there is a session to send with.
     pub has_session: bool,
+    /// Says for how long the peer has answered nothing that asked for an answer.
+    pub unanswered_for: Option<Duration>,
     /// Is when the latest handshake was completed.
     pub latest_handshake: Option<SystemTime>,
     /// Counts the bytes of datagrams received and authenticated.
@@ -153,14 +155,15 @@ impl PeerEntry {
     pub fn facts(&self) -> PeerFacts {
         let has_keys = self.lock().has_session();
         let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
-        let is_silent = path.unanswered_since.is_some_and(|since| since.elapsed() >= UNANSWERED_MAX);
-        let has_session = has_keys && !is_silent;
+        let unanswered_for = path.unanswered_since.map(|since| since.elapsed());
+        let has_session = has_keys && unanswered_for.is_none_or(|silence| silence < UNANSWERED_MAX);
         PeerFacts {
             name: self.name.clone(),
             key: self.key,
             endpoint: path.endpoint,
             endpoint_error: path.endpoint_error.clone(),
             has_session,
+            unanswered_for,
             latest_handshake: path.latest_handshake,
             rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
             tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
