@@ -255,16 +255,6 @@ impl Tunnel {
         &self.interface
     }
 
-    /// Returns this site's public key.
-    pub fn public_key(&self) -> PublicKey {
-        self.shared.identity.public_key()
-    }
-
-    /// Returns the UDP port.
-    pub fn listen_port(&self) -> u16 {
-        self.shared.udp.port()
-    }
-
     /// Finds a configured peer.
     pub fn peer(&self, key: &PublicKey) -> Option<Arc<PeerEntry>> {
         self.shared.peers.by_key(key)
