@@ -17,7 +17,7 @@ use super::drops::Drop;
 use super::filter::{self, Verdict};
 use super::packet::{self, IpPacket};
 use super::peer::{Action, Addressed, BUFFER_BYTES, DATAGRAM_BYTES_MAX};
-use super::peers::PeerEntry;
+use super::peers::{PeerEntry, Peers};
 use super::{Shared, TunnelError};
 use crate::config::PublicKey;
 
@@ -58,10 +58,11 @@ fn handle_outgoing(shared: &Shared, buffer: &mut [u8], packet_bytes: usize, out:
     let Some(packet) = buffer.get(..packet_bytes).and_then(IpPacket::parse) else {
         return shared.drops.count(Drop::Malformed);
     };
-    let Some(entry) = shared.peers.owner(packet.destination) else {
+    let peers = shared.peers();
+    let Some(entry) = peers.owner(packet.destination) else {
         return shared.drops.count(Drop::NoPeer);
     };
-    if is_our_own_datagram(shared, &packet) {
+    if is_our_own_datagram(shared, &peers, &packet) {
         return entry.drops.count(Drop::RoutingLoop);
     }
     let Some(endpoint) = entry.endpoint() else {
@@ -75,9 +76,9 @@ fn handle_outgoing(shared: &Shared, buffer: &mut [u8], packet_bytes: usize, out:
 }
 
 /// Tells whether a packet is a datagram of ours to some peer that the routes sent back into the tunnel.
-fn is_our_own_datagram(shared: &Shared, packet: &IpPacket<'_>) -> bool {
+fn is_our_own_datagram(shared: &Shared, peers: &Peers, packet: &IpPacket<'_>) -> bool {
     packet.udp_ports().is_some_and(|(source, destination)| {
-        source == shared.udp.port() && shared.peers.has_endpoint(SocketAddr::new(packet.destination, destination))
+        source == shared.udp.port() && peers.has_endpoint(SocketAddr::new(packet.destination, destination))
     })
 }
 
@@ -133,7 +134,7 @@ struct Receiver<'a> {
 impl Receiver<'_> {
     /// Begins a handshake with every peer whose endpoint is known: it may have been us who died (tunnel.md).
     fn initiate_all(&self) {
-        for entry in self.shared.peers.all() {
+        for entry in self.shared.peers().all() {
             if entry.endpoint().is_some() {
                 self.shared.greet(entry);
             }
@@ -142,15 +143,16 @@ impl Receiver<'_> {
 
     fn handle_datagram(&mut self, datagram: &[u8], source: SocketAddr) -> Result<(), TunnelError> {
         let shared = self.shared;
-        let entry = match shared.identity.handle_datagram(source.ip(), datagram, &mut self.out) {
+        let peers = shared.peers();
+        let entry = match peers.identity.handle_datagram(source.ip(), datagram, &mut self.out) {
             Addressed::Key(key) => {
-                let entry = shared.peers.by_key(&key);
+                let entry = peers.by_key(&key);
                 if entry.is_none() {
                     self.tell_of_stranger(&key, source);
                 }
                 entry
             }
-            Addressed::Index(index) => shared.peers.by_index(index),
+            Addressed::Index(index) => peers.by_index(index),
             Addressed::Cookie(cookie) => {
                 shared.drops.count(Drop::UnderLoad);
                 if shared.udp.send(cookie, source).is_err() {
@@ -243,14 +245,14 @@ impl Receiver<'_> {
         if now >= self.next_second {
             self.next_second = now + SECOND;
             self.resets_left = RESETS_PER_SECOND;
-            self.shared.identity.handle_second();
+            self.shared.peers().identity.handle_second();
         }
         if now < self.next_tick {
             return;
         }
         let jitter = self.shared.random() % u64::try_from(TICK_JITTER.as_micros()).unwrap_or(1);
         self.next_tick = now + TICK_MIN + Duration::from_micros(jitter);
-        for entry in self.shared.peers.all() {
+        for entry in self.shared.peers().all() {
             let datagram = entry.lock().handle_tick(now, &mut self.out);
             if let (Some(datagram), Some(endpoint)) = (datagram, entry.endpoint()) {
                 send(self.shared, entry, datagram, endpoint);
@@ -271,7 +273,8 @@ fn judge(
         Ok(None)
     };
     let Some(packet) = IpPacket::parse(inner) else { return dropped(Drop::Malformed) };
-    match filter::judge(&packet, &entry.rules, |address| shared.whose(address, entry)) {
+    let peers = shared.peers();
+    match filter::judge(&packet, &entry.rules(), |address| shared.whose(&peers, address, entry)) {
         Verdict::Pass => match shared.tun.write(inner.get(..packet.total_bytes).unwrap_or(inner)) {
             Ok(()) => Ok(None),
             Err(source) if is_gone(&source) => Err(TunnelError::InterfaceGone { source }),

@@ -47,7 +47,7 @@ pub(super) fn load(state_dir: &Path) -> HashMap<String, SocketAddr> {
 pub(super) fn spawn(config: &Config, shared: &Arc<Shared>) -> Vec<AbortHandle> {
     let named = config.peers.iter().filter_map(|peer| {
         let endpoint = peer.endpoint.clone()?;
-        let entry = shared.peers.by_key(&peer.public_key)?;
+        let entry = shared.peers().by_key(&peer.public_key)?;
         matches!(endpoint.host, Host::Name(_)).then(|| (entry, endpoint))
     });
     let mut tasks: Vec<AbortHandle> = named
@@ -95,9 +95,9 @@ fn point(shared: &Shared, entry: &PeerEntry, name: &str, found: io::Result<Vec<S
 async fn keep(shared: Arc<Shared>, state_dir: PathBuf) {
     let mut kept = load(&state_dir);
     loop {
-        shared.peers.moved().await;
+        shared.peers().moved().await;
         let now: HashMap<String, SocketAddr> = shared
-            .peers
+            .peers()
             .all()
             .iter()
             .filter(|entry| entry.facts().latest_handshake.is_some())

@@ -19,7 +19,7 @@ mod udp;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use nix::sys::eventfd::EventFd;
@@ -123,8 +123,7 @@ impl TunnelError {
 
 /// Is what both data threads and the rooms above share.
 struct Shared {
-    identity: Identity,
-    peers: Peers,
+    roster: RwLock<Arc<Peers>>,
     tun: Tun,
     udp: Udp,
     drops: DropCounters,
@@ -134,12 +133,17 @@ struct Shared {
 }
 
 impl Shared {
+    /// Returns the peers as they are now; taken once a batch. A change replaces the whole.
+    fn peers(&self) -> Arc<Peers> {
+        Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Says whose an inner address is, seen from a peer.
-    fn whose(&self, address: IpAddr, peer: &Arc<PeerEntry>) -> Whose {
+    fn whose(&self, peers: &Peers, address: IpAddr, peer: &Arc<PeerEntry>) -> Whose {
         if self.addresses.contains(&address) {
             return Whose::Ours;
         }
-        let is_the_peers = self.peers.owner(address).is_some_and(|owner| Arc::ptr_eq(owner, peer));
+        let is_the_peers = peers.owner(address).is_some_and(|owner| Arc::ptr_eq(owner, peer));
         if is_the_peers { Whose::ThisPeers } else { Whose::Others }
     }
 
@@ -184,10 +188,9 @@ impl Tunnel {
         let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark)?;
         let tun = Tun::create(&config.tunnel.interface)?;
         interface::configure(config).await?;
-        let peers = Peers::new(config, &identity, &remembered, || getrandom::u64().unwrap_or(seed));
+        let peers = Peers::new(config, identity, &remembered, || getrandom::u64().unwrap_or(seed));
         let shared = Arc::new(Shared {
-            identity,
-            peers,
+            roster: RwLock::new(Arc::new(peers)),
             tun,
             udp,
             drops: DropCounters::new(),
@@ -257,18 +260,18 @@ impl Tunnel {
 
     /// Finds a configured peer.
     pub fn peer(&self, key: &PublicKey) -> Option<Arc<PeerEntry>> {
-        self.shared.peers.by_key(key)
+        self.shared.peers().by_key(key)
     }
 
     /// Returns what finds the peer that an inner address belongs to now; it does not keep the tunnel running.
     pub fn owners(&self) -> impl Fn(IpAddr) -> Option<(PublicKey, Name)> + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
-        move |address| shared.peers.owner(address).map(|entry| (entry.key, entry.name.clone()))
+        move |address| shared.peers().owner(address).map(|entry| (entry.key, entry.name.clone()))
     }
 
     /// Tells what is known about every peer.
     pub fn peers(&self) -> Vec<PeerFacts> {
-        self.shared.peers.all().iter().map(|entry| entry.facts()).collect()
+        self.shared.peers().all().iter().map(|entry| entry.facts()).collect()
     }
 
     /// Counts what was dropped before its peer was known.

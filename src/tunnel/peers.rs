@@ -30,8 +30,7 @@ pub struct PeerEntry {
     pub name: Name,
     /// Identifies the peer.
     pub key: PublicKey,
-    /// Says what the peer may do here.
-    pub rules: PeerRules,
+    rules: Arc<PeerRules>,
     /// Counts what was dropped.
     pub drops: DropCounters,
     index: u32,
@@ -83,6 +82,11 @@ impl PeerEntry {
     /// Locks the cryptographic state; hold it for no system call.
     pub(super) fn lock(&self) -> MutexGuard<'_, Peer> {
         self.noise.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what the peer may do here.
+    pub(super) fn rules(&self) -> Arc<PeerRules> {
+        Arc::clone(&self.rules)
     }
 
     /// Returns where datagrams go.
@@ -174,6 +178,8 @@ impl PeerEntry {
 
 /// Finds peers by key, by index and by inner address.
 pub struct Peers {
+    /// Is this site, as its peers know it.
+    pub identity: Identity,
     all: Vec<Arc<PeerEntry>>,
     by_key: HashMap<PublicKey, Arc<PeerEntry>>,
     by_index: HashMap<u32, Arc<PeerEntry>>,
@@ -185,11 +191,12 @@ impl Peers {
     /// Makes the state of every configured peer; `random` gives indices, `remembered` the endpoints of an earlier run.
     pub(super) fn new(
         config: &Config,
-        identity: &Identity,
+        identity: Identity,
         remembered: &HashMap<String, SocketAddr>,
         mut random: impl FnMut() -> u64,
     ) -> Self {
         let mut peers = Self {
+            identity,
             all: Vec::new(),
             by_key: HashMap::new(),
             by_index: HashMap::new(),
@@ -214,10 +221,10 @@ impl Peers {
             let entry = Arc::new(PeerEntry {
                 name: peer.name.clone(),
                 key: peer.public_key,
-                rules: rules(config, peer),
+                rules: Arc::new(rules(config, peer)),
                 drops: DropCounters::new(),
                 index,
-                noise: Mutex::new(Peer::new(identity, peer, index)),
+                noise: Mutex::new(Peer::new(&peers.identity, peer, index)),
                 path: RwLock::new(Path { endpoint, ..Path::default() }),
                 rx_bytes: AtomicU64::new(0),
                 tx_bytes: AtomicU64::new(0),
