@@ -16,7 +16,7 @@ use crate::tunnel::drops::Drop;
 
 /// Handshake messages a second before cookies are asked for. `Tunn` counts an initiation a second time after
 /// [`Identity::handle_datagram`] has, so this is twice the hundred a second that are let through.
-const HANDSHAKES_PER_SECOND: u64 = 200;
+pub(super) const HANDSHAKES_PER_SECOND: u64 = 200;
 /// Peer indices have 24 bits; the low 8 bits of a session's index are `Tunn`'s.
 const INDEX_BITS_OF_SESSION: u32 = 8;
 

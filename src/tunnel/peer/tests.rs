@@ -7,8 +7,10 @@ use std::net::Ipv4Addr;
 
 use super::super::packet::tests::{ip_packet, tcp_packet};
 use super::super::packet::{IpPacket, TCP};
+use super::identity::HANDSHAKES_PER_SECOND;
 use super::*;
 use crate::config::{self, Name};
+use crate::config::{PublicKey, SecretKey};
 
 const MTU_BYTES: usize = 1420;
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
