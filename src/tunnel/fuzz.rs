@@ -101,7 +101,7 @@ impl End {
     fn send(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         let mut buffer = vec![0xaa; BUFFER_BYTES];
         buffer.get_mut(..packet.len())?.copy_from_slice(packet);
-        self.peer.handle_outgoing(&mut buffer, packet.len(), MTU_BYTES, &mut self.out).map(<[u8]>::to_vec)
+        self.peer.handle_outgoing(&mut buffer, 0..packet.len(), MTU_BYTES, &mut self.out).map(<[u8]>::to_vec)
     }
 }
 

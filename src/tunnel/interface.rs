@@ -10,9 +10,11 @@ use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use nix::sys::socket::SockaddrStorage;
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::TunnelError;
+use super::udp::segments_max;
 use crate::config::{Config, Table};
 
 /// Packets that wait for the TX thread: as many as fit a megabyte or so; fewer throttle TCP.
@@ -42,7 +44,13 @@ pub(super) async fn configure(config: &Config) -> Result<u32, TunnelError> {
         }
         request.execute().await.map_err(failed(format!("address {address}")))?;
     }
-    let link = LinkUnspec::new_with_index(index).mtu(tunnel.mtu.into()).txqueuelen(QUEUE_PACKETS).up().build();
+    let link = LinkUnspec::new_with_index(index)
+        .mtu(tunnel.mtu.into())
+        .txqueuelen(QUEUE_PACKETS)
+        // A super-packet then becomes one call's worth of datagrams, not one and a bit.
+        .append_extra_attribute(LinkAttribute::GsoMaxSegs(segments_max(usize::from(tunnel.mtu))))
+        .up()
+        .build();
     handle.link().set(link).execute().await.map_err(failed("the link".to_owned()))?;
     for prefix in routes(config) {
         add_route(&handle, index, prefix, tunnel.table).await.map_err(failed(format!("a route to {prefix}")))?;

@@ -8,6 +8,7 @@ mod driver;
 pub mod drops;
 pub mod endpoints;
 pub mod filter;
+pub mod offload;
 mod fuzz;
 mod interface;
 pub mod packet;
@@ -26,7 +27,7 @@ use nix::sys::eventfd::EventFd;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::config::{Config, Name, PublicKey};
+use crate::config::{Backend, Config, Name, PublicKey};
 use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
@@ -125,7 +126,7 @@ impl TunnelError {
 struct Shared {
     roster: RwLock<Arc<Peers>>,
     tun: Tun,
-    udp: Udp,
+    udp: RwLock<Arc<Udp>>,
     drops: DropCounters,
     addresses: Vec<IpAddr>,
     mtu_bytes: u16,
@@ -136,6 +137,15 @@ impl Shared {
     /// Returns the peers as they are now; taken once a batch. A change replaces the whole.
     fn peers(&self) -> Arc<Peers> {
         Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the sockets as they are now; another port replaces them.
+    fn udp(&self) -> Arc<Udp> {
+        Arc::clone(&self.udp.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn mtu_bytes(&self) -> usize {
+        usize::from(self.mtu_bytes)
     }
 
     /// Says whose an inner address is, seen from a peer.
@@ -151,8 +161,8 @@ impl Shared {
     fn greet(&self, entry: &PeerEntry) {
         let mut out = vec![0u8; peer::BUFFER_BYTES];
         let initiation = entry.lock().initiate(&mut out);
-        if let (Some(initiation), Some(endpoint)) = (initiation, entry.endpoint()) {
-            driver::send(self, entry, initiation, endpoint);
+        if let (Some(initiation), Some(path)) = (initiation, entry.path()) {
+            driver::send(self, entry, initiation, path);
         }
     }
 
@@ -185,14 +195,14 @@ impl Tunnel {
         let remembered = endpoints::load(&config.state_dir);
         let identity = Identity::new(&config.tunnel.private_key);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
-        let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark)?;
-        let tun = Tun::create(&config.tunnel.interface)?;
+        let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark, config.tunnel.backend != Backend::Plain)?;
+        let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
         interface::configure(config).await?;
         let peers = Peers::new(config, identity, &remembered, || getrandom::u64().unwrap_or(seed));
         let shared = Arc::new(Shared {
             roster: RwLock::new(Arc::new(peers)),
             tun,
-            udp,
+            udp: RwLock::new(Arc::new(udp)),
             drops: DropCounters::new(),
             addresses: config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect(),
             mtu_bytes: config.tunnel.mtu,

@@ -7,6 +7,7 @@
 mod identity;
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
 use super::drops::Drop;
+use identity::INDEX_BITS_OF_SESSION;
 pub use identity::{Addressed, Identity};
 
 /// The largest datagram that is read or written: what UDP can carry, in bytes.
@@ -23,12 +25,15 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_535;
 pub const OVERHEAD_BYTES: usize = 32;
 /// A buffer that no call below can overflow: padding adds up to 15 bytes, a handshake takes 148.
 pub const BUFFER_BYTES: usize = DATAGRAM_BYTES_MAX + OVERHEAD_BYTES + 16;
+/// The longest message that is no data: an initiation (WireGuard paper, section 5.4.2), in bytes.
+pub const REPLY_BYTES_MAX: usize = 148;
 /// Plaintext is padded to a multiple of this, in bytes (WireGuard paper, section 5.4.6).
 const PADDING_BYTES: usize = 16;
 /// Message types (WireGuard paper, section 5.4), as a message's first byte.
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 const COOKIE: u8 = 3;
+const DATA: u8 = 4;
 /// Session indices that are remembered, as many as `Tunn` keeps sessions.
 const SESSIONS_REMEMBERED: usize = 8;
 /// Without a session the first initiations are sent again after this, three times, before `Tunn`'s 5 s: of two sites
@@ -104,22 +109,25 @@ impl Peer {
 
     /// Encrypts a packet for the peer, or keeps it and returns an initiation, or keeps it and returns nothing.
     ///
-    /// `buffer` holds the packet in its first `packet_bytes`; what follows is overwritten with zeros up to the next 16
-    /// bytes, never past `mtu_bytes`. `out` must have [`BUFFER_BYTES`].
+    /// The packet lies in `buffer` at `packet`; up to 15 bytes behind it are used for its padding and then put back.
+    /// `out` must have room for it with [`OVERHEAD_BYTES`] and padding, and for [`REPLY_BYTES_MAX`].
     pub fn handle_outgoing<'a>(
         &mut self,
         buffer: &mut [u8],
-        packet_bytes: usize,
+        packet: Range<usize>,
         mtu_bytes: usize,
         out: &'a mut [u8],
     ) -> Option<&'a [u8]> {
-        let padded = padded_bytes(packet_bytes, mtu_bytes).min(buffer.len());
-        buffer.get_mut(packet_bytes..padded)?.fill(0);
-        let packet = buffer.get(..padded)?;
-        if out.len() < packet.len() + OVERHEAD_BYTES || out.len() < BUFFER_BYTES {
+        let padded = packet.start + padded_bytes(packet.len(), mtu_bytes);
+        let padding = packet.end..padded.min(buffer.len());
+        if out.len() < (padded - packet.start + OVERHEAD_BYTES).max(REPLY_BYTES_MAX) {
             return None;
         }
-        let result = self.tunn.encapsulate(packet, out);
+        let mut behind = [0; PADDING_BYTES];
+        let behind = behind.get_mut(..padding.len())?;
+        buffer.get_mut(padding.clone())?.swap_with_slice(behind);
+        let result = self.tunn.encapsulate(buffer.get(packet.start..padding.end)?, out);
+        buffer.get_mut(padding)?.copy_from_slice(behind);
         self.sent(result)
     }
 
@@ -135,7 +143,7 @@ impl Peer {
         let refused =
             |reason| Received { action: Action::Refused(reason), moves_endpoint: false, begins_session: false };
         // `Tunn` asserts on a destination smaller than the datagram, before it authenticates anything.
-        if out.len() < BUFFER_BYTES || datagram.len() > DATAGRAM_BYTES_MAX || datagram.is_empty() {
+        if out.len() < datagram.len().max(REPLY_BYTES_MAX) || datagram.is_empty() {
             return refused(Drop::NotWireGuard);
         }
         let (kind, session) = match Tunn::parse_incoming_packet(datagram) {
@@ -279,6 +287,22 @@ enum Due {
     Nothing,
     Expired,
     Send(usize),
+}
+
+/// Tells whether a datagram carries data, not a handshake.
+pub fn is_data(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&DATA)
+}
+
+/// Returns the index of the peer that a data message is for, if it is one.
+pub fn data_index(datagram: &[u8]) -> Option<u32> {
+    let [DATA, 0, 0, 0, index @ ..] = datagram.first_chunk::<8>()? else { return None };
+    Some(u32::from_le_bytes(*index) >> INDEX_BITS_OF_SESSION)
+}
+
+/// Counts the bytes of the datagram that a packet becomes.
+pub fn sealed_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
+    padded_bytes(packet_bytes, mtu_bytes) + OVERHEAD_BYTES
 }
 
 /// Rounds up to the padding, not past the MTU; a packet above the MTU stays as it is.

@@ -14,6 +14,7 @@ use super::allowed_ips::AllowedIps;
 use super::drops::DropCounters;
 use super::filter::PeerRules;
 use super::peer::{Identity, OVERHEAD_BYTES, Peer};
+use super::udp::{self, Segments};
 use crate::config::{Config, Name, PublicKey, Target};
 
 /// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
@@ -36,6 +37,7 @@ pub struct PeerEntry {
     index: u32,
     noise: Mutex<Peer>,
     path: RwLock<Path>,
+    segments: Segments,
     rx_bytes: AtomicU64,
     tx_bytes: AtomicU64,
     awake: watch::Sender<u64>,
@@ -45,6 +47,8 @@ pub struct PeerEntry {
 #[derive(Default)]
 struct Path {
     endpoint: Option<SocketAddr>,
+    /// Is the address of ours that the peer spoke to.
+    source: Option<IpAddr>,
     endpoint_error: Option<String>,
     heard: Option<Instant>,
     /// Is when the first datagram went out that asks for an answer and has had none.
@@ -94,18 +98,37 @@ impl PeerEntry {
         self.path.read().unwrap_or_else(PoisonError::into_inner).endpoint
     }
 
+    /// Returns where datagrams go, and from which address of ours.
+    pub(super) fn path(&self) -> Option<udp::Path> {
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        path.endpoint.map(|to| udp::Path { to, from: path.source })
+    }
+
+    /// Lets the routes choose from which address of ours datagrams leave: the one that the peer spoke to is gone.
+    pub(super) fn forget_source(&self) {
+        self.path.write().unwrap_or_else(PoisonError::into_inner).source = None;
+    }
+
+    /// Tells whether several datagrams may go to the peer in one call.
+    pub(super) fn segments(&self) -> &Segments {
+        &self.segments
+    }
+
     /// Says where datagrams go from now on.
     pub(super) fn set_endpoint(&self, endpoint: Option<SocketAddr>, error: Option<String>) {
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
-        path.endpoint = endpoint.or(path.endpoint);
+        if endpoint.is_some() && endpoint != path.endpoint {
+            (path.endpoint, path.source) = (endpoint, None);
+        }
         path.endpoint_error = error;
     }
 
-    /// Notes an authenticated datagram: counts it, moves the endpoint to its source, wakes after silence.
-    pub(super) fn heard(&self, datagram_bytes: usize, source: SocketAddr, now: Instant) {
+    /// Notes authenticated datagrams: counts them, moves the endpoint to their source, wakes after silence.
+    pub(super) fn heard(&self, datagram_bytes: usize, source: udp::Path, now: Instant) {
         self.rx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
-        let moved = path.endpoint.replace(source) != Some(source);
+        let moved = path.endpoint.replace(source.to) != Some(source.to);
+        path.source = source.from;
         path.unanswered_since = None;
         let silent = path.heard.replace(now).is_none_or(|heard| now.duration_since(heard) >= SILENCE_MIN);
         std::mem::drop(path);
@@ -226,6 +249,7 @@ impl Peers {
                 index,
                 noise: Mutex::new(Peer::new(&peers.identity, peer, index)),
                 path: RwLock::new(Path { endpoint, ..Path::default() }),
+                segments: Segments::default(),
                 rx_bytes: AtomicU64::new(0),
                 tx_bytes: AtomicU64::new(0),
                 awake: watch::Sender::new(0),

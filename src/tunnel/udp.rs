@@ -5,31 +5,90 @@
 
 #![allow(unsafe_code)] // one block; the lint is denied outside tunnel/
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::TunnelError;
+use super::peer::{DATAGRAM_BYTES_MAX, OVERHEAD_BYTES};
 
 /// Is what the kernel may keep for us, in bytes: 5,000 full datagrams, so that a busy moment of ours costs none.
 const SOCKET_BUFFER_BYTES: usize = 7 << 20;
+
+/// Segments that the kernel takes in one call (UDP_MAX_SEGMENTS).
+pub(super) const SEGMENTS_MAX: usize = 64;
+/// The payload of an IPv4 datagram at the most, in bytes: what one call may carry, all segments together.
+pub(super) const BATCH_BYTES_MAX: usize = 65_507;
+/// Room for what comes beside a datagram: the length of its segments and the address that it came to.
+const CONTROL_BYTES: usize = 128;
+
+/// Says where datagrams go, and which of this host's addresses they leave from, where that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Path {
+    /// Is the peer's address.
+    pub to: SocketAddr,
+    /// Is the address that the peer spoke to: its answers come from there too, whatever the routes say.
+    pub from: Option<IpAddr>,
+}
+
+/// After a refusal segments are tried again: the route or the interface may be another one by then.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// Remembers whether the way to a peer takes several datagrams in one call.
+#[derive(Debug, Default)]
+pub(super) struct Segments(Mutex<Option<Instant>>);
+
+impl Segments {
+    /// Tells whether to try.
+    pub(super) fn may_send(&self, now: Instant) -> bool {
+        let refused = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_none_or(|at| now.duration_since(at) >= REFUSED_FOR)
+    }
+
+    /// Notes that the kernel refused them.
+    pub(super) fn refused(&self, now: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+}
+
+/// The probe of segments: three and a half of them, in bytes.
+const PROBE_SEGMENT_BYTES: usize = 1200;
+const PROBE_BYTES: usize = PROBE_SEGMENT_BYTES * 7 / 2;
+/// The probe's datagrams are there at once, or never.
+const PROBE_WITHIN: Duration = Duration::from_millis(200);
+
+/// Is what one call brought: datagrams of one source and one length, the last may be shorter.
+pub(super) struct Received {
+    /// Counts all their bytes.
+    pub bytes: usize,
+    /// Is the length of one, in bytes.
+    pub segment_bytes: usize,
+    /// Is where they came from, and which address they came to.
+    pub path: Path,
+}
 
 /// Sends and receives datagrams.
 pub(super) struct Udp {
     v4: UdpSocket,
     v6: Option<UdpSocket>,
     port: u16,
+    segments: bool,
 }
 
 impl Udp {
-    /// Binds the port in both families; a host without IPv6 does with IPv4.
+    /// Binds the port in both families; a host without IPv6 does with IPv4. With `offload` several datagrams go and
+    /// come in one call, where the kernel does that rightly.
     ///
     /// # Errors
     /// The port is taken, or the mark needs a capability that is missing.
-    pub(super) fn bind(port: u16, fwmark: u32) -> Result<Self, TunnelError> {
+    pub(super) fn bind(port: u16, fwmark: u32, offload: bool) -> Result<Self, TunnelError> {
         let failed = |source| TunnelError::UdpBind { port, source };
         let v4 = open(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into(), fwmark).map_err(failed)?;
         let port = v4.local_addr().map_err(failed)?.port();
@@ -38,7 +97,15 @@ impl Udp {
             Err(error) if is_without_ipv6(&error) => None,
             Err(source) => return Err(TunnelError::UdpBind { port, source }),
         };
-        Ok(Self { v4, v6, port })
+        let mut udp = Self { v4, v6, port, segments: false };
+        udp.segments = offload && probe_segments() && udp.receive_segments();
+        Ok(udp)
+    }
+
+    fn loopback() -> io::Result<Self> {
+        let v4 = open(Domain::IPV4, (Ipv4Addr::LOCALHOST, 0).into(), 0)?;
+        setsockopt(&v4, sockopt::UdpGroSegment, &true)?;
+        Ok(Self { v4, v6: None, port: 0, segments: true })
     }
 
     /// Returns the port, also where the kernel chose it.
@@ -46,22 +113,133 @@ impl Udp {
         self.port
     }
 
-    /// Sends one datagram.
+    /// Tells whether several datagrams go and come in one call.
+    pub(super) fn has_segments(&self) -> bool {
+        self.segments
+    }
+
+    /// Asks the kernel to hand over several datagrams at once; tells whether it does.
+    fn receive_segments(&self) -> bool {
+        self.sockets().all(|socket| setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok())
+    }
+
+    /// Sends one datagram, or several of `segment_bytes` in one call, the last may be shorter.
     ///
     /// # Errors
-    /// What the kernel says; the datagram is then lost, as any datagram may be.
-    pub(super) fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
-        let socket = match to {
+    /// What the kernel says; the datagrams are then lost, as any datagram may be. EINVAL: `path.from` is no address of
+    /// this host any more, or the kernel cannot send segments that way.
+    pub(super) fn send(&self, datagrams: &[u8], segment_bytes: usize, path: Path) -> io::Result<()> {
+        let socket = match path.to {
             SocketAddr::V4(_) => &self.v4,
             SocketAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::AddrNotAvailable)?,
         };
-        socket.send_to(datagram, to).map(|_| ())
+        let segment = u16::try_from(segment_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (v4, v6) = (path.from.and_then(source_v4), path.from.and_then(source_v6));
+        let source = match (&v4, &v6) {
+            (Some(info), _) if path.to.is_ipv4() => Some(ControlMessage::Ipv4PacketInfo(info)),
+            (_, Some(info)) if path.to.is_ipv6() => Some(ControlMessage::Ipv6PacketInfo(info)),
+            _ => None,
+        };
+        let segments = (datagrams.len() > segment_bytes).then_some(ControlMessage::UdpGsoSegments(&segment));
+        let to = SockaddrStorage::from(path.to);
+        let data = [IoSlice::new(datagrams)];
+        let fd = socket.as_raw_fd();
+        let none = MsgFlags::empty();
+        match (segments, source) {
+            (None, None) => sendmsg(fd, &data, &[], none, Some(&to)),
+            (Some(one), None) | (None, Some(one)) => sendmsg(fd, &data, &[one], none, Some(&to)),
+            (Some(segments), Some(source)) => sendmsg(fd, &data, &[segments, source], none, Some(&to)),
+        }
+        .map(|_| ())
+        .map_err(io::Error::from)
     }
 
     /// Lists the sockets, for waiting on them and reading from them.
     pub(super) fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
         std::iter::once(&self.v4).chain(&self.v6)
     }
+}
+
+/// Counts the full packets that one call carries.
+pub(super) fn segments_max(mtu_bytes: usize) -> u32 {
+    let fit = BATCH_BYTES_MAX / (mtu_bytes + OVERHEAD_BYTES);
+    u32::try_from(fit.clamp(1, SEGMENTS_MAX)).unwrap_or(1)
+}
+
+/// Receives what waits on a socket.
+///
+/// # Errors
+/// `WouldBlock`; anything else says something of an earlier datagram, and nothing of the next.
+pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut control = [0u8; CONTROL_BYTES];
+    let mut data = [IoSliceMut::new(buffer)];
+    let none = MsgFlags::empty();
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut data, Some(&mut control), none)?;
+    let to = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
+    let mut received = Received { bytes: message.bytes, segment_bytes: message.bytes, path: Path { to, from: None } };
+    for beside in message.cmsgs()? {
+        match beside {
+            ControlMessageOwned::UdpGroSegments(bytes) => {
+                received.segment_bytes = usize::try_from(bytes).unwrap_or(0).clamp(1, message.bytes.max(1));
+            }
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                received.path.from = Some(Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into());
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                received.path.from = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+            }
+            _ => {}
+        }
+    }
+    Ok(received)
+}
+
+/// Sends a few segments over loopback and looks whether they arrive as they were: some kernels spoil them.
+///
+/// Where loopback is down nothing is learnt, and the kernel is trusted.
+fn probe_segments() -> bool {
+    let probe = || -> io::Result<bool> {
+        let from = Udp::loopback()?;
+        let to = Udp::loopback()?;
+        let sent: Vec<u8> = (0..PROBE_BYTES).map(|at| u8::try_from(at % 251).unwrap_or(0)).collect();
+        let path = Path { to: to.v4.local_addr()?, from: None };
+        from.send(&sent, PROBE_SEGMENT_BYTES, path)?;
+        to.v4.set_nonblocking(false)?;
+        to.v4.set_read_timeout(Some(PROBE_WITHIN))?;
+        let mut arrived = Vec::new();
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        while arrived.len() < sent.len() {
+            let received = receive(&to.v4, &mut buffer)?;
+            arrived.extend_from_slice(buffer.get(..received.bytes).unwrap_or(&[]));
+        }
+        Ok(arrived == sent)
+    };
+    match probe() {
+        Ok(right) => right,
+        Err(error) => !is_refused_for_its_segments(&error),
+    }
+}
+
+/// EIO: the interface cannot compute the checksums of segments. EINVAL and EMSGSIZE: they do not fit its MTU.
+pub(super) fn is_refused_for_its_segments(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP))
+}
+
+fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::from((address.ip(), address.port())));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
+}
+
+fn source_v4(from: IpAddr) -> Option<libc::in_pktinfo> {
+    let IpAddr::V4(from) = from else { return None };
+    let unspecified = libc::in_addr { s_addr: 0 };
+    let source = libc::in_addr { s_addr: u32::from(from).to_be() };
+    Some(libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: unspecified })
+}
+
+fn source_v6(from: IpAddr) -> Option<libc::in6_pktinfo> {
+    let IpAddr::V6(from) = from else { return None };
+    Some(libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: from.octets() }, ipi6_ifindex: 0 })
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
@@ -78,6 +256,11 @@ fn open(domain: Domain, address: SocketAddr, fwmark: u32) -> io::Result<UdpSocke
     }
     widen_buffers(&socket);
     allow_fragments(&socket, address.ip())?;
+    if domain == Domain::IPV6 {
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

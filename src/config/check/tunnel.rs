@@ -104,10 +104,7 @@ fn addresses(mapping: Location, raw: Option<&Spanned<Vec<Text>>>, findings: &mut
 }
 
 fn backend(text: &str) -> Judged<Backend> {
-    if text == "offload" {
-        return Err("the offload backend is not in this version; write backend: auto".to_owned());
-    }
-    value::choice(text, &[("auto", Backend::Auto), ("plain", Backend::Plain)])
+    value::choice(text, &[("auto", Backend::Auto), ("offload", Backend::Offload), ("plain", Backend::Plain)])
 }
 
 fn mark(text: &str) -> Judged<u32> {

@@ -18,7 +18,7 @@ use crate::tunnel::drops::Drop;
 /// [`Identity::handle_datagram`] has, so this is twice the hundred a second that are let through.
 pub(super) const HANDSHAKES_PER_SECOND: u64 = 200;
 /// Peer indices have 24 bits; the low 8 bits of a session's index are `Tunn`'s.
-const INDEX_BITS_OF_SESSION: u32 = 8;
+pub(super) const INDEX_BITS_OF_SESSION: u32 = 8;
 
 /// Is this site's static key and the limiter of handshakes that all peers share.
 pub struct Identity {
