@@ -12,15 +12,58 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use nix::poll::{PollFd, PollFlags};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Shared;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
 use super::drops::Drop;
 use super::peers::PeerEntry;
 use super::udp::{Path, is_refused_for_its_segments};
+use super::{Shared, TunnelError};
 
 pub(super) use receive::receive;
-pub(super) use transmit::transmit;
+pub(super) use transmit::help;
+
+/// Says whose turn it is to read the interface.
+pub(super) struct Turns {
+    is_helped: AtomicBool,
+    to_helper: EventFd,
+    to_main: EventFd,
+}
+
+impl Turns {
+    pub(super) fn new() -> Result<Self, TunnelError> {
+        let event = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(TunnelError::poll);
+        Ok(Self { is_helped: AtomicBool::new(false), to_helper: event()?, to_main: event()? })
+    }
+
+    fn is_helped(&self) -> bool {
+        self.is_helped.load(Ordering::Acquire)
+    }
+
+    fn ask_for_help(&self) {
+        self.is_helped.store(true, Ordering::Release);
+        self.to_helper.write(1).ok();
+    }
+
+    fn give_back(&self) {
+        self.is_helped.store(false, Ordering::Release);
+        self.to_main.write(1).ok();
+    }
+
+    fn is_stopping(&self, stop: &EventFd) -> bool {
+        poll(&mut [readable(stop)], PollTimeout::ZERO) == Ok(1)
+    }
+}
+
+/// Waits until a descriptor is readable.
+fn wait(waits: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<(), TunnelError> {
+    match poll(waits, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(TunnelError::poll(error)),
+    }
+}
 
 /// Sends one datagram to a peer.
 pub(super) fn send(shared: &Shared, entry: &PeerEntry, datagram: &[u8], path: Path) {

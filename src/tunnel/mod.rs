@@ -8,9 +8,9 @@ mod driver;
 pub mod drops;
 pub mod endpoints;
 pub mod filter;
-pub mod offload;
 mod fuzz;
 mod interface;
+pub mod offload;
 pub mod packet;
 pub mod peer;
 pub mod peers;
@@ -127,6 +127,7 @@ struct Shared {
     roster: RwLock<Arc<Peers>>,
     tun: Tun,
     udp: RwLock<Arc<Udp>>,
+    turns: driver::Turns,
     drops: DropCounters,
     addresses: Vec<IpAddr>,
     mtu_bytes: u16,
@@ -203,6 +204,7 @@ impl Tunnel {
             roster: RwLock::new(Arc::new(peers)),
             tun,
             udp: RwLock::new(Arc::new(udp)),
+            turns: driver::Turns::new()?,
             drops: DropCounters::new(),
             addresses: config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect(),
             mtu_bytes: config.tunnel.mtu,
@@ -218,7 +220,7 @@ impl Tunnel {
             endpoints: Vec::new(),
             interface: config.tunnel.interface.clone(),
         };
-        tunnel.spawn("wl-tx", ended.clone(), driver::transmit)?;
+        tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
         tunnel.spawn("wl-rx", ended, driver::receive)?;
         tunnel.endpoints = endpoints::spawn(config, &shared);
         Ok(tunnel)

@@ -59,7 +59,9 @@ impl Tun {
         let file = file.map_err(failed)?;
         attach(&file, name, has_header).map_err(failed)?;
         if has_header {
-            set_offloads(&file, OFFLOADS | OFFLOADS_OF_UDP).or_else(|_| set_offloads(&file, OFFLOADS)).map_err(failed)?;
+            set_offloads(&file, OFFLOADS | OFFLOADS_OF_UDP)
+                .or_else(|_| set_offloads(&file, OFFLOADS))
+                .map_err(failed)?;
         }
         Ok(Self { file, has_header, joins: AtomicBool::new(has_header) })
     }

@@ -4,14 +4,16 @@
 //! were joined to it, which differ in nothing that the filter looks at.
 
 use std::io;
+use std::net::UdpSocket;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::poll::{PollTimeout, poll};
+use nix::poll::PollTimeout;
 use nix::sys::eventfd::EventFd;
 
-use super::{is_ready, readable, send};
+use super::transmit::Transmitter;
+use super::{is_ready, readable, send, wait};
 use crate::config::PublicKey;
 use crate::tunnel::drops::Drop;
 use crate::tunnel::filter::{self, Verdict};
@@ -26,8 +28,8 @@ use crate::tunnel::{Shared, TunnelError};
 const TICK_MIN: Duration = Duration::from_millis(100);
 /// The random part of a tick.
 const TICK_JITTER: Duration = Duration::from_millis(100);
-/// Reads of one socket before the other one and the timers have their turn; each may bring 64 datagrams.
-const BATCH_READS: usize = 64;
+/// Reads of a socket or of the interface before the others have their turn; each may bring 64 packets.
+const READS_A_TURN: usize = 2;
 /// RSTs a second that answer refused SYNs: enough for a person, too few for a scan to amplify.
 const RESETS_PER_SECOND: u32 = 100;
 /// A stranger's handshake is logged this often: enough to find a mistyped key, too few to fill a disk.
@@ -40,27 +42,37 @@ pub(in crate::tunnel) fn receive(shared: &Shared, stop: &EventFd) -> Result<(), 
     let mut receiver = Receiver::new(shared);
     let mut datagrams = vec![0u8; DATAGRAM_BYTES_MAX];
     receiver.initiate_all();
+    let mut transmitter = Transmitter::new(shared);
+    let mut is_empty = true;
     loop {
         let udp = shared.udp();
-        let wait = receiver.next_tick.saturating_duration_since(Instant::now());
-        let mut waits = vec![readable(stop)];
+        let helped = shared.turns.is_helped();
+        let until_tick = receiver.next_tick.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let timeout =
+            if is_empty { PollTimeout::try_from(until_tick).unwrap_or(PollTimeout::ZERO) } else { PollTimeout::ZERO };
+        let mut waits = vec![readable(stop), readable(&shared.turns.to_main)];
         waits.extend(udp.sockets().map(readable));
-        let timeout = PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
-        match poll(&mut waits, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(TunnelError::poll(error)),
+        if !helped {
+            waits.push(readable(&shared.tun));
         }
+        wait(&mut waits, timeout)?;
         let ready: Vec<bool> = waits.iter().map(is_ready).collect();
         if ready.first() == Some(&true) {
             return Ok(());
         }
-        for (socket, _) in udp.sockets().zip(ready.iter().skip(1)).filter(|(_, ready)| **ready) {
-            for _ in 0..BATCH_READS {
-                match udp::receive(socket, &mut datagrams) {
-                    Ok(received) => receiver.handle_received(&datagrams, &received)?,
-                    // `WouldBlock` ends the batch; an error that an earlier datagram caused says nothing about the next.
-                    Err(_) => break,
-                }
+        if ready.get(1) == Some(&true) {
+            shared.turns.to_main.read().ok();
+        }
+        is_empty = true;
+        for (socket, _) in udp.sockets().zip(ready.iter().skip(2)).filter(|(_, ready)| **ready) {
+            is_empty &= receiver.drain_socket(socket, &mut datagrams)?;
+        }
+        if !helped {
+            let drained = transmitter.drain(READS_A_TURN)?;
+            is_empty &= drained.is_empty;
+            if drained.met_super_packet && std::env::var_os("HELP").is_some() {
+                is_empty = true;
+                shared.turns.ask_for_help();
             }
         }
         receiver.handle_time(Instant::now());
@@ -103,6 +115,18 @@ impl<'a> Receiver<'a> {
                 self.shared.greet(entry);
             }
         }
+    }
+
+    /// Handles what waits at a socket, a turn's worth at most; tells whether nothing is left.
+    fn drain_socket(&mut self, socket: &UdpSocket, datagrams: &mut [u8]) -> Result<bool, TunnelError> {
+        for _ in 0..READS_A_TURN {
+            match udp::receive(socket, datagrams) {
+                Ok(received) => self.handle_received(datagrams, &received)?,
+                // `WouldBlock` ends the turn; an error that an earlier datagram caused says nothing about the next.
+                Err(_) => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// Takes apart what one read brought: data of one peer together, everything else one by one.
