@@ -148,7 +148,7 @@ impl End {
     fn send(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         let mut buffer = vec![0xaa; BUFFER_BYTES];
         buffer[..packet.len()].copy_from_slice(packet);
-        self.peer.handle_outgoing(&mut buffer, packet.len(), MTU_BYTES, &mut self.out).map(<[u8]>::to_vec)
+        self.peer.handle_outgoing(&mut buffer, 0..packet.len(), MTU_BYTES, &mut self.out).map(<[u8]>::to_vec)
     }
 
     fn tick(&mut self, now: Instant) -> Option<Vec<u8>> {
@@ -198,21 +198,27 @@ fn datagrams_of_any_kind_and_length_are_survived() {
 fn a_buffer_that_is_too_small_is_refused() {
     let (mut a, mut b) = connected();
     let datagram = a.send(&packet_of(1000)).unwrap();
-    for bytes in [0, 1, 60, 500, BUFFER_BYTES - 1] {
+    for bytes in [0, 1, 60, 500, datagram.len() - 1] {
         let mut out = vec![0; bytes];
         let got = b.peer.handle_datagram(SOURCE, &datagram, Instant::now(), 0, &mut out);
         assert!(matches!(got.action, Action::Refused(Drop::NotWireGuard)), "{bytes}");
         let mut buffer = [0; 1500];
-        assert!(a.peer.handle_outgoing(&mut buffer, 1000, MTU_BYTES, &mut out).is_none(), "{bytes}");
+        assert!(a.peer.handle_outgoing(&mut buffer, 0..1000, MTU_BYTES, &mut out).is_none(), "{bytes}");
+    }
+    for bytes in [0, 1, 60, 500, BUFFER_BYTES - 1] {
+        let mut out = vec![0; bytes];
         assert!(a.peer.handle_tick(Instant::now(), &mut out).is_none());
         assert!(a.peer.initiate(&mut out).is_none());
         assert!(a.peer.poll_queued(&mut out).is_none());
     }
     let mut short = [0; 20];
     let mut out = vec![0; BUFFER_BYTES];
-    assert!(a.peer.handle_outgoing(&mut short, 21, MTU_BYTES, &mut out).is_none(), "a buffer shorter than its packet");
+    assert!(
+        a.peer.handle_outgoing(&mut short, 0..21, MTU_BYTES, &mut out).is_none(),
+        "a buffer shorter than its packet"
+    );
     let mut exact = packet_of(21);
-    let datagram = a.peer.handle_outgoing(&mut exact, 21, MTU_BYTES, &mut out).unwrap();
+    let datagram = a.peer.handle_outgoing(&mut exact, 0..21, MTU_BYTES, &mut out).unwrap();
     assert_eq!(datagram.len(), 21 + OVERHEAD_BYTES, "no room to pad");
 }
 
