@@ -52,6 +52,11 @@ impl Turns {
         self.to_main.write(1).ok();
     }
 
+    /// Lets the thread that receives look at the sockets anew: there are others.
+    pub(super) fn wake(&self) {
+        self.to_main.write(1).ok();
+    }
+
     fn is_stopping(&self, stop: &EventFd) -> bool {
         poll(&mut [readable(stop)], PollTimeout::ZERO) == Ok(1)
     }
