@@ -25,7 +25,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 18] = [
+const PURE: [&str; 22] = [
     "src/mllp",
     "src/config/raw",
     "src/link/wire",
@@ -40,6 +40,10 @@ const PURE: [&str; 18] = [
     "src/tunnel/filter",
     "src/tunnel/packet",
     "src/tunnel/offload",
+    "src/tunnel/settings",
+    "src/tunnel/uapi/request",
+    "src/tunnel/uapi/apply",
+    "src/tunnel/uapi/answer",
     "src/health/state",
     "src/spool/queue",
     "src/audit/chain",

@@ -17,6 +17,7 @@ pub mod peer;
 pub mod peers;
 mod settings;
 pub mod tun;
+mod uapi;
 mod udp;
 
 use std::io;
@@ -40,6 +41,8 @@ use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 pub use settings::SetByWg;
 use tun::Tun;
+#[doc(hidden)]
+pub use uapi::fuzz_uapi;
 use udp::Udp;
 
 /// Says why the tunnel does not start, or ended.
@@ -215,6 +218,7 @@ pub struct Tunnel {
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
     control: Arc<Control>,
     keeper: tokio::task::AbortHandle,
+    uapi: Option<tokio::task::AbortHandle>,
     interface: String,
 }
 
@@ -247,12 +251,14 @@ impl Tunnel {
             stop: Arc::clone(&stop),
             threads: Vec::new(),
             failed,
-            control,
+            control: Arc::clone(&control),
+            uapi: None,
             keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
             interface: config.tunnel.interface.clone(),
         };
         tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
         tunnel.spawn("wl-rx", ended, driver::receive)?;
+        tunnel.uapi = config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(control, path));
         Ok(tunnel)
     }
 
@@ -349,6 +355,9 @@ impl Tunnel {
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
         self.keeper.abort();
+        if let Some(uapi) = &self.uapi {
+            uapi.abort();
+        }
         if self.stop.write(1).is_ok() {
             for thread in self.threads.drain(..) {
                 thread.join().ok();
