@@ -22,15 +22,20 @@ mod filter;
 mod harness;
 mod health;
 mod hub;
+#[allow(dead_code, unused_imports, reason = "what only its tool by hand and its own tests use")]
+mod impair;
+mod impairments;
 mod interop;
 mod ipv6;
 mod message_through;
 mod outage;
 mod outages;
+mod path_mtu;
 mod peer_restart;
 mod receiver_down;
 mod self_test;
 mod tunnel;
+mod wireguard_suite;
 
 use std::panic::{catch_unwind, resume_unwind};
 use std::process::ExitCode;
@@ -65,6 +70,8 @@ fn main() -> ExitCode {
         peer_restart::tests(),
         outage::tests(),
         outages::tests(),
+        impairments::tests(),
+        path_mtu::tests(),
         endpoint_roaming::tests(),
         filter::tests(),
         interop::tests(),
@@ -73,6 +80,7 @@ fn main() -> ExitCode {
         ipv6::tests(),
         cli::tests(),
         tunnel::tests(),
+        wireguard_suite::tests(),
     ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
