@@ -31,7 +31,7 @@ use crate::config::{Backend, Config, Name, PublicKey};
 use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
-pub use fuzz::fuzz_ingress;
+pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 use tun::Tun;
