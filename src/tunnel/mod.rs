@@ -36,7 +36,7 @@ use change::Control;
 use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
-pub use fuzz::fuzz_ingress;
+pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 pub use settings::SetByWg;
