@@ -35,6 +35,7 @@ mod peer_restart;
 mod receiver_down;
 mod self_test;
 mod tunnel;
+mod uapi;
 mod wireguard_suite;
 
 use std::panic::{catch_unwind, resume_unwind};
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         ipv6::tests(),
         cli::tests(),
         tunnel::tests(),
+        uapi::tests(),
         wireguard_suite::tests(),
     ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();

@@ -11,6 +11,7 @@ pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod site;
 pub(crate) mod wire;
+pub(crate) mod wg;
 pub(crate) mod wireguard_go;
 
 use std::path::Path;

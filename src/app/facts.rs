@@ -9,7 +9,8 @@ use super::Parts;
 use crate::config::{Peer, Target};
 use crate::forward::{Forward, Way};
 use crate::health::facts::{
-    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg, SiteFacts,
+    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
+    SiteFacts,
 };
 use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};

@@ -101,7 +101,9 @@ impl DialError {
         match self {
             Self::Refused(cause) => *cause,
             Self::Foreign { .. } => Cause::Protocol,
-            Self::Connect { .. } | Self::Silent { .. } | Self::Broken { .. } | Self::NotThePeers { .. } => Cause::LinkDown,
+            Self::Connect { .. } | Self::Silent { .. } | Self::Broken { .. } | Self::NotThePeers { .. } => {
+                Cause::LinkDown
+            }
         }
     }
 }

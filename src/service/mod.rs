@@ -110,12 +110,7 @@ impl Service {
 
     /// Serves the service's own port on the tunnel address, for peers that run plain WireGuard. Ends when `stop` turns
     /// true and the open connections ended where no message is on its way.
-    pub async fn serve_port(
-        self: Arc<Self>,
-        listener: TcpListener,
-        owners: Owners,
-        mut stop: watch::Receiver<bool>,
-    ) {
+    pub async fn serve_port(self: Arc<Self>, listener: TcpListener, owners: Owners, mut stop: watch::Receiver<bool>) {
         let mut senders = JoinSet::new();
         loop {
             while senders.try_join_next().is_some() {}
