@@ -26,3 +26,8 @@ fn frame_decoder() {
 fn tunnel_ingress() {
     replay("tunnel_ingress", wardlink::tunnel::fuzz_ingress);
 }
+
+#[test]
+fn wg_quick() {
+    replay("wg_quick", wardlink::config::wg_quick::fuzz_wg_quick);
+}

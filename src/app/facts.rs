@@ -26,6 +26,7 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION"),
             started: self.started,
             interface: self.interface_facts(),
+            interface_restored: self.tunnel.restored(),
             link_listener: Part::Up,
             dropped: self.tunnel.drops().into_iter().collect(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),

@@ -16,12 +16,14 @@ pub mod peer;
 pub mod peers;
 pub mod tun;
 mod udp;
+pub mod unreachable;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use nix::sys::eventfd::EventFd;
 use thiserror::Error;
@@ -32,6 +34,7 @@ use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::fuzz_ingress;
+use interface::Upkeep;
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 use tun::Tun;
@@ -132,6 +135,7 @@ struct Shared {
     addresses: Vec<IpAddr>,
     mtu_bytes: u16,
     random: std::sync::atomic::AtomicU64,
+    unreachables: Mutex<unreachable::Limit>,
 }
 
 impl Shared {
@@ -167,6 +171,19 @@ impl Shared {
         }
     }
 
+    /// Tells the host's kernel that a packet into the tunnel has nowhere to go, as the kernel's own WireGuard does.
+    fn tell_unreachable(&self, packet: &[u8]) {
+        if !self.unreachables.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            return;
+        }
+        let mut out = [0; unreachable::ANSWER_BYTES_MAX];
+        let told = unreachable::answer(packet, &mut out).and_then(|bytes| out.get(..bytes));
+        if let Some(told) = told {
+            // Where it is not taken the packet is lost without a word, as any may be.
+            self.tun.write(&offload::VnetHeader::default(), told, std::iter::empty()).ok();
+        }
+    }
+
     /// Returns the next number of a SplitMix64 sequence with a random seed: for jitter, never for keys.
     fn random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
@@ -185,6 +202,7 @@ pub struct Tunnel {
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
     endpoints: Vec<tokio::task::AbortHandle>,
     interface: String,
+    upkeep: Upkeep,
 }
 
 impl Tunnel {
@@ -196,9 +214,10 @@ impl Tunnel {
         let remembered = endpoints::load(&config.state_dir);
         let identity = Identity::new(&config.tunnel.private_key);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
-        let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark, config.tunnel.backend != Backend::Plain)?;
+        let mark = interface::mark(config);
+        let udp = Udp::bind(config.tunnel.listen_port, mark, config.tunnel.backend != Backend::Plain)?;
         let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
-        interface::configure(config).await?;
+        let upkeep = Upkeep::start(config).await?;
         let peers = Peers::new(config, identity, &remembered, || getrandom::u64().unwrap_or(seed));
         let shared = Arc::new(Shared {
             roster: RwLock::new(Arc::new(peers)),
@@ -209,6 +228,7 @@ impl Tunnel {
             addresses: config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect(),
             mtu_bytes: config.tunnel.mtu,
             random: seed.into(),
+            unreachables: Mutex::default(),
         });
         let stop = Arc::new(EventFd::new().map_err(TunnelError::poll)?);
         let (ended, failed) = watch::channel(None);
@@ -219,6 +239,7 @@ impl Tunnel {
             failed,
             endpoints: Vec::new(),
             interface: config.tunnel.interface.clone(),
+            upkeep,
         };
         tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
         tunnel.spawn("wl-rx", ended, driver::receive)?;
@@ -257,12 +278,18 @@ impl Tunnel {
         }
     }
 
-    /// Looks whether the interface is there, up, and has its addresses.
+    /// Looks whether the interface is there and up, and has its addresses, routes and rules.
     ///
     /// # Errors
     /// Says in one line what is wrong.
     pub fn check_interface(&self) -> Result<(), String> {
-        interface::check(&self.interface, &self.shared.addresses)
+        interface::check(&self.interface, &self.shared.addresses)?;
+        self.upkeep.fault().map_or(Ok(()), Err)
+    }
+
+    /// Counts how often something of the interface was lost and restored.
+    pub fn restored(&self) -> u64 {
+        self.upkeep.restored()
     }
 
     /// Names the interface that sockets inside the tunnel are bound to.
