@@ -28,8 +28,10 @@ mod message_through;
 mod outage;
 mod peer_restart;
 mod receiver_down;
+mod routes;
 mod self_test;
 mod tunnel;
+mod wg_quick_files;
 
 use std::panic::{catch_unwind, resume_unwind};
 use std::process::ExitCode;
@@ -71,6 +73,8 @@ fn main() -> ExitCode {
         ipv6::tests(),
         cli::tests(),
         tunnel::tests(),
+        routes::tests(),
+        wg_quick_files::tests(),
     ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -34,10 +34,12 @@ pub(super) fn endpoint(peer: &peers::Draft, peers: &[peers::Draft], tunnel: &tun
     };
     if let Some((owner, prefix)) = prefixes.find(|(_, prefix)| loops(prefix)) {
         let (net, line) = (prefix.value, prefix.line());
+        let by_mark = tunnel.tunnel.as_ref().is_some_and(|tunnel| tunnel.table != Table::Auto);
+        let or = if by_mark { ", or fwmark: and a rule that keeps what has it out of the table" } else { "" };
         let whose = if std::ptr::eq(owner, peer) { String::new() } else { format!(" of peer {}", owner.label()) };
         findings.value(
             *at,
-            format!("{address} is inside allowed_ips {net}{line}{whose}: the tunnel would carry itself; {instead}"),
+            format!("{address} is inside allowed_ips {net}{line}{whose}: the tunnel would carry itself; {instead}{or}"),
         );
     }
 }
