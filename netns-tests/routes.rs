@@ -247,18 +247,19 @@ fn our_own_datagrams_that_come_back_are_dropped_and_counted() {
     let allowed = format!("{}/32, {}/32", pair.north.inner, pair.north.outer);
     let south = Plan::of(&pair.south).peer_with(&pair.north, &allowed, &["address: 10.98.0.1"]);
     pair.south.start(&south.service("orders", TARGET, "north", &[]));
+    let id = pair.south.program().id();
     let looped = || pair.south.metric("peer_dropped_packets_total", "routing_loop");
     until(LINK_LIMIT, "a datagram has come back", || (looped() > 0.5).then_some(()));
     // bounded: each that comes back is dropped once, and begets none
     let before = looped();
-    let cpu = |site: &mut Site| {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", site.program().id())).expect("it runs");
+    let cpu = || {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("it runs");
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
         fields[11..13].iter().filter_map(|field| field.parse::<u64>().ok()).sum::<u64>()
     };
-    let spent = cpu(&mut pair.south);
+    let spent = cpu();
     std::thread::sleep(Duration::from_secs(3));
-    let (more, ticks) = (looped() - before, cpu(&mut pair.south) - spent);
+    let (more, ticks) = (looped() - before, cpu() - spent);
     assert!(more < 100.0, "{more} datagrams came back within 3 s");
     assert!(ticks < 100, "{ticks} ticks of a CPU for that");
     // mended as an admin would, from outside

@@ -35,7 +35,8 @@ pub(in crate::tunnel) struct Upkeep {
     watch: AbortHandle,
 }
 
-struct Kept {
+/// Is the interface, and what it should have.
+pub(in crate::tunnel) struct Kept {
     kernel: Kernel,
     interface: String,
     goal: Mutex<Goal>,
@@ -69,32 +70,13 @@ impl Upkeep {
         kept.remove_stale().await;
         let watch = tokio::spawn(watch(Arc::clone(&kept), events)).abort_handle();
         let upkeep = Self { kept, watch };
-        upkeep.apply(config).await?;
+        upkeep.kept.change(config).await?;
         Ok(upkeep)
     }
 
-    /// Changes what differs from before: adds what is new, then removes what is wanted no more. The interface's name and
-    /// the mark of the sockets are not its matter.
-    ///
-    /// # Errors
-    /// The kernel refuses something new; the message names it. Everything is then as it was.
-    pub(in crate::tunnel) async fn apply(&self, new: &Config) -> Result<(), TunnelError> {
-        let kept = &self.kept;
-        let mut goal = kept.goal.lock().await;
-        let wanted = Wanted::of(new);
-        kept.has_rules.fetch_or(!wanted.rules.is_empty(), Ordering::Relaxed);
-        let added = wanted.without(&goal.wanted);
-        if let Err(error) = kept.add(&added, new.tunnel.mtu).await {
-            kept.remove(&added).await;
-            kept.look(&goal, true).await;
-            return Err(error);
-        }
-        kept.remove(&goal.wanted.without(&wanted)).await;
-        *goal = Goal { mtu: new.tunnel.mtu, wanted };
-        // The kernel takes some things along with others, as secondary addresses with the first.
-        kept.look(&goal, true).await;
-        host::check(new);
-        Ok(())
+    /// Returns what changes the interface on a reload.
+    pub(in crate::tunnel) fn kept(&self) -> Arc<Kept> {
+        Arc::clone(&self.kept)
     }
 
     /// Says what the kernel lacks, and could not be restored yet.
@@ -160,6 +142,29 @@ async fn remove_own_rules(kernel: &Kernel, interface: &str) -> u64 {
 }
 
 impl Kept {
+    /// Changes what differs from before: adds what is new, then removes what is wanted no more. The interface's name and
+    /// the mark of the sockets are not its matter.
+    ///
+    /// # Errors
+    /// The kernel refuses something new; the message names it. Everything is then as it was.
+    pub(in crate::tunnel) async fn change(&self, new: &Config) -> Result<(), TunnelError> {
+        let mut goal = self.goal.lock().await;
+        let wanted = Wanted::of(new);
+        self.has_rules.fetch_or(!wanted.rules.is_empty(), Ordering::Relaxed);
+        let added = wanted.without(&goal.wanted);
+        if let Err(error) = self.add(&added, new.tunnel.mtu).await {
+            self.remove(&added).await;
+            self.look(&goal, true).await;
+            return Err(error);
+        }
+        self.remove(&goal.wanted.without(&wanted)).await;
+        *goal = Goal { mtu: new.tunnel.mtu, wanted };
+        // The kernel takes some things along with others, as secondary addresses with the first.
+        self.look(&goal, true).await;
+        host::check(new);
+        Ok(())
+    }
+
     /// Removes the rules that a run that was killed left behind.
     async fn remove_stale(&self) {
         let removed = remove_own_rules(&self.kernel, &self.interface).await;
