@@ -14,6 +14,7 @@ use crate::harness::{tests, until};
 
 tests![
     a_default_route_takes_everything_but_our_own_datagrams needs "ping" "ipv6",
+    a_strict_host_is_told_what_a_default_route_needs,
     a_lost_rule_is_restored needs "ipv6",
     rules_of_a_killed_site_are_removed_by_the_next_start_and_nobody_elses needs "ipv6",
     a_lost_address_route_or_link_is_restored_and_reported,
@@ -81,6 +82,33 @@ fn a_default_route_takes_everything_but_our_own_datagrams() {
     pair.north.program().wait(Duration::from_secs(15));
     assert_eq!(rules(&pair.north), 0, "{}", pair.north.namespace.ip("rule show"));
     assert_eq!(device(&pair.north, "10.77.0.1"), "w0");
+}
+
+fn a_strict_host_is_told_what_a_default_route_needs() {
+    let mut pair = Pair::unstarted();
+    let namespace = std::sync::Arc::clone(&pair.north.namespace);
+    let strict = |value: &'static str| {
+        namespace.run(move || {
+            std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "0").expect("a setting");
+            std::fs::write("/proc/sys/net/ipv4/conf/w0/rp_filter", value).expect("a setting");
+        });
+    };
+    let south = Plan::of(&pair.south).peer_with(&pair.north, &format!("{}/32", pair.north.inner), &[]);
+    let north = default_plan(&pair.north, &pair.south);
+    strict("1");
+    pair.south.start(&south);
+    pair.north.start(&north);
+    assert!(pair.north.log().contains("net.ipv4.conf.w0.rp_filter is strict"), "{}", pair.north.log());
+    let mark_counts = pair
+        .north
+        .namespace
+        .run(|| std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/src_valid_mark").expect("a setting"));
+    assert_eq!(mark_counts.trim(), "1");
+    let has_session = || pair.north.metric("peer_session", "peer=\"south\"") > 0.5;
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!has_session(), "the warning would be wrong");
+    strict("2");
+    until(LINK_LIMIT, "what it says helps", || has_session().then_some(()));
 }
 
 fn a_lost_rule_is_restored() {
