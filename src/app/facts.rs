@@ -27,6 +27,7 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION"),
             started: self.started,
             interface: self.interface_facts(),
+            interface_restored: self.tunnel.restored(),
             link_listener: Part::Up,
             dropped: self.tunnel.drops().into_iter().collect(),
             set_by_wg: self.set_by_wg(),

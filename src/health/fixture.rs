@@ -21,6 +21,7 @@ pub(crate) fn site() -> SiteFacts {
         version: "0.1.0",
         started: ago(10_000),
         interface: Part::Up,
+        interface_restored: 0,
         link_listener: Part::Up,
         dropped: BTreeMap::from([("unknown_peer", 2)]),
         set_by_wg: SetByWg::default(),
