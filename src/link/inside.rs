@@ -16,6 +16,13 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// It is asked again after so long, three times.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+/// The longest inner packet of these connections, in bytes: outside it has the 1280 that every IPv6 path takes (RFC 8200,
+/// section 5), with 40 bytes of IPv6, 8 of UDP and 32 of WireGuard. No router then has to fragment it or to say that it
+/// is too large, which many do not; and a multiple of 16 needs no padding.
+const PACKET_BYTES_MAX: u32 = 1200;
+/// What IPv4 or IPv6 and TCP put before the payload, in bytes; TCP's options come off the payload.
+const HEADERS_BYTES_V4: u32 = 40;
+const HEADERS_BYTES_V6: u32 = 60;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -68,6 +75,8 @@ impl Inside {
         if at.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        let headers_bytes = if at.is_ipv6() { HEADERS_BYTES_V6 } else { HEADERS_BYTES_V4 };
+        socket.set_tcp_mss(PACKET_BYTES_MAX - headers_bytes)?;
         socket.bind(&at.into())?;
         Ok(socket)
     }

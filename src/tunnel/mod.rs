@@ -4,6 +4,7 @@
 //! the peer that owns its source address, and passed the filter; a socket bound to the interface speaks to peers only.
 
 pub mod allowed_ips;
+mod change;
 mod driver;
 pub mod drops;
 pub mod endpoints;
@@ -14,26 +15,30 @@ pub mod offload;
 pub mod packet;
 pub mod peer;
 pub mod peers;
+mod settings;
 pub mod tun;
 mod udp;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use nix::sys::eventfd::EventFd;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{Backend, Config, Name, PublicKey};
+use change::Control;
+use driver::Signal;
 use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
-pub use fuzz::fuzz_ingress;
+pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
+pub use settings::SetByWg;
 use tun::Tun;
 use udp::Udp;
 
@@ -88,8 +93,20 @@ pub enum TunnelError {
         /// Says what the kernel said.
         source: io::Error,
     },
-    /// A data thread cannot be started or driven.
-    #[error("cannot drive the data threads")]
+    /// The mark of datagrams cannot be set.
+    #[error("cannot set tunnel.fwmark")]
+    Mark {
+        /// Says what the kernel said.
+        source: io::Error,
+    },
+    /// A running tunnel cannot take this up.
+    #[error("{what} cannot be changed while the site runs; restart it")]
+    NeedsRestart {
+        /// Names the setting.
+        what: &'static str,
+    },
+    /// The data thread cannot be started or driven.
+    #[error("cannot drive the data thread")]
     Threads {
         /// Says what the kernel said.
         source: io::Error,
@@ -103,8 +120,8 @@ pub enum TunnelError {
         /// Says what the kernel said.
         source: io::Error,
     },
-    /// A data thread panicked.
-    #[error("a data thread of the tunnel panicked")]
+    /// The data thread panicked.
+    #[error("the data thread of the tunnel panicked")]
     Panicked,
     /// The remembered endpoints cannot be read or written.
     #[error("cannot keep the peers' endpoints in {}", path.display())]
@@ -122,16 +139,18 @@ impl TunnelError {
     }
 }
 
-/// Is what both data threads and the rooms above share.
+/// Is what the data thread and the rooms above share.
 struct Shared {
     roster: RwLock<Arc<Peers>>,
     tun: Tun,
     udp: RwLock<Arc<Udp>>,
-    turns: driver::Turns,
+    /// Wakes the data thread: something changed under it.
+    signal: Signal,
     drops: DropCounters,
-    addresses: Vec<IpAddr>,
-    mtu_bytes: u16,
-    random: std::sync::atomic::AtomicU64,
+    /// Changes with the peers.
+    changed: watch::Sender<u64>,
+    mtu_bytes: AtomicU16,
+    random: AtomicU64,
 }
 
 impl Shared {
@@ -145,13 +164,25 @@ impl Shared {
         Arc::clone(&self.udp.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Lets other peers be the peers from now on.
+    fn install(&self, peers: Peers) {
+        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(peers);
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Lets other sockets be the sockets from now on.
+    fn install_udp(&self, udp: Udp) {
+        *self.udp.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(udp);
+        self.signal.wake();
+    }
+
     fn mtu_bytes(&self) -> usize {
-        usize::from(self.mtu_bytes)
+        usize::from(self.mtu_bytes.load(Ordering::Relaxed))
     }
 
     /// Says whose an inner address is, seen from a peer.
     fn whose(&self, peers: &Peers, address: IpAddr, peer: &Arc<PeerEntry>) -> Whose {
-        if self.addresses.contains(&address) {
+        if peers.addresses.contains(&address) {
             return Whose::Ours;
         }
         let is_the_peers = peers.owner(address).is_some_and(|owner| Arc::ptr_eq(owner, peer));
@@ -170,7 +201,7 @@ impl Shared {
     /// Returns the next number of a SplitMix64 sequence with a random seed: for jitter, never for keys.
     fn random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
-        let state = self.random.fetch_add(step, std::sync::atomic::Ordering::Relaxed).wrapping_add(step);
+        let state = self.random.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
@@ -180,74 +211,57 @@ impl Shared {
 /// Is a running tunnel; it ends with [`Tunnel::stop`] or when dropped.
 pub struct Tunnel {
     shared: Arc<Shared>,
-    stop: Arc<EventFd>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
-    endpoints: Vec<tokio::task::AbortHandle>,
+    control: Arc<Control>,
+    keeper: tokio::task::AbortHandle,
     interface: String,
 }
 
 impl Tunnel {
-    /// Creates the interface, binds the port, starts the data threads and begins a handshake with each known endpoint.
+    /// Creates the interface, binds the port, starts the data thread and begins a handshake with each known endpoint.
     ///
     /// # Errors
     /// Whatever keeps the tunnel from running; nothing is left behind.
     pub async fn start(config: &Config) -> Result<Self, TunnelError> {
-        let remembered = endpoints::load(&config.state_dir);
         let identity = Identity::new(&config.tunnel.private_key);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
         let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark, config.tunnel.backend != Backend::Plain)?;
         let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
         interface::configure(config).await?;
-        let peers = Peers::new(config, identity, &remembered, || getrandom::u64().unwrap_or(seed));
         let shared = Arc::new(Shared {
-            roster: RwLock::new(Arc::new(peers)),
+            roster: RwLock::new(Arc::new(Peers::none(identity))),
             tun,
             udp: RwLock::new(Arc::new(udp)),
-            turns: driver::Turns::new()?,
+            signal: Signal::new()?,
             drops: DropCounters::new(),
-            addresses: config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect(),
-            mtu_bytes: config.tunnel.mtu,
+            changed: watch::Sender::new(0),
+            mtu_bytes: config.tunnel.mtu.into(),
             random: seed.into(),
         });
-        let stop = Arc::new(EventFd::new().map_err(TunnelError::poll)?);
+        let control = Arc::new(Control::begin(Arc::clone(&shared), config).await);
         let (ended, failed) = watch::channel(None);
-        let mut tunnel = Self {
-            shared: Arc::clone(&shared),
-            stop: Arc::clone(&stop),
-            threads: Vec::new(),
+        let thread = spawn(&shared, ended)?;
+        Ok(Self {
+            thread: Some(thread),
             failed,
-            endpoints: Vec::new(),
+            control,
+            keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
             interface: config.tunnel.interface.clone(),
-        };
-        tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
-        tunnel.spawn("wl-rx", ended, driver::receive)?;
-        tunnel.endpoints = endpoints::spawn(config, &shared);
-        Ok(tunnel)
+            shared,
+        })
     }
 
-    fn spawn(
-        &mut self,
-        name: &str,
-        ended: watch::Sender<Option<Arc<TunnelError>>>,
-        run: fn(&Shared, &EventFd) -> Result<(), TunnelError>,
-    ) -> Result<(), TunnelError> {
-        let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
-        let body = move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&shared, &stop)));
-            let failure = match result {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                Err(_) => TunnelError::Panicked,
-            };
-            ended.send_replace(Some(Arc::new(failure)));
-        };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-        self.threads.push(thread.map_err(|source| TunnelError::Threads { source })?);
-        Ok(())
+    /// Takes the running tunnel to exactly what a configuration says; what `wg` set is forgotten. What does not change
+    /// keeps its session, its counters and its path. Not cancel-safe.
+    ///
+    /// # Errors
+    /// Whatever keeps the tunnel from it, such as a port that is taken; the peers are then as they were.
+    pub async fn reload(&self, config: &Config) -> Result<(), TunnelError> {
+        self.control.reload(config).await
     }
 
-    /// Waits until a data thread ends by itself, and says why. Cancel-safe.
+    /// Waits until the data thread ends by itself, and says why. Cancel-safe.
     pub async fn failed(&self) -> Arc<TunnelError> {
         let mut failed = self.failed.clone();
         let failure = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
@@ -262,7 +276,7 @@ impl Tunnel {
     /// # Errors
     /// Says in one line what is wrong.
     pub fn check_interface(&self) -> Result<(), String> {
-        interface::check(&self.interface, &self.shared.addresses)
+        interface::check(&self.interface, &self.shared.peers().addresses)
     }
 
     /// Names the interface that sockets inside the tunnel are bound to.
@@ -278,7 +292,17 @@ impl Tunnel {
     /// Returns what finds the peer that an inner address belongs to now; it does not keep the tunnel running.
     pub fn owners(&self) -> impl Fn(IpAddr) -> Option<(PublicKey, Name)> + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
-        move |address| shared.peers().owner(address).map(|entry| (entry.key, entry.name.clone()))
+        move |address| shared.peers().owner(address).map(|entry| (entry.key, entry.settings().peer.name.clone()))
+    }
+
+    /// Returns what changes whenever an inner address may belong to another peer than before.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    /// Tells what `wg` has set of this site's end since the configuration was read.
+    pub fn set_by_wg(&self) -> SetByWg {
+        self.shared.peers().set_by_wg.clone()
     }
 
     /// Tells what is known about every peer.
@@ -291,7 +315,7 @@ impl Tunnel {
         self.shared.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect()
     }
 
-    /// Ends the data threads and removes the interface.
+    /// Ends the data thread and removes the interface.
     pub fn stop(self) {
         std::mem::drop(self);
     }
@@ -299,13 +323,26 @@ impl Tunnel {
 
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
-        for task in &self.endpoints {
-            task.abort();
-        }
-        if self.stop.write(1).is_ok() {
-            for thread in self.threads.drain(..) {
-                thread.join().ok();
-            }
+        self.keeper.abort();
+        self.shared.signal.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
         }
     }
+}
+
+/// Starts the data thread; `ended` says why, should it end by itself.
+fn spawn(shared: &Arc<Shared>, ended: watch::Sender<Option<Arc<TunnelError>>>) -> Result<JoinHandle<()>, TunnelError> {
+    let shared = Arc::clone(shared);
+    let body = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver::run(&shared)));
+        let failure = match result {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => TunnelError::Panicked,
+        };
+        ended.send_replace(Some(Arc::new(failure)));
+    };
+    let thread = std::thread::Builder::new().name("wl-data".to_owned()).spawn(body);
+    thread.map_err(|source| TunnelError::Threads { source })
 }

@@ -108,6 +108,14 @@ impl Udp {
         Ok(Self { v4, v6: None, port: 0, segments: true })
     }
 
+    /// Marks what is sent from now on; 0 takes the mark away.
+    ///
+    /// # Errors
+    /// A capability is missing.
+    pub(super) fn set_mark(&self, fwmark: u32) -> io::Result<()> {
+        self.sockets().try_for_each(|socket| socket2::SockRef::from(socket).set_mark(fwmark))
+    }
+
     /// Returns the port, also where the kernel chose it.
     pub(super) fn port(&self) -> u16 {
         self.port
@@ -154,8 +162,17 @@ impl Udp {
         .map_err(io::Error::from)
     }
 
-    /// Lists the sockets, for waiting on them and reading from them.
-    pub(super) fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+    /// Returns the socket of IPv4.
+    pub(super) fn v4(&self) -> &UdpSocket {
+        &self.v4
+    }
+
+    /// Returns the socket of IPv6, where the host has it.
+    pub(super) fn v6(&self) -> Option<&UdpSocket> {
+        self.v6.as_ref()
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
         std::iter::once(&self.v4).chain(&self.v6)
     }
 }
