@@ -26,6 +26,7 @@ mod hub;
 mod impair;
 mod impairments;
 mod interop;
+mod interop_matrix;
 mod ipv6;
 mod message_through;
 mod outage;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         endpoint_roaming::tests(),
         filter::tests(),
         interop::tests(),
+        interop_matrix::tests(),
         health::tests(),
         hub::tests(),
         ipv6::tests(),
@@ -99,7 +101,10 @@ fn trial(case: Case, isolated: Result<(), String>) -> Trial {
             return Ok(Completion::ignored_with(reason));
         }
         if let Some(missing) = case.needs.iter().find(|need| !harness::is_available(need)) {
-            return Ok(Completion::ignored_with(format!("{missing} is not available here")));
+            return Ok(Completion::ignored_with(match *missing {
+                "full" => "it takes minutes: WARDLINK_NETNS_FULL=1 runs it".to_owned(),
+                program => format!("{program} is not available here"),
+            }));
         }
         run_bounded(case.run).map(|()| Completion::Completed)
     })
