@@ -29,6 +29,7 @@ mod interop;
 mod interop_matrix;
 mod ipv6;
 mod message_through;
+mod offload;
 mod outage;
 mod outages;
 mod path_mtu;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         message_through::tests(),
         receiver_down::tests(),
         peer_restart::tests(),
+        offload::tests(),
         outage::tests(),
         outages::tests(),
         impairments::tests(),

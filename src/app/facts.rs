@@ -2,6 +2,7 @@
 //!
 //! It judges nothing; `health` does.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,6 +17,7 @@ use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::service::Service;
+use crate::tunnel::Offloads;
 use crate::tunnel::peers::PeerFacts as TunnelFacts;
 
 impl Parts {
@@ -28,6 +30,7 @@ impl Parts {
             started: self.started,
             interface: self.interface_facts(),
             interface_restored: self.tunnel.restored(),
+            offloads: self.offloads(),
             link_listener: Part::Up,
             dropped: self.tunnel.drops().into_iter().collect(),
             set_by_wg: self.set_by_wg(),
@@ -35,6 +38,11 @@ impl Parts {
             forwards: self.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
             services: self.services.iter().map(|service| service_facts(service)).collect(),
         }
+    }
+
+    fn offloads(&self) -> BTreeMap<&'static str, bool> {
+        let Offloads { tun_read, tun_write, udp_send, udp_receive } = self.tunnel.offloads();
+        [("tun_read", tun_read), ("tun_write", tun_write), ("udp_send", udp_send), ("udp_receive", udp_receive)].into()
     }
 
     fn set_by_wg(&self) -> SetByWg {

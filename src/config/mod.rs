@@ -92,6 +92,8 @@ pub struct Tunnel {
     pub interface: String,
     /// Says which TUN backend to use.
     pub backend: Backend,
+    /// Says whether several datagrams may go and come in one system call.
+    pub udp_offload: UdpOffload,
     /// Is this site's secret.
     pub private_key: SecretKey,
     /// Is the UDP port; 0 lets the kernel choose.
@@ -119,6 +121,15 @@ pub enum Backend {
     Offload,
     /// One packet a system call.
     Plain,
+}
+
+/// Says whether several datagrams may go and come in one system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UdpOffload {
+    /// Where the kernel does it rightly.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Says where the routes to allowed IPs go.

@@ -22,6 +22,7 @@ pub(crate) fn site() -> SiteFacts {
         started: ago(10_000),
         interface: Part::Up,
         interface_restored: 0,
+        offloads: [("tun_read", true), ("tun_write", true), ("udp_receive", false), ("udp_send", true)].into(),
         link_listener: Part::Up,
         dropped: BTreeMap::from([("unknown_peer", 2)]),
         set_by_wg: SetByWg::default(),

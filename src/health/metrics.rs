@@ -74,6 +74,11 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
     family(encoder, counter("interface_restored", help), &[facts.interface_restored], |to, restored| {
         to.encode_counter::<NoLabelSet, _, u64>(restored, None)
     })?;
+    let help = "1 where several packets pass in one system call (offload), by place; 0 where one by one (plain)";
+    let offloads: Vec<_> = facts.offloads.iter().collect();
+    family(encoder, gauge("tunnel_offload", help), &offloads, |to, (place, offload)| {
+        number(to, ("place", place), u64::from(**offload))
+    })?;
     let help = "Datagrams and packets that were dropped before a peer was known, by reason";
     let dropped: Vec<_> = report.dropped.iter().collect();
     family(encoder, counter("dropped", help), &dropped, |to, (reason, dropped)| {
