@@ -25,7 +25,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 21] = [
+const PURE: [&str; 25] = [
     "src/mllp",
     "src/config/raw",
     "src/link/wire",
@@ -43,6 +43,10 @@ const PURE: [&str; 21] = [
     "src/tunnel/unreachable",
     "src/config/wg_quick",
     "src/tunnel/offload",
+    "src/tunnel/settings",
+    "src/tunnel/uapi/request",
+    "src/tunnel/uapi/apply",
+    "src/tunnel/uapi/answer",
     "src/health/state",
     "src/spool/queue",
     "src/audit/chain",

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
+use zeroize::Zeroizing;
 
 use super::endpoints::{self, Resolvers};
 use super::interface::Kept;
@@ -17,7 +18,7 @@ use super::peer::{Before, Identity};
 use super::peers::Found;
 use super::settings::{Settings, same_key};
 use super::udp::Udp;
-use super::{Shared, TunnelError};
+use super::{Shared, TunnelError, uapi};
 use crate::config::{Backend, Config, Endpoint, Host, PublicKey, SecretKey};
 
 /// An address that changes hands is nobody's for so long: connections to its old owner close meanwhile, and none of
@@ -98,6 +99,29 @@ impl Control {
         state.config = config.clone();
         take_up(&self.shared, &mut state, change).await;
         Ok(())
+    }
+
+    /// Takes the tunnel to what `wg` asks for, all of it or nothing.
+    ///
+    /// # Errors
+    /// It cannot be done; nothing has changed.
+    pub(super) async fn set(&self, set: uapi::Set) -> Result<(), uapi::Refusal> {
+        let mut state = self.state.lock().await;
+        let applied = uapi::apply(&state.settings, &Settings::of(&state.config), set)?;
+        let mut change = self.prepare(&state, applied.settings)?;
+        change.pointed = applied.pointed;
+        take_up(&self.shared, &mut state, change).await;
+        tracing::info!(peers = state.settings.peers.len(), "wg(8) has set the tunnel; it lives until the next reload");
+        Ok(())
+    }
+
+    /// Tells `wg` what the tunnel is set to and what passed.
+    pub(super) async fn get(&self) -> Zeroizing<String> {
+        let state = self.state.lock().await;
+        let peers = self.shared.peers();
+        let sets = state.settings.peers.iter();
+        let facts: Vec<_> = sets.filter_map(|set| Some((set, peers.by_key(&set.peer.public_key)?.facts()))).collect();
+        uapi::get(&state.settings, self.shared.udp().port(), &facts)
     }
 
     /// Makes what may fail: sockets and keys. Where it does nothing has changed.

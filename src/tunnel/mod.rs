@@ -17,6 +17,7 @@ pub mod peer;
 pub mod peers;
 mod settings;
 pub mod tun;
+mod uapi;
 mod udp;
 pub mod unreachable;
 
@@ -43,6 +44,8 @@ use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 pub use settings::SetByWg;
 use tun::Tun;
+#[doc(hidden)]
+pub use uapi::fuzz_uapi;
 use udp::Udp;
 
 /// Says why the tunnel does not start, or ended.
@@ -232,6 +235,7 @@ pub struct Tunnel {
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
     control: Arc<Control>,
     keeper: tokio::task::AbortHandle,
+    uapi: Option<tokio::task::AbortHandle>,
     interface: String,
     upkeep: Upkeep,
 }
@@ -265,6 +269,7 @@ impl Tunnel {
         Ok(Self {
             thread: Some(thread),
             failed,
+            uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
             control,
             keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
             interface: config.tunnel.interface.clone(),
@@ -351,6 +356,9 @@ impl Tunnel {
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
         self.keeper.abort();
+        if let Some(uapi) = &self.uapi {
+            uapi.abort();
+        }
         self.shared.signal.stop();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
