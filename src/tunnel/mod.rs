@@ -17,29 +17,35 @@ pub mod peer;
 pub mod peers;
 mod settings;
 pub mod tun;
+mod uapi;
 mod udp;
+pub mod unreachable;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use nix::sys::eventfd::EventFd;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{Backend, Config, Name, PublicKey};
 use change::Control;
+use driver::Signal;
 use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
+use interface::Upkeep;
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 pub use settings::SetByWg;
 use tun::Tun;
+#[doc(hidden)]
+pub use uapi::fuzz_uapi;
 use udp::Udp;
 
 /// Says why the tunnel does not start, or ended.
@@ -105,8 +111,8 @@ pub enum TunnelError {
         /// Names the setting.
         what: &'static str,
     },
-    /// A data thread cannot be started or driven.
-    #[error("cannot drive the data threads")]
+    /// The data thread cannot be started or driven.
+    #[error("cannot drive the data thread")]
     Threads {
         /// Says what the kernel said.
         source: io::Error,
@@ -120,8 +126,8 @@ pub enum TunnelError {
         /// Says what the kernel said.
         source: io::Error,
     },
-    /// A data thread panicked.
-    #[error("a data thread of the tunnel panicked")]
+    /// The data thread panicked.
+    #[error("the data thread of the tunnel panicked")]
     Panicked,
     /// The remembered endpoints cannot be read or written.
     #[error("cannot keep the peers' endpoints in {}", path.display())]
@@ -139,17 +145,19 @@ impl TunnelError {
     }
 }
 
-/// Is what both data threads and the rooms above share.
+/// Is what the data thread and the rooms above share.
 struct Shared {
     roster: RwLock<Arc<Peers>>,
     tun: Tun,
     udp: RwLock<Arc<Udp>>,
-    turns: driver::Turns,
+    /// Wakes the data thread: something changed under it.
+    signal: Signal,
     drops: DropCounters,
     /// Changes with the peers.
     changed: watch::Sender<u64>,
     mtu_bytes: AtomicU16,
     random: AtomicU64,
+    unreachables: Mutex<unreachable::Limit>,
 }
 
 impl Shared {
@@ -172,7 +180,7 @@ impl Shared {
     /// Lets other sockets be the sockets from now on.
     fn install_udp(&self, udp: Udp) {
         *self.udp.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(udp);
-        self.turns.wake();
+        self.signal.wake();
     }
 
     fn mtu_bytes(&self) -> usize {
@@ -197,6 +205,19 @@ impl Shared {
         }
     }
 
+    /// Tells the host's kernel that a packet into the tunnel has nowhere to go, as the kernel's own WireGuard does.
+    fn tell_unreachable(&self, packet: &[u8]) {
+        if !self.unreachables.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            return;
+        }
+        let mut out = [0; unreachable::ANSWER_BYTES_MAX];
+        let told = unreachable::answer(packet, &mut out).and_then(|bytes| out.get(..bytes));
+        if let Some(told) = told {
+            // Where it is not taken the packet is lost without a word, as any may be.
+            self.tun.write(&offload::VnetHeader::default(), told, std::iter::empty()).ok();
+        }
+    }
+
     /// Returns the next number of a SplitMix64 sequence with a random seed: for jitter, never for keys.
     fn random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
@@ -210,71 +231,51 @@ impl Shared {
 /// Is a running tunnel; it ends with [`Tunnel::stop`] or when dropped.
 pub struct Tunnel {
     shared: Arc<Shared>,
-    stop: Arc<EventFd>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
     control: Arc<Control>,
     keeper: tokio::task::AbortHandle,
+    uapi: Option<tokio::task::AbortHandle>,
     interface: String,
+    upkeep: Upkeep,
 }
 
 impl Tunnel {
-    /// Creates the interface, binds the port, starts the data threads and begins a handshake with each known endpoint.
+    /// Creates the interface, binds the port, starts the data thread and begins a handshake with each known endpoint.
     ///
     /// # Errors
     /// Whatever keeps the tunnel from running; nothing is left behind.
     pub async fn start(config: &Config) -> Result<Self, TunnelError> {
         let identity = Identity::new(&config.tunnel.private_key);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
-        let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark, config.tunnel.backend != Backend::Plain)?;
+        let mark = interface::mark(config);
+        let udp = Udp::bind(config.tunnel.listen_port, mark, config.tunnel.backend != Backend::Plain)?;
         let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
-        interface::configure(config).await?;
+        let upkeep = Upkeep::start(config).await?;
         let shared = Arc::new(Shared {
             roster: RwLock::new(Arc::new(Peers::none(identity))),
             tun,
             udp: RwLock::new(Arc::new(udp)),
-            turns: driver::Turns::new()?,
+            signal: Signal::new()?,
             drops: DropCounters::new(),
             changed: watch::Sender::new(0),
             mtu_bytes: config.tunnel.mtu.into(),
             random: seed.into(),
+            unreachables: Mutex::default(),
         });
-        let control = Arc::new(Control::begin(Arc::clone(&shared), config).await);
-        let stop = Arc::new(EventFd::new().map_err(TunnelError::poll)?);
+        let control = Arc::new(Control::begin(Arc::clone(&shared), upkeep.kept(), config).await);
         let (ended, failed) = watch::channel(None);
-        let mut tunnel = Self {
-            shared: Arc::clone(&shared),
-            stop: Arc::clone(&stop),
-            threads: Vec::new(),
+        let thread = spawn(&shared, ended)?;
+        Ok(Self {
+            thread: Some(thread),
             failed,
+            uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
             control,
             keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
             interface: config.tunnel.interface.clone(),
-        };
-        tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
-        tunnel.spawn("wl-rx", ended, driver::receive)?;
-        Ok(tunnel)
-    }
-
-    fn spawn(
-        &mut self,
-        name: &str,
-        ended: watch::Sender<Option<Arc<TunnelError>>>,
-        run: fn(&Shared, &EventFd) -> Result<(), TunnelError>,
-    ) -> Result<(), TunnelError> {
-        let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
-        let body = move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&shared, &stop)));
-            let failure = match result {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                Err(_) => TunnelError::Panicked,
-            };
-            ended.send_replace(Some(Arc::new(failure)));
-        };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-        self.threads.push(thread.map_err(|source| TunnelError::Threads { source })?);
-        Ok(())
+            upkeep,
+            shared,
+        })
     }
 
     /// Takes the running tunnel to exactly what a configuration says; what `wg` set is forgotten. What does not change
@@ -286,7 +287,7 @@ impl Tunnel {
         self.control.reload(config).await
     }
 
-    /// Waits until a data thread ends by itself, and says why. Cancel-safe.
+    /// Waits until the data thread ends by itself, and says why. Cancel-safe.
     pub async fn failed(&self) -> Arc<TunnelError> {
         let mut failed = self.failed.clone();
         let failure = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
@@ -296,12 +297,18 @@ impl Tunnel {
         }
     }
 
-    /// Looks whether the interface is there, up, and has its addresses.
+    /// Looks whether the interface is there and up, and has its addresses, routes and rules.
     ///
     /// # Errors
     /// Says in one line what is wrong.
     pub fn check_interface(&self) -> Result<(), String> {
-        interface::check(&self.interface, &self.shared.peers().addresses)
+        interface::check(&self.interface, &self.shared.peers().addresses)?;
+        self.upkeep.fault().map_or(Ok(()), Err)
+    }
+
+    /// Counts how often something of the interface was lost and restored.
+    pub fn restored(&self) -> u64 {
+        self.upkeep.restored()
     }
 
     /// Names the interface that sockets inside the tunnel are bound to.
@@ -340,7 +347,7 @@ impl Tunnel {
         self.shared.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect()
     }
 
-    /// Ends the data threads and removes the interface.
+    /// Ends the data thread and removes the interface.
     pub fn stop(self) {
         std::mem::drop(self);
     }
@@ -349,10 +356,28 @@ impl Tunnel {
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
         self.keeper.abort();
-        if self.stop.write(1).is_ok() {
-            for thread in self.threads.drain(..) {
-                thread.join().ok();
-            }
+        if let Some(uapi) = &self.uapi {
+            uapi.abort();
+        }
+        self.shared.signal.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
         }
     }
+}
+
+/// Starts the data thread; `ended` says why, should it end by itself.
+fn spawn(shared: &Arc<Shared>, ended: watch::Sender<Option<Arc<TunnelError>>>) -> Result<JoinHandle<()>, TunnelError> {
+    let shared = Arc::clone(shared);
+    let body = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver::run(&shared)));
+        let failure = match result {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => TunnelError::Panicked,
+        };
+        ended.send_replace(Some(Arc::new(failure)));
+    };
+    let thread = std::thread::Builder::new().name("wl-data".to_owned()).spawn(body);
+    thread.map_err(|source| TunnelError::Threads { source })
 }
