@@ -2,9 +2,6 @@
 //!
 //! `Tunn` has a clock of its own. What takes minutes of it is in `virtual_time`, with the feature of that name.
 
-#[cfg(feature = "slow-tests")]
-mod upstream;
-
 use std::net::Ipv4Addr;
 
 use super::super::packet::tests::{ip_packet, tcp_packet};
@@ -14,6 +11,8 @@ use super::*;
 use crate::config::{self, Name};
 use crate::config::{PublicKey, SecretKey};
 
+#[cfg(feature = "virtual-time")]
+mod upstream;
 #[cfg(feature = "virtual-time")]
 mod virtual_time;
 

@@ -12,7 +12,7 @@ use super::*;
 const TICK: Duration = Duration::from_millis(150);
 
 /// Is how often the host tries to send something, as a link does that is dialled.
-const SEND_EVERY: Duration = Duration::from_secs(1);
+pub(super) const SEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Bounds the time from the wire's return to the first packet that arrives: the next initiation or packet, each of which
 /// may just have missed a tick. It leaves the link 700 ms of the 2 s that an outage may cost.
@@ -21,7 +21,7 @@ const FLOW_LIMIT: Duration = Duration::from_millis(1300);
 const KEEPALIVE: Option<Duration> = Some(Duration::from_secs(5));
 
 /// Is two ends with a wire between them.
-struct World {
+pub(super) struct World {
     ends: [End; 2],
     is_cut: bool,
     /// Tells which ends have packets to send.
@@ -29,15 +29,17 @@ struct World {
     began: Instant,
     passed: Duration,
     sent_at: Duration,
-    /// Counts the packets that arrived, the sessions that began and the initiations that were sent.
-    arrived: usize,
-    sessions: usize,
+    /// Counts the packets that arrived, the sessions that began, and the initiations that were sent.
+    pub(super) arrived: usize,
+    pub(super) sessions: usize,
     initiations: usize,
+    /// Lists why something was refused.
+    pub(super) refused: Vec<Drop>,
 }
 
 impl World {
     /// Makes two ends with a session.
-    fn new(keepalives: [Option<Duration>; 2], sends: [bool; 2]) -> Self {
+    pub(super) fn new(keepalives: [Option<Duration>; 2], sends: [bool; 2]) -> Self {
         let options = keepalives.map(|keepalive| Options { keepalive, ..Options::default() });
         let [a, b] = &options;
         let mut ends = [end(1, 2, 1, a), end(2, 1, 2, b)];
@@ -48,7 +50,7 @@ impl World {
     }
 
     /// Lets time pass.
-    fn run(&mut self, how_long: Duration) {
+    pub(super) fn run(&mut self, how_long: Duration) {
         let until = self.passed + how_long;
         while self.passed < until {
             self.step();
@@ -89,7 +91,8 @@ impl World {
             match got.what {
                 What::Reply(reply) => under_way.push_back((to, reply)),
                 What::Packet(_) => self.arrived += 1,
-                _ => {}
+                What::Refused(reason) | What::Unaddressed(reason) => self.refused.push(reason),
+                What::Nothing | What::Cookie(_) => {}
             }
             if got.begins_session {
                 self.sessions += 1;
