@@ -305,6 +305,32 @@ fn an_idle_session_that_only_the_responder_keeps_is_renewed_before_it_ends() {
     idle(None, Some(Duration::from_secs(5)));
 }
 
+// ---- a packet is confirmed where nothing answers it ----
+
+#[test]
+fn a_packet_that_nothing_answers_is_confirmed_after_ten_seconds_once() {
+    let (mut a, mut b) = connected();
+    // b's last word and the packet are of the same tick: `Tunn` takes the one for the answer to the other
+    one_way(&mut b, &mut a);
+    let now = Instant::now();
+    let datagram = a.send(&packet_of(60)).expect("there is a session");
+    b.receive_from(SOURCE, &datagram, now, 0);
+    assert!(b.tick(now + CONFIRM_AFTER - Duration::from_millis(1)).is_none());
+    let keepalive = b.tick(now + CONFIRM_AFTER).expect("a keepalive");
+    assert_eq!((kind(&keepalive), keepalive.len()), (DATA, OVERHEAD_BYTES));
+    assert_eq!(a.receive(&keepalive).what, What::Nothing);
+    assert!(b.tick(now + 3 * CONFIRM_AFTER).is_none(), "once");
+    assert!(a.tick(now + 3 * CONFIRM_AFTER).is_none(), "a keepalive is not confirmed");
+}
+
+#[test]
+fn a_packet_that_is_answered_needs_no_keepalive() {
+    let (mut a, mut b) = connected();
+    one_way(&mut a, &mut b);
+    one_way(&mut b, &mut a);
+    assert!(b.tick(Instant::now() + 2 * CONFIRM_AFTER).is_none());
+}
+
 // ---- 4: queued packets ----
 
 #[test]
