@@ -34,8 +34,11 @@ mod outages;
 mod path_mtu;
 mod peer_restart;
 mod receiver_down;
+mod routes;
 mod self_test;
 mod tunnel;
+mod uapi;
+mod wg_quick_files;
 mod wireguard_suite;
 
 use std::panic::{catch_unwind, resume_unwind};
@@ -82,6 +85,9 @@ fn main() -> ExitCode {
         ipv6::tests(),
         cli::tests(),
         tunnel::tests(),
+        uapi::tests(),
+        routes::tests(),
+        wg_quick_files::tests(),
         wireguard_suite::tests(),
     ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();

@@ -25,6 +25,7 @@ use crate::health::facts::SiteFacts;
 use crate::link::inbound::{Arrival, Gate, Inbound};
 use crate::link::inside::Inside;
 use crate::link::outbound::{Outbound, Route};
+use crate::link::owners::Owners;
 use crate::link::wire::{Cause, Instance};
 use crate::service::Service;
 use crate::tunnel::{Tunnel, TunnelError};
@@ -111,6 +112,7 @@ struct Parts {
     forwards: Vec<Arc<Forward>>,
     services: Vec<Arc<Service>>,
     inbound: Arc<Inbound>,
+    inside: Inside,
     /// Is since when the interface has been seen at fault.
     interface_fault: Mutex<Option<SystemTime>>,
 }
@@ -142,7 +144,8 @@ impl Site {
         };
         let tunnel = Tunnel::start(&config).await?;
         let addresses = config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect();
-        let inside = Inside::new(&config.tunnel.interface, addresses);
+        let owners = Owners::new(tunnel.owners(), tunnel.changed());
+        let inside = Inside::new(&config.tunnel.interface, addresses, owners);
         let instance = new_instance()?;
         let services: Vec<_> = config.services.iter().cloned().map(Service::new).collect();
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
@@ -152,9 +155,10 @@ impl Site {
             bound.forwards.push((Arc::clone(forward), forward.listen().await?));
         }
         bound.bind_inside(&config, &inside, &services)?;
-        let gate = gate(&config, &tunnel, &services, sender, instance);
+        let gate = gate(&config, &inside, &services, sender, instance);
         let parts = Parts {
             inbound: Inbound::new(gate),
+            inside,
             config,
             started: SystemTime::now(),
             tunnel,
@@ -233,6 +237,7 @@ fn forwards(config: &Config, inside: &Inside, instance: Instance) -> Vec<Arc<For
                 instance,
                 forward: forward.name.to_string(),
                 service: service.to_string(),
+                peer: peer.name.clone(),
                 address,
                 hold_for,
             };
@@ -245,15 +250,14 @@ fn forwards(config: &Config, inside: &Inside, instance: Instance) -> Vec<Arc<For
 
 fn gate(
     config: &Config,
-    tunnel: &Tunnel,
+    inside: &Inside,
     services: &[Arc<Service>],
     arrivals: mpsc::Sender<Arrival>,
     instance: Instance,
 ) -> Gate {
-    let owners = tunnel.owners();
     let (offered, told) = (services.to_vec(), services.to_vec());
     Gate {
-        owner: Box::new(move |from| owners(from.ip())),
+        owners: inside.owners().clone(),
         service: Box::new(move |name, peer| {
             let service = offered.iter().find(|service| service.config().name.as_str() == name);
             let service = service.ok_or(Cause::ServiceUnknown)?;

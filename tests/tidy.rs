@@ -25,7 +25,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 18] = [
+const PURE: [&str; 25] = [
     "src/mllp",
     "src/config/raw",
     "src/link/wire",
@@ -39,7 +39,14 @@ const PURE: [&str; 18] = [
     "src/tunnel/allowed_ips",
     "src/tunnel/filter",
     "src/tunnel/packet",
+    "src/tunnel/interface/wanted",
+    "src/tunnel/unreachable",
+    "src/config/wg_quick",
     "src/tunnel/offload",
+    "src/tunnel/settings",
+    "src/tunnel/uapi/request",
+    "src/tunnel/uapi/apply",
+    "src/tunnel/uapi/answer",
     "src/health/state",
     "src/spool/queue",
     "src/audit/chain",

@@ -12,6 +12,7 @@ pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod site;
 pub(crate) mod wire;
+pub(crate) mod wg;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

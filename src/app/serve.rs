@@ -2,7 +2,6 @@
 //!
 //! Two groups: `serving` ends by itself when the site stops and its messages are through; `around` goes on until then.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -54,11 +53,9 @@ pub(super) fn serve(
         });
     }
     for (service, listener) in bound.ports {
-        let owners = parts.tunnel.owners();
-        let stop = stop.clone();
-        let owner = move |from: SocketAddr| owners(from.ip()).map(|(_, name)| name);
+        let (owners, stop) = (parts.inside.owners().clone(), stop.clone());
         serving.spawn(async move {
-            service.serve_port(listener, owner, stop).await;
+            service.serve_port(listener, owners, stop).await;
             "a service's port"
         });
     }

@@ -10,6 +10,7 @@ mod load;
 mod outline;
 mod raw;
 mod value;
+pub mod wg_quick;
 mod yaml;
 
 use std::fmt;
@@ -105,6 +106,8 @@ pub struct Tunnel {
     pub table: Table,
     /// Is the TCP port inside the tunnel where peers' links arrive.
     pub link_port: u16,
+    /// Is the socket of wg(8), if any; a file cannot say it, for wg(8) looks for it in one place only.
+    pub uapi_socket: Option<PathBuf>,
 }
 
 /// Says which TUN backend carries the packets.
@@ -121,7 +124,7 @@ pub enum Backend {
 /// Says where the routes to allowed IPs go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
-    /// The main table.
+    /// The main table; a default route goes to one of its own, with rules that keep our own datagrams out of it.
     Auto,
     /// Nowhere: routes are the admin's.
     Off,
@@ -168,6 +171,15 @@ pub enum Host {
     Address(IpAddr),
     /// A DNS name.
     Name(String),
+}
+
+impl std::str::FromStr for Endpoint {
+    type Err = String;
+
+    /// Reads HOST:PORT; the error says what to write instead.
+    fn from_str(text: &str) -> Result<Self, String> {
+        value::endpoint(text)
+    }
 }
 
 impl fmt::Display for Endpoint {

@@ -189,15 +189,31 @@ impl Forward {
                     _ = stopped(stop.clone()) => Err(Cause::Stopping),
                 };
                 match connected {
-                    Ok(receiver) => self.carry(sender, &receiver, connection, stop).await,
+                    Ok(receiver) => self.carry_inside(sender, receiver, *to, connection, stop).await,
                     Err(cause) => Ended::Failed(cause),
                 }
             }
             (Way::Address(to), OnUnreachable::Close) => match self.connect(*to).await {
-                Ok(receiver) => self.carry(sender, &receiver, connection, stop).await,
+                Ok(receiver) => self.carry_inside(sender, receiver, *to, connection, stop).await,
                 Err(cause) => Ended::Failed(cause),
             },
         }
+    }
+
+    /// Carries over a connection inside the tunnel, for as long as its address is the peer's.
+    async fn carry_inside(
+        &self,
+        sender: &TcpLeg,
+        receiver: TcpLeg,
+        to: SocketAddr,
+        connection: u64,
+        stop: watch::Receiver<bool>,
+    ) -> Ended {
+        let Some(tie) = self.inside.owners().tie(receiver.tcp(), to.ip(), &self.config.peer) else {
+            return Ended::Failed(Cause::ReceiverUnreachable);
+        };
+        let ended = tie.hold(self.carry(sender, &receiver, connection, stop)).await;
+        ended.unwrap_or(Ended::Failed(Cause::ReceiverReset))
     }
 
     async fn carry<R: Leg>(
@@ -243,8 +259,9 @@ impl Forward {
 
     async fn connect(&self, to: SocketAddr) -> Result<TcpLeg, Cause> {
         let user_timeout = self.config.hold_for + TIMEOUT_BEYOND_HOLD;
-        let connected = tokio::time::timeout(CONNECT_WITHIN, self.inside.connect(to, user_timeout)).await;
-        let result = match connected {
+        let is_the_peers = self.inside.owners().is_at(&self.config.peer, to.ip());
+        let connected = tokio::time::timeout(CONNECT_WITHIN, self.inside.connect(to, user_timeout));
+        let result = match if is_the_peers { connected.await } else { Ok(Err(io::ErrorKind::HostUnreachable.into())) } {
             Ok(Ok(tcp)) => Ok(TcpLeg::receiver(tcp)),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Cause::ReceiverRefuses),
             Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
@@ -278,7 +295,7 @@ impl Forward {
                     },
                 },
                 Way::Address(to) => match self.connect(*to).await {
-                    Ok(receiver) => return self.carry(sender, &receiver, connection, stop).await,
+                    Ok(receiver) => return self.carry_inside(sender, receiver, *to, connection, stop).await,
                     Err(cause) => Err::<(), Cause>(cause),
                 },
             };

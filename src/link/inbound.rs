@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::cause_chain;
+use super::owners::Owners;
 use super::session::{Ended, Session};
 use super::stream_end::StreamEnd;
 use super::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
@@ -52,8 +53,6 @@ pub struct Arrival {
     pub service: Name,
 }
 
-/// Finds the peer that an inner address belongs to now.
-pub type FindOwner = Box<dyn Fn(SocketAddr) -> Option<(PublicKey, Name)> + Send + Sync>;
 /// Finds a service by its name, if a peer may use it.
 pub type FindService = Box<dyn Fn(&str, &Name) -> Result<Name, Cause> + Send + Sync>;
 /// Tells how a service's receiver is, and whenever that changes.
@@ -62,7 +61,7 @@ pub type FindReceiver = Box<dyn Fn(&Name) -> Option<watch::Receiver<ReceiverStat
 /// Answers what the inbound end must know of the rooms around it.
 pub struct Gate {
     /// Finds the peer that an inner address belongs to now.
-    pub owner: FindOwner,
+    pub owners: Owners,
     /// Finds a service by its name and tells whether a peer may use it.
     pub service: FindService,
     /// Tells how a service's receiver is, and whenever that changes.
@@ -126,7 +125,7 @@ impl Inbound {
                     continue;
                 }
             };
-            let Some((key, peer)) = (self.gate.owner)(from) else { continue };
+            let Some((key, peer)) = self.gate.owners.of(from.ip()) else { continue };
             let door = self.door(key);
             // Beyond the limit the newest is closed; the peer tries again.
             let Ok(place) = Arc::clone(&door.places).try_acquire_owned() else {
@@ -135,7 +134,7 @@ impl Inbound {
             };
             let inbound = Arc::clone(&self);
             connections.spawn(async move {
-                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, key, peer)).await;
+                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, from, key, peer)).await;
                 if let Ok(Some(greeted)) = greeted {
                     inbound.serve(greeted, &door, place).await;
                 }
@@ -165,13 +164,13 @@ impl Inbound {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn greet(&self, mut tcp: TcpStream, key: PublicKey, peer: Name) -> Option<Greeted> {
+    async fn greet(&self, mut tcp: TcpStream, from: SocketAddr, key: PublicKey, peer: Name) -> Option<Greeted> {
         super::inside::tune(&tcp, super::USER_TIMEOUT).ok()?;
         let (hello, early) = read_hello(&mut tcp).await?;
         let refusal = match (self.gate.service)(&hello.service, &peer) {
             _ if !(hello.version_min..=hello.version_max).contains(&VERSION) => Cause::Protocol,
             _ if !self.has_room(key, &hello.forward) => Cause::TooManyStreams,
-            Ok(service) => return Some(Greeted { tcp, early, key, peer, hello, service }),
+            Ok(service) => return Some(Greeted { tcp, early, from, key, peer, hello, service }),
             Err(cause) => cause,
         };
         tracing::warn!(%peer, forward = %printable(&hello.forward), service = %printable(&hello.service), cause = %refusal, "refused a link");
@@ -190,7 +189,8 @@ impl Inbound {
     }
 
     async fn serve(self: &Arc<Self>, greeted: Greeted, door: &Door, place: OwnedSemaphorePermit) {
-        let Greeted { mut tcp, early, key, peer, hello, service } = greeted;
+        let Greeted { mut tcp, early, from, key, peer, hello, service } = greeted;
+        let Some(tie) = self.gate.owners.tie(&tcp, from.ip(), &peer) else { return };
         let link_key = LinkKey { peer: key, forward: hello.forward.clone() };
         let (session, mut turn, resumed) = {
             let _alone = door.take_over.lock().await;
@@ -210,7 +210,7 @@ impl Inbound {
                     biased;
                     // The newer connection's own `run` goes on with the streams.
                     _ = turn.changed() => Ended::Replaced,
-                    ended = session.run(tcp, early, resumed) => ended,
+                    ended = tie.hold(session.run(tcp, early, resumed)) => ended.unwrap_or(Ended::Moved),
                     () = tell => Ended::Closed,
                 }
             }
@@ -315,6 +315,7 @@ impl Door {
 struct Greeted {
     tcp: TcpStream,
     early: BytesMut,
+    from: SocketAddr,
     key: PublicKey,
     peer: Name,
     hello: Hello,

@@ -11,6 +11,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use super::owners::Owners;
+
 /// An idle connection is asked for life after so long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// It is asked again after so long, three times.
@@ -31,17 +33,23 @@ const BACKLOG: i32 = 1024;
 pub struct Inside {
     interface: String,
     addresses: Vec<IpAddr>,
+    owners: Owners,
 }
 
 impl Inside {
-    /// Names the interface and the addresses to bind to.
-    pub fn new(interface: &str, addresses: Vec<IpAddr>) -> Self {
-        Self { interface: interface.to_owned(), addresses }
+    /// Names the interface and the addresses to bind to, and who knows whose the others are.
+    pub fn new(interface: &str, addresses: Vec<IpAddr>, owners: Owners) -> Self {
+        Self { interface: interface.to_owned(), addresses, owners }
     }
 
     /// Lists this site's addresses inside the tunnel.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
+    }
+
+    /// Knows whose the addresses inside the tunnel are.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     /// Opens a connection to an address inside the tunnel. Cancel-safe: a cancelled attempt leaves nothing.

@@ -4,7 +4,6 @@
 //! before it is.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::config::{self, Host, Name, Probe};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
 use crate::link::inside::tune;
+use crate::link::owners::Owners;
 use crate::link::stream_end::StreamEnd;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
@@ -110,12 +110,7 @@ impl Service {
 
     /// Serves the service's own port on the tunnel address, for peers that run plain WireGuard. Ends when `stop` turns
     /// true and the open connections ended where no message is on its way.
-    pub async fn serve_port(
-        self: Arc<Self>,
-        listener: TcpListener,
-        owner: impl Fn(SocketAddr) -> Option<Name> + Send,
-        mut stop: watch::Receiver<bool>,
-    ) {
+    pub async fn serve_port(self: Arc<Self>, listener: TcpListener, owners: Owners, mut stop: watch::Receiver<bool>) {
         let mut senders = JoinSet::new();
         loop {
             while senders.try_join_next().is_some() {}
@@ -127,13 +122,15 @@ impl Service {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let allowed = owner(from).is_some_and(|peer| self.allows(&peer));
-            if !allowed || senders.len() >= PLAIN_MAX {
+            let peer = owners.of(from.ip()).map(|(_, peer)| peer).filter(|peer| self.allows(peer));
+            let tie = peer.and_then(|peer| owners.tie(&tcp, from.ip(), &peer));
+            let allowed = tie.is_some();
+            let Some(tie) = tie.filter(|_| senders.len() < PLAIN_MAX) else {
                 self.tally.refuse(if allowed { "too_many_connections" } else { "not_allowed" });
                 continue;
-            }
+            };
             let (service, stop) = (Arc::clone(&self), stop.clone());
-            senders.spawn(async move { service.serve_plain(tcp, stop).await });
+            senders.spawn(async move { tie.hold(service.serve_plain(tcp, stop)).await });
         }
         drop(listener);
         while senders.join_next().await.is_some() {}

@@ -10,13 +10,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
+use zeroize::Zeroizing;
 
 use super::endpoints::{self, Resolvers};
+use super::interface::Kept;
 use super::peer::{Before, Identity};
 use super::peers::Found;
 use super::settings::{Settings, same_key};
 use super::udp::Udp;
-use super::{Shared, TunnelError, interface};
+use super::{Shared, TunnelError, uapi};
 use crate::config::{Backend, Config, Endpoint, Host, PublicKey, SecretKey};
 
 /// An address that changes hands is nobody's for so long: connections to its old owner close meanwhile, and none of
@@ -26,6 +28,7 @@ const HAND_OVER: Duration = Duration::from_millis(100);
 /// Changes a running tunnel, one change after the other.
 pub(super) struct Control {
     shared: Arc<Shared>,
+    interface: Arc<Kept>,
     state: Mutex<State>,
 }
 
@@ -53,7 +56,7 @@ struct Change {
 
 impl Control {
     /// Gives a tunnel that has no peers yet what its configuration says.
-    pub(super) async fn begin(shared: Arc<Shared>, config: &Config) -> Self {
+    pub(super) async fn begin(shared: Arc<Shared>, interface: Arc<Kept>, config: &Config) -> Self {
         let settings = Settings::of(config);
         let change = Change {
             settings: settings.clone(),
@@ -69,7 +72,7 @@ impl Control {
             awake: HashMap::new(),
         };
         take_up(&shared, &mut state, change).await;
-        Self { shared, state: Mutex::new(state) }
+        Self { shared, interface, state: Mutex::new(state) }
     }
 
     /// Takes the tunnel to a new configuration; what `wg` set is forgotten.
@@ -86,12 +89,39 @@ impl Control {
             return Err(TunnelError::NeedsRestart { what: "tunnel.backend" });
         }
         let mut change = self.prepare(&state, Settings::of(config))?;
-        interface::change(&state.config, config).await?;
+        if let Err(error) = self.interface.change(config).await {
+            // The rules of a default route are still for the mark that was.
+            self.shared.udp().set_mark(state.settings.fwmark).ok();
+            return Err(error);
+        }
         change.remembered = endpoints::load(&config.state_dir);
         self.shared.mtu_bytes.store(tunnel.mtu, Ordering::Relaxed);
         state.config = config.clone();
         take_up(&self.shared, &mut state, change).await;
         Ok(())
+    }
+
+    /// Takes the tunnel to what `wg` asks for, all of it or nothing.
+    ///
+    /// # Errors
+    /// It cannot be done; nothing has changed.
+    pub(super) async fn set(&self, set: uapi::Set) -> Result<(), uapi::Refusal> {
+        let mut state = self.state.lock().await;
+        let applied = uapi::apply(&state.settings, &Settings::of(&state.config), set)?;
+        let mut change = self.prepare(&state, applied.settings)?;
+        change.pointed = applied.pointed;
+        take_up(&self.shared, &mut state, change).await;
+        tracing::info!(peers = state.settings.peers.len(), "wg(8) has set the tunnel; it lives until the next reload");
+        Ok(())
+    }
+
+    /// Tells `wg` what the tunnel is set to and what passed.
+    pub(super) async fn get(&self) -> Zeroizing<String> {
+        let state = self.state.lock().await;
+        let peers = self.shared.peers();
+        let sets = state.settings.peers.iter();
+        let facts: Vec<_> = sets.filter_map(|set| Some((set, peers.by_key(&set.peer.public_key)?.facts()))).collect();
+        uapi::get(&state.settings, self.shared.udp().port(), &facts)
     }
 
     /// Makes what may fail: sockets and keys. Where it does nothing has changed.
