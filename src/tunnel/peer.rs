@@ -50,6 +50,10 @@ const COLLISION_RETRY_MAX: Duration = Duration::from_millis(400);
 const RENEW_AFTER: Duration = Duration::from_secs(120);
 /// A responder renews it where the initiator has not: 180 s less a keepalive's and a handshake's timeout, as in `Tunn`.
 const RENEW_AFTER_AS_RESPONDER: Duration = Duration::from_secs(165);
+/// A packet that nothing answers for so long is confirmed by a keepalive (`Keepalive-Timeout`, WireGuard paper, section
+/// 6.5), or the peer takes us for dead 5 s later and begins a handshake. `Tunn` forgets it where our last word went out
+/// in the same tick: its times are those of the tick before (a cause of boringtun's report #363).
+const CONFIRM_AFTER: Duration = Duration::from_secs(10);
 
 /// Is the cryptographic state of one peer.
 pub struct Peer {
@@ -59,6 +63,7 @@ pub struct Peer {
     sessions_seen: [Option<u32>; SESSIONS_REMEMBERED],
     keepalive: Option<Duration>,
     keepalive_at: Option<Instant>,
+    confirm_at: Option<Instant>,
     initiator: bool,
     initiation_pending: bool,
     retry_at: Option<Instant>,
@@ -98,6 +103,7 @@ impl Peer {
             sessions_seen: [None; SESSIONS_REMEMBERED],
             keepalive: peer.persistent_keepalive,
             keepalive_at: None,
+            confirm_at: None,
             initiator: false,
             initiation_pending: false,
             retry_at: None,
@@ -168,6 +174,9 @@ impl Peer {
         if authentic && matches!(kind, Kind::Initiation | Kind::Response) {
             self.initiator = kind == Kind::Response;
         }
+        if matches!(action, Action::Packet(_)) {
+            self.confirm_at.get_or_insert(now + CONFIRM_AFTER);
+        }
         if kind == Kind::Initiation && authentic && self.initiation_pending {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }
@@ -215,6 +224,10 @@ impl Peer {
         };
         match due {
             Due::Nothing if self.needs_renewal() => self.initiate(out),
+            Due::Nothing if self.confirm_at.is_some_and(|at| at <= now) && self.has_session() => {
+                let result = self.sender().encapsulate(&[], out);
+                self.sent(result)
+            }
             Due::Nothing => self.keep_alive(now, out),
             Due::Expired if self.keepalive.is_some() => self.initiate(out),
             Due::Expired => {
@@ -272,6 +285,7 @@ impl Peer {
     /// Notes a handshake message of ours. Its index names a session to come; after 256 of them it is one that an
     /// earlier session had, which must not pass for the new one.
     fn note_sent(&mut self, datagram: &[u8]) {
+        self.confirm_at = None;
         let Some([kind @ (INITIATION | RESPONSE), _, _, _, index @ ..]) = datagram.first_chunk::<8>() else { return };
         self.initiation_pending |= *kind == INITIATION;
         let index = u32::from_le_bytes(*index);

@@ -228,6 +228,32 @@ fn a_buffer_that_is_too_small_is_refused() {
 
 // ---- 3: it gives up ----
 
+// ---- a packet is confirmed where nothing answers it ----
+
+#[test]
+fn a_packet_that_nothing_answers_is_confirmed_after_ten_seconds_once() {
+    let (mut a, mut b) = connected();
+    // b's last word and the packet are of the same tick: `Tunn` takes the one for the answer to the other
+    one_way(&mut b, &mut a);
+    let now = Instant::now();
+    let datagram = a.send(&packet_of(60)).expect("there is a session");
+    b.receive_from(SOURCE, &datagram, now, 0);
+    assert!(b.tick(now + CONFIRM_AFTER - Duration::from_millis(1)).is_none());
+    let keepalive = b.tick(now + CONFIRM_AFTER).expect("a keepalive");
+    assert_eq!((kind(&keepalive), keepalive.len()), (DATA, OVERHEAD_BYTES));
+    assert_eq!(a.receive(&keepalive).what, What::Nothing);
+    assert!(b.tick(now + 3 * CONFIRM_AFTER).is_none(), "once");
+    assert!(a.tick(now + 3 * CONFIRM_AFTER).is_none(), "a keepalive is not confirmed");
+}
+
+#[test]
+fn a_packet_that_is_answered_needs_no_keepalive() {
+    let (mut a, mut b) = connected();
+    one_way(&mut a, &mut b);
+    one_way(&mut b, &mut a);
+    assert!(b.tick(Instant::now() + 2 * CONFIRM_AFTER).is_none());
+}
+
 // ---- 4: queued packets ----
 
 #[test]
@@ -615,7 +641,7 @@ fn an_inner_packet_is_what_was_sent() {
 }
 
 #[test]
-fn a_first_initiation_that_is_lost_is_sent_again_after_a_second_three_times() {
+fn an_initiation_that_nobody_answers_is_sent_again_every_second() {
     let (mut a, mut b) = ends(&Options::default());
     let start = Instant::now();
     a.initiate();
@@ -628,7 +654,8 @@ fn a_first_initiation_that_is_lost_is_sent_again_after_a_second_three_times() {
             latest = Some(initiation);
         }
     }
-    assert_eq!(sent_after, [1, 2, 3], "then it is up to Tunn, by its own clock");
+    // the next one is counted from the tick after
+    assert_eq!(sent_after, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     let response = b.receive(&latest.expect("an initiation")).what.reply();
     let keepalive = a.receive(&response).what.reply();
     assert!(b.receive(&keepalive).begins_session);
