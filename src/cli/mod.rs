@@ -6,14 +6,18 @@ pub mod check_config;
 pub mod demo;
 pub mod key;
 pub mod receive;
+pub mod reload;
 pub mod run;
 pub mod send;
+mod site;
 pub mod status;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// It failed at run time, or no site answers.
+const EXIT_FAILED: u8 = 1;
 /// Bad arguments or configuration (EX_USAGE of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 /// A capability is missing (EX_NOPERM of sysexits.h).
@@ -40,6 +44,8 @@ enum Command {
     CheckConfig(check_config::Args),
     /// Run the site in the foreground.
     Run(run::Args),
+    /// Have the running site read its configuration again.
+    Reload(reload::Args),
     /// Show peers, forwards and services as the running site sees them.
     Status(status::Args),
     /// Send messages to an MLLP receiver and print each answer.
@@ -63,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Key(args) => key::run(args),
         Command::CheckConfig(args) => check_config::run(args),
         Command::Run(args) => run::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),

@@ -20,6 +20,7 @@ pub(crate) fn site() -> SiteFacts {
         site: "north-hospital".into(),
         version: "0.1.0",
         started: ago(10_000),
+        config: ConfigFacts { loaded: ago(9_000), failed: None },
         interface: Part::Up,
         link_listener: Part::Up,
         dropped: BTreeMap::from([("unknown_peer", 2)]),

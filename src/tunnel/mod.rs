@@ -247,6 +247,14 @@ impl Tunnel {
         Ok(())
     }
 
+    /// PLACEHOLDER until the branch that makes the tunnel reload is merged.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn reload(&self, _config: &Config) -> Result<(), TunnelError> {
+        Ok(())
+    }
+
     /// Waits until a data thread ends by itself, and says why. Cancel-safe.
     pub async fn failed(&self) -> Arc<TunnelError> {
         let mut failed = self.failed.clone();
