@@ -26,3 +26,8 @@ fn frame_decoder() {
 fn tunnel_ingress() {
     replay("tunnel_ingress", wardlink::tunnel::fuzz_ingress);
 }
+
+#[test]
+fn uapi() {
+    replay("uapi", wardlink::tunnel::fuzz_uapi);
+}

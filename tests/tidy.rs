@@ -25,7 +25,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 19] = [
+const PURE: [&str; 23] = [
     "src/mllp",
     "src/config/changes",
     "src/config/raw",
@@ -41,6 +41,10 @@ const PURE: [&str; 19] = [
     "src/tunnel/filter",
     "src/tunnel/packet",
     "src/tunnel/offload",
+    "src/tunnel/settings",
+    "src/tunnel/uapi/request",
+    "src/tunnel/uapi/apply",
+    "src/tunnel/uapi/answer",
     "src/health/state",
     "src/spool/queue",
     "src/audit/chain",

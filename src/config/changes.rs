@@ -48,7 +48,6 @@ impl Changes {
                 ("tunnel.interface", was.interface == is.interface),
                 ("tunnel.backend", was.backend == is.backend),
                 ("tunnel.address", was.addresses == is.addresses),
-                ("tunnel.mtu", was.mtu == is.mtu),
                 ("tunnel.link_port", was.link_port == is.link_port),
             ]),
             tunnel: tunnel(was, is),
@@ -68,6 +67,7 @@ fn tunnel(was: &Tunnel, is: &Tunnel) -> Vec<&'static str> {
     differing(&[
         ("private_key_file", was.private_key.expose() == is.private_key.expose()),
         ("listen_port", was.listen_port == is.listen_port),
+        ("mtu", was.mtu == is.mtu),
         ("fwmark", was.fwmark == is.fwmark),
         ("table", was.table == is.table),
     ])

@@ -107,6 +107,8 @@ pub struct Tunnel {
     pub table: Table,
     /// Is the TCP port inside the tunnel where peers' links arrive.
     pub link_port: u16,
+    /// Is the socket of wg(8), if any; a file cannot say it, for wg(8) looks for it in one place only.
+    pub uapi_socket: Option<PathBuf>,
 }
 
 /// Says which TUN backend carries the packets.

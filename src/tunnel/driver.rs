@@ -52,6 +52,11 @@ impl Turns {
         self.to_main.write(1).ok();
     }
 
+    /// Lets the thread that receives look at the sockets anew: there are others.
+    pub(super) fn wake(&self) {
+        self.to_main.write(1).ok();
+    }
+
     fn is_stopping(&self, stop: &EventFd) -> bool {
         poll(&mut [readable(stop)], PollTimeout::ZERO) == Ok(1)
     }
@@ -100,13 +105,19 @@ fn send_whole(
 ) -> io::Result<()> {
     let udp = shared.udp();
     match udp.send(datagrams, segment_bytes, *path) {
-        Err(error) if path.from.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
+        Err(error) if path.from.is_some() && may_miss_its_source(&error) => {
             path.from = None;
             entry.forget_source();
             udp.send(datagrams, segment_bytes, *path)
         }
         sent => sent,
     }
+}
+
+/// A source address that this host has no more: EINVAL, or, where the routes went with it, as if there were no way.
+fn may_miss_its_source(error: &io::Error) -> bool {
+    let codes = [libc::EINVAL, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 fn readable<T: AsFd>(descriptor: &T) -> PollFd<'_> {

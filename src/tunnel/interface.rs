@@ -59,6 +59,14 @@ pub(super) async fn configure(config: &Config) -> Result<u32, TunnelError> {
     Ok(index)
 }
 
+/// Takes the interface from one configuration to another: addresses, MTU, routes.
+///
+/// # Errors
+/// The kernel refuses one of them; the message names it.
+pub(super) async fn change(_before: &Config, config: &Config) -> Result<(), TunnelError> {
+    configure(config).await.map(|_| ())
+}
+
 /// Looks at the interface as the kernel has it now, in the network namespace of the calling thread.
 ///
 /// # Errors
@@ -111,7 +119,7 @@ async fn add_route(handle: &Handle, index: u32, prefix: IpNet, table: Table) -> 
         Table::Number(number) => route.table_id(number),
         Table::Auto | Table::Off => route,
     };
-    handle.route().add(route.build()).execute().await
+    handle.route().add(route.build()).replace().execute().await
 }
 
 fn errno(error: &rtnetlink::Error) -> Option<i32> {

@@ -4,6 +4,7 @@
 //! the peer that owns its source address, and passed the filter; a socket bound to the interface speaks to peers only.
 
 pub mod allowed_ips;
+mod change;
 mod driver;
 pub mod drops;
 pub mod endpoints;
@@ -14,12 +15,15 @@ pub mod offload;
 pub mod packet;
 pub mod peer;
 pub mod peers;
+mod settings;
 pub mod tun;
+mod uapi;
 mod udp;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -28,13 +32,17 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{Backend, Config, Name, PublicKey};
+use change::Control;
 use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::fuzz_ingress;
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
+pub use settings::SetByWg;
 use tun::Tun;
+#[doc(hidden)]
+pub use uapi::fuzz_uapi;
 use udp::Udp;
 
 /// Says why the tunnel does not start, or ended.
@@ -88,6 +96,18 @@ pub enum TunnelError {
         /// Says what the kernel said.
         source: io::Error,
     },
+    /// The mark of datagrams cannot be set.
+    #[error("cannot set tunnel.fwmark")]
+    Mark {
+        /// Says what the kernel said.
+        source: io::Error,
+    },
+    /// A running tunnel cannot take this up.
+    #[error("{what} cannot be changed while the site runs; restart it")]
+    NeedsRestart {
+        /// Names the setting.
+        what: &'static str,
+    },
     /// A data thread cannot be started or driven.
     #[error("cannot drive the data threads")]
     Threads {
@@ -129,9 +149,10 @@ struct Shared {
     udp: RwLock<Arc<Udp>>,
     turns: driver::Turns,
     drops: DropCounters,
-    addresses: Vec<IpAddr>,
-    mtu_bytes: u16,
-    random: std::sync::atomic::AtomicU64,
+    /// Changes with the peers.
+    changed: watch::Sender<u64>,
+    mtu_bytes: AtomicU16,
+    random: AtomicU64,
 }
 
 impl Shared {
@@ -145,13 +166,25 @@ impl Shared {
         Arc::clone(&self.udp.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Lets other peers be the peers from now on.
+    fn install(&self, peers: Peers) {
+        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(peers);
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Lets other sockets be the sockets from now on.
+    fn install_udp(&self, udp: Udp) {
+        *self.udp.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(udp);
+        self.turns.wake();
+    }
+
     fn mtu_bytes(&self) -> usize {
-        usize::from(self.mtu_bytes)
+        usize::from(self.mtu_bytes.load(Ordering::Relaxed))
     }
 
     /// Says whose an inner address is, seen from a peer.
     fn whose(&self, peers: &Peers, address: IpAddr, peer: &Arc<PeerEntry>) -> Whose {
-        if self.addresses.contains(&address) {
+        if peers.addresses.contains(&address) {
             return Whose::Ours;
         }
         let is_the_peers = peers.owner(address).is_some_and(|owner| Arc::ptr_eq(owner, peer));
@@ -170,7 +203,7 @@ impl Shared {
     /// Returns the next number of a SplitMix64 sequence with a random seed: for jitter, never for keys.
     fn random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
-        let state = self.random.fetch_add(step, std::sync::atomic::Ordering::Relaxed).wrapping_add(step);
+        let state = self.random.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
@@ -183,7 +216,9 @@ pub struct Tunnel {
     stop: Arc<EventFd>,
     threads: Vec<JoinHandle<()>>,
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
-    endpoints: Vec<tokio::task::AbortHandle>,
+    control: Arc<Control>,
+    keeper: tokio::task::AbortHandle,
+    uapi: Option<tokio::task::AbortHandle>,
     interface: String,
 }
 
@@ -193,23 +228,22 @@ impl Tunnel {
     /// # Errors
     /// Whatever keeps the tunnel from running; nothing is left behind.
     pub async fn start(config: &Config) -> Result<Self, TunnelError> {
-        let remembered = endpoints::load(&config.state_dir);
         let identity = Identity::new(&config.tunnel.private_key);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
         let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark, config.tunnel.backend != Backend::Plain)?;
         let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
         interface::configure(config).await?;
-        let peers = Peers::new(config, identity, &remembered, || getrandom::u64().unwrap_or(seed));
         let shared = Arc::new(Shared {
-            roster: RwLock::new(Arc::new(peers)),
+            roster: RwLock::new(Arc::new(Peers::none(identity))),
             tun,
             udp: RwLock::new(Arc::new(udp)),
             turns: driver::Turns::new()?,
             drops: DropCounters::new(),
-            addresses: config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect(),
-            mtu_bytes: config.tunnel.mtu,
+            changed: watch::Sender::new(0),
+            mtu_bytes: config.tunnel.mtu.into(),
             random: seed.into(),
         });
+        let control = Arc::new(Control::begin(Arc::clone(&shared), config).await);
         let stop = Arc::new(EventFd::new().map_err(TunnelError::poll)?);
         let (ended, failed) = watch::channel(None);
         let mut tunnel = Self {
@@ -217,12 +251,14 @@ impl Tunnel {
             stop: Arc::clone(&stop),
             threads: Vec::new(),
             failed,
-            endpoints: Vec::new(),
+            control: Arc::clone(&control),
+            uapi: None,
+            keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
             interface: config.tunnel.interface.clone(),
         };
         tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
         tunnel.spawn("wl-rx", ended, driver::receive)?;
-        tunnel.endpoints = endpoints::spawn(config, &shared);
+        tunnel.uapi = config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(control, path));
         Ok(tunnel)
     }
 
@@ -247,12 +283,13 @@ impl Tunnel {
         Ok(())
     }
 
-    /// PLACEHOLDER until the branch that makes the tunnel reload is merged.
+    /// Takes the running tunnel to exactly what a configuration says; what `wg` set is forgotten. What does not change
+    /// keeps its session, its counters and its path. Not cancel-safe.
     ///
     /// # Errors
-    /// None.
-    pub async fn reload(&self, _config: &Config) -> Result<(), TunnelError> {
-        Ok(())
+    /// Whatever keeps the tunnel from it, such as a port that is taken; the peers are then as they were.
+    pub async fn reload(&self, config: &Config) -> Result<(), TunnelError> {
+        self.control.reload(config).await
     }
 
     /// Waits until a data thread ends by itself, and says why. Cancel-safe.
@@ -270,7 +307,7 @@ impl Tunnel {
     /// # Errors
     /// Says in one line what is wrong.
     pub fn check_interface(&self) -> Result<(), String> {
-        interface::check(&self.interface, &self.shared.addresses)
+        interface::check(&self.interface, &self.shared.peers().addresses)
     }
 
     /// Names the interface that sockets inside the tunnel are bound to.
@@ -286,7 +323,17 @@ impl Tunnel {
     /// Returns what finds the peer that an inner address belongs to now; it does not keep the tunnel running.
     pub fn owners(&self) -> impl Fn(IpAddr) -> Option<(PublicKey, Name)> + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
-        move |address| shared.peers().owner(address).map(|entry| (entry.key, entry.name.clone()))
+        move |address| shared.peers().owner(address).map(|entry| (entry.key, entry.settings().peer.name.clone()))
+    }
+
+    /// Returns what changes whenever an inner address may belong to another peer than before.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    /// Tells what `wg` has set of this site's end since the configuration was read.
+    pub fn set_by_wg(&self) -> SetByWg {
+        self.shared.peers().set_by_wg.clone()
     }
 
     /// Tells what is known about every peer.
@@ -307,8 +354,9 @@ impl Tunnel {
 
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
-        for task in &self.endpoints {
-            task.abort();
+        self.keeper.abort();
+        if let Some(uapi) = &self.uapi {
+            uapi.abort();
         }
         if self.stop.write(1).is_ok() {
             for thread in self.threads.drain(..) {

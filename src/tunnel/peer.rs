@@ -5,6 +5,7 @@
 //! a clock of its own; every other time comes in as an argument.
 
 mod identity;
+mod succession;
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -18,6 +19,8 @@ use boringtun::x25519;
 use super::drops::Drop;
 use identity::INDEX_BITS_OF_SESSION;
 pub use identity::{Addressed, Identity};
+pub use succession::Before;
+use succession::Old;
 
 /// The largest datagram that is read or written: what UDP can carry, in bytes.
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;
@@ -52,8 +55,11 @@ const RENEW_AFTER_AS_RESPONDER: Duration = Duration::from_secs(165);
 /// Is the cryptographic state of one peer.
 pub struct Peer {
     tunn: Tunn,
+    index: u32,
+    old: Option<Old>,
     sessions_seen: [Option<u32>; SESSIONS_REMEMBERED],
-    keepalive: bool,
+    keepalive: Option<Duration>,
+    keepalive_at: Option<Instant>,
     initiator: bool,
     initiation_pending: bool,
     retry_at: Option<Instant>,
@@ -87,19 +93,13 @@ pub enum Action<'a> {
 impl Peer {
     /// Makes the state for a peer; `index` has 24 random bits, unique among the peers.
     pub fn new(identity: &Identity, peer: &crate::config::Peer, index: u32) -> Self {
-        let keepalive = peer.persistent_keepalive.and_then(|every| u16::try_from(every.as_secs()).ok());
-        let tunn = Tunn::new(
-            identity.secret.clone(),
-            x25519::PublicKey::from(peer.public_key.0),
-            peer.preshared_key.as_ref().map(|key| *key.expose()),
-            keepalive,
-            index & 0x00ff_ffff,
-            Some(Arc::clone(&identity.limiter)),
-        );
         Self {
-            tunn,
+            tunn: tunn(identity, peer, index),
+            index,
+            old: None,
             sessions_seen: [None; SESSIONS_REMEMBERED],
-            keepalive: keepalive.is_some(),
+            keepalive: peer.persistent_keepalive,
+            keepalive_at: None,
             initiator: false,
             initiation_pending: false,
             retry_at: None,
@@ -126,7 +126,7 @@ impl Peer {
         let mut behind = [0; PADDING_BYTES];
         let behind = behind.get_mut(..padding.len())?;
         buffer.get_mut(padding.clone())?.swap_with_slice(behind);
-        let result = self.tunn.encapsulate(buffer.get(packet.start..padding.end)?, out);
+        let result = self.sender().encapsulate(buffer.get(packet.start..padding.end)?, out);
         buffer.get_mut(padding)?.copy_from_slice(behind);
         self.sent(result)
     }
@@ -153,7 +153,9 @@ impl Peer {
             Ok(Packet::PacketData(data)) => (Kind::Data, Some(data.receiver_idx)),
             Err(_) => return refused(Drop::NotWireGuard),
         };
-        let result = self.tunn.decapsulate(Some(source), datagram, out);
+        let older = self.old.as_mut().and_then(|old| old.addressed_by(session));
+        let is_for_older = older.is_some();
+        let result = older.unwrap_or(&mut self.tunn).decapsulate(Some(source), datagram, out);
         let (action, authentic) = match result {
             TunnResult::Done => (Action::None, true),
             TunnResult::WriteToNetwork(reply) => {
@@ -173,11 +175,12 @@ impl Peer {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }
         let carries = authentic && matches!(kind, Kind::Response | Kind::Data);
-        let begins_session = carries && session.is_some_and(|index| self.remember_session(index));
+        let begins_session = carries && !is_for_older && session.is_some_and(|index| self.remember_session(index));
         if begins_session {
             self.initiation_pending = false;
             self.retry_at = None;
             self.quick_retries_left = QUICK_RETRIES;
+            self.succeed();
         }
         Received { action, moves_endpoint: carries, begins_session }
     }
@@ -199,6 +202,9 @@ impl Peer {
         if out.len() < BUFFER_BYTES {
             return None;
         }
+        if let Some(datagram_bytes) = self.handle_tick_of_older(out) {
+            return out.get(..datagram_bytes);
+        }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             return self.initiate(out);
@@ -214,8 +220,8 @@ impl Peer {
         };
         match due {
             Due::Nothing if self.needs_renewal() => self.initiate(out),
-            Due::Nothing => None,
-            Due::Expired if self.keepalive => self.initiate(out),
+            Due::Nothing => self.keep_alive(now, out),
+            Due::Expired if self.keepalive.is_some() => self.initiate(out),
             Due::Expired => {
                 self.initiation_pending = false;
                 None
@@ -226,6 +232,18 @@ impl Peer {
                 Some(datagram)
             }
         }
+    }
+
+    /// Sends a keepalive where one is due. It is not left to `Tunn`, whose interval cannot be changed.
+    fn keep_alive<'a>(&mut self, now: Instant, out: &'a mut [u8]) -> Option<&'a [u8]> {
+        let every = self.keepalive?;
+        let at = *self.keepalive_at.get_or_insert(now + every);
+        if at > now || (self.initiation_pending && !self.is_served_by_older()) {
+            return None;
+        }
+        self.keepalive_at = Some(now + every);
+        let result = self.sender().encapsulate(&[], out);
+        self.sent(result)
     }
 
     /// Begins a handshake now, whatever is in progress.
@@ -239,14 +257,14 @@ impl Peer {
 
     /// Tells whether there is a session to send with.
     pub fn has_session(&self) -> bool {
-        self.tunn.time_since_last_handshake().is_some()
+        self.tunn.time_since_last_handshake().is_some() || self.is_served_by_older()
     }
 
     /// Tells whether an idle session is about to end that the keepalive asks to keep.
     fn needs_renewal(&self) -> bool {
         let after = if self.initiator { RENEW_AFTER } else { RENEW_AFTER_AS_RESPONDER };
         let is_old = self.tunn.time_since_last_handshake().is_some_and(|age| age >= after);
-        is_old && self.keepalive && !self.initiation_pending
+        is_old && self.keepalive.is_some() && !self.initiation_pending
     }
 
     fn sent<'a>(&mut self, result: TunnResult<'a>) -> Option<&'a [u8]> {
@@ -272,6 +290,18 @@ impl Peer {
         let Some(seen) = self.sessions_seen.get_mut(slot) else { return false };
         seen.replace(index) != Some(index)
     }
+}
+
+/// Makes the state of one handshake and its sessions. Keepalives are not its business.
+fn tunn(identity: &Identity, peer: &crate::config::Peer, index: u32) -> Tunn {
+    Tunn::new(
+        identity.secret.clone(),
+        x25519::PublicKey::from(peer.public_key.0),
+        peer.preshared_key.as_ref().map(|key| *key.expose()),
+        None,
+        index & 0x00ff_ffff,
+        Some(Arc::clone(&identity.limiter)),
+    )
 }
 
 #[derive(PartialEq, Eq)]

@@ -108,6 +108,14 @@ impl Udp {
         Ok(Self { v4, v6: None, port: 0, segments: true })
     }
 
+    /// Marks what is sent from now on; 0 takes the mark away.
+    ///
+    /// # Errors
+    /// A capability is missing.
+    pub(super) fn set_mark(&self, fwmark: u32) -> io::Result<()> {
+        self.sockets().try_for_each(|socket| socket2::SockRef::from(socket).set_mark(fwmark))
+    }
+
     /// Returns the port, also where the kernel chose it.
     pub(super) fn port(&self) -> u16 {
         self.port

@@ -97,6 +97,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         fwmark: 0,
         table: Table::Auto,
         link_port: 2570,
+        uapi_socket: None,
     };
     let forward = Forward {
         name: name(site.sends),

@@ -1,5 +1,7 @@
 //! This site's end of the tunnel: its keys, addresses and the interface's settings.
 
+use std::path::PathBuf;
+
 use ipnet::IpNet;
 use serde_saphyr::{Location, Spanned};
 
@@ -16,6 +18,8 @@ const LISTEN_PORT: u16 = 51820;
 const LINK_PORT: u16 = 2570;
 /// Is the MTU unless the file says otherwise, in bytes: 1500 less the overhead of WireGuard over IPv6.
 const MTU: u16 = 1420;
+/// Is where wg(8) looks for the sockets of interfaces.
+const UAPI_DIRECTORY: &str = "/var/run/wireguard";
 /// Is the least MTU in bytes where the tunnel carries IPv6 (RFC 8200, 5).
 const MTU_MIN_V6: u32 = 1280;
 /// Is the least MTU in bytes where it carries IPv4 only (RFC 791: what every host takes).
@@ -74,8 +78,10 @@ pub(super) fn check(
     let fwmark = findings.optional(raw.fwmark.as_ref(), 0, mark);
     let table = findings.optional(raw.table.as_ref(), Table::Auto, table);
     let complete = || {
+        let interface = interface?;
         Some(Tunnel {
-            interface: interface?,
+            uapi_socket: Some(PathBuf::from(format!("{UAPI_DIRECTORY}/{interface}.sock"))),
+            interface,
             backend: backend?,
             private_key: private_key?,
             listen_port: listen_port?,

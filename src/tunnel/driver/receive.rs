@@ -41,7 +41,6 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(in crate::tunnel) fn receive(shared: &Shared, stop: &EventFd) -> Result<(), TunnelError> {
     let mut receiver = Receiver::new(shared);
     let mut datagrams = vec![0u8; DATAGRAM_BYTES_MAX];
-    receiver.initiate_all();
     let mut transmitter = Transmitter::new(shared);
     let mut is_empty = true;
     loop {
@@ -105,15 +104,6 @@ impl<'a> Receiver<'a> {
             next_second: Instant::now(),
             resets_left: RESETS_PER_SECOND,
             stranger_told: None,
-        }
-    }
-
-    /// Begins a handshake with every peer whose endpoint is known: it may have been us who died (tunnel.md).
-    fn initiate_all(&self) {
-        for entry in self.shared.peers().all() {
-            if entry.endpoint().is_some() {
-                self.shared.greet(entry);
-            }
         }
     }
 
