@@ -28,6 +28,7 @@ mod message_through;
 mod outage;
 mod peer_restart;
 mod receiver_down;
+mod reload;
 mod self_test;
 mod tunnel;
 
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         self_test::tests(),
         message_through::tests(),
         receiver_down::tests(),
+        reload::tests(),
         peer_restart::tests(),
         outage::tests(),
         endpoint_roaming::tests(),

@@ -97,7 +97,7 @@ pub fn listen(config: &config::Forward, leaving: Option<&TcpListener>) -> Result
     let bound = match leaving.map(socket2::SockRef::from) {
         None => bind(false),
         Some(leaving) => {
-            // Both must allow it, and only for this moment: nobody else is to share the port.
+            // Both must allow it for this moment. (The kernel shares with processes of the same user only.)
             let bound = leaving.set_reuse_port(true).and_then(|()| bind(true));
             leaving.set_reuse_port(false).and(bound)
         }
@@ -271,3 +271,6 @@ impl Drop for Place {
 
 
 
+
+#[cfg(test)]
+mod tests;
