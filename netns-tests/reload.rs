@@ -87,7 +87,11 @@ impl Loaded {
         report.holds(&[&self.receiver]);
         assert_eq!(report.lost, 0, "connections lost");
         assert_eq!(self.receiver.payloads().len(), report.acked.len(), "each message is delivered once");
-        assert_eq!(self.receiver.connections(), SENDERS, "each sender has the receiver's connection that it began with");
+        assert_eq!(
+            self.receiver.connections(),
+            SENDERS,
+            "each sender has the receiver's connection that it began with"
+        );
         self.pair
     }
 }
@@ -249,8 +253,10 @@ fn a_peer_that_may_not_any_more_is_cut_off_and_told_why() {
     let receiver = pair.receiver(Behaviour::Answer("AA"));
     let mut sender = pair.sender();
     sender.exchange(&message("before", 500));
-    let none = Plan::of(&pair.south).peer(&pair.north).service("orders", TARGET, "", &[]);
-    assert_eq!(take_up(&pair.south, &none), "reloaded: services: 1 changed (orders)\n");
+    // Another service stays: without any the filter lets no link in, and the cause is only told to the open streams.
+    let rest = Plan::of(&pair.south).peer(&pair.north).service("notes", OTHER_TARGET, "north", &[]);
+    let none = rest.service("orders", TARGET, "", &[]);
+    assert_eq!(take_up(&pair.south, &none), "reloaded: services: 1 added (notes), 1 changed (orders)\n");
     assert_eq!(sender.answer(LIMIT), Err(Lost::Closed));
     until(LIMIT, "the cause is known", || {
         let forward = pair.north.health_of("forwards", "orders");
@@ -269,7 +275,8 @@ fn a_removed_service_is_drained_and_comes_back() {
     let mut busy = pair.sender();
     busy.send(&message("busy", 500)).expect("open");
     until(LIMIT, "the receiver has it", || (receiver.payloads().len() == 1).then_some(()));
-    take_up(&pair.south, &Plan::of(&pair.south).peer(&pair.north));
+    let rest = Plan::of(&pair.south).peer(&pair.north).service("notes", OTHER_TARGET, "north", &[]);
+    take_up(&pair.south, &rest);
     assert_eq!(busy.answer(LIMIT), Ok(answer_to(&message("busy", 500), "AA")), "it was on its way");
     assert_eq!(busy.answer(LIMIT), Err(Lost::Closed));
     until(LIMIT, "the cause is known", || {

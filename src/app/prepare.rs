@@ -140,9 +140,8 @@ impl Ground<'_> {
 
     /// Binds a forward's port, or takes the listener of a forward that leaves it.
     fn listen(&self, site: &Config, config: &config::Forward) -> Result<Arc<TcpListener>, AppError> {
-        let stays = |old: &config::Forward| {
-            site.forwards.iter().any(|new| new.name == old.name && new.listen == old.listen)
-        };
+        let stays =
+            |old: &config::Forward| site.forwards.iter().any(|new| new.name == old.name && new.listen == old.listen);
         let leaving = self.running.forwards.iter().filter(|old| !stays(&old.config()));
         let leaving: Vec<_> = leaving.filter_map(|old| Some((old.config().listen, old.listener()?))).collect();
         if let Some((_, listener)) = leaving.iter().find(|(listen, _)| *listen == config.listen) {

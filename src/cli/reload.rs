@@ -15,11 +15,13 @@ use crate::control::{Reloaded, Request};
 /// Finds the site by its control socket: --socket, or the configuration's, or the only one in /run/wardlink. Needs root,
 /// or the user that the site runs as. What did not change goes on undisturbed: sessions, connections, messages.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The site reads the file that it was started with. Where that file is wrong, or cannot be taken \
+#[command(
+    after_help = "The site reads the file that it was started with. Where that file is wrong, or cannot be taken \
     up as a whole, nothing is changed.\n\n\
     Exit codes: 0 taken up, 64 the file is wrong (each line says where, what, and what to write instead), 1 it could \
     not be taken up or no site answered, 77 only root and the site's own user may.\n\n\
-    SIGHUP does the same, and leaves the outcome to the log and to `wardlink status`.")]
+    SIGHUP does the same, and leaves the outcome to the log and to `wardlink status`."
+)]
 pub struct Args {
     #[command(flatten)]
     site: SiteArgs,
@@ -28,7 +30,8 @@ pub struct Args {
 /// Runs the command; returns its exit code.
 pub fn run(args: &Args) -> ExitCode {
     let (code, text) = reload(args, Path::new(SOCKET_DIRECTORY));
-    let written = if code == 0 { io::stdout().write_all(text.as_bytes()) } else { io::stderr().write_all(text.as_bytes()) };
+    let written =
+        if code == 0 { io::stdout().write_all(text.as_bytes()) } else { io::stderr().write_all(text.as_bytes()) };
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_FAILED),
         _ => ExitCode::from(code),
@@ -50,7 +53,10 @@ fn reload(args: &Args, directory: &Path) -> (u8, String) {
         }
         Err(error) => {
             let socket = socket.display();
-            (EXIT_FAILED, format!("wardlink: the site behind {socket} gave an answer that is not understood: {error}\n"))
+            (
+                EXIT_FAILED,
+                format!("wardlink: the site behind {socket} gave an answer that is not understood: {error}\n"),
+            )
         }
     }
 }

@@ -124,7 +124,8 @@ impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lists = [("added", &self.added), ("changed", &self.changed), ("removed", &self.removed)];
         let filled = lists.into_iter().filter(|(_, names)| !names.is_empty());
-        let parts: Vec<String> = filled.map(|(what, names)| format!("{} {what} ({})", names.len(), list(names))).collect();
+        let parts: Vec<String> =
+            filled.map(|(what, names)| format!("{} {what} ({})", names.len(), list(names))).collect();
         f.write_str(&parts.join(", "))
     }
 }

@@ -269,8 +269,5 @@ impl Drop for Place {
     }
 }
 
-
-
-
 #[cfg(test)]
 mod tests;

@@ -114,8 +114,7 @@ impl Control {
         let state = self.state.lock().await;
         let peers = self.shared.peers();
         let sets = state.settings.peers.iter();
-        let facts: Vec<_> =
-            sets.filter_map(|set| Some((set, peers.by_key(&set.peer.public_key)?.facts()))).collect();
+        let facts: Vec<_> = sets.filter_map(|set| Some((set, peers.by_key(&set.peer.public_key)?.facts()))).collect();
         uapi::get(&state.settings, self.shared.udp().port(), &facts)
     }
 

@@ -26,8 +26,8 @@ use super::change::Control;
 pub(super) use answer::get;
 pub(super) use apply::apply;
 pub use fuzz::fuzz_uapi;
-pub(super) use request::Set;
 use request::Request;
+pub(super) use request::Set;
 use socket::Listener;
 
 /// Connections at once: people and a few checks; more wait to be accepted.

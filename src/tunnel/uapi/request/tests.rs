@@ -74,16 +74,38 @@ fn what_is_none_of_the_protocols_is_refused_by_its_kind() {
     let long = format!("set=1\nlisten_port={:0>300}\n", 1);
     assert!(matches!(parse(long.as_bytes()).unwrap_err(), Refusal::Protocol { .. }));
     for line in [
-        "listen_port=65536", "listen_port=", "listen_port=+1", "listen_port=-1", "listen_port= 1", "fwmark=4294967296",
-        "fwmark=0x1", "replace_peers=false", "replace_peers=1", "private_key=00", "allowed_ip=10.0.0.0/8", "errno=0",
+        "listen_port=65536",
+        "listen_port=",
+        "listen_port=+1",
+        "listen_port=-1",
+        "listen_port= 1",
+        "fwmark=4294967296",
+        "fwmark=0x1",
+        "replace_peers=false",
+        "replace_peers=1",
+        "private_key=00",
+        "allowed_ip=10.0.0.0/8",
+        "errno=0",
     ] {
         assert!(matches!(set(line), Err(Refusal::Invalid { .. })), "{line}");
     }
     for line in [
-        "endpoint=example.org:1", "endpoint=192.0.2.1", "endpoint=192.0.2.1:0", "endpoint=[::1", "remove=yes",
-        "persistent_keepalive_interval=65536", "persistent_keepalive_interval=off", "allowed_ip=10.98.0.2",
-        "allowed_ip=10.98.0.2/33", "allowed_ip=--10.0.0.0/8", "allowed_ip=", "protocol_version=2", "listen_port=1",
-        "private_key=1", "preshared_key=xyz", "update_only=false",
+        "endpoint=example.org:1",
+        "endpoint=192.0.2.1",
+        "endpoint=192.0.2.1:0",
+        "endpoint=[::1",
+        "remove=yes",
+        "persistent_keepalive_interval=65536",
+        "persistent_keepalive_interval=off",
+        "allowed_ip=10.98.0.2",
+        "allowed_ip=10.98.0.2/33",
+        "allowed_ip=--10.0.0.0/8",
+        "allowed_ip=",
+        "protocol_version=2",
+        "listen_port=1",
+        "private_key=1",
+        "preshared_key=xyz",
+        "update_only=false",
     ] {
         assert!(matches!(peer(line), Err(Refusal::Invalid { .. })), "{line}");
     }
@@ -95,7 +117,9 @@ fn what_is_none_of_the_protocols_is_refused_by_its_kind() {
 #[test]
 fn no_refusal_shows_what_was_said() {
     let secret = KEY.replace('f', "g");
-    for lines in [format!("private_key={secret}"), format!("preshared_key={secret}"), format!("{secret}=1"), secret.clone()] {
+    for lines in
+        [format!("private_key={secret}"), format!("preshared_key={secret}"), format!("{secret}=1"), secret.clone()]
+    {
         for text in [format!("set=1\n{lines}\n"), format!("set=1\npublic_key={KEY}\n{lines}\n"), lines] {
             let refusal = parse(text.as_bytes()).unwrap_err();
             let told = format!("{refusal} {refusal:?}");
