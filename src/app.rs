@@ -27,6 +27,7 @@ use crate::link::FLUSH_WITHIN;
 use crate::link::carry::DRAIN_WITHIN;
 use crate::link::inbound::{Arrival, Gate, Inbound};
 use crate::link::inside::Inside;
+use crate::link::owners::Owners;
 use crate::link::wire::{Cause, Instance};
 use crate::service::Service;
 use crate::tunnel::{Tunnel, TunnelError};
@@ -172,7 +173,8 @@ impl Site {
         };
         let tunnel = Tunnel::start(&config).await?;
         let addresses = config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect();
-        let inside = Inside::new(&config.tunnel.interface, addresses);
+        let owners = Owners::new(tunnel.owners(), tunnel.changed());
+        let inside = Inside::new(&config.tunnel.interface, addresses, owners);
         let start = getrandom::u64().map_err(|_| AppError::Random)?;
         let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new() };
         let ground = Ground { running: &none, inside: &inside, start, listens_for_links: false };
@@ -182,7 +184,7 @@ impl Site {
         let site = prepared.config.site.to_string();
         let now = Arc::new(Now(RwLock::new(Arc::new(none))));
         let parts = Parts {
-            inbound: Inbound::new(gate(site, &now, &tunnel, sender, Instance::new(start, 0))),
+            inbound: Inbound::new(gate(site, &now, &inside, sender, Instance::new(start, 0))),
             now,
             started: SystemTime::now(),
             start,
@@ -253,11 +255,10 @@ fn make_state_dir(path: &Path) -> Result<(), AppError> {
     made.map_err(|source| AppError::StateDir { path: path.to_owned(), source })
 }
 
-fn gate(site: String, now: &Arc<Now>, tunnel: &Tunnel, arrivals: mpsc::Sender<Arrival>, instance: Instance) -> Gate {
-    let owners = tunnel.owners();
+fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Arrival>, instance: Instance) -> Gate {
     let (offers, tells) = (Arc::clone(now), Arc::clone(now));
     Gate {
-        owner: Box::new(move |from| owners(from.ip())),
+        owners: inside.owners().clone(),
         service: Box::new(move |name, peer| {
             let service = Name::new(name).and_then(|name| offers.get().service(&name)).ok_or(Cause::ServiceUnknown)?;
             if service.allows(peer) { Ok(service.config().name.clone()) } else { Err(Cause::ServiceNotAllowed) }

@@ -23,8 +23,18 @@ fn frame_decoder() {
 }
 
 #[test]
-fn tunnel_ingress() {
-    replay("tunnel_ingress", wardlink::tunnel::fuzz_ingress);
+fn datagram() {
+    replay("datagram", wardlink::tunnel::fuzz_datagram);
+}
+
+#[test]
+fn inner_packet() {
+    replay("inner_packet", wardlink::tunnel::fuzz_inner_packet);
+}
+
+#[test]
+fn offload() {
+    replay("offload", wardlink::tunnel::offload::fuzz_offload);
 }
 
 #[test]

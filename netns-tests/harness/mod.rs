@@ -10,6 +10,7 @@ pub(crate) mod pair;
 pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod site;
+pub(crate) mod wg;
 pub(crate) mod wire;
 pub(crate) mod wireguard_go;
 

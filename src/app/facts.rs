@@ -9,7 +9,8 @@ use super::{Parts, Running};
 use crate::config::{Peer, Target};
 use crate::forward::{Forward, Way};
 use crate::health::facts::{
-    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SiteFacts,
+    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
+    SiteFacts,
 };
 use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
@@ -30,10 +31,17 @@ impl Parts {
             interface: self.interface_facts(),
             link_listener: Part::Up,
             dropped: self.tunnel.drops().into_iter().collect(),
+            set_by_wg: self.set_by_wg(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
             forwards: running.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
             services: running.services.iter().map(|service| service_facts(service)).collect(),
         }
+    }
+
+    fn set_by_wg(&self) -> SetByWg {
+        let set = self.tunnel.set_by_wg();
+        let removed_peers = set.removed_peers.iter().map(ToString::to_string).collect();
+        SetByWg { tunnel: set.tunnel, removed_peers }
     }
 
     /// Every other part takes the process down with it; the interface can be changed by anybody with the capability.
@@ -59,6 +67,7 @@ impl Parts {
             endpoint_configured: configured.and_then(|peer| peer.endpoint.as_ref()).map(ToString::to_string),
             endpoint: peer.endpoint,
             endpoint_error: peer.endpoint_error.clone(),
+            set_by: if peer.set_by_wg { SetBy::Wg } else { SetBy::Config },
             session: if peer.has_session { Session::Up { since } } else { Session::Down { since: lost } },
             session_wanted: configured.is_some_and(|peer| peer.persistent_keepalive.is_some()),
             latest_handshake_age: age,

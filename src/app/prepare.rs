@@ -111,7 +111,8 @@ impl Ground<'_> {
                 let address = site.peer(&config.peer).and_then(|peer| peer.address);
                 let no_way = || AppError::NoWay { forward: config.name.to_string() };
                 let address = SocketAddr::new(address.ok_or_else(no_way)?, site.tunnel.link_port);
-                let leads_there = matches!(&now, Some(Way::Link(link)) if link.leads_to(service.as_str(), address));
+                let leads_there =
+                    matches!(&now, Some(Way::Link(link)) if link.leads_to(service.as_str(), &config.peer, address));
                 if leads_there {
                     return Ok(None);
                 }
@@ -133,6 +134,7 @@ impl Ground<'_> {
             instance: Instance::new(self.start, link),
             forward: config.name.to_string(),
             service: service.to_string(),
+            peer: config.peer.clone(),
             address,
         };
         Ok(Outbound::new(route, self.inside.clone(), hold_for(config)))

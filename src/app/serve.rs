@@ -4,7 +4,6 @@
 //! Nothing here can fail.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -138,9 +137,8 @@ fn commit_service(parts: &Parts, next: NextService, tasks: &mut Tasks) -> Arc<Se
     if let Some(listeners) = listeners {
         service.open_ports(listeners.clone());
         for listener in listeners {
-            let owners = parts.tunnel.owners();
-            let owner = move |from: SocketAddr| owners(from.ip()).map(|(_, name)| name);
-            tasks.serve(Arc::clone(&service).serve_port(listener, owner));
+            let owners = parts.inside.owners().clone();
+            tasks.serve(Arc::clone(&service).serve_port(listener, owners));
         }
     }
     service

@@ -74,15 +74,25 @@ impl<'a> Delivery<'a> {
                     _ = self.stopped() => Err(Cause::Stopping),
                 };
                 match connected {
-                    Ok(receiver) => self.carry(sender, &receiver, connection).await,
+                    Ok(receiver) => self.carry_inside(sender, receiver, *to, connection).await,
                     Err(cause) => Ended::Failed(cause),
                 }
             }
             (Way::Address(to), OnUnreachable::Close) => match self.connect(*to).await {
-                Ok(receiver) => self.carry(sender, &receiver, connection).await,
+                Ok(receiver) => self.carry_inside(sender, receiver, *to, connection).await,
                 Err(cause) => Ended::Failed(cause),
             },
         }
+    }
+
+    /// Carries over a connection inside the tunnel, for as long as its address is the peer's.
+    async fn carry_inside(&self, sender: &TcpLeg, receiver: TcpLeg, to: SocketAddr, connection: u64) -> Ended {
+        let owners = self.forward.inside.owners();
+        let Some(tie) = owners.tie(receiver.tcp(), to.ip(), &self.course.config.peer) else {
+            return Ended::Failed(Cause::ReceiverUnreachable);
+        };
+        let ended = tie.hold(self.carry(sender, &receiver, connection)).await;
+        ended.unwrap_or(Ended::Failed(Cause::ReceiverReset))
     }
 
     async fn carry<R: Leg>(&self, sender: &TcpLeg, receiver: &R, connection: u64) -> Ended {
@@ -123,8 +133,10 @@ impl<'a> Delivery<'a> {
 
     async fn connect(&self, to: SocketAddr) -> Result<TcpLeg, Cause> {
         let user_timeout = self.course.config.hold_for + TIMEOUT_BEYOND_HOLD;
-        let connected = tokio::time::timeout(CONNECT_WITHIN, self.forward.inside.connect(to, user_timeout)).await;
-        let result = match connected {
+        let inside = &self.forward.inside;
+        let is_the_peers = inside.owners().is_at(&self.course.config.peer, to.ip());
+        let connected = tokio::time::timeout(CONNECT_WITHIN, inside.connect(to, user_timeout));
+        let result = match if is_the_peers { connected.await } else { Ok(Err(io::ErrorKind::HostUnreachable.into())) } {
             Ok(Ok(tcp)) => Ok(TcpLeg::receiver(tcp)),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Cause::ReceiverRefuses),
             Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
@@ -152,7 +164,7 @@ impl<'a> Delivery<'a> {
                     },
                 },
                 Way::Address(to) => match self.connect(*to).await {
-                    Ok(receiver) => return self.carry(sender, &receiver, connection).await,
+                    Ok(receiver) => return self.carry_inside(sender, receiver, *to, connection).await,
                     Err(cause) => Err::<(), Cause>(cause),
                 },
             };

@@ -29,7 +29,9 @@ pub struct SiteFacts {
     pub link_listener: Part,
     /// Counts the datagrams and packets that were dropped before a peer was known, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Lists the peers, in the order of the configuration.
+    /// Says what `wg` has set of this site's end.
+    pub set_by_wg: SetByWg,
+    /// Lists the peers, in the order of the configuration, then those that `wg` added.
     pub peers: Vec<PeerFacts>,
     /// Lists the forwards, in the order of the configuration.
     pub forwards: Vec<ForwardFacts>,
@@ -58,6 +60,25 @@ pub struct FailedReload {
     pub cause: String,
 }
 
+/// Says what `wg` has set since the configuration was read, beside what each peer says of itself; a reload undoes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SetByWg {
+    /// Lists the settings of this site's end, by their keys in the configuration.
+    pub tunnel: Vec<&'static str>,
+    /// Names the configured peers that were removed.
+    pub removed_peers: Vec<String>,
+}
+
+/// Says whose word something is set by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetBy {
+    /// The configuration's.
+    Config,
+    /// That of `wg`, until the next reload.
+    Wg,
+}
+
 /// Says whether a part that this site itself must provide is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -81,6 +102,8 @@ pub struct PeerFacts {
     pub name: String,
     /// Is the peer's public key, in base64.
     pub public_key: String,
+    /// Says whose word its settings are.
+    pub set_by: SetBy,
     /// Is the endpoint as configured, such as `lab.example.org:51820`.
     pub endpoint_configured: Option<String>,
     /// Is where datagrams to the peer go now.

@@ -24,9 +24,11 @@ pub(crate) fn site() -> SiteFacts {
         interface: Part::Up,
         link_listener: Part::Up,
         dropped: BTreeMap::from([("unknown_peer", 2)]),
+        set_by_wg: SetByWg::default(),
         peers: vec![PeerFacts {
             name: "city-lab".into(),
             public_key: "AAAA".into(),
+            set_by: SetBy::Config,
             endpoint_configured: Some("lab.example.org:51820".into()),
             endpoint: Some(([198, 51, 100, 7], 51820).into()),
             endpoint_error: None,

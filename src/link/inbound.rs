@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::carry::DRAIN_WITHIN;
+use super::owners::Owners;
 use super::session::{Ended, Session};
 use super::stream_end::StreamEnd;
 use super::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
@@ -56,8 +57,6 @@ pub struct Arrival {
     pub service: Name,
 }
 
-/// Finds the peer that an inner address belongs to now.
-pub type FindOwner = Box<dyn Fn(SocketAddr) -> Option<(PublicKey, Name)> + Send + Sync>;
 /// Finds a service by its name, if a peer may use it.
 pub type FindService = Box<dyn Fn(&str, &Name) -> Result<Name, Cause> + Send + Sync>;
 /// Tells how a service's receiver is, and whenever that changes.
@@ -66,7 +65,7 @@ pub type FindReceiver = Box<dyn Fn(&Name) -> Option<watch::Receiver<ReceiverStat
 /// Answers what the inbound end must know of the rooms around it.
 pub struct Gate {
     /// Finds the peer that an inner address belongs to now.
-    pub owner: FindOwner,
+    pub owners: Owners,
     /// Finds a service by its name and tells whether a peer may use it.
     pub service: FindService,
     /// Tells how a service's receiver is, and whenever that changes.
@@ -122,7 +121,7 @@ impl Inbound {
                     continue;
                 }
             };
-            let Some((key, peer)) = (self.gate.owner)(from) else { continue };
+            let Some((key, peer)) = self.gate.owners.of(from.ip()) else { continue };
             let door = self.door(key);
             // Beyond the limit the newest is closed; the peer tries again.
             let Ok(place) = Arc::clone(&door.places).try_acquire_owned() else {
@@ -179,6 +178,7 @@ impl Inbound {
 
     async fn serve(self: &Arc<Self>, greeted: Greeted, door: &Door, place: OwnedSemaphorePermit) {
         let Greeted { mut tcp, early, from, peer, hello, service } = greeted;
+        let Some(tie) = self.gate.owners.tie(&tcp, from.ip(), &peer) else { return };
         let link_key = LinkKey::new(&peer, &hello);
         let (session, mut turn, resumed) = {
             let _alone = door.take_over.lock().await;
@@ -197,7 +197,7 @@ impl Inbound {
                     biased;
                     // The newer connection's own `run` goes on with the streams.
                     _ = turn.changed() => Ended::Replaced,
-                    ended = session.run(tcp, early, resumed) => ended,
+                    ended = tie.hold(session.run(tcp, early, resumed)) => ended.unwrap_or(Ended::Moved),
                     () = self.tell_receiver(&session, &service) => Ended::Closed,
                     cause = self.expelled(&session, from, &peer, &service) => {
                         tracing::warn!(%peer, %forward, %service, %cause, "closed a link");
@@ -219,8 +219,7 @@ impl Inbound {
 
     /// Tells whether the peer may use the service now, and is still who is at that address.
     fn judge(&self, from: SocketAddr, peer: &Name, service: &Name) -> Result<(), Cause> {
-        let is_there = (self.gate.owner)(from).is_some_and(|(_, owner)| owner == *peer);
-        if !is_there {
+        if !self.gate.owners.is_at(peer, from.ip()) {
             return Err(Cause::ServiceNotAllowed);
         }
         (self.gate.service)(service.as_str(), peer).map(|_| ())

@@ -10,6 +10,7 @@ pub mod inbound;
 pub mod inside;
 mod leg;
 pub mod outbound;
+pub mod owners;
 mod records;
 mod resume;
 pub mod session;

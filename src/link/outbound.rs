@@ -20,6 +20,7 @@ use super::inside::Inside;
 use super::session::{Ended, Session};
 use super::wire::{Cause, Hello, Instance, Record, VERSION, Welcome, WireError, decode, encode};
 use super::{FLUSH_WITHIN, USER_TIMEOUT, cause_chain};
+use crate::config::Name;
 
 /// A connection attempt that takes longer is begun anew: its SYN waits in a backoff.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -89,6 +90,12 @@ pub enum DialError {
         /// Is where.
         address: SocketAddr,
     },
+    /// The address belongs to another peer, or to none: `wg` can move it.
+    #[error("the address of the link port {address} does not belong to the peer")]
+    NotThePeers {
+        /// Is where.
+        address: SocketAddr,
+    },
     /// The other side refuses, and says why.
     #[error("{0}")]
     Refused(Cause),
@@ -99,7 +106,9 @@ impl DialError {
         match self {
             Self::Refused(cause) => *cause,
             Self::Foreign { .. } => Cause::Protocol,
-            Self::Connect { .. } | Self::Silent { .. } | Self::Broken { .. } => Cause::LinkDown,
+            Self::Connect { .. } | Self::Silent { .. } | Self::Broken { .. } | Self::NotThePeers { .. } => {
+                Cause::LinkDown
+            }
         }
     }
 }
@@ -115,6 +124,8 @@ pub struct Route {
     pub forward: String,
     /// Names the service at the peer.
     pub service: String,
+    /// Names the peer.
+    pub peer: Name,
     /// Is the peer's link port.
     pub address: SocketAddr,
 }
@@ -149,9 +160,9 @@ impl Outbound {
         })
     }
 
-    /// Tells whether the link leads to this service at this link port.
-    pub fn leads_to(&self, service: &str, address: SocketAddr) -> bool {
-        self.route.service == service && self.route.address == address
+    /// Tells whether the link leads to this service at this peer and its link port.
+    pub fn leads_to(&self, service: &str, peer: &Name, address: SocketAddr) -> bool {
+        self.route.service == service && self.route.peer == *peer && self.route.address == address
     }
 
     /// Says which peer's signs of life count from now on: `awake` changes at each.
@@ -260,8 +271,11 @@ impl Outbound {
                 self.session.wake();
             }
         };
+        let Some(tie) = self.inside.owners().tie(&tcp, self.route.address.ip(), &self.route.peer) else {
+            return Some(Ended::Moved);
+        };
         tokio::select! {
-            ended = self.session.run(tcp, early, resumed) => Some(ended),
+            ended = tie.hold(self.session.run(tcp, early, resumed)) => Some(ended.unwrap_or(Ended::Moved)),
             ended = wake => Some(ended),
             () = self.regreet.notified() => None,
         }
@@ -269,6 +283,9 @@ impl Outbound {
 
     async fn greet(&self) -> Result<(TcpStream, Welcome, BytesMut), DialError> {
         let address = self.route.address;
+        if !self.inside.owners().is_at(&self.route.peer, address.ip()) {
+            return Err(DialError::NotThePeers { address });
+        }
         let connect = tokio::time::timeout(CONNECT_WITHIN, self.inside.connect(address, USER_TIMEOUT)).await;
         let mut tcp = connect
             .map_err(|_| DialError::Silent { address })?

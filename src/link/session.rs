@@ -55,6 +55,9 @@ pub enum Ended {
     /// A newer connection carries the streams on.
     #[error("a newer connection took over")]
     Replaced,
+    /// Its far address belongs to another peer now.
+    #[error("the address of the other site belongs to another peer now")]
+    Moved,
 }
 
 /// Is one end of a link.

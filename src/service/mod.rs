@@ -5,7 +5,6 @@
 //! more is cut off at once.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -17,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::config::{self, Endpoint, Host, Name, Probe};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
 use crate::link::inside::tune;
+use crate::link::owners::Owners;
 use crate::link::stream_end::StreamEnd;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
@@ -187,21 +187,12 @@ impl Service {
 
     /// Serves the service's own port on the tunnel address, for peers that run plain WireGuard. Ends when the service
     /// listens elsewhere or is retired, and the open connections have ended.
-    pub fn serve_port(
-        self: Arc<Self>,
-        listener: Arc<TcpListener>,
-        owner: impl Fn(SocketAddr) -> Option<Name> + Send,
-    ) -> impl Future<Output = ()> {
+    pub fn serve_port(self: Arc<Self>, listener: Arc<TcpListener>, owners: Owners) -> impl Future<Output = ()> {
         let closed = self.ports.lock().unwrap_or_else(PoisonError::into_inner).closed.subscribe();
-        self.accept(listener, owner, closed)
+        self.accept(listener, owners, closed)
     }
 
-    async fn accept(
-        self: Arc<Self>,
-        listener: Arc<TcpListener>,
-        owner: impl Fn(SocketAddr) -> Option<Name> + Send,
-        mut closed: watch::Receiver<bool>,
-    ) {
+    async fn accept(self: Arc<Self>, listener: Arc<TcpListener>, owners: Owners, mut closed: watch::Receiver<bool>) {
         let mut senders = JoinSet::new();
         loop {
             while senders.try_join_next().is_some() {}
@@ -213,14 +204,15 @@ impl Service {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let allowed = owner(from).filter(|peer| self.allows(peer));
-            match allowed {
-                Some(peer) if senders.len() < PLAIN_MAX => {
-                    let service = Arc::clone(&self);
-                    senders.spawn(async move { service.serve_plain(tcp, peer).await });
-                }
-                _ => self.tally.refuse(if allowed.is_some() { "too_many_connections" } else { "not_allowed" }),
-            }
+            let peer = owners.of(from.ip()).map(|(_, peer)| peer).filter(|peer| self.allows(peer));
+            let tied = peer.and_then(|peer| Some((owners.tie(&tcp, from.ip(), &peer)?, peer)));
+            let allowed = tied.is_some();
+            let Some((tie, peer)) = tied.filter(|_| senders.len() < PLAIN_MAX) else {
+                self.tally.refuse(if allowed { "too_many_connections" } else { "not_allowed" });
+                continue;
+            };
+            let service = Arc::clone(&self);
+            senders.spawn(async move { tie.hold(service.serve_plain(tcp, peer)).await });
         }
         drop(listener);
         while senders.join_next().await.is_some() {}

@@ -1,4 +1,4 @@
-//! Checks the tunnel's promises on any bytes: the body of the fuzz target, and of the test that replays its corpus.
+//! Checks the tunnel's promises on any bytes: the bodies of two fuzz targets, and of the tests that replay their corpora.
 //!
 //! Panics where a promise is broken, and only there; production code never calls it. It judges what passed by the raw
 //! bytes (RFC 791, RFC 8200, RFC 9293), not by the parser that the filter uses.
@@ -27,27 +27,66 @@ const MTU_BYTES: usize = 1420;
 /// Bounds the inner packet, in bytes: what fits a datagram with its overhead.
 const INNER_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - OVERHEAD_BYTES;
 
-/// Takes `data` for a datagram from the network, before and after there is a session; then for the inner packet that
-/// an authenticated peer sends, through the cipher, the source check, the filter and the RST that answers it.
+/// Takes `data` for a datagram from the network, before and after there is a session; then for changes to genuine
+/// datagrams; then for what an authenticated peer sends.
 ///
 /// # Panics
 ///
 /// Panics where something passes that must not.
-pub fn fuzz_ingress(data: &[u8]) {
+pub fn fuzz_datagram(data: &[u8]) {
     let (Some(mut site), Some(mut peer)) = (End::new(SITE, PEER.0), End::new(PEER, SITE.0)) else { return };
     let passed = site.receive(data);
     assert!(passed.is_none(), "a packet passed without a session");
+    change_handshake(&mut site, &mut peer, data);
     let established = site.connect(&mut peer);
     assert!(established, "a datagram from anybody keeps a session from beginning");
     let passed = site.receive(data);
     assert!(passed.is_none(), "a datagram from anybody passed as the peer's");
     let inner = data.get(..INNER_BYTES_MAX).unwrap_or(data);
     if let Some(datagram) = peer.send(inner).filter(|_| !inner.is_empty()) {
+        if let Some(changed) = changed(&datagram, data) {
+            assert!(site.receive(&changed).is_none(), "a changed datagram passed");
+        }
         if let Some(arrived) = site.receive(&datagram) {
-            check(inner, &arrived);
+            assert!(inner.starts_with(&arrived) || arrived.starts_with(inner), "the cipher changed the packet");
+            let padding = arrived.iter().skip(inner.len());
+            assert!(padding.into_iter().all(|byte| *byte == 0), "the padding shows what was in the buffer");
+            check(&arrived);
         }
         assert!(site.receive(&datagram).is_none(), "a replay passed");
     }
+}
+
+/// Takes `data` for an inner packet: through the source check, the filter and the RST that answers it.
+///
+/// # Panics
+///
+/// Panics where something passes that must not.
+pub fn fuzz_inner_packet(data: &[u8]) {
+    check(data);
+}
+
+/// Hands over a changed initiation, and a changed response.
+fn change_handshake(site: &mut End, peer: &mut End, data: &[u8]) {
+    let Some(initiation) = peer.peer.initiate(&mut peer.out).map(<[u8]>::to_vec) else { return };
+    if let Some(initiation) = changed(&initiation, data) {
+        // What lies in the last 16 bytes is the cookie's: nobody looks at it unless cookies are asked for.
+        site.receive(&initiation);
+    }
+    let response = site.peer.initiate(&mut site.out).map(<[u8]>::to_vec).and_then(|datagram| peer.reply_to(&datagram));
+    if let Some(response) = response.and_then(|response| changed(&response, data)) {
+        site.receive(&response);
+    }
+}
+
+/// Combines a datagram with bytes: the first says where they go. `None` where nothing changes.
+fn changed(datagram: &[u8], data: &[u8]) -> Option<Vec<u8>> {
+    let (at, bytes) = data.split_first()?;
+    let mut changed = datagram.to_vec();
+    for (byte, change) in changed.iter_mut().skip(usize::from(*at)).zip(bytes) {
+        *byte ^= change;
+    }
+    (changed != datagram).then_some(changed)
 }
 
 /// Is a site with one peer.
@@ -120,9 +159,7 @@ fn configured(public_key: PublicKey) -> Option<config::Peer> {
 }
 
 /// Judges an inner packet as the driver does, and checks the judgement.
-fn check(sent: &[u8], inner: &[u8]) {
-    assert!(sent.starts_with(inner) || inner.starts_with(sent), "the cipher changed the packet");
-    assert!(inner.iter().skip(sent.len()).all(|byte| *byte == 0), "the padding shows what was in the buffer");
+fn check(inner: &[u8]) {
     let Some(packet) = IpPacket::parse(inner) else { return };
     let rules = PeerRules { ports: HashSet::from(PORTS), ..PeerRules::default() };
     let is_ours = |address| OURS.contains(&address);

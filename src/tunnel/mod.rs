@@ -27,16 +27,16 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use nix::sys::eventfd::EventFd;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{Backend, Config, Name, PublicKey};
 use change::Control;
+use driver::Signal;
 use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
-pub use fuzz::fuzz_ingress;
+pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 pub use settings::SetByWg;
@@ -108,8 +108,8 @@ pub enum TunnelError {
         /// Names the setting.
         what: &'static str,
     },
-    /// A data thread cannot be started or driven.
-    #[error("cannot drive the data threads")]
+    /// The data thread cannot be started or driven.
+    #[error("cannot drive the data thread")]
     Threads {
         /// Says what the kernel said.
         source: io::Error,
@@ -123,8 +123,8 @@ pub enum TunnelError {
         /// Says what the kernel said.
         source: io::Error,
     },
-    /// A data thread panicked.
-    #[error("a data thread of the tunnel panicked")]
+    /// The data thread panicked.
+    #[error("the data thread of the tunnel panicked")]
     Panicked,
     /// The remembered endpoints cannot be read or written.
     #[error("cannot keep the peers' endpoints in {}", path.display())]
@@ -142,12 +142,13 @@ impl TunnelError {
     }
 }
 
-/// Is what both data threads and the rooms above share.
+/// Is what the data thread and the rooms above share.
 struct Shared {
     roster: RwLock<Arc<Peers>>,
     tun: Tun,
     udp: RwLock<Arc<Udp>>,
-    turns: driver::Turns,
+    /// Wakes the data thread: something changed under it.
+    signal: Signal,
     drops: DropCounters,
     /// Changes with the peers.
     changed: watch::Sender<u64>,
@@ -175,7 +176,7 @@ impl Shared {
     /// Lets other sockets be the sockets from now on.
     fn install_udp(&self, udp: Udp) {
         *self.udp.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(udp);
-        self.turns.wake();
+        self.signal.wake();
     }
 
     fn mtu_bytes(&self) -> usize {
@@ -213,8 +214,7 @@ impl Shared {
 /// Is a running tunnel; it ends with [`Tunnel::stop`] or when dropped.
 pub struct Tunnel {
     shared: Arc<Shared>,
-    stop: Arc<EventFd>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
     control: Arc<Control>,
     keeper: tokio::task::AbortHandle,
@@ -223,7 +223,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Creates the interface, binds the port, starts the data threads and begins a handshake with each known endpoint.
+    /// Creates the interface, binds the port, starts the data thread and begins a handshake with each known endpoint.
     ///
     /// # Errors
     /// Whatever keeps the tunnel from running; nothing is left behind.
@@ -237,50 +237,24 @@ impl Tunnel {
             roster: RwLock::new(Arc::new(Peers::none(identity))),
             tun,
             udp: RwLock::new(Arc::new(udp)),
-            turns: driver::Turns::new()?,
+            signal: Signal::new()?,
             drops: DropCounters::new(),
             changed: watch::Sender::new(0),
             mtu_bytes: config.tunnel.mtu.into(),
             random: seed.into(),
         });
         let control = Arc::new(Control::begin(Arc::clone(&shared), config).await);
-        let stop = Arc::new(EventFd::new().map_err(TunnelError::poll)?);
         let (ended, failed) = watch::channel(None);
-        let mut tunnel = Self {
-            shared: Arc::clone(&shared),
-            stop: Arc::clone(&stop),
-            threads: Vec::new(),
+        let thread = spawn(&shared, ended)?;
+        Ok(Self {
+            thread: Some(thread),
             failed,
-            control: Arc::clone(&control),
-            uapi: None,
+            uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
+            control,
             keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
             interface: config.tunnel.interface.clone(),
-        };
-        tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
-        tunnel.spawn("wl-rx", ended, driver::receive)?;
-        tunnel.uapi = config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(control, path));
-        Ok(tunnel)
-    }
-
-    fn spawn(
-        &mut self,
-        name: &str,
-        ended: watch::Sender<Option<Arc<TunnelError>>>,
-        run: fn(&Shared, &EventFd) -> Result<(), TunnelError>,
-    ) -> Result<(), TunnelError> {
-        let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
-        let body = move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&shared, &stop)));
-            let failure = match result {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                Err(_) => TunnelError::Panicked,
-            };
-            ended.send_replace(Some(Arc::new(failure)));
-        };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-        self.threads.push(thread.map_err(|source| TunnelError::Threads { source })?);
-        Ok(())
+            shared,
+        })
     }
 
     /// Takes the running tunnel to exactly what a configuration says; what `wg` set is forgotten. What does not change
@@ -292,7 +266,7 @@ impl Tunnel {
         self.control.reload(config).await
     }
 
-    /// Waits until a data thread ends by itself, and says why. Cancel-safe.
+    /// Waits until the data thread ends by itself, and says why. Cancel-safe.
     pub async fn failed(&self) -> Arc<TunnelError> {
         let mut failed = self.failed.clone();
         let failure = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
@@ -346,7 +320,7 @@ impl Tunnel {
         self.shared.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect()
     }
 
-    /// Ends the data threads and removes the interface.
+    /// Ends the data thread and removes the interface.
     pub fn stop(self) {
         std::mem::drop(self);
     }
@@ -358,10 +332,25 @@ impl std::ops::Drop for Tunnel {
         if let Some(uapi) = &self.uapi {
             uapi.abort();
         }
-        if self.stop.write(1).is_ok() {
-            for thread in self.threads.drain(..) {
-                thread.join().ok();
-            }
+        self.shared.signal.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
         }
     }
+}
+
+/// Starts the data thread; `ended` says why, should it end by itself.
+fn spawn(shared: &Arc<Shared>, ended: watch::Sender<Option<Arc<TunnelError>>>) -> Result<JoinHandle<()>, TunnelError> {
+    let shared = Arc::clone(shared);
+    let body = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver::run(&shared)));
+        let failure = match result {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => TunnelError::Panicked,
+        };
+        ended.send_replace(Some(Arc::new(failure)));
+    };
+    let thread = std::thread::Builder::new().name("wl-data".to_owned()).spawn(body);
+    thread.map_err(|source| TunnelError::Threads { source })
 }

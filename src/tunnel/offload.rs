@@ -5,10 +5,13 @@
 //! TCP: RFC 9293; checksums: RFC 1071.
 
 mod checksum;
+mod fuzz;
 mod join;
 mod split;
 
 pub use checksum::complete_checksum;
+#[doc(hidden)]
+pub use fuzz::fuzz_offload;
 pub use join::Run;
 pub use split::Split;
 

@@ -39,10 +39,9 @@ const COOKIE: u8 = 3;
 const DATA: u8 = 4;
 /// Session indices that are remembered, as many as `Tunn` keeps sessions.
 const SESSIONS_REMEMBERED: usize = 8;
-/// Without a session the first initiations are sent again after this, three times, before `Tunn`'s 5 s: of two sites
-/// that start together the first one's is lost, and nobody should wait 5 s for it.
-const QUICK_RETRY: Duration = Duration::from_secs(1);
-const QUICK_RETRIES: u8 = 3;
+/// An initiation is sent again after this for as long as nobody answers, not after `Tunn`'s 5 s: of two sites that
+/// start together the first one's is lost, and after an outage messages wait for the first one that arrives.
+const RETRY: Duration = Duration::from_secs(1);
 /// `Tunn` resends an initiation after 5 s; an own one is forgotten when the peer's comes in between, and sent again
 /// after a random part of this, so that two sites that began at once do not meet again (tunnel.md, 13).
 const COLLISION_RETRY_MAX: Duration = Duration::from_millis(400);
@@ -63,7 +62,6 @@ pub struct Peer {
     initiator: bool,
     initiation_pending: bool,
     retry_at: Option<Instant>,
-    quick_retries_left: u8,
 }
 
 /// Is what came of a datagram.
@@ -103,7 +101,6 @@ impl Peer {
             initiator: false,
             initiation_pending: false,
             retry_at: None,
-            quick_retries_left: QUICK_RETRIES,
         }
     }
 
@@ -179,7 +176,6 @@ impl Peer {
         if begins_session {
             self.initiation_pending = false;
             self.retry_at = None;
-            self.quick_retries_left = QUICK_RETRIES;
             self.succeed();
         }
         Received { action, moves_endpoint: carries, begins_session }
@@ -209,9 +205,8 @@ impl Peer {
             self.retry_at = None;
             return self.initiate(out);
         }
-        if self.retry_at.is_none() && self.initiation_pending && self.quick_retries_left > 0 && !self.has_session() {
-            self.quick_retries_left -= 1;
-            self.retry_at = Some(now + QUICK_RETRY);
+        if self.retry_at.is_none() && self.initiation_pending {
+            self.retry_at = Some(now + RETRY);
         }
         let due = match self.tunn.update_timers(out) {
             TunnResult::WriteToNetwork(datagram) => Due::Send(datagram.len()),
@@ -224,6 +219,7 @@ impl Peer {
             Due::Expired if self.keepalive.is_some() => self.initiate(out),
             Due::Expired => {
                 self.initiation_pending = false;
+                self.retry_at = None;
                 None
             }
             Due::Send(datagram_bytes) => {

@@ -162,8 +162,17 @@ impl Udp {
         .map_err(io::Error::from)
     }
 
-    /// Lists the sockets, for waiting on them and reading from them.
-    pub(super) fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+    /// Returns the socket of IPv4.
+    pub(super) fn v4(&self) -> &UdpSocket {
+        &self.v4
+    }
+
+    /// Returns the socket of IPv6, where the host has it.
+    pub(super) fn v6(&self) -> Option<&UdpSocket> {
+        self.v6.as_ref()
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
         std::iter::once(&self.v4).chain(&self.v6)
     }
 }

@@ -18,11 +18,20 @@ pub(super) struct Status {
     #[serde(default)]
     unready: Vec<String>,
     #[serde(default)]
+    set_by_wg: SetByWg,
+    #[serde(default)]
     peers: Vec<Peer>,
     #[serde(default)]
     forwards: Vec<Forward>,
     #[serde(default)]
     services: Vec<Service>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SetByWg {
+    tunnel: Vec<String>,
+    removed_peers: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,6 +58,7 @@ struct Verdict {
 struct Peer {
     #[serde(flatten)]
     verdict: Verdict,
+    set_by: Option<String>,
     endpoint: Option<String>,
     endpoint_configured: Option<String>,
     latest_handshake_age_seconds: Option<f64>,
@@ -77,10 +87,11 @@ struct Service {
     messages_total: Option<u64>,
 }
 
-/// Is a row of a table: its cells, and under them why the thing is not ok.
+/// Is a row of a table: its cells, and under them why the thing is not ok, and what else is to be known.
 struct Row<'a> {
     cells: Vec<String>,
     cause: Option<&'a str>,
+    note: Option<&'static str>,
 }
 
 /// Writes the status as people read it.
@@ -92,6 +103,12 @@ pub(super) fn render(status: &Status) -> String {
     }
     for lack in &status.unready {
         line(&mut text, &format!("  {lack}"));
+    }
+    for set in status.set_by_wg.tunnel.iter().map(|what| format!("{what} is set by wg")) {
+        line(&mut text, &format!("  {set}, until the next reload"));
+    }
+    for name in &status.set_by_wg.removed_peers {
+        line(&mut text, &format!("  peer {name} is removed by wg, until the next reload"));
     }
     let peers: Vec<_> = status.peers.iter().map(peer).collect();
     let titles = ["PEER", "STATUS", "SINCE", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"];
@@ -120,7 +137,8 @@ fn peer(peer: &Peer) -> Row<'_> {
     let endpoint = peer.endpoint.as_ref().or(peer.endpoint_configured.as_ref());
     let handshake = age(peer.latest_handshake_age_seconds);
     let cells = [endpoint.cloned().unwrap_or_default(), handshake, bytes(peer.rx_bytes), bytes(peer.tx_bytes)];
-    row(&peer.verdict, cells)
+    let note = peer.set_by.as_deref().filter(|by| *by == "wg").map(|_| "set by wg, until the next reload");
+    Row { note, ..row(&peer.verdict, cells) }
 }
 
 fn forward(forward: &Forward) -> Row<'_> {
@@ -136,7 +154,7 @@ fn service(service: &Service) -> Row<'_> {
 
 fn row<const N: usize>(verdict: &Verdict, cells: [String; N]) -> Row<'_> {
     let first = [verdict.name.clone(), verdict.status.clone(), verdict.since.clone()];
-    Row { cells: first.into_iter().chain(cells).collect(), cause: verdict.cause.as_deref() }
+    Row { cells: first.into_iter().chain(cells).collect(), cause: verdict.cause.as_deref(), note: None }
 }
 
 /// Writes a table with columns as wide as their widest cell; nothing where there are no rows.
@@ -153,8 +171,8 @@ fn table(text: &mut String, titles: &[&str], rows: &[Row]) {
     cells(text, titles, &widths);
     for row in rows {
         cells(text, &row.cells, &widths);
-        if let Some(cause) = row.cause {
-            line(text, &format!("  {cause}"));
+        for below in [row.cause, row.note].into_iter().flatten() {
+            line(text, &format!("  {below}"));
         }
     }
 }

@@ -46,6 +46,28 @@ async fn what_health_says_is_what_is_shown() {
 }
 
 #[tokio::test]
+async fn what_wg_has_set_is_said() {
+    use health::facts::{SetBy, SetByWg};
+    let mut facts = health::fixture::site();
+    let say = |facts: &health::facts::SiteFacts| {
+        serde_json::to_value(health::state::assess(facts, *health::fixture::NOW)).expect("serializes")
+    };
+    assert!(!asked(say(&facts), false).await.expect("shown").contains("by wg"));
+    facts.peers[0].set_by = SetBy::Wg;
+    facts.set_by_wg = SetByWg { tunnel: vec!["listen_port"], removed_peers: vec!["radiology".to_owned()] };
+    let status = say(&facts);
+    assert_eq!(status["peers"][0]["set_by"], "wg");
+    let text = asked(status, false).await.expect("shown");
+    for line in [
+        "  listen_port is set by wg, until the next reload",
+        "  peer radiology is removed by wg, until the next reload",
+        "  set by wg, until the next reload",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_status_of_another_shape_is_an_error() {
     let error = asked(serde_json::json!({ "peers": 7 }), false).await.expect_err("not understood");
     assert_eq!(error.exit_code(), 1);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use boringtun::noise::{Tunn, TunnResult};
 
 use super::identity::INDEX_BITS_OF_SESSION;
-use super::{BUFFER_BYTES, Identity, Peer, QUICK_RETRIES, is_data, tunn};
+use super::{BUFFER_BYTES, Identity, Peer, is_data, tunn};
 
 /// Says what the session of before is still good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,6 @@ impl Peer {
         self.initiator = false;
         self.initiation_pending = false;
         self.retry_at = None;
-        self.quick_retries_left = QUICK_RETRIES;
     }
 
     /// Sends keepalives so often from now on; the first one at once where there were none.

@@ -709,3 +709,91 @@ fn a_first_initiation_that_is_lost_is_sent_again_after_a_second_three_times() {
     exchange(&mut a, &mut b);
     assert!(a.tick(start + Duration::from_secs(20)).is_none(), "nothing is retried with a session");
 }
+
+// ---- 11: another key, make before break ----
+
+fn renewed(end: &mut End, other: PublicKey, options: &Options, index: u32, before: Before) {
+    let peer = configured(other, options);
+    end.peer.renew(&end.identity, &peer, index, before);
+}
+
+fn with_psk(byte: u8) -> Options {
+    Options { psk: Some([byte; 32]), ..Options::default() }
+}
+
+#[test]
+fn another_preshared_key_loses_no_packet() {
+    let (mut a, mut b) = connected();
+    let (key_a, key_b) = (a.identity.public_key(), b.identity.public_key());
+    let under_way = a.send(&packet_of(60)).unwrap();
+    renewed(&mut a, key_b, &with_psk(7), 0x11_1111, Before::Serves);
+    exchange(&mut a, &mut b);
+    assert!(a.peer.has_session());
+    // the other side does not have the key yet: no session comes of a handshake, and the old one goes on
+    let initiation = a.initiate();
+    let response = b.receive(&initiation).what.reply();
+    assert_eq!(a.receive(&response).what, What::Refused(Drop::NotAuthentic));
+    exchange(&mut a, &mut b);
+    renewed(&mut b, key_a, &with_psk(7), 0x22_2222, Before::Serves);
+    exchange(&mut a, &mut b);
+    let to_b = a.send(&packet_of(60)).unwrap();
+    connect(&mut a, &mut b);
+    assert_eq!(data_index(&a.send(&packet_of(60)).unwrap()), Some(0x22_2222), "the new session serves");
+    exchange(&mut a, &mut b);
+    for late in [under_way, to_b] {
+        assert!(matches!(b.receive(&late).what, What::Packet(_)), "what was under way is still read");
+    }
+}
+
+#[test]
+fn another_private_key_leaves_the_old_session_at_once_but_hears_it() {
+    let (mut a, mut b) = connected();
+    let key_b = b.identity.public_key();
+    let from_b = b.send(&packet_of(60)).unwrap();
+    a.identity = Identity::new(&secret(3));
+    renewed(&mut a, key_b, &Options::default(), 0x11_1111, Before::IsHeard);
+    assert!(matches!(a.receive(&from_b).what, What::Packet(_)));
+    assert!(!a.peer.has_session());
+    let packet = packet_of(60);
+    let initiation = a.send(&packet).expect("an initiation");
+    assert_eq!(kind(&initiation), 1, "nothing leaves under the old key");
+    renewed(&mut b, a.identity.public_key(), &Options::default(), 0x22_2222, Before::IsHeard);
+    let response = b.receive(&initiation).what.reply();
+    let keepalive = a.receive(&response);
+    assert!(keepalive.begins_session);
+    b.receive(&keepalive.what.reply());
+    let waited = a.queued().expect("the packet waited");
+    assert_eq!(b.receive(&waited).what, What::Packet(packet));
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn two_changes_at_once_keep_the_last_session() {
+    let (mut a, mut b) = connected();
+    let (key_a, key_b) = (a.identity.public_key(), b.identity.public_key());
+    renewed(&mut a, key_b, &with_psk(7), 0x11_1111, Before::Serves);
+    renewed(&mut a, key_b, &with_psk(8), 0x11_1112, Before::Serves);
+    exchange(&mut a, &mut b);
+    let indices: Vec<u32> = a.peer.indices().collect();
+    assert_eq!(indices, [0x11_1112, 0x0a_0b0c]);
+    renewed(&mut b, key_a, &with_psk(8), 0x22_2222, Before::Serves);
+    connect(&mut a, &mut b);
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn a_keepalive_can_be_changed_and_the_first_one_comes_at_once() {
+    let (mut a, mut b) = connected();
+    let now = Instant::now();
+    assert!(a.tick(now + Duration::from_secs(8)).is_none());
+    a.peer.set_keepalive(Some(Duration::from_secs(2)), now);
+    let keepalive = a.tick(now).expect("a keepalive");
+    assert_eq!(b.receive(&keepalive).what, What::Nothing);
+    assert!(a.tick(now + Duration::from_millis(1900)).is_none());
+    assert!(a.tick(now + Duration::from_millis(2100)).is_some());
+    a.peer.set_keepalive(Some(Duration::from_secs(9)), now + Duration::from_secs(3));
+    assert!(a.tick(now + Duration::from_secs(11)).is_none());
+    assert!(a.tick(now + Duration::from_secs(13)).is_some());
+    a.peer.set_keepalive(None, now + Duration::from_secs(13));
+    assert!(a.tick(now + Duration::from_secs(60)).is_none());
+}

@@ -1,0 +1,5 @@
+//! The cases of the kernel's own suite.
+
+use crate::harness::tests;
+
+tests![];
