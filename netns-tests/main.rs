@@ -35,6 +35,7 @@ mod outages;
 mod path_mtu;
 mod peer_restart;
 mod receiver_down;
+mod reload;
 mod routes;
 mod self_test;
 mod tunnel;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         self_test::tests(),
         message_through::tests(),
         receiver_down::tests(),
+        reload::tests(),
         peer_restart::tests(),
         offload::tests(),
         outage::tests(),

@@ -3,6 +3,7 @@
 //! A [`Config`] that exists is right: names resolve, prefixes do not clash, keys are 32 bytes. Nothing here opens a
 //! socket. The format is YAML; the keys of the tunnel follow wg(8).
 
+mod changes;
 mod check;
 mod errors;
 mod keys;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+pub use changes::{Changes, Named};
 pub use check::ReadKey;
 pub use errors::{Errors, Issue, Position};
 pub use keys::KeyFileError;
@@ -203,7 +205,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// Describes a local port whose messages go to a service at a peer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
     /// Names the forward.
     pub name: Name,
@@ -248,7 +250,7 @@ pub enum OnUnreachable {
 }
 
 /// Describes a receiver that this site offers to its peers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Names the service.
     pub name: Name,
