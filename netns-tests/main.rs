@@ -29,11 +29,13 @@ mod interop;
 mod interop_matrix;
 mod ipv6;
 mod message_through;
+mod offload;
 mod outage;
 mod outages;
 mod path_mtu;
 mod peer_restart;
 mod receiver_down;
+mod reload;
 mod routes;
 mod self_test;
 mod tunnel;
@@ -71,7 +73,9 @@ fn main() -> ExitCode {
         self_test::tests(),
         message_through::tests(),
         receiver_down::tests(),
+        reload::tests(),
         peer_restart::tests(),
+        offload::tests(),
         outage::tests(),
         outages::tests(),
         impairments::tests(),

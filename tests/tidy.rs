@@ -25,8 +25,9 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 25] = [
+const PURE: [&str; 26] = [
     "src/mllp",
+    "src/config/changes",
     "src/config/raw",
     "src/link/wire",
     "src/link/cause",

@@ -35,6 +35,8 @@ pub(crate) struct Site {
     pub(crate) inner_v6: Ipv6Addr,
     pub(crate) outer: Ipv4Addr,
     pub(crate) outer_v6: Ipv6Addr,
+    /// Is what the program finds in its environment beside the usual, `NAME=value` each.
+    pub(crate) environment: Vec<String>,
     wardlink: Option<Process>,
 }
 
@@ -64,6 +66,7 @@ impl Site {
             inner_v6: Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, number.into()),
             outer: wire::outer_v4(number, 2),
             outer_v6: wire::outer_v6(number, 2),
+            environment: Vec::new(),
             wardlink: None,
         }
     }
@@ -88,7 +91,10 @@ impl Site {
 
     /// Starts the site and waits for nothing.
     pub(crate) fn launch(&mut self) {
-        let words = self.command(&["run", "-c", &self.config_path()]);
+        let mut words = self.command(&["run", "-c", &self.config_path()]);
+        if !self.environment.is_empty() {
+            words.splice(0..0, std::iter::once("env".to_owned()).chain(self.environment.clone()));
+        }
         self.wardlink = Some(Process::start(&self.namespace, &words, &self.dir.join("wardlink.log")));
     }
 

@@ -8,14 +8,18 @@ pub mod export;
 pub mod import;
 pub mod key;
 pub mod receive;
+pub mod reload;
 pub mod run;
 pub mod send;
+mod site;
 pub mod status;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// It failed at run time, or no site answers.
+const EXIT_FAILED: u8 = 1;
 /// Bad arguments or configuration (EX_USAGE of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 /// A capability is missing (EX_NOPERM of sysexits.h).
@@ -46,6 +50,8 @@ enum Command {
     Export(export::Args),
     /// Run the site in the foreground.
     Run(run::Args),
+    /// Have the running site read its configuration again.
+    Reload(reload::Args),
     /// Show peers, forwards and services as the running site sees them.
     Status(status::Args),
     /// Send messages to an MLLP receiver and print each answer.
@@ -71,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),

@@ -3,6 +3,7 @@
 //! A [`Config`] that exists is right: names resolve, prefixes do not clash, keys are 32 bytes. Nothing here opens a
 //! socket. The format is YAML; the keys of the tunnel follow wg(8).
 
+mod changes;
 mod check;
 mod errors;
 mod keys;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+pub use changes::{Changes, Named};
 pub use check::ReadKey;
 pub use errors::{Errors, Issue, Position};
 pub use keys::KeyFileError;
@@ -92,6 +94,8 @@ pub struct Tunnel {
     pub interface: String,
     /// Says which TUN backend to use.
     pub backend: Backend,
+    /// Says whether several datagrams may go and come in one system call.
+    pub udp_offload: UdpOffload,
     /// Is this site's secret.
     pub private_key: SecretKey,
     /// Is the UDP port; 0 lets the kernel choose.
@@ -119,6 +123,15 @@ pub enum Backend {
     Offload,
     /// One packet a system call.
     Plain,
+}
+
+/// Says whether several datagrams may go and come in one system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UdpOffload {
+    /// Where the kernel does it rightly.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Says where the routes to allowed IPs go.
@@ -192,7 +205,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// Describes a local port whose messages go to a service at a peer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
     /// Names the forward.
     pub name: Name,
@@ -237,7 +250,7 @@ pub enum OnUnreachable {
 }
 
 /// Describes a receiver that this site offers to its peers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Names the service.
     pub name: Name,

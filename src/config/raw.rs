@@ -58,10 +58,16 @@ pub(super) struct Tunnel {
     #[serde(default)]
     #[schemars(with = "schema::Interface")]
     pub interface: Option<Text>,
-    /// How packets reach the kernel: auto takes the best that works here. Default: auto.
+    /// How packets reach the kernel: offload hands over many at once (TSO, USO), plain one a system call; auto takes
+    /// offload where it works. Default: auto.
     #[serde(default)]
     #[schemars(with = "schema::Backend")]
     pub backend: Option<Text>,
+    /// Whether several datagrams may go and come in one system call (UDP GSO and GRO): auto, where the kernel does that
+    /// rightly, or off. Default: auto.
+    #[serde(default)]
+    #[schemars(with = "schema::UdpOffload")]
+    pub udp_offload: Option<Text>,
     /// The file with this site's private key in base64, as `wardlink key gen` or `wg genkey` writes it; mode 0600. A
     /// relative path is looked up in $CREDENTIALS_DIRECTORY where that is set, else beside this file.
     #[schemars(with = "String")]
@@ -271,7 +277,8 @@ mod schema {
         Duration = { "type": "string", "pattern": "^[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*$" }
         DurationOrOff = { "type": "string", "pattern": "^(off|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
         Size = { "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB)$" }
-        Backend = { "enum": ["auto", "plain"] }
+        Backend = { "enum": ["auto", "offload", "plain"] }
+        UdpOffload = { "enum": ["auto", "off"] }
         Delivery = { "enum": ["transparent"] }
         OnUnreachable = { "enum": ["hold", "close", "nak"] }
         Probe = { "enum": ["none", "tcp"] }

@@ -21,10 +21,14 @@ pub struct SiteFacts {
     pub version: &'static str,
     /// Says when the process started.
     pub started: SystemTime,
+    /// Says when the configuration was loaded, and what came of the last reload.
+    pub config: ConfigFacts,
     /// Says whether the tunnel's interface is there with its addresses.
     pub interface: Part,
     /// Counts how often something of the interface was lost and restored.
     pub interface_restored: u64,
+    /// Says in which places several packets pass in one system call, by place.
+    pub offloads: BTreeMap<&'static str, bool>,
     /// Says whether links from peers can arrive; up where no service is offered.
     pub link_listener: Part,
     /// Counts the datagrams and packets that were dropped before a peer was known, by reason.
@@ -37,6 +41,27 @@ pub struct SiteFacts {
     pub forwards: Vec<ForwardFacts>,
     /// Lists the services, in the order of the configuration.
     pub services: Vec<ServiceFacts>,
+}
+
+/// Says when the configuration was loaded, and what came of the last reload.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfigFacts {
+    /// Says when the configuration that runs was loaded.
+    #[serde(serialize_with = "rfc3339")]
+    pub loaded: SystemTime,
+    /// Is the last reload, where it failed.
+    #[serde(rename = "failed_reload", skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedReload>,
+}
+
+/// Is a reload that changed nothing.
+#[derive(Debug, Clone, Serialize)]
+pub struct FailedReload {
+    /// Says when it was tried.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: SystemTime,
+    /// Says why it failed.
+    pub cause: String,
 }
 
 /// Says what `wg` has set since the configuration was read, beside what each peer says of itself; a reload undoes it.

@@ -23,6 +23,9 @@ pub mod wire;
 /// Unacknowledged bytes end a link's connection after so long; its streams go on over the next one.
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The last records of a link that is closed have so long to leave.
+pub const FLUSH_WITHIN: Duration = Duration::from_millis(50);
+
 /// Writes an error and what caused it in one line.
 pub fn cause_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

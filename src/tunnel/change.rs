@@ -19,7 +19,7 @@ use super::peers::Found;
 use super::settings::{Settings, same_key};
 use super::udp::Udp;
 use super::{Shared, TunnelError, uapi};
-use crate::config::{Backend, Config, Endpoint, Host, PublicKey, SecretKey};
+use crate::config::{Config, Endpoint, Host, PublicKey, SecretKey};
 
 /// An address that changes hands is nobody's for so long: connections to its old owner close meanwhile, and none of
 /// their bytes goes to the new one.
@@ -88,6 +88,9 @@ impl Control {
         if was.backend != tunnel.backend {
             return Err(TunnelError::NeedsRestart { what: "tunnel.backend" });
         }
+        if was.udp_offload != tunnel.udp_offload {
+            return Err(TunnelError::NeedsRestart { what: "tunnel.udp_offload" });
+        }
         let mut change = self.prepare(&state, Settings::of(config))?;
         if let Err(error) = self.interface.change(config).await {
             // The rules of a default route are still for the mark that was.
@@ -131,7 +134,7 @@ impl Control {
         let identity = if has_key { None } else { Some(identity(settings.private_key.as_ref())?) };
         let udp = shared.udp();
         let has_port = settings.listen_port == was.listen_port || settings.listen_port == udp.port();
-        let offload = state.config.tunnel.backend != Backend::Plain;
+        let offload = state.config.tunnel.udp_offload;
         let udp = if has_port {
             if settings.fwmark != was.fwmark {
                 udp.set_mark(settings.fwmark).map_err(|source| TunnelError::Mark { source })?;

@@ -125,7 +125,7 @@ pub(super) fn send(shared: &Shared, entry: &PeerEntry, datagram: &[u8], path: Pa
 /// Sends datagrams of one length, the last may be shorter, in one call where the kernel can.
 fn send_segments(shared: &Shared, entry: &PeerEntry, datagrams: &[u8], segment_bytes: usize, mut path: Path) {
     let is_batch = datagrams.len() > segment_bytes;
-    let whole = !is_batch || (shared.udp().has_segments() && entry.segments().may_send(Instant::now()));
+    let whole = !is_batch || (shared.udp().sends_many() && entry.segments().may_send(Instant::now()));
     let mut sent = if whole { send_whole(shared, entry, datagrams, segment_bytes, &mut path) } else { Ok(()) };
     if is_batch && (!whole || sent.as_ref().is_err_and(is_refused_for_its_segments)) {
         if whole {

@@ -130,33 +130,44 @@ async fn keep(shared: Arc<Shared>, state_dir: PathBuf) {
     let mut kept = load(&state_dir);
     loop {
         shared.peers().moved().await;
-        let now: HashMap<String, SocketAddr> = shared
-            .peers()
-            .all()
-            .iter()
-            .filter(|entry| entry.facts().latest_handshake.is_some())
-            .filter_map(|entry| Some((entry.key.to_string(), entry.endpoint()?)))
-            .collect();
-        let changed = now.iter().any(|(key, endpoint)| kept.get(key) != Some(endpoint));
-        if changed {
-            // Peers that are gone are forgotten: `wg` may add and remove any number.
-            let peers = shared.peers();
-            let keys: HashSet<String> = peers.all().iter().map(|entry| entry.key.to_string()).collect();
-            kept.retain(|key, _| keys.contains(key));
-            kept.extend(now);
+        if update(&mut kept, &shared) {
             let (state_dir, endpoints) = (state_dir.clone(), kept.clone());
             // The disk may be slow: messages must not wait for it.
-            let stored = tokio::task::spawn_blocking(move || store(&state_dir, &endpoints)).await;
-            if let Ok(Err(error)) = stored {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a restart will not know where the peers are");
-            }
+            tokio::task::spawn_blocking(move || store(&state_dir, &endpoints)).await.ok();
             tokio::time::sleep(KEEP_EVERY).await;
         }
     }
 }
 
+/// Writes what has changed since the last time, at the stop.
+pub(super) fn keep_last(shared: &Shared, state_dir: &Path) {
+    let mut kept = load(state_dir);
+    if update(&mut kept, shared) {
+        store(state_dir, &kept);
+    }
+}
+
+/// Takes up where the peers are now; tells whether anything changed.
+fn update(kept: &mut HashMap<String, SocketAddr>, shared: &Shared) -> bool {
+    let peers = shared.peers();
+    let now: HashMap<String, SocketAddr> = peers
+        .all()
+        .iter()
+        .filter(|entry| entry.facts().latest_handshake.is_some())
+        .filter_map(|entry| Some((entry.key.to_string(), entry.endpoint()?)))
+        .collect();
+    let changed = now.iter().any(|(key, endpoint)| kept.get(key) != Some(endpoint));
+    if changed {
+        // Peers that are gone are forgotten: `wg` may add and remove any number.
+        let keys: HashSet<String> = peers.all().iter().map(|entry| entry.key.to_string()).collect();
+        kept.retain(|key, _| keys.contains(key));
+        kept.extend(now);
+    }
+    changed
+}
+
 /// Replaces the file whole, so that a crash leaves the old or the new one.
-fn store(state_dir: &Path, endpoints: &HashMap<String, SocketAddr>) -> Result<(), TunnelError> {
+fn store(state_dir: &Path, endpoints: &HashMap<String, SocketAddr>) {
     let path = state_dir.join(FILE_NAME);
     let fresh = state_dir.join(format!("{FILE_NAME}.new"));
     let write = || -> io::Result<()> {
@@ -164,5 +175,8 @@ fn store(state_dir: &Path, endpoints: &HashMap<String, SocketAddr>) -> Result<()
         std::fs::File::open(&fresh)?.sync_all()?;
         std::fs::rename(&fresh, &path)
     };
-    write().map_err(|source| TunnelError::Endpoints { path: path.clone(), source })
+    if let Err(source) = write() {
+        let error = TunnelError::Endpoints { path: path.clone(), source };
+        tracing::warn!(error = &error as &dyn std::error::Error, "a restart will not know where the peers are");
+    }
 }

@@ -8,6 +8,7 @@ mod change;
 mod driver;
 pub mod drops;
 pub mod endpoints;
+mod error;
 pub mod filter;
 mod fuzz;
 mod interface;
@@ -21,7 +22,6 @@ mod uapi;
 mod udp;
 pub mod unreachable;
 
-use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -29,13 +29,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::config::{Backend, Config, Name, PublicKey};
+use crate::config::{Config, Name, PublicKey};
 use change::Control;
 use driver::Signal;
 use drops::DropCounters;
+pub use error::TunnelError;
 use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
@@ -47,103 +47,6 @@ use tun::Tun;
 #[doc(hidden)]
 pub use uapi::fuzz_uapi;
 use udp::Udp;
-
-/// Says why the tunnel does not start, or ended.
-#[derive(Debug, Error)]
-pub enum TunnelError {
-    /// A capability is missing.
-    #[error("not permitted to {what}: CAP_NET_ADMIN is missing")]
-    NotPermitted {
-        /// Says what for.
-        what: &'static str,
-    },
-    /// Another interface has the name.
-    #[error("an interface named {name} exists already; choose another tunnel.interface or stop what made it")]
-    InterfaceTaken {
-        /// Is the name.
-        name: String,
-    },
-    /// The kernel has no TUN.
-    #[error("there is no /dev/net/tun; load the kernel module with `modprobe tun`")]
-    NoTunDevice {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// The kernel refuses to create the interface.
-    #[error("cannot create the interface {name}")]
-    InterfaceCreate {
-        /// Is the name.
-        name: String,
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// The kernel refuses an address, a route or the MTU.
-    #[error("cannot set {what} of the tunnel interface")]
-    Interface {
-        /// Says which.
-        what: String,
-        /// Says what the kernel said.
-        source: Box<rtnetlink::Error>,
-    },
-    /// There is no netlink socket.
-    #[error("cannot speak rtnetlink")]
-    Netlink {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// The UDP port cannot be bound.
-    #[error("cannot bind UDP port {port} for WireGuard; choose another tunnel.listen_port or stop what uses it")]
-    UdpBind {
-        /// Is the port.
-        port: u16,
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// The mark of datagrams cannot be set.
-    #[error("cannot set tunnel.fwmark")]
-    Mark {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// A running tunnel cannot take this up.
-    #[error("{what} cannot be changed while the site runs; restart it")]
-    NeedsRestart {
-        /// Names the setting.
-        what: &'static str,
-    },
-    /// The data thread cannot be started or driven.
-    #[error("cannot drive the data thread")]
-    Threads {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// There is no randomness.
-    #[error("the system gives no random bytes")]
-    Random,
-    /// The interface was deleted or broke.
-    #[error("the tunnel interface is gone")]
-    InterfaceGone {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// The data thread panicked.
-    #[error("the data thread of the tunnel panicked")]
-    Panicked,
-    /// The remembered endpoints cannot be read or written.
-    #[error("cannot keep the peers' endpoints in {}", path.display())]
-    Endpoints {
-        /// Is the file.
-        path: PathBuf,
-        /// Says what the system said.
-        source: io::Error,
-    },
-}
-
-impl TunnelError {
-    fn poll(error: nix::errno::Errno) -> Self {
-        Self::Threads { source: error.into() }
-    }
-}
 
 /// Is what the data thread and the rooms above share.
 struct Shared {
@@ -228,6 +131,19 @@ impl Shared {
     }
 }
 
+/// Says in which places several packets pass in one system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offloads {
+    /// From the interface: the kernel hands over super-packets.
+    pub tun_read: bool,
+    /// To the interface: the kernel takes super-packets.
+    pub tun_write: bool,
+    /// To the network: UDP GSO.
+    pub udp_send: bool,
+    /// From the network: UDP GRO.
+    pub udp_receive: bool,
+}
+
 /// Is a running tunnel; it ends with [`Tunnel::stop`] or when dropped.
 pub struct Tunnel {
     shared: Arc<Shared>,
@@ -235,6 +151,7 @@ pub struct Tunnel {
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
     control: Arc<Control>,
     keeper: tokio::task::AbortHandle,
+    state_dir: PathBuf,
     uapi: Option<tokio::task::AbortHandle>,
     interface: String,
     upkeep: Upkeep,
@@ -249,7 +166,7 @@ impl Tunnel {
         let identity = Identity::new(&config.tunnel.private_key);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
         let mark = interface::mark(config);
-        let udp = Udp::bind(config.tunnel.listen_port, mark, config.tunnel.backend != Backend::Plain)?;
+        let udp = Udp::bind(config.tunnel.listen_port, mark, config.tunnel.udp_offload)?;
         let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
         let upkeep = Upkeep::start(config).await?;
         let shared = Arc::new(Shared {
@@ -272,6 +189,7 @@ impl Tunnel {
             uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
             control,
             keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
+            state_dir: config.state_dir.clone(),
             interface: config.tunnel.interface.clone(),
             upkeep,
             shared,
@@ -347,6 +265,17 @@ impl Tunnel {
         self.shared.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect()
     }
 
+    /// Tells which offloads are in use.
+    pub fn offloads(&self) -> Offloads {
+        let (tun, udp) = (&self.shared.tun, self.shared.udp());
+        Offloads {
+            tun_read: tun.splits(),
+            tun_write: tun.joins(),
+            udp_send: udp.sends_many(),
+            udp_receive: udp.receives_many(),
+        }
+    }
+
     /// Ends the data thread and removes the interface.
     pub fn stop(self) {
         std::mem::drop(self);
@@ -356,6 +285,7 @@ impl Tunnel {
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
         self.keeper.abort();
+        endpoints::keep_last(&self.shared, &self.state_dir);
         if let Some(uapi) = &self.uapi {
             uapi.abort();
         }

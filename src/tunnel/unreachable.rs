@@ -7,7 +7,9 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::packet::{ICMP, ICMPV6, IpPacket, ones_complement_sum};
+use super::packet::{
+    ICMP, ICMPV6, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, IpPacket, checksum, ones_complement_sum, write_answer_header,
+};
 
 /// Answers in a second, as many as a person's mistake needs, and few enough to cost nothing.
 const PER_SECOND: u32 = 100;
@@ -17,8 +19,6 @@ const IPV6_BYTES_MAX: usize = 1280;
 /// Is room for any answer, in bytes.
 pub const ANSWER_BYTES_MAX: usize = IPV6_BYTES_MAX;
 
-const IPV4_HEADER_BYTES: usize = 20;
-const IPV6_HEADER_BYTES: usize = 40;
 const ICMP_HEADER_BYTES: usize = 8;
 
 /// Limits the answers of a second.
@@ -47,61 +47,30 @@ pub fn answer(bytes: &[u8], out: &mut [u8]) -> Option<usize> {
     if !is_one_host(packet.source) || !is_one_host(packet.destination) || is_icmp_error(&packet) {
         return None;
     }
-    match (packet.source, packet.destination) {
-        (IpAddr::V4(to), IpAddr::V4(from)) => {
-            let is_later_fragment = u16::from_be_bytes([*bytes.get(6)?, *bytes.get(7)?]) & 0x1fff != 0;
-            if is_later_fragment {
-                return None;
-            }
-            let room = IPV4_BYTES_MAX - IPV4_HEADER_BYTES - ICMP_HEADER_BYTES;
-            let (header, message) = out.split_first_chunk_mut::<IPV4_HEADER_BYTES>()?;
-            let message = write_message(message, [3, 1], bytes.get(..room).unwrap_or(bytes))?;
-            let sum = !ones_complement_sum(0, message);
-            message.get_mut(2..4)?.copy_from_slice(&sum.to_be_bytes());
-            let total_bytes = IPV4_HEADER_BYTES + message.len();
-            *header = [0; IPV4_HEADER_BYTES];
-            header[0] = 0x45;
-            header[2..4].copy_from_slice(&u16::try_from(total_bytes).ok()?.to_be_bytes());
-            header[8] = 64; // time to live
-            header[9] = ICMP;
-            header[12..16].copy_from_slice(&from.octets());
-            header[16..20].copy_from_slice(&to.octets());
-            let sum = !ones_complement_sum(0, header);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            Some(total_bytes)
-        }
-        (IpAddr::V6(to), IpAddr::V6(from)) => {
-            let room = IPV6_BYTES_MAX - IPV6_HEADER_BYTES - ICMP_HEADER_BYTES;
-            let (header, message) = out.split_first_chunk_mut::<IPV6_HEADER_BYTES>()?;
-            let message = write_message(message, [1, 3], bytes.get(..room).unwrap_or(bytes))?;
-            let message_bytes = u16::try_from(message.len()).ok()?;
-            // The pseudo-header of RFC 8200, 8.1.
-            let mut sum = u32::from(ICMPV6) + u32::from(message_bytes);
-            for address in [from, to] {
-                sum = u32::from(ones_complement_sum(sum, &address.octets()));
-            }
-            let sum = !ones_complement_sum(sum, message);
-            message.get_mut(2..4)?.copy_from_slice(&sum.to_be_bytes());
-            *header = [0; IPV6_HEADER_BYTES];
-            header[0] = 0x60;
-            header[4..6].copy_from_slice(&message_bytes.to_be_bytes());
-            header[6] = ICMPV6;
-            header[7] = 64; // hop limit
-            header[8..24].copy_from_slice(&from.octets());
-            header[24..40].copy_from_slice(&to.octets());
-            Some(IPV6_HEADER_BYTES + message.len())
-        }
-        _ => None,
+    let is_v4 = packet.source.is_ipv4();
+    let is_later_fragment = is_v4 && u16::from_be_bytes([*bytes.get(6)?, *bytes.get(7)?]) & 0x1fff != 0;
+    if is_later_fragment {
+        return None;
     }
-}
-
-/// Writes type and code, no checksum yet, four unused bytes and the quoted packet.
-fn write_message<'a>(out: &'a mut [u8], kind: [u8; 2], quoted: &[u8]) -> Option<&'a mut [u8]> {
-    let message = out.get_mut(..ICMP_HEADER_BYTES + quoted.len())?;
+    let (protocol, kind, header_bytes, bytes_max) = if is_v4 {
+        (ICMP, [3, 1], IPV4_HEADER_BYTES, IPV4_BYTES_MAX)
+    } else {
+        (ICMPV6, [1, 3], IPV6_HEADER_BYTES, IPV6_BYTES_MAX)
+    };
+    let quoted = bytes.get(..bytes_max - header_bytes - ICMP_HEADER_BYTES).unwrap_or(bytes);
+    let total_bytes = header_bytes + ICMP_HEADER_BYTES + quoted.len();
+    let message = out.get_mut(header_bytes..total_bytes)?;
     let (header, rest) = message.split_first_chunk_mut::<ICMP_HEADER_BYTES>()?;
     *header = [kind[0], kind[1], 0, 0, 0, 0, 0, 0];
     rest.copy_from_slice(quoted);
-    Some(message)
+    let sum = if is_v4 {
+        !ones_complement_sum(0, message)
+    } else {
+        checksum(ICMPV6, packet.destination, packet.source, message)
+    };
+    message.get_mut(2..4)?.copy_from_slice(&sum.to_be_bytes());
+    write_answer_header(&packet, protocol, total_bytes - header_bytes, out)?;
+    Some(total_bytes)
 }
 
 fn is_one_host(address: IpAddr) -> bool {

@@ -14,6 +14,7 @@ pub(super) struct Status {
     site: String,
     version: String,
     started: String,
+    config: Option<Config>,
     #[serde(default)]
     unready: Vec<String>,
     #[serde(default)]
@@ -31,6 +32,18 @@ pub(super) struct Status {
 struct SetByWg {
     tunnel: Vec<String>,
     removed_peers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Config {
+    loaded: String,
+    failed_reload: Option<FailedReload>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FailedReload {
+    at: String,
+    cause: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,6 +98,9 @@ struct Row<'a> {
 pub(super) fn render(status: &Status) -> String {
     let mut text =
         format!("{}: {} (wardlink {}, started {})\n", status.site, status.status, status.version, status.started);
+    if let Some(config) = &status.config {
+        configuration(&mut text, config);
+    }
     for lack in &status.unready {
         line(&mut text, &format!("  {lack}"));
     }
@@ -104,6 +120,17 @@ pub(super) fn render(status: &Status) -> String {
     let titles = ["SERVICE", "STATUS", "SINCE", "RECEIVER", "CONNECTIONS", "MESSAGES"];
     table(&mut text, &titles, &services);
     text
+}
+
+/// Says which configuration runs, and why the last reload changed nothing.
+fn configuration(text: &mut String, config: &Config) {
+    line(text, &format!("  configuration loaded {}", config.loaded));
+    if let Some(failed) = &config.failed_reload {
+        line(text, &format!("  reload at {} failed, nothing was changed:", failed.at));
+        for cause in failed.cause.lines() {
+            line(text, &format!("    {cause}"));
+        }
+    }
 }
 
 fn peer(peer: &Peer) -> Row<'_> {
@@ -203,6 +230,10 @@ mod tests {
     fn a_site_with_a_fault() {
         let status = json!({
             "status": "down", "site": "north-hospital", "version": "0.1.0", "started": "2026-11-22T11:00:00Z",
+            "config": {
+                "loaded": "2026-11-22T11:30:00Z",
+                "failed_reload": { "at": "2026-11-22T13:00:00Z", "cause": "w.yaml:1:1: a\nw.yaml:2:1: b" },
+            },
             "unready": ["forward images: cannot listen on 0.0.0.0:2576: address in use"],
             "peers": [{
                 "name": "city-lab", "status": "ok", "since": "2026-11-22T12:00:00Z", "endpoint": "198.51.100.7:51820",
@@ -216,6 +247,10 @@ mod tests {
         });
         let expected = "\
 north-hospital: down (wardlink 0.1.0, started 2026-11-22T11:00:00Z)
+  configuration loaded 2026-11-22T11:30:00Z
+  reload at 2026-11-22T13:00:00Z failed, nothing was changed:
+    w.yaml:1:1: a
+    w.yaml:2:1: b
   forward images: cannot listen on 0.0.0.0:2576: address in use
 
 PEER      STATUS  SINCE                 ENDPOINT            HANDSHAKE  RECEIVED  SENT

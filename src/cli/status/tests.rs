@@ -1,15 +1,18 @@
 //! Tests of what `status` shows.
 
+use std::fs;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use super::super::site::socket_of;
 use super::*;
+use crate::control::{self, Answers, Reloaded};
 use crate::health;
 
 fn args(socket: Option<PathBuf>, config: Option<PathBuf>, json: bool) -> Args {
-    Args { config, socket, json }
+    Args { site: SiteArgs { config, socket }, json }
 }
 
 /// Asks a site that serves this status, in the only socket of its directory, as the arguments say.
@@ -17,7 +20,11 @@ async fn asked(status: serde_json::Value, json: bool) -> Result<String, StatusEr
     let directory = TempDir::new().expect("directory");
     let listener = control::bind(&directory.path().join("site.sock")).expect("bind");
     let (_stop, stopped) = watch::channel(false);
-    let site = tokio::spawn(control::serve(listener, Arc::new(move || status.clone()), stopped));
+    let answers = Answers {
+        status: Arc::new(move || status.clone()),
+        reload: Arc::new(|| Box::pin(async { Reloaded::NotPermitted })),
+    };
+    let site = tokio::spawn(control::serve(listener, answers, stopped));
     let ask = move || shown(&args(None, None, json), directory.path());
     let shown = tokio::task::spawn_blocking(ask).await.expect("no panic");
     site.abort();

@@ -157,6 +157,7 @@ impl<'a> Receiver<'a> {
     ) -> Result<(), TunnelError> {
         let (now, random) = (Instant::now(), self.shared.random());
         let (mut filled, mut heard_bytes, mut begins_session, mut reply_bytes) = (0, 0, false, 0);
+        let mut spoiled = 0;
         self.packets.clear();
         let mut peer = entry.lock();
         for datagram in datagrams.chunks(segment_bytes) {
@@ -166,7 +167,10 @@ impl<'a> Receiver<'a> {
             begins_session |= received.begins_session;
             match received.action {
                 Action::None => {}
-                Action::Refused(reason) => entry.drops.count(reason),
+                Action::Refused(reason) => {
+                    spoiled += usize::from(reason == Drop::NotAuthentic);
+                    entry.drops.count(reason);
+                }
                 // Only a handshake message is replied to, and it comes alone.
                 Action::Reply(reply) => {
                     reply_bytes = reply.len();
@@ -182,6 +186,9 @@ impl<'a> Receiver<'a> {
             }
         }
         drop(peer);
+        if datagrams.len() > segment_bytes {
+            self.shared.udp().note_spoiled(datagrams.len().div_ceil(segment_bytes), spoiled);
+        }
         if heard_bytes > 0 {
             entry.heard(heard_bytes, path, now);
         }
@@ -242,7 +249,6 @@ impl<'a> Receiver<'a> {
         };
         match write(shared, entry, &header, &self.plain, &run.first(), run.payloads())? {
             Written::Refused if !run.payloads().is_empty() => {
-                tracing::warn!("the kernel refuses a super-packet; packets are handed over one by one from now on");
                 shared.tun.stop_joining();
                 run.restore(&mut self.plain);
                 for packet in std::iter::once(run.first()).chain(run.packets()) {

@@ -83,6 +83,7 @@ impl<'a> Transmitter<'a> {
         let shared = self.shared;
         let Some((_, rest)) = self.buffer.split_at_mut_checked(VNET_HEADER_BYTES) else { return };
         let Some(mut split) = rest.get(..packet_bytes).and_then(|packet| Split::new(header, packet)) else {
+            shared.tun.stop_splitting();
             return entry.drops.count(Drop::Malformed);
         };
         let sealed_bytes = sealed_bytes(split.packet_bytes_max(), shared.mtu_bytes());

@@ -219,8 +219,13 @@ impl Kept {
                 };
                 (lost, missing)
             }
-            // It is gone: the data threads see it too, and end the process.
-            Err(_) => (Some("is gone".to_owned()), Wanted::default()),
+            // The data thread sees it too, and ends the process.
+            Err(error) if errno(&error) == Some(libc::ENODEV) => (Some("is gone".to_owned()), Wanted::default()),
+            Err(error) => {
+                // Not seen is not lost.
+                tracing::warn!(interface = %self.interface, %error, "the kernel does not say what the interface has");
+                (None, Wanted::default())
+            }
         };
         let mut fault = lost.as_ref().map(|lost| format!("{} {lost}", self.interface));
         if let (Some(lost), true) = (&lost, restore) {

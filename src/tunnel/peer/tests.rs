@@ -1,10 +1,6 @@
 //! Two peers that speak to each other through byte buffers: a test for each duty that `Tunn` leaves to its caller.
 //!
-//! `Tunn` has a clock of its own. What needs 90 s and more of it is there with the feature `slow-tests`, 200 s long:
-//! `cargo test --lib --features slow-tests tunnel::peer -- --test-threads 8`.
-
-#[cfg(feature = "slow-tests")]
-mod upstream;
+//! `Tunn` has a clock of its own. What takes minutes of it is in `virtual_time`, with the feature of that name.
 
 use std::net::Ipv4Addr;
 
@@ -14,6 +10,11 @@ use super::identity::HANDSHAKES_PER_SECOND;
 use super::*;
 use crate::config::{self, Name};
 use crate::config::{PublicKey, SecretKey};
+
+#[cfg(feature = "virtual-time")]
+mod upstream;
+#[cfg(feature = "virtual-time")]
+mod virtual_time;
 
 const MTU_BYTES: usize = 1420;
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
@@ -226,84 +227,6 @@ fn a_buffer_that_is_too_small_is_refused() {
 }
 
 // ---- 3: it gives up ----
-
-#[test]
-#[cfg(feature = "slow-tests")]
-fn a_peer_with_a_keepalive_never_gives_up() {
-    let options = Options { keepalive: Some(Duration::from_secs(5)), ..Options::default() };
-    let (mut a, mut b) = ends(&options);
-    let mut latest = a.initiate();
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(95) {
-        std::thread::sleep(Duration::from_millis(150));
-        if let Some(datagram) = a.tick(Instant::now()) {
-            latest = datagram;
-        }
-    }
-    assert!(a.tick(Instant::now()).is_none(), "one handshake at a time");
-    let response = b.receive(&latest).what.reply();
-    let keepalive = a.receive(&response).what.reply();
-    assert!(b.receive(&keepalive).begins_session, "the latest initiation is from after the 90 s");
-    exchange(&mut a, &mut b);
-}
-
-#[test]
-#[cfg(feature = "slow-tests")]
-fn a_peer_without_a_keepalive_begins_again_when_there_is_something_to_send() {
-    let (mut a, _) = ends(&Options::default());
-    a.initiate();
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(95) {
-        std::thread::sleep(Duration::from_millis(150));
-        a.tick(Instant::now());
-    }
-    assert!(a.tick(Instant::now()).is_none());
-    assert_eq!(a.send(&packet_of(40)).map(|datagram| kind(&datagram)), Some(1));
-}
-
-/// Lets two ends with a session do nothing but keep it, for longer than a session lives.
-#[cfg(feature = "slow-tests")]
-fn idle(a_keepalive: Option<Duration>, b_keepalive: Option<Duration>) {
-    let mut a = end(1, 2, 1, &Options { keepalive: a_keepalive, ..Options::default() });
-    let mut b = end(2, 1, 2, &Options { keepalive: b_keepalive, ..Options::default() });
-    connect(&mut a, &mut b);
-    let start = Instant::now();
-    let mut sessions = 0;
-    while start.elapsed() < Duration::from_secs(200) {
-        std::thread::sleep(Duration::from_millis(100));
-        sessions += settle(&mut a, &mut b) + settle(&mut b, &mut a);
-        assert!(a.peer.has_session() && b.peer.has_session(), "no session after {:?}", start.elapsed());
-    }
-    assert_eq!(sessions, 2, "one renewal, seen by both");
-    exchange(&mut a, &mut b);
-}
-
-/// Lets time pass at one end, carries what comes of it to and fro, and counts the sessions that begin.
-#[cfg(feature = "slow-tests")]
-fn settle(from: &mut End, to: &mut End) -> usize {
-    let (mut sender, mut receiver) = (from, to);
-    let mut sessions = 0;
-    let mut datagram = sender.tick(Instant::now());
-    while let Some(sent) = datagram {
-        let got = receiver.receive(&sent);
-        sessions += usize::from(got.begins_session);
-        datagram = if let What::Reply(reply) = got.what { Some(reply) } else { None };
-        std::mem::swap(&mut sender, &mut receiver);
-    }
-    sessions
-}
-
-#[test]
-#[cfg(feature = "slow-tests")]
-fn an_idle_session_with_keepalives_is_renewed_before_it_ends() {
-    idle(Some(Duration::from_secs(5)), Some(Duration::from_secs(5)));
-}
-
-#[test]
-#[cfg(feature = "slow-tests")]
-fn an_idle_session_that_only_the_responder_keeps_is_renewed_before_it_ends() {
-    idle(None, Some(Duration::from_secs(5)));
-}
 
 // ---- a packet is confirmed where nothing answers it ----
 

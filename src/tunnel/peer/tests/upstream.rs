@@ -1,7 +1,10 @@
 //! What boringtun's open reports describe, as far as two peers can show it: sessions that are renewed needlessly
 //! (cloudflare/boringtun#363), and that go deaf one way some time after a handshake (#495). Packets that wait for a
-//! session (#61) have their tests beside the other duties. All of it takes `Tunn`'s own clock: `slow-tests`.
+//! session (#61) have their tests beside the other duties. All of it in virtual time.
 
+use mock_instant::MockClock;
+
+use super::virtual_time::{SEND_EVERY, World};
 use super::*;
 
 /// Is a little more than keepalive and rekey timeout (WireGuard paper, section 6.1), after which silence is suspicious.
@@ -15,7 +18,7 @@ const PAST_RENEWAL: Duration = Duration::from_secs(140);
 #[test]
 fn a_needless_renewal_after_a_pause_disturbs_nothing() {
     let (mut a, mut b) = connected();
-    std::thread::sleep(SILENCE);
+    MockClock::advance(SILENCE);
     assert!(a.tick(Instant::now()).is_none(), "silence alone is no reason");
     let packet = packet_of(60);
     let on_its_way = a.send(&packet).expect("there is a session");
@@ -34,21 +37,15 @@ fn a_needless_renewal_after_a_pause_disturbs_nothing() {
     exchange(&mut a, &mut b);
 }
 
-/// Sends a packet each way every 3 s, with a keepalive of 25 s, as in #495: nothing is refused at either end, and there
-/// is no handshake but the one that age asks for.
+/// Sends a packet each way every second, with a keepalive of 25 s, as in #495 every three: nothing is refused at either
+/// end, and there is no handshake but the one that age asks for.
 #[test]
-fn a_session_with_a_packet_every_three_seconds_stays_open_both_ways() {
-    let options = || Options { keepalive: Some(Duration::from_secs(25)), ..Options::default() };
-    let (mut a, mut b) = ends(&options());
-    connect(&mut a, &mut b);
-    let (start, mut sessions, mut exchanges) = (Instant::now(), 0, 0);
-    while start.elapsed() < PAST_RENEWAL {
-        std::thread::sleep(Duration::from_millis(100));
-        sessions += settle(&mut a, &mut b) + settle(&mut b, &mut a);
-        if start.elapsed() >= Duration::from_secs(3) * exchanges {
-            exchange(&mut a, &mut b);
-            exchanges += 1;
-        }
-    }
-    assert_eq!(sessions, 2, "one renewal, seen by both");
+fn a_session_that_is_used_stays_open_both_ways() {
+    let mut world = World::new([Some(Duration::from_secs(25)); 2], [true; 2]);
+    world.run(PAST_RENEWAL);
+    assert_eq!(world.sessions, 2, "one renewal, seen by both");
+    assert_eq!(world.refused, [], "what is refused is lost");
+    let sent = 2 * PAST_RENEWAL.as_secs() / SEND_EVERY.as_secs();
+    // a tick that is late by a part of itself each time
+    assert!(world.arrived as u64 > sent * 9 / 10, "{} of {sent}", world.arrived);
 }
