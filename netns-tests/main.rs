@@ -26,6 +26,7 @@ mod hub;
 mod impair;
 mod impairments;
 mod interop;
+mod interop_matrix;
 mod ipv6;
 mod message_through;
 mod outage;
@@ -34,9 +35,11 @@ mod path_mtu;
 mod peer_restart;
 mod receiver_down;
 mod reload;
+mod routes;
 mod self_test;
 mod tunnel;
 mod uapi;
+mod wg_quick_files;
 mod wireguard_suite;
 
 use std::panic::{catch_unwind, resume_unwind};
@@ -78,12 +81,15 @@ fn main() -> ExitCode {
         endpoint_roaming::tests(),
         filter::tests(),
         interop::tests(),
+        interop_matrix::tests(),
         health::tests(),
         hub::tests(),
         ipv6::tests(),
         cli::tests(),
         tunnel::tests(),
         uapi::tests(),
+        routes::tests(),
+        wg_quick_files::tests(),
         wireguard_suite::tests(),
     ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();
@@ -97,7 +103,10 @@ fn trial(case: Case, isolated: Result<(), String>) -> Trial {
             return Ok(Completion::ignored_with(reason));
         }
         if let Some(missing) = case.needs.iter().find(|need| !harness::is_available(need)) {
-            return Ok(Completion::ignored_with(format!("{missing} is not available here")));
+            return Ok(Completion::ignored_with(match *missing {
+                "full" => "it takes minutes: WARDLINK_NETNS_FULL=1 runs it".to_owned(),
+                program => format!("{program} is not available here"),
+            }));
         }
         run_bounded(case.run).map(|()| Completion::Completed)
     })

@@ -41,3 +41,8 @@ fn offload() {
 fn uapi() {
     replay("uapi", wardlink::tunnel::fuzz_uapi);
 }
+
+#[test]
+fn wg_quick() {
+    replay("wg_quick", wardlink::config::wg_quick::fuzz_wg_quick);
+}

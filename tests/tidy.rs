@@ -25,7 +25,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 23] = [
+const PURE: [&str; 26] = [
     "src/mllp",
     "src/config/changes",
     "src/config/raw",
@@ -40,6 +40,9 @@ const PURE: [&str; 23] = [
     "src/tunnel/allowed_ips",
     "src/tunnel/filter",
     "src/tunnel/packet",
+    "src/tunnel/interface/wanted",
+    "src/tunnel/unreachable",
+    "src/config/wg_quick",
     "src/tunnel/offload",
     "src/tunnel/settings",
     "src/tunnel/uapi/request",

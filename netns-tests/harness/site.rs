@@ -188,6 +188,17 @@ impl Site {
         self.outer = new;
         new
     }
+
+    /// Does the same with the uplink's IPv6 address.
+    pub(crate) fn roam_v6(&mut self, host: u8) -> Ipv6Addr {
+        let (old, new) = (self.outer_v6, wire::outer_v6(self.number, host));
+        let router = wire::outer_v6(self.number, 1);
+        self.namespace.ip(&format!("addr del {old}/64 dev w0"));
+        self.namespace.ip(&format!("addr add {new}/64 dev w0 nodad"));
+        self.namespace.ip(&format!("-6 route replace default via {router} dev w0"));
+        self.outer_v6 = new;
+        new
+    }
 }
 
 impl Drop for Site {

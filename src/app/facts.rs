@@ -29,6 +29,7 @@ impl Parts {
             started: self.started,
             config: self.reloader.facts(),
             interface: self.interface_facts(),
+            interface_restored: self.tunnel.restored(),
             link_listener: Part::Up,
             dropped: self.tunnel.drops().into_iter().collect(),
             set_by_wg: self.set_by_wg(),

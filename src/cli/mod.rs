@@ -4,6 +4,8 @@
 
 pub mod check_config;
 pub mod demo;
+pub mod export;
+pub mod import;
 pub mod key;
 pub mod receive;
 pub mod reload;
@@ -42,6 +44,10 @@ enum Command {
     Key(key::Args),
     /// Check a configuration file, and say what to write instead.
     CheckConfig(check_config::Args),
+    /// Turn a wg-quick file into a site's configuration.
+    Import(import::Args),
+    /// Write the wg-quick file for a peer that runs plain WireGuard.
+    Export(export::Args),
     /// Run the site in the foreground.
     Run(run::Args),
     /// Have the running site read its configuration again.
@@ -68,6 +74,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Key(args) => key::run(args),
         Command::CheckConfig(args) => check_config::run(args),
+        Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),

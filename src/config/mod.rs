@@ -11,6 +11,7 @@ mod load;
 mod outline;
 mod raw;
 mod value;
+pub mod wg_quick;
 mod yaml;
 
 use std::fmt;
@@ -125,7 +126,7 @@ pub enum Backend {
 /// Says where the routes to allowed IPs go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
-    /// The main table.
+    /// The main table; a default route goes to one of its own, with rules that keep our own datagrams out of it.
     Auto,
     /// Nowhere: routes are the admin's.
     Off,
@@ -172,6 +173,15 @@ pub enum Host {
     Address(IpAddr),
     /// A DNS name.
     Name(String),
+}
+
+impl std::str::FromStr for Endpoint {
+    type Err = String;
+
+    /// Reads HOST:PORT; the error says what to write instead.
+    fn from_str(text: &str) -> Result<Self, String> {
+        value::endpoint(text)
+    }
 }
 
 impl fmt::Display for Endpoint {

@@ -81,8 +81,8 @@ pub(super) struct Tunnel {
     #[serde(default)]
     #[schemars(with = "schema::Mark")]
     pub fwmark: Option<Text>,
-    /// The routing table for the routes to allowed_ips: auto (the main table), off (routes are yours), or a number.
-    /// Default: auto.
+    /// The routing table for the routes to allowed_ips: auto (the main table; a default route as wg-quick does it), off
+    /// (routes are yours), or a number. Default: auto.
     #[serde(default)]
     #[schemars(with = "schema::Table")]
     pub table: Option<Text>,
@@ -110,7 +110,8 @@ pub(super) struct Peer {
     #[serde(default)]
     #[schemars(with = "String")]
     pub endpoint: Option<Text>,
-    /// The addresses inside the tunnel that are the peer's. A bare address is that one host.
+    /// The addresses inside the tunnel that are the peer's. A bare address is that one host. A default route (0.0.0.0/0,
+    /// ::/0) needs routed: true.
     #[schemars(with = "Vec<String>", length(min = 1))]
     pub allowed_ips: Option<Spanned<Vec<Text>>>,
     /// The peer's own address inside the tunnel. Default: the one host in allowed_ips.

@@ -25,6 +25,8 @@ pub struct SiteFacts {
     pub config: ConfigFacts,
     /// Says whether the tunnel's interface is there with its addresses.
     pub interface: Part,
+    /// Counts how often something of the interface was lost and restored.
+    pub interface_restored: u64,
     /// Says whether links from peers can arrive; up where no service is offered.
     pub link_listener: Part,
     /// Counts the datagrams and packets that were dropped before a peer was known, by reason.

@@ -22,6 +22,7 @@ pub(crate) fn site() -> SiteFacts {
         started: ago(10_000),
         config: ConfigFacts { loaded: ago(9_000), failed: None },
         interface: Part::Up,
+        interface_restored: 0,
         link_listener: Part::Up,
         dropped: BTreeMap::from([("unknown_peer", 2)]),
         set_by_wg: SetByWg::default(),

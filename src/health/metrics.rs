@@ -80,6 +80,10 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
         &[report.status],
         |to, status| states(to, None, *status),
     )?;
+    let help = "How often the interface, an address, a route or a rule of the tunnel was lost and restored";
+    family(encoder, counter("interface_restored", help), &[facts.interface_restored], |to, restored| {
+        to.encode_counter::<NoLabelSet, _, u64>(restored, None)
+    })?;
     let help = "Datagrams and packets that were dropped before a peer was known, by reason";
     let dropped: Vec<_> = report.dropped.iter().collect();
     family(encoder, counter("dropped", help), &dropped, |to, (reason, dropped)| {

@@ -13,11 +13,12 @@ use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
 use super::endpoints::{self, Resolvers};
+use super::interface::Kept;
 use super::peer::{Before, Identity};
 use super::peers::Found;
 use super::settings::{Settings, same_key};
 use super::udp::Udp;
-use super::{Shared, TunnelError, interface, uapi};
+use super::{Shared, TunnelError, uapi};
 use crate::config::{Backend, Config, Endpoint, Host, PublicKey, SecretKey};
 
 /// An address that changes hands is nobody's for so long: connections to its old owner close meanwhile, and none of
@@ -27,6 +28,7 @@ const HAND_OVER: Duration = Duration::from_millis(100);
 /// Changes a running tunnel, one change after the other.
 pub(super) struct Control {
     shared: Arc<Shared>,
+    interface: Arc<Kept>,
     state: Mutex<State>,
 }
 
@@ -54,7 +56,7 @@ struct Change {
 
 impl Control {
     /// Gives a tunnel that has no peers yet what its configuration says.
-    pub(super) async fn begin(shared: Arc<Shared>, config: &Config) -> Self {
+    pub(super) async fn begin(shared: Arc<Shared>, interface: Arc<Kept>, config: &Config) -> Self {
         let settings = Settings::of(config);
         let change = Change {
             settings: settings.clone(),
@@ -70,7 +72,7 @@ impl Control {
             awake: HashMap::new(),
         };
         take_up(&shared, &mut state, change).await;
-        Self { shared, state: Mutex::new(state) }
+        Self { shared, interface, state: Mutex::new(state) }
     }
 
     /// Takes the tunnel to a new configuration; what `wg` set is forgotten.
@@ -87,7 +89,11 @@ impl Control {
             return Err(TunnelError::NeedsRestart { what: "tunnel.backend" });
         }
         let mut change = self.prepare(&state, Settings::of(config))?;
-        interface::change(&state.config, config).await?;
+        if let Err(error) = self.interface.change(config).await {
+            // The rules of a default route are still for the mark that was.
+            self.shared.udp().set_mark(state.settings.fwmark).ok();
+            return Err(error);
+        }
         change.remembered = endpoints::load(&config.state_dir);
         self.shared.mtu_bytes.store(tunnel.mtu, Ordering::Relaxed);
         state.config = config.clone();

@@ -19,13 +19,15 @@ mod settings;
 pub mod tun;
 mod uapi;
 mod udp;
+pub mod unreachable;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -37,6 +39,7 @@ use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
+use interface::Upkeep;
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 pub use settings::SetByWg;
@@ -154,6 +157,7 @@ struct Shared {
     changed: watch::Sender<u64>,
     mtu_bytes: AtomicU16,
     random: AtomicU64,
+    unreachables: Mutex<unreachable::Limit>,
 }
 
 impl Shared {
@@ -201,6 +205,19 @@ impl Shared {
         }
     }
 
+    /// Tells the host's kernel that a packet into the tunnel has nowhere to go, as the kernel's own WireGuard does.
+    fn tell_unreachable(&self, packet: &[u8]) {
+        if !self.unreachables.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            return;
+        }
+        let mut out = [0; unreachable::ANSWER_BYTES_MAX];
+        let told = unreachable::answer(packet, &mut out).and_then(|bytes| out.get(..bytes));
+        if let Some(told) = told {
+            // Where it is not taken the packet is lost without a word, as any may be.
+            self.tun.write(&offload::VnetHeader::default(), told, std::iter::empty()).ok();
+        }
+    }
+
     /// Returns the next number of a SplitMix64 sequence with a random seed: for jitter, never for keys.
     fn random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
@@ -220,6 +237,7 @@ pub struct Tunnel {
     keeper: tokio::task::AbortHandle,
     uapi: Option<tokio::task::AbortHandle>,
     interface: String,
+    upkeep: Upkeep,
 }
 
 impl Tunnel {
@@ -230,9 +248,10 @@ impl Tunnel {
     pub async fn start(config: &Config) -> Result<Self, TunnelError> {
         let identity = Identity::new(&config.tunnel.private_key);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
-        let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark, config.tunnel.backend != Backend::Plain)?;
+        let mark = interface::mark(config);
+        let udp = Udp::bind(config.tunnel.listen_port, mark, config.tunnel.backend != Backend::Plain)?;
         let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
-        interface::configure(config).await?;
+        let upkeep = Upkeep::start(config).await?;
         let shared = Arc::new(Shared {
             roster: RwLock::new(Arc::new(Peers::none(identity))),
             tun,
@@ -242,8 +261,9 @@ impl Tunnel {
             changed: watch::Sender::new(0),
             mtu_bytes: config.tunnel.mtu.into(),
             random: seed.into(),
+            unreachables: Mutex::default(),
         });
-        let control = Arc::new(Control::begin(Arc::clone(&shared), config).await);
+        let control = Arc::new(Control::begin(Arc::clone(&shared), upkeep.kept(), config).await);
         let (ended, failed) = watch::channel(None);
         let thread = spawn(&shared, ended)?;
         Ok(Self {
@@ -253,6 +273,7 @@ impl Tunnel {
             control,
             keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
             interface: config.tunnel.interface.clone(),
+            upkeep,
             shared,
         })
     }
@@ -276,12 +297,18 @@ impl Tunnel {
         }
     }
 
-    /// Looks whether the interface is there, up, and has its addresses.
+    /// Looks whether the interface is there and up, and has its addresses, routes and rules.
     ///
     /// # Errors
     /// Says in one line what is wrong.
     pub fn check_interface(&self) -> Result<(), String> {
-        interface::check(&self.interface, &self.shared.peers().addresses)
+        interface::check(&self.interface, &self.shared.peers().addresses)?;
+        self.upkeep.fault().map_or(Ok(()), Err)
+    }
+
+    /// Counts how often something of the interface was lost and restored.
+    pub fn restored(&self) -> u64 {
+        self.upkeep.restored()
     }
 
     /// Names the interface that sockets inside the tunnel are bound to.

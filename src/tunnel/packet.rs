@@ -198,7 +198,7 @@ fn tcp_checksum(source: IpAddr, destination: IpAddr, segment: &[u8]) -> u16 {
 }
 
 /// Adds 16-bit words in ones' complement (RFC 1071).
-fn ones_complement_sum(start: u32, bytes: &[u8]) -> u16 {
+pub(super) fn ones_complement_sum(start: u32, bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| match pair {
         [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
         [high] => u32::from(*high) << 8,

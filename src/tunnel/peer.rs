@@ -320,6 +320,11 @@ pub fn is_data(datagram: &[u8]) -> bool {
     datagram.first() == Some(&DATA)
 }
 
+/// Tells whether a datagram is the answer to an initiation.
+pub fn is_response(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&RESPONSE)
+}
+
 /// Returns the index of the peer that a data message is for, if it is one.
 pub fn data_index(datagram: &[u8]) -> Option<u32> {
     let [DATA, 0, 0, 0, index @ ..] = datagram.first_chunk::<8>()? else { return None };

@@ -138,9 +138,14 @@ impl PeerEntry {
         path.endpoint_error = error;
     }
 
+    /// Counts what was received and is authentic.
+    pub(super) fn received(&self, datagram_bytes: usize) {
+        self.rx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
+    }
+
     /// Notes authenticated datagrams: counts them, moves the endpoint to their source, wakes after silence.
     pub(super) fn heard(&self, datagram_bytes: usize, source: udp::Path, now: Instant) {
-        self.rx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
+        self.received(datagram_bytes);
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
         let moved = path.endpoint.replace(source.to) != Some(source.to);
         path.source = source.from;

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::filter::PeerRules;
+use super::interface;
 use crate::config::{self, Config, Name, PublicKey, SecretKey, Target};
 
 /// Is all that can be changed of a running tunnel but its interface.
@@ -52,7 +53,7 @@ impl Settings {
         Self {
             private_key: Some(config.tunnel.private_key.clone()),
             listen_port: config.tunnel.listen_port,
-            fwmark: config.tunnel.fwmark,
+            fwmark: interface::mark(config),
             peers: peers.collect(),
         }
     }

@@ -15,7 +15,7 @@ use crate::tunnel::drops::Drop;
 use crate::tunnel::filter::{self, Verdict};
 use crate::tunnel::offload::{Run, VnetHeader};
 use crate::tunnel::packet::{self, IpPacket};
-use crate::tunnel::peer::{Action, Addressed, BUFFER_BYTES, REPLY_BYTES_MAX, data_index};
+use crate::tunnel::peer::{Action, Addressed, BUFFER_BYTES, REPLY_BYTES_MAX, data_index, is_response};
 use crate::tunnel::peers::PeerEntry;
 use crate::tunnel::udp::{self, Path, Received};
 use crate::tunnel::{Shared, TunnelError};
@@ -168,7 +168,13 @@ impl<'a> Receiver<'a> {
                 Action::None => {}
                 Action::Refused(reason) => entry.drops.count(reason),
                 // Only a handshake message is replied to, and it comes alone.
-                Action::Reply(reply) => reply_bytes = reply.len(),
+                Action::Reply(reply) => {
+                    reply_bytes = reply.len();
+                    // An initiation that is answered is authentic, though it may be replayed from anywhere.
+                    if is_response(reply) {
+                        entry.received(datagram.len());
+                    }
+                }
                 Action::Packet(packet) => {
                     self.packets.push(filled..filled + packet.len());
                     filled += packet.len();

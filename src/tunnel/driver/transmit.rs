@@ -50,17 +50,20 @@ impl<'a> Transmitter<'a> {
     fn handle_packet(&mut self, header: &VnetHeader, packet_bytes: usize) {
         let shared = self.shared;
         let whole = VNET_HEADER_BYTES..VNET_HEADER_BYTES + packet_bytes;
-        let Some(packet) = self.buffer.get(whole.clone()).and_then(IpPacket::parse) else {
+        let bytes = self.buffer.get(whole.clone()).unwrap_or(&[]);
+        let Some(packet) = IpPacket::parse(bytes) else {
             return shared.drops.count(Drop::Malformed);
         };
         let peers = shared.peers();
         let Some(entry) = peers.owner(packet.destination) else {
+            shared.tell_unreachable(bytes);
             return shared.drops.count(Drop::NoPeer);
         };
         if is_our_own_datagram(shared, &peers, &packet) {
             return entry.drops.count(Drop::RoutingLoop);
         }
         let Some(path) = entry.path() else {
+            shared.tell_unreachable(bytes);
             return entry.drops.count(Drop::NoEndpoint);
         };
         self.batch.turn_to(shared, entry, path);

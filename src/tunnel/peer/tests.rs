@@ -3,6 +3,9 @@
 //! `Tunn` has a clock of its own. What needs 90 s and more of it is there with the feature `slow-tests`, 200 s long:
 //! `cargo test --lib --features slow-tests tunnel::peer -- --test-threads 8`.
 
+#[cfg(feature = "slow-tests")]
+mod upstream;
+
 use std::net::Ipv4Addr;
 
 use super::super::packet::tests::{ip_packet, tcp_packet};
