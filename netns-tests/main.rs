@@ -17,8 +17,10 @@
 )]
 
 mod cli;
+mod clock;
 mod endpoint_roaming;
 mod filter;
+mod flood;
 mod harness;
 mod health;
 mod hub;
@@ -70,6 +72,8 @@ fn main() -> ExitCode {
         hub::tests(),
         ipv6::tests(),
         cli::tests(),
+        clock::tests(),
+        flood::tests(),
         tunnel::tests(),
     ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();

@@ -25,7 +25,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 18] = [
+const PURE: [&str; 20] = [
     "src/mllp",
     "src/config/raw",
     "src/link/wire",
@@ -37,9 +37,11 @@ const PURE: [&str; 18] = [
     "src/link/resume",
     "src/link/ending",
     "src/tunnel/allowed_ips",
+    "src/tunnel/clock",
     "src/tunnel/filter",
     "src/tunnel/packet",
     "src/tunnel/offload",
+    "src/tunnel/peer/load",
     "src/health/state",
     "src/spool/queue",
     "src/audit/chain",

@@ -35,6 +35,8 @@ pub(crate) struct Site {
     pub(crate) inner_v6: Ipv6Addr,
     pub(crate) outer: Ipv4Addr,
     pub(crate) outer_v6: Ipv6Addr,
+    /// Comes before the words that run wardlink: a program that changes what it sees of the world.
+    pub(crate) wrapper: Vec<String>,
     wardlink: Option<Process>,
 }
 
@@ -64,6 +66,7 @@ impl Site {
             inner_v6: Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, number.into()),
             outer: wire::outer_v4(number, 2),
             outer_v6: wire::outer_v6(number, 2),
+            wrapper: Vec::new(),
             wardlink: None,
         }
     }
@@ -88,7 +91,8 @@ impl Site {
 
     /// Starts the site and waits for nothing.
     pub(crate) fn launch(&mut self) {
-        let words = self.command(&["run", "-c", &self.config_path()]);
+        let mut words = self.wrapper.clone();
+        words.extend(self.command(&["run", "-c", &self.config_path()]));
         self.wardlink = Some(Process::start(&self.namespace, &words, &self.dir.join("wardlink.log")));
     }
 

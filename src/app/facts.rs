@@ -27,6 +27,7 @@ impl Parts {
             started: self.started,
             interface: self.interface_facts(),
             link_listener: Part::Up,
+            clock_behind: self.tunnel.clock_behind(),
             dropped: self.tunnel.drops().into_iter().collect(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
             forwards: self.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
@@ -47,7 +48,6 @@ impl Parts {
     }
 
     fn peer_facts(&self, peer: &TunnelFacts, configured: Option<&Peer>) -> PeerFacts {
-        let age = peer.latest_handshake.and_then(|at| SystemTime::now().duration_since(at).ok());
         let since = peer.latest_handshake.unwrap_or(self.started);
         let unanswered = peer.unanswered_for.and_then(|silence| SystemTime::now().checked_sub(silence));
         let lost = unanswered.map_or(since, |at| at.max(since));
@@ -59,7 +59,7 @@ impl Parts {
             endpoint_error: peer.endpoint_error.clone(),
             session: if peer.has_session { Session::Up { since } } else { Session::Down { since: lost } },
             session_wanted: configured.is_some_and(|peer| peer.persistent_keepalive.is_some()),
-            latest_handshake_age: age,
+            latest_handshake_age: peer.latest_handshake_age,
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             dropped_packets: peer.drops.iter().copied().collect(),

@@ -22,6 +22,7 @@ pub(crate) fn site() -> SiteFacts {
         started: ago(10_000),
         interface: Part::Up,
         link_listener: Part::Up,
+        clock_behind: None,
         dropped: BTreeMap::from([("unknown_peer", 2)]),
         peers: vec![PeerFacts {
             name: "city-lab".into(),

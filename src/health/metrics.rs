@@ -60,6 +60,10 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
     family(encoder, gauge("start_time", "Start of the process, since 1970").seconds(), &[start], |to, start| {
         to.encode_gauge(&start.as_secs_f64())
     })?;
+    let help = "How far the clock is behind an earlier run's: peers refuse this site's handshakes meanwhile";
+    family(encoder, gauge("clock_behind", help).seconds(), &[facts.clock_behind], |to, behind| {
+        to.encode_gauge(&behind.unwrap_or_default().as_secs_f64())
+    })?;
     let ready = report.unready.is_empty();
     family(encoder, gauge("ready", "1 where this site can do its part"), &[ready], |to, ready| {
         to.encode_gauge(&u64::from(*ready))

@@ -4,6 +4,7 @@
 //! the peer that owns its source address, and passed the filter; a socket bound to the interface speaks to peers only.
 
 pub mod allowed_ips;
+pub mod clock;
 mod driver;
 pub mod drops;
 pub mod endpoints;
@@ -16,18 +17,21 @@ pub mod peer;
 pub mod peers;
 pub mod tun;
 mod udp;
+mod wall;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{Backend, Config, Name, PublicKey};
+use clock::Clock;
 use drops::DropCounters;
 use filter::Whose;
 #[doc(hidden)]
@@ -106,6 +110,14 @@ pub enum TunnelError {
     /// A data thread panicked.
     #[error("a data thread of the tunnel panicked")]
     Panicked,
+    /// The time of the latest handshake cannot be kept.
+    #[error("cannot keep the time in {}", path.display())]
+    Clock {
+        /// Is the file.
+        path: PathBuf,
+        /// Says what the system said.
+        source: io::Error,
+    },
     /// The remembered endpoints cannot be read or written.
     #[error("cannot keep the peers' endpoints in {}", path.display())]
     Endpoints {
@@ -129,6 +141,7 @@ struct Shared {
     udp: RwLock<Arc<Udp>>,
     turns: driver::Turns,
     drops: DropCounters,
+    clock: Mutex<Clock>,
     addresses: Vec<IpAddr>,
     mtu_bytes: u16,
     random: std::sync::atomic::AtomicU64,
@@ -183,7 +196,7 @@ pub struct Tunnel {
     stop: Arc<EventFd>,
     threads: Vec<JoinHandle<()>>,
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
-    endpoints: Vec<tokio::task::AbortHandle>,
+    tasks: Vec<tokio::task::AbortHandle>,
     interface: String,
 }
 
@@ -199,6 +212,7 @@ impl Tunnel {
         let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark, config.tunnel.backend != Backend::Plain)?;
         let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
         interface::configure(config).await?;
+        let clock = wall::start(&config.state_dir);
         let peers = Peers::new(config, identity, &remembered, || getrandom::u64().unwrap_or(seed));
         let shared = Arc::new(Shared {
             roster: RwLock::new(Arc::new(peers)),
@@ -206,6 +220,7 @@ impl Tunnel {
             udp: RwLock::new(Arc::new(udp)),
             turns: driver::Turns::new()?,
             drops: DropCounters::new(),
+            clock: clock.into(),
             addresses: config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect(),
             mtu_bytes: config.tunnel.mtu,
             random: seed.into(),
@@ -217,12 +232,13 @@ impl Tunnel {
             stop: Arc::clone(&stop),
             threads: Vec::new(),
             failed,
-            endpoints: Vec::new(),
+            tasks: Vec::new(),
             interface: config.tunnel.interface.clone(),
         };
         tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
         tunnel.spawn("wl-rx", ended, driver::receive)?;
-        tunnel.endpoints = endpoints::spawn(config, &shared);
+        tunnel.tasks = endpoints::spawn(config, &shared);
+        tunnel.tasks.push(wall::spawn(&shared, config.state_dir.clone()));
         Ok(tunnel)
     }
 
@@ -291,6 +307,11 @@ impl Tunnel {
         self.shared.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect()
     }
 
+    /// Says how far the clock is behind an earlier run's, so that peers take handshakes of this site for replays.
+    pub fn clock_behind(&self) -> Option<Duration> {
+        self.shared.clock.lock().unwrap_or_else(PoisonError::into_inner).behind(Instant::now())
+    }
+
     /// Ends the data threads and removes the interface.
     pub fn stop(self) {
         std::mem::drop(self);
@@ -299,7 +320,7 @@ impl Tunnel {
 
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
-        for task in &self.endpoints {
+        for task in &self.tasks {
             task.abort();
         }
         if self.stop.write(1).is_ok() {

@@ -4,18 +4,19 @@
 //! learnt. Rules: WireGuard paper sections 5 and 6; what `Tunn` leaves to its caller: design, tunnel.md. `Tunn` keeps
 //! a clock of its own; every other time comes in as an argument.
 
+mod cores;
 mod identity;
+mod load;
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Packet, Tunn, TunnResult};
-use boringtun::x25519;
 
 use super::drops::Drop;
+use cores::{Cores, Outcome};
 use identity::INDEX_BITS_OF_SESSION;
 pub use identity::{Addressed, Identity};
 
@@ -48,16 +49,22 @@ const COLLISION_RETRY_MAX: Duration = Duration::from_millis(400);
 const RENEW_AFTER: Duration = Duration::from_secs(120);
 /// A responder renews it where the initiator has not: 180 s less a keepalive's and a handshake's timeout, as in `Tunn`.
 const RENEW_AFTER_AS_RESPONDER: Duration = Duration::from_secs(165);
+/// A peer whose initiations carry an earlier time than its last is called instead, where it has been silent for so
+/// long: its clock was set back, and ours may be right. A replay by anybody else brings one handshake each 5 s, as
+/// WireGuard allows (REKEY_TIMEOUT, paper section 6.1).
+const CALL_BACK_SILENCE: Duration = Duration::from_secs(1);
+const CALL_BACK_EVERY: Duration = Duration::from_secs(5);
 
 /// Is the cryptographic state of one peer.
 pub struct Peer {
-    tunn: Tunn,
+    cores: Cores,
     sessions_seen: [Option<u32>; SESSIONS_REMEMBERED],
-    keepalive: bool,
     initiator: bool,
     initiation_pending: bool,
     retry_at: Option<Instant>,
     quick_retries_left: u8,
+    heard: Option<Instant>,
+    called_back: Option<Instant>,
 }
 
 /// Is what came of a datagram.
@@ -87,24 +94,24 @@ pub enum Action<'a> {
 impl Peer {
     /// Makes the state for a peer; `index` has 24 random bits, unique among the peers.
     pub fn new(identity: &Identity, peer: &crate::config::Peer, index: u32) -> Self {
-        let keepalive = peer.persistent_keepalive.and_then(|every| u16::try_from(every.as_secs()).ok());
-        let tunn = Tunn::new(
-            identity.secret.clone(),
-            x25519::PublicKey::from(peer.public_key.0),
-            peer.preshared_key.as_ref().map(|key| *key.expose()),
-            keepalive,
-            index & 0x00ff_ffff,
-            Some(Arc::clone(&identity.limiter)),
-        );
         Self {
-            tunn,
+            cores: Cores::new(identity, peer, index),
             sessions_seen: [None; SESSIONS_REMEMBERED],
-            keepalive: keepalive.is_some(),
             initiator: false,
             initiation_pending: false,
             retry_at: None,
             quick_retries_left: QUICK_RETRIES,
+            heard: None,
+            called_back: None,
         }
+    }
+
+    /// Makes the core anew, so that handshakes carry the wall clock's time as it is now; sessions go on. A handshake
+    /// is to begin next.
+    pub fn renew(&mut self, identity: &Identity, now: Instant) {
+        self.cores.renew(identity, now);
+        self.retry_at = None;
+        self.quick_retries_left = QUICK_RETRIES;
     }
 
     /// Encrypts a packet for the peer, or keeps it and returns an initiation, or keeps it and returns nothing.
@@ -126,7 +133,7 @@ impl Peer {
         let mut behind = [0; PADDING_BYTES];
         let behind = behind.get_mut(..padding.len())?;
         buffer.get_mut(padding.clone())?.swap_with_slice(behind);
-        let result = self.tunn.encapsulate(buffer.get(packet.start..padding.end)?, out);
+        let result = self.cores.encapsulate(buffer.get(packet.start..padding.end)?, out);
         buffer.get_mut(padding)?.copy_from_slice(behind);
         self.sent(result)
     }
@@ -153,18 +160,22 @@ impl Peer {
             Ok(Packet::PacketData(data)) => (Kind::Data, Some(data.receiver_idx)),
             Err(_) => return refused(Drop::NotWireGuard),
         };
-        let result = self.tunn.decapsulate(Some(source), datagram, out);
-        let (action, authentic) = match result {
-            TunnResult::Done => (Action::None, true),
-            TunnResult::WriteToNetwork(reply) => {
+        let (outcome, by_current) = self.cores.decapsulate(source, kind, datagram, out);
+        let (action, authentic) = match outcome {
+            Outcome::Done => (Action::None, true),
+            Outcome::Reply(bytes) => {
+                let reply = out.get(..bytes).unwrap_or(&[]);
                 self.note_sent(reply);
                 (Action::Reply(reply), is_no_cookie(reply))
             }
-            TunnResult::WriteToTunnelV4(packet, _) => (Action::Packet(packet), true),
-            TunnResult::WriteToTunnelV6(packet, _) => (Action::Packet(packet), true),
+            Outcome::Packet(bytes) => (Action::Packet(out.get(..bytes).unwrap_or(&[])), true),
             // After authentication: what was inside is no IP packet. The kernel moves the endpoint all the same.
-            TunnResult::Err(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
-            TunnResult::Err(error) => (Action::Refused(refusal(&error)), false),
+            Outcome::Failed(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
+            Outcome::Failed(WireGuardError::WrongTai64nTimestamp) => {
+                self.call_back(datagram, now);
+                (Action::Refused(Drop::HandshakeReplayed), false)
+            }
+            Outcome::Failed(error) => (Action::Refused(refusal(&error)), false),
         };
         if authentic && matches!(kind, Kind::Initiation | Kind::Response) {
             self.initiator = kind == Kind::Response;
@@ -173,7 +184,10 @@ impl Peer {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }
         let carries = authentic && matches!(kind, Kind::Response | Kind::Data);
-        let begins_session = carries && session.is_some_and(|index| self.remember_session(index));
+        if carries {
+            self.heard = Some(now);
+        }
+        let begins_session = carries && by_current && session.is_some_and(|index| self.remember_session(index));
         if begins_session {
             self.initiation_pending = false;
             self.retry_at = None;
@@ -187,7 +201,7 @@ impl Peer {
         if out.len() < BUFFER_BYTES {
             return None;
         }
-        let result = self.tunn.decapsulate(None, &[], out);
+        let result = self.cores.poll_queued(out);
         self.sent(result)
     }
 
@@ -203,11 +217,12 @@ impl Peer {
             self.retry_at = None;
             return self.initiate(out);
         }
-        if self.retry_at.is_none() && self.initiation_pending && self.quick_retries_left > 0 && !self.has_session() {
+        let has_session = self.cores.session_age().is_some();
+        if self.retry_at.is_none() && self.initiation_pending && self.quick_retries_left > 0 && !has_session {
             self.quick_retries_left -= 1;
             self.retry_at = Some(now + QUICK_RETRY);
         }
-        let due = match self.tunn.update_timers(out) {
+        let due = match self.cores.update_timers(now, out) {
             TunnResult::WriteToNetwork(datagram) => Due::Send(datagram.len()),
             TunnResult::Err(WireGuardError::ConnectionExpired) => Due::Expired,
             _ => Due::Nothing,
@@ -215,7 +230,7 @@ impl Peer {
         match due {
             Due::Nothing if self.needs_renewal() => self.initiate(out),
             Due::Nothing => None,
-            Due::Expired if self.keepalive => self.initiate(out),
+            Due::Expired if self.cores.has_keepalive() => self.initiate(out),
             Due::Expired => {
                 self.initiation_pending = false;
                 None
@@ -233,20 +248,31 @@ impl Peer {
         if out.len() < BUFFER_BYTES {
             return None;
         }
-        let result = self.tunn.format_handshake_initiation(out, true);
+        let result = self.cores.initiate(out);
         self.sent(result)
     }
 
     /// Tells whether there is a session to send with.
     pub fn has_session(&self) -> bool {
-        self.tunn.time_since_last_handshake().is_some()
+        self.cores.has_session()
     }
 
     /// Tells whether an idle session is about to end that the keepalive asks to keep.
     fn needs_renewal(&self) -> bool {
         let after = if self.initiator { RENEW_AFTER } else { RENEW_AFTER_AS_RESPONDER };
-        let is_old = self.tunn.time_since_last_handshake().is_some_and(|age| age >= after);
-        is_old && self.keepalive && !self.initiation_pending
+        let is_old = self.cores.session_age().is_some_and(|age| age >= after);
+        is_old && self.cores.has_keepalive() && !self.initiation_pending
+    }
+
+    /// Begins a handshake at the next tick with a peer whose own initiation is too early to be accepted. One that was
+    /// only duplicated on its way asks for nothing.
+    fn call_back(&mut self, initiation: &[u8], now: Instant) {
+        let is_silent = self.heard.is_none_or(|at| now.duration_since(at) >= CALL_BACK_SILENCE);
+        let is_due = self.called_back.is_none_or(|at| now.duration_since(at) >= CALL_BACK_EVERY);
+        if is_silent && is_due && !self.cores.is_last_initiation(initiation) {
+            self.called_back = Some(now);
+            self.retry_at = Some(now);
+        }
     }
 
     fn sent<'a>(&mut self, result: TunnResult<'a>) -> Option<&'a [u8]> {
@@ -274,7 +300,7 @@ impl Peer {
     }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Initiation,
     Response,
@@ -329,10 +355,10 @@ fn refusal(error: &WireGuardError) -> Drop {
         | WireGuardError::IncorrectPacketLength
         | WireGuardError::WrongPacketType => Drop::NotWireGuard,
         WireGuardError::InvalidPacket => Drop::Malformed,
+        WireGuardError::WrongTai64nTimestamp => Drop::HandshakeReplayed,
         WireGuardError::UnexpectedPacket
         | WireGuardError::WrongKey
         | WireGuardError::InvalidTai64nTimestamp
-        | WireGuardError::WrongTai64nTimestamp
         | WireGuardError::InvalidAeadTag
         | WireGuardError::InvalidCounter
         | WireGuardError::DuplicateCounter

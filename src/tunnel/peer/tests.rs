@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::super::packet::tests::{ip_packet, tcp_packet};
 use super::super::packet::{IpPacket, TCP};
-use super::identity::HANDSHAKES_PER_SECOND;
+use super::load::{HANDSHAKES_OF_SOURCE_PER_SECOND, HANDSHAKES_PER_SECOND};
 use super::*;
 use crate::config::{self, Name};
 use crate::config::{PublicKey, SecretKey};
@@ -452,7 +452,6 @@ fn under_load_a_session_goes_on_and_the_next_second_is_open_again() {
         exchange(&mut a, &mut b);
     }
     assert!(matches!(b.receive(&initiation).what, What::Cookie(_)));
-    std::thread::sleep(Duration::from_millis(1100));
     b.identity.handle_second();
     assert_eq!(kind(&b.receive(&initiation).what.reply()), 2);
 }
@@ -466,7 +465,32 @@ fn under_load_a_response_gets_a_cookie_that_moves_nothing() {
     flood(&mut a, &own);
     let got = a.receive(&response);
     assert!(!got.moves_endpoint && !got.begins_session);
-    assert_eq!(kind(&got.what.reply()), 3, "the peer is asked for a cookie");
+    assert!(matches!(got.what, What::Cookie(_)), "the peer is asked for a cookie");
+}
+
+#[test]
+fn a_source_with_a_cookie_cannot_take_the_place_of_others() {
+    let (mut a, mut b) = ends(&Options::default());
+    let initiation = a.initiate();
+    flood(&mut b, &initiation);
+    let with_cookie = |a: &mut End, b: &mut End, source| {
+        let initiation = a.initiate();
+        let What::Cookie(cookie) = b.receive_from(source, &initiation, Instant::now(), 0).what else {
+            panic!("no cookie was asked for")
+        };
+        a.receive(&cookie);
+        a.initiate()
+    };
+    // one initiation, sent again and again by somebody who is where the cookie went
+    let stranger = with_cookie(&mut a, &mut b, ELSEWHERE);
+    let mut passes =
+        |source| !matches!(b.identity.handle_datagram(source, &stranger, &mut b.out), Addressed::Refused(_));
+    let passed = (0..10_000).filter(|_| passes(ELSEWHERE)).count();
+    assert_eq!(passed, usize::try_from(HANDSHAKES_OF_SOURCE_PER_SECOND).unwrap());
+    let refused = b.receive_from(ELSEWHERE, &stranger, Instant::now(), 0).what;
+    assert_eq!(refused, What::Unaddressed(Drop::TooManyHandshakes));
+    let initiation = with_cookie(&mut a, &mut b, SOURCE);
+    assert_eq!(kind(&b.receive(&initiation).what.reply()), 2, "another source gets in");
 }
 
 #[test]
@@ -583,10 +607,10 @@ fn a_replayed_initiation_is_refused_and_disturbs_nothing() {
     let keepalive = a.receive(&response).what.reply();
     b.receive(&keepalive);
     let got = b.receive_from(ELSEWHERE, &initiation, Instant::now(), 0);
-    assert_eq!(got, Got { what: What::Refused(Drop::NotAuthentic), moves_endpoint: false, begins_session: false });
+    assert_eq!(got, Got { what: What::Refused(Drop::HandshakeReplayed), moves_endpoint: false, begins_session: false });
     let newer = a.initiate();
     let response = b.receive(&newer).what.reply();
-    assert_eq!(b.receive(&initiation).what, What::Refused(Drop::NotAuthentic), "older than the latest");
+    assert_eq!(b.receive(&initiation).what, What::Refused(Drop::HandshakeReplayed), "older than the latest");
     a.receive(&response);
     assert_eq!(a.receive(&response).what, What::Refused(Drop::NotAuthentic), "a response is taken once");
     exchange(&mut a, &mut b);
@@ -604,6 +628,96 @@ fn a_session_goes_on_while_the_next_one_begins() {
     assert!(matches!(a.receive(&answer).what, What::Packet(_)), "with the old keys");
     assert!(b.receive(&keepalive).begins_session);
     exchange(&mut a, &mut b);
+}
+
+// ---- the clock ----
+
+#[test]
+fn a_core_made_anew_uses_the_former_sessions_until_the_next_one() {
+    let (mut a, mut b) = connected();
+    let on_its_way = b.send(&packet_of(40)).unwrap();
+    a.peer.renew(&a.identity, Instant::now());
+    assert!(a.peer.has_session());
+    assert!(matches!(a.receive(&on_its_way).what, What::Packet(_)));
+    exchange(&mut a, &mut b);
+    let late = b.send(&packet_of(40)).unwrap();
+    connect(&mut a, &mut b);
+    exchange(&mut a, &mut b);
+    let got = a.receive(&late);
+    assert!(matches!(got.what, What::Packet(_)) && !got.begins_session, "the former session's: {got:?}");
+    a.peer.renew(&a.identity, Instant::now());
+    connect(&mut b, &mut a);
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn a_former_session_ends_by_itself() {
+    let (mut a, mut b) = connected();
+    a.peer.renew(&a.identity, Instant::now());
+    assert_eq!(a.tick(Instant::now()), None);
+    exchange(&mut a, &mut b);
+    a.tick(Instant::now() + Duration::from_secs(180));
+    assert!(!a.peer.has_session());
+}
+
+#[test]
+fn a_core_made_anew_takes_no_initiation_that_came_before() {
+    let (mut a, mut b) = ends(&Options::default());
+    let older = a.initiate();
+    let initiation = a.initiate();
+    b.receive(&initiation).what.reply();
+    b.peer.renew(&b.identity, Instant::now());
+    assert_eq!(b.receive(&initiation).what, What::Refused(Drop::HandshakeReplayed));
+    assert_eq!(b.receive(&older).what, What::Refused(Drop::HandshakeReplayed));
+    assert!(!b.peer.has_session());
+    connect(&mut a, &mut b);
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn a_core_made_anew_under_load_takes_no_initiation_that_came_before() {
+    let (mut a, mut b) = ends(&Options::default());
+    let initiation = a.initiate();
+    b.receive(&initiation).what.reply();
+    flood(&mut b, &initiation);
+    b.peer.renew(&b.identity, Instant::now());
+    b.identity.handle_second();
+    assert_eq!(b.receive(&initiation).what, What::Refused(Drop::HandshakeReplayed));
+}
+
+#[test]
+fn a_peer_whose_clock_was_set_back_is_called() {
+    // made before `a` began, as by a site that restarts with an earlier clock
+    let mut restarted = ends(&Options::default()).0;
+    let (early, earlier) = (restarted.initiate(), restarted.initiate());
+    let (_, mut b) = connected();
+    let now = Instant::now();
+    assert_eq!(b.receive(&early).what, What::Refused(Drop::HandshakeReplayed));
+    assert_eq!(b.tick(now), None, "the peer was heard just now: this is a replay");
+
+    let later = now + Duration::from_secs(2);
+    b.receive_from(ELSEWHERE, &early, later, 0);
+    let initiation = b.tick(later).expect("the peer is called");
+    assert_eq!(kind(&initiation), 1);
+    assert_eq!(b.peer.handle_tick(later, &mut b.out), None);
+    b.receive_from(ELSEWHERE, &earlier, later + Duration::from_secs(4), 0);
+    assert_eq!(b.tick(later + Duration::from_secs(4)), None, "not again within 5 s");
+
+    let response = restarted.receive(&initiation).what.reply();
+    let keepalive = b.receive(&response).what.reply();
+    assert!(restarted.receive(&keepalive).begins_session);
+    exchange(&mut restarted, &mut b);
+}
+
+#[test]
+fn an_initiation_that_comes_twice_calls_nobody() {
+    let (mut a, mut b) = ends(&Options::default());
+    let initiation = a.initiate();
+    b.receive(&initiation).what.reply();
+    let later = Instant::now() + Duration::from_secs(2);
+    let again = b.receive_from(SOURCE, &initiation, later, 0).what;
+    assert_eq!(again, What::Refused(Drop::HandshakeReplayed));
+    assert_eq!(b.tick(later), None);
 }
 
 #[test]
