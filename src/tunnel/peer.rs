@@ -33,7 +33,6 @@ const PADDING_BYTES: usize = 16;
 /// Message types (WireGuard paper, section 5.4), as a message's first byte.
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
-const COOKIE: u8 = 3;
 const DATA: u8 = 4;
 /// Session indices that are remembered, as many as `Tunn` keeps sessions.
 const SESSIONS_REMEMBERED: usize = 8;
@@ -166,7 +165,7 @@ impl Peer {
             Outcome::Reply(bytes) => {
                 let reply = out.get(..bytes).unwrap_or(&[]);
                 self.note_sent(reply);
-                (Action::Reply(reply), is_no_cookie(reply))
+                (Action::Reply(reply), true)
             }
             Outcome::Packet(bytes) => (Action::Packet(out.get(..bytes).unwrap_or(&[])), true),
             // After authentication: what was inside is no IP packet. The kernel moves the endpoint all the same.
@@ -334,11 +333,6 @@ pub fn sealed_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
 /// Rounds up to the padding, not past the MTU; a packet above the MTU stays as it is.
 fn padded_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
     packet_bytes.next_multiple_of(PADDING_BYTES).min(mtu_bytes).max(packet_bytes)
-}
-
-/// A cookie reply says nothing about who sent the datagram.
-fn is_no_cookie(reply: &[u8]) -> bool {
-    reply.first() != Some(&COOKIE)
 }
 
 fn part_of(whole: Duration, random: u64) -> Duration {

@@ -406,7 +406,7 @@ fn what_is_not_authentic_moves_nothing_and_begins_nothing() {
     let mut forged = response.clone();
     forged[50] ^= 1; // the encrypted nothing; MAC1 fails with it
     let got = a.receive(&forged);
-    assert_eq!(got, Got { what: What::Refused(Drop::BadMac), moves_endpoint: false, begins_session: false });
+    assert_eq!(got, Got { what: What::Unaddressed(Drop::BadMac), moves_endpoint: false, begins_session: false });
     let keepalive = a.receive(&response).what.reply();
     for at in [8, 16, keepalive.len() - 1] {
         let mut forged = keepalive.clone();
@@ -497,15 +497,13 @@ fn a_source_with_a_cookie_cannot_take_the_place_of_others() {
 fn all_peers_share_one_limiter() {
     let (mut a, mut b) = ends(&Options::default());
     let third = Identity::new(&secret(3));
-    let mut other = Peer::new(&b.identity, &configured(third.public_key(), &Options::default()), 77);
     let mut theirs = Peer::new(&third, &configured(b.identity.public_key(), &Options::default()), 78);
     let initiation = a.initiate();
     flood(&mut b, &initiation);
     let mut out = vec![0; BUFFER_BYTES];
     let initiation = theirs.initiate(&mut out).unwrap().to_vec();
-    let got = other.handle_datagram(SOURCE, &initiation, Instant::now(), 0, &mut out);
-    assert!(matches!(got.action, Action::Reply(cookie) if kind(cookie) == 3));
-    assert!(!got.moves_endpoint);
+    let addressed = b.identity.handle_datagram(SOURCE, &initiation, &mut out);
+    assert!(matches!(addressed, Addressed::Cookie(cookie) if kind(cookie) == 3));
 }
 
 // ---- 10: indices ----
