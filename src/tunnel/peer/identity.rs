@@ -3,7 +3,8 @@
 //! It never touches a socket. Rules: WireGuard paper, sections 5.3 and 5.4; with `peer` the only user of boringtun.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
@@ -52,7 +53,7 @@ impl Identity {
         let public = x25519::PublicKey::from(&secret);
         let limiter = Arc::new(RateLimiter::new(&public, u64::MAX));
         let cookies = RateLimiter::new(&public, 0);
-        Self { secret, public, limiter, cookies, load: Mutex::default() }
+        Self { secret, public, limiter, cookies, load: Mutex::new(Load::new()) }
     }
 
     /// Returns the public key of this site.
@@ -71,19 +72,19 @@ impl Identity {
             Ok(Packet::PacketCookieReply(reply)) => return index_of(reply.receiver_idx),
             Ok(Packet::PacketData(data)) => return index_of(data.receiver_idx),
         }
-        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_high = load.is_high();
+        let mut load = self.load();
+        let has_time = load.begin();
         // Most of a flood ends here, before any cryptography.
-        if is_high && is_without_cookie(datagram) && !load.may_ask() {
+        if is_without_cookie(datagram) && !has_time {
             return Addressed::Refused(Drop::UnderLoad);
         }
+        let is_high = load.is_high();
         let limiter = if is_high { &self.cookies } else { &self.limiter };
         let packet = match limiter.verify_packet(Some(source), datagram, out) {
             Ok(packet) => packet,
             Err(TunnResult::WriteToNetwork(cookie)) => {
                 load.count();
-                let may_answer = is_without_cookie(datagram) || load.may_ask();
-                return if may_answer { Addressed::Cookie(cookie) } else { Addressed::Refused(Drop::UnderLoad) };
+                return if has_time { Addressed::Cookie(cookie) } else { Addressed::Refused(Drop::UnderLoad) };
             }
             Err(TunnResult::Err(error)) => return Addressed::Refused(refusal(&error)),
             Err(_) => return Addressed::Refused(Drop::NotWireGuard),
@@ -102,9 +103,23 @@ impl Identity {
         }
     }
 
+    /// Notes how long the last message took that [`Identity::handle_datagram`] was given, with all that came of it.
+    pub fn spent(&self, time: Duration) {
+        self.load().spend(time);
+    }
+
     /// Begins to count the next second's handshakes; called once a second.
     pub fn handle_second(&self) {
-        self.load.lock().unwrap_or_else(PoisonError::into_inner).next_second();
+        self.load().next_second();
+    }
+
+    /// Gives handshakes time for the next tick.
+    pub fn handle_tick(&self) {
+        self.load().next_tick();
+    }
+
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

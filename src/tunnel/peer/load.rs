@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 /// Handshake messages a second that are taken without a cookie: a hundred sites that come back at once.
 pub(super) const HANDSHAKES_PER_SECOND: u32 = 100;
@@ -14,24 +15,34 @@ pub(super) const HANDSHAKES_OF_SOURCE_PER_SECOND: u32 = 20;
 /// Handshakes a second of all sources that have a cookie: a tenth of a core. It also bounds the sources remembered.
 pub(super) const HANDSHAKES_WITH_COOKIE_PER_SECOND: u32 = 1000;
 
-/// Cookies a second: about a twentieth of a core. Of a larger flood one in so many is answered, so that whoever comes
-/// again is asked soon: at 50,000 a second one in five.
-pub(super) const COOKIES_PER_SECOND: u32 = 10_000;
+/// Time for handshakes without a cookie, and for asking for one, each tick of 100 to 200 ms: a tenth of a core, of
+/// whatever speed. What comes when it is used up is dropped unseen; whoever is real comes again.
+pub(super) const TIME_WITHOUT_COOKIE: Duration = Duration::from_millis(15);
 
 /// Counts what came in this second.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Load {
     came: u32,
-    without_cookie: u32,
-    without_cookie_before: u32,
+    time_left: Duration,
+    is_charged: bool,
     with_cookie: u32,
     sources: HashMap<IpAddr, u32>,
 }
 
 impl Load {
+    pub(super) fn new() -> Self {
+        Self { came: 0, time_left: TIME_WITHOUT_COOKIE, is_charged: false, with_cookie: 0, sources: HashMap::new() }
+    }
+
+    /// Begins with a handshake message; tells whether there is time for one without a cookie.
+    pub(super) fn begin(&mut self) -> bool {
+        self.is_charged = true;
+        !self.time_left.is_zero()
+    }
+
     /// Tells whether cookies are asked for.
     pub(super) fn is_high(&self) -> bool {
-        self.came >= HANDSHAKES_PER_SECOND
+        self.came >= HANDSHAKES_PER_SECOND || self.time_left.is_zero()
     }
 
     /// Counts a handshake message that is made for this site.
@@ -41,6 +52,7 @@ impl Load {
 
     /// Counts a handshake that came with a cookie, and tells whether it may go on.
     pub(super) fn may_pass(&mut self, source: IpAddr) -> bool {
+        self.is_charged = false;
         if self.with_cookie >= HANDSHAKES_WITH_COOKIE_PER_SECOND {
             return false;
         }
@@ -53,17 +65,22 @@ impl Load {
         true
     }
 
-    /// Counts a handshake that came without a cookie, and tells whether it is to be asked for one: evenly over the
-    /// second, by how many came in the one before.
-    pub(super) fn may_ask(&mut self) -> bool {
-        self.without_cookie = self.without_cookie.saturating_add(1);
-        self.without_cookie % (self.without_cookie_before / COOKIES_PER_SECOND + 1) == 0
+    /// Notes how long the last message took. One with a cookie takes nothing from those without, else who has one
+    /// could keep all others from getting theirs.
+    pub(super) fn spend(&mut self, time: Duration) {
+        if std::mem::take(&mut self.is_charged) {
+            self.time_left = self.time_left.saturating_sub(time);
+        }
+    }
+
+    /// Gives time for the next tick.
+    pub(super) fn next_tick(&mut self) {
+        self.time_left = TIME_WITHOUT_COOKIE;
     }
 
     /// Begins the next second.
     pub(super) fn next_second(&mut self) {
         self.came = 0;
-        self.without_cookie_before = std::mem::take(&mut self.without_cookie);
         self.with_cookie = 0;
         self.sources.clear();
     }
@@ -87,7 +104,7 @@ mod tests {
 
     #[test]
     fn one_source_uses_up_its_own_share_only() {
-        let mut load = Load::default();
+        let mut load = Load::new();
         for _ in 0..HANDSHAKES_OF_SOURCE_PER_SECOND {
             assert!(load.may_pass(v6("2001:db8:0:1::1")));
         }
@@ -100,7 +117,7 @@ mod tests {
 
     #[test]
     fn many_sources_are_bounded_together_and_in_memory() {
-        let mut load = Load::default();
+        let mut load = Load::new();
         let passed = (0..100_000_u32).filter(|n| load.may_pass(std::net::Ipv4Addr::from_bits(*n).into())).count();
         assert_eq!(passed, 1000);
         assert_eq!(load.sources.len(), 1000);
@@ -110,25 +127,26 @@ mod tests {
     }
 
     #[test]
-    fn a_large_flood_is_answered_in_part_and_evenly() {
-        let mut load = Load::default();
-        let mut second = |came: u32| {
-            let asked: Vec<u32> = (0..came).filter(|_| load.may_ask()).collect();
-            load.next_second();
-            asked
-        };
-        assert_eq!(second(9999).len(), 9999);
-        assert_eq!(second(50_000).len(), 50_000, "nobody knew");
-        let asked = second(50_000);
-        assert_eq!(asked.len(), 50_000 / 6);
-        assert!(asked.is_sorted_by(|one, next| next - one == 6));
-        second(10);
-        assert_eq!(second(10).len(), 10, "it is over");
+    fn handshakes_without_a_cookie_have_a_share_of_the_time() {
+        let mut load = Load::new();
+        let took = Duration::from_micros(10);
+        let mut handled = 0;
+        while load.begin() {
+            load.spend(took);
+            handled += 1;
+        }
+        assert_eq!(handled, 1500);
+        assert!(load.is_high(), "only a cookie helps");
+        load.next_tick();
+        assert!(load.begin() && !load.is_high());
+        assert!(load.may_pass(v6("192.0.2.1")));
+        load.spend(TIME_WITHOUT_COOKIE);
+        assert!(load.begin(), "one with a cookie takes none of it");
     }
 
     #[test]
     fn cookies_are_asked_for_beyond_a_hundred_a_second() {
-        let mut load = Load::default();
+        let mut load = Load::new();
         for _ in 0..HANDSHAKES_PER_SECOND {
             assert!(!load.is_high());
             load.count();

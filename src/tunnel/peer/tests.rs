@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::super::packet::tests::{ip_packet, tcp_packet};
 use super::super::packet::{IpPacket, TCP};
-use super::load::{HANDSHAKES_OF_SOURCE_PER_SECOND, HANDSHAKES_PER_SECOND};
+use super::load::{HANDSHAKES_OF_SOURCE_PER_SECOND, HANDSHAKES_PER_SECOND, TIME_WITHOUT_COOKIE};
 use super::*;
 use crate::config::{self, Name};
 use crate::config::{PublicKey, SecretKey};
@@ -491,6 +491,25 @@ fn a_source_with_a_cookie_cannot_take_the_place_of_others() {
     assert_eq!(refused, What::Unaddressed(Drop::TooManyHandshakes));
     let initiation = with_cookie(&mut a, &mut b, SOURCE);
     assert_eq!(kind(&b.receive(&initiation).what.reply()), 2, "another source gets in");
+}
+
+#[test]
+fn when_its_time_is_used_up_only_a_cookie_helps() {
+    let (mut a, mut b) = ends(&Options::default());
+    let initiation = a.initiate();
+    b.identity.handle_datagram(ELSEWHERE, &initiation, &mut b.out);
+    b.identity.spent(TIME_WITHOUT_COOKIE);
+    assert_eq!(b.receive(&initiation).what, What::Unaddressed(Drop::UnderLoad));
+    let mut pretended = initiation.clone();
+    pretended[140] = 1;
+    assert_eq!(b.receive(&pretended).what, What::Unaddressed(Drop::UnderLoad), "no answer either");
+    b.identity.handle_tick();
+    flood(&mut b, &initiation);
+    let What::Cookie(cookie) = b.receive(&initiation).what else { panic!("no cookie was asked for") };
+    a.receive(&cookie);
+    b.identity.spent(TIME_WITHOUT_COOKIE);
+    let initiation = a.initiate();
+    assert_eq!(kind(&b.receive(&initiation).what.reply()), 2);
 }
 
 #[test]
