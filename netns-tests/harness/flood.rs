@@ -122,7 +122,7 @@ pub(crate) fn initiation_with_cookie(from: &Site, to: &Site) -> (std::net::UdpSo
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let socket = from.namespace.udp(any).expect("a socket");
     socket.connect((to.outer, super::plan::UDP_PORT)).expect("a route");
-    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+    socket.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
     let public: [u8; 32] = STANDARD.decode(&to.public_key).expect("base64").try_into().expect("32 bytes");
     let mut tunn = Tunn::new([0x55; 32].into(), public.into(), None, None, 7, None);
     let mut buffer = [0; INITIATION_BYTES];
@@ -131,7 +131,7 @@ pub(crate) fn initiation_with_cookie(from: &Site, to: &Site) -> (std::net::UdpSo
         other => panic!("no initiation: {other:?}"),
     };
     let mut answer = [0; 256];
-    for _ in 0..2000 {
+    for _ in 0..5000 {
         let initiation = ask(&mut tunn);
         socket.send(&initiation).expect("sent");
         if let Ok(bytes) = socket.recv(&mut answer) {

@@ -179,6 +179,10 @@ impl Peer {
         if authentic && matches!(kind, Kind::Initiation | Kind::Response) {
             self.initiator = kind == Kind::Response;
         }
+        if kind == Kind::Cookie && authentic {
+            // The next initiation carries it, and is not to wait for 5 s.
+            self.quick_retries_left = self.quick_retries_left.max(1);
+        }
         if kind == Kind::Initiation && authentic && self.initiation_pending {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }

@@ -444,6 +444,24 @@ fn under_load_who_returns_the_cookie_gets_in() {
 }
 
 #[test]
+fn a_cookie_is_used_within_a_second() {
+    let (mut a, mut b) = ends(&Options::default());
+    let mut now = Instant::now();
+    let mut initiation = a.initiate();
+    for _ in 0..20 {
+        now += QUICK_RETRY;
+        initiation = a.tick(now).unwrap_or(initiation);
+    }
+    assert_eq!(a.peer.quick_retries_left, 0, "from here on every 5 s");
+    flood(&mut b, &initiation);
+    let What::Cookie(cookie) = b.receive(&initiation).what else { panic!("no cookie was asked for") };
+    a.receive(&cookie);
+    assert_eq!(a.tick(now), None);
+    let with_cookie = a.tick(now + QUICK_RETRY).expect("an initiation after a second");
+    assert_eq!(kind(&b.receive(&with_cookie).what.reply()), 2);
+}
+
+#[test]
 fn under_load_a_session_goes_on_and_the_next_second_is_open_again() {
     let (mut a, mut b) = connected();
     let initiation = a.initiate();
@@ -493,12 +511,19 @@ fn a_source_with_a_cookie_cannot_take_the_place_of_others() {
     assert_eq!(kind(&b.receive(&initiation).what.reply()), 2, "another source gets in");
 }
 
+/// Lets every handshake take as long as is counted, until none without a cookie is looked at.
+fn use_up_the_time(end: &mut End, initiation: &[u8]) {
+    for _ in 0..HANDSHAKES_PER_SECOND {
+        let _ = end.identity.handle_datagram(ELSEWHERE, initiation, &mut end.out);
+        end.identity.spent(TIME_WITHOUT_COOKIE);
+    }
+}
+
 #[test]
 fn when_its_time_is_used_up_only_a_cookie_helps() {
     let (mut a, mut b) = ends(&Options::default());
     let initiation = a.initiate();
-    b.identity.handle_datagram(ELSEWHERE, &initiation, &mut b.out);
-    b.identity.spent(TIME_WITHOUT_COOKIE);
+    use_up_the_time(&mut b, &initiation);
     assert_eq!(b.receive(&initiation).what, What::Unaddressed(Drop::UnderLoad));
     let mut pretended = initiation.clone();
     pretended[140] = 1;
@@ -507,7 +532,7 @@ fn when_its_time_is_used_up_only_a_cookie_helps() {
     flood(&mut b, &initiation);
     let What::Cookie(cookie) = b.receive(&initiation).what else { panic!("no cookie was asked for") };
     a.receive(&cookie);
-    b.identity.spent(TIME_WITHOUT_COOKIE);
+    use_up_the_time(&mut b, &initiation);
     let initiation = a.initiate();
     assert_eq!(kind(&b.receive(&initiation).what.reply()), 2);
 }
