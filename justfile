@@ -34,6 +34,14 @@ check:
 bench: build
     bench/latency.sh
 
+# throughput, round trip, processor time and memory beside other implementations
+bench-tunnel:
+    bench/tunnel/run
+
+# half an hour beside wireguard-go: stalls, each direction for itself
+soak:
+    bench/soak
+
 # what CI runs
 ci:
     .ci/run

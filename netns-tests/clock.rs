@@ -34,8 +34,7 @@ fn wrap(site: &mut Site) {
         .find(|path| path.is_file())
         .unwrap_or_else(|| PathBuf::from("libfaketime.so.1"));
     set(site, "+0");
-    site.wrapper = vec![
-        "env".to_owned(),
+    site.environment = vec![
         format!("LD_PRELOAD={}", library.display()),
         format!("FAKETIME_TIMESTAMP_FILE={}", offset_file(site).display()),
         "FAKETIME_NO_CACHE=1".to_owned(),

@@ -1,38 +1,40 @@
-//! Builds the rooms, starts and stops them in order.
+//! Builds the rooms, starts and stops them in order, and has them take up another configuration.
 //!
 //! It decides nothing about messages. What must not end by itself takes the site down if it does: systemd restarts it,
 //! and nothing half-alive pretends to serve.
 
 mod facts;
+mod prepare;
+mod reload;
 mod serve;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
-use crate::config::{self, Config, OnUnreachable, Target};
+use crate::config::{Config, Name};
 use crate::control::{self, ControlListener};
-use crate::forward::{Forward, Way};
+use crate::forward::Forward;
 use crate::health::facts::SiteFacts;
+use crate::link::FLUSH_WITHIN;
+use crate::link::carry::DRAIN_WITHIN;
 use crate::link::inbound::{Arrival, Gate, Inbound};
 use crate::link::inside::Inside;
-use crate::link::outbound::{Outbound, Route};
+use crate::link::owners::Owners;
 use crate::link::wire::{Cause, Instance};
 use crate::service::Service;
 use crate::tunnel::{Tunnel, TunnelError};
+use prepare::{Ground, Prepared};
+pub use reload::{LoadConfig, ReloadError, Reloader};
+use serve::{Tasks, commit, fault};
 
-/// Messages that are on their way when the site is told to stop have so long to be answered.
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
-/// The last bytes of closed connections have so long to leave through the tunnel.
-const FLUSH_WITHIN: Duration = Duration::from_millis(50);
 /// Streams of all links together that wait for their service.
 const ARRIVALS_MAX: usize = 1024;
 
@@ -85,6 +87,12 @@ pub enum AppError {
         /// Says why.
         why: String,
     },
+    /// The peer of a forward has no address of its own: the configuration does not let that through.
+    #[error("the peer of forward {forward} has no address")]
+    NoWay {
+        /// Names the forward.
+        forward: String,
+    },
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
     Random,
@@ -100,37 +108,60 @@ impl AppError {
 /// Is a running site.
 pub struct Site {
     parts: Arc<Parts>,
-    bound: Bound,
-}
-
-/// Is what the facts are gathered from.
-struct Parts {
-    config: Config,
-    started: SystemTime,
-    tunnel: Tunnel,
-    forwards: Vec<Arc<Forward>>,
-    services: Vec<Arc<Service>>,
-    inbound: Arc<Inbound>,
-    /// Is since when the interface has been seen at fault.
-    interface_fault: Mutex<Option<SystemTime>>,
-}
-
-/// Is what was bound and waits to be served.
-struct Bound {
-    forwards: Vec<(Arc<Forward>, TcpListener)>,
-    links: Vec<TcpListener>,
-    ports: Vec<(Arc<Service>, TcpListener)>,
+    prepared: Prepared,
     arrivals: mpsc::Receiver<Arrival>,
+    requests: mpsc::Receiver<reload::Request>,
     health: Option<TcpListener>,
     control: ControlListener,
 }
 
+/// Is what lives as long as the site.
+struct Parts {
+    now: Arc<Now>,
+    started: SystemTime,
+    /// Numbers this start.
+    start: u64,
+    tunnel: Tunnel,
+    inside: Inside,
+    inbound: Arc<Inbound>,
+    reloader: Reloader,
+    /// Is since when the interface has been seen at fault.
+    interface_fault: Mutex<Option<SystemTime>>,
+}
+
+/// Is what a reload may change; each replaces the whole.
+struct Running {
+    config: Config,
+    forwards: Vec<Arc<Forward>>,
+    services: Vec<Arc<Service>>,
+}
+
+impl Running {
+    fn service(&self, name: &Name) -> Option<Arc<Service>> {
+        self.services.iter().find(|service| service.config().name == *name).cloned()
+    }
+}
+
+/// Is what runs now.
+struct Now(RwLock<Arc<Running>>);
+
+impl Now {
+    fn get(&self) -> Arc<Running> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, running: Running) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(running);
+    }
+}
+
 impl Site {
-    /// Starts everything that the configuration names, in the network namespace of the calling thread.
+    /// Starts everything that the configuration names, in the network namespace of the calling thread. `load` reads the
+    /// configuration again for a reload.
     ///
     /// # Errors
     /// Whatever keeps a part from running; nothing is left behind.
-    pub async fn start(config: Config) -> Result<Self, AppError> {
+    pub async fn start(config: Config, load: LoadConfig) -> Result<Self, AppError> {
         make_state_dir(&config.state_dir)?;
         let control = control::bind(&config.control_socket)?;
         let health = match config.health_listen {
@@ -142,27 +173,27 @@ impl Site {
         };
         let tunnel = Tunnel::start(&config).await?;
         let addresses = config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect();
-        let inside = Inside::new(&config.tunnel.interface, addresses);
-        let instance = new_instance()?;
-        let services: Vec<_> = config.services.iter().cloned().map(Service::new).collect();
+        let owners = Owners::new(tunnel.owners(), tunnel.changed());
+        let inside = Inside::new(&config.tunnel.interface, addresses, owners);
+        let start = getrandom::u64().map_err(|_| AppError::Random)?;
+        let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new() };
+        let ground = Ground { running: &none, inside: &inside, start, listens_for_links: false };
+        let prepared = ground.prepare(config)?;
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
-        let forwards = forwards(&config, &inside, instance);
-        let mut bound = Bound { forwards: Vec::new(), links: Vec::new(), ports: Vec::new(), arrivals, health, control };
-        for forward in &forwards {
-            bound.forwards.push((Arc::clone(forward), forward.listen().await?));
-        }
-        bound.bind_inside(&config, &inside, &services)?;
-        let gate = gate(&config, &tunnel, &services, sender, instance);
+        let (reloader, requests) = Reloader::new(load);
+        let site = prepared.config.site.to_string();
+        let now = Arc::new(Now(RwLock::new(Arc::new(none))));
         let parts = Parts {
-            inbound: Inbound::new(gate),
-            config,
+            inbound: Inbound::new(gate(site, &now, &inside, sender, Instance::new(start, 0))),
+            now,
             started: SystemTime::now(),
+            start,
             tunnel,
-            forwards,
-            services,
+            inside,
+            reloader,
             interface_fault: Mutex::new(None),
         };
-        Ok(Self { parts: Arc::new(parts), bound })
+        Ok(Self { parts: Arc::new(parts), prepared, arrivals, requests, health, control })
     }
 
     /// Tells what is known about the site now.
@@ -170,40 +201,52 @@ impl Site {
         self.parts.facts()
     }
 
+    /// Returns what asks the site to reload.
+    pub fn reloader(&self) -> Reloader {
+        self.parts.reloader.clone()
+    }
+
     /// Serves until `stop` says true, then drains within a bound and ends.
     ///
     /// # Errors
     /// A part that must not end ended by itself.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), AppError> {
-        let Self { parts, bound } = self;
-        let mut serving = JoinSet::new();
-        let mut around = JoinSet::new();
-        serve::serve(&parts, bound, &stop, &mut serving, &mut around);
-        let failed = parts.tunnel.failed();
-        let result = tokio::select! {
-            biased; // told to stop, the parts end by themselves: that is no failure
-            _ = stop.wait_for(|stop| *stop) => Ok(()),
-            failure = failed => Err(AppError::TunnelEnded(failure)),
-            Some(ended) = serving.join_next() => Err(ended_early(ended)),
-            Some(ended) = around.join_next() => Err(ended_early(ended)),
+        let Self { parts, prepared, arrivals, mut requests, health, control } = self;
+        let mut tasks = Tasks::default();
+        commit(&parts, prepared, &mut tasks);
+        tasks.serving.spawn(serve::serve_streams(Arc::clone(&parts.now), arrivals, stop.clone()));
+        serve::serve_watchers(&parts, health, control, &mut tasks);
+        let result = loop {
+            let ended = tokio::select! {
+                biased; // told to stop, the parts end by themselves: that is no failure
+                _ = stop.wait_for(|stop| *stop) => break Ok(()),
+                failure = parts.tunnel.failed() => break Err(AppError::TunnelEnded(failure)),
+                Some(ended) = tasks.serving.join_next() => ended,
+                Some(ended) = tasks.around.join_next() => ended,
+                Some(request) = requests.recv() => {
+                    reload::answer(&parts, request, &mut tasks).await;
+                    continue;
+                }
+            };
+            if let Some(error) = fault(ended) {
+                break Err(error);
+            }
         };
+        drop(requests);
+        let mut serving = tasks.serving;
         if result.is_ok() {
             tracing::info!("stops: waits for messages that are on their way");
+            let now = parts.now.get();
+            now.forwards.iter().for_each(|forward| forward.retire());
+            now.services.iter().for_each(|service| service.retire());
             tokio::time::timeout(DRAIN_WITHIN, async { while serving.join_next().await.is_some() {} }).await.ok();
         }
         serving.shutdown().await;
         parts.inbound.fail_all(Cause::Stopping);
         tokio::time::sleep(FLUSH_WITHIN).await;
-        around.shutdown().await;
+        tasks.around.shutdown().await;
         tokio::time::sleep(FLUSH_WITHIN).await;
         result
-    }
-}
-
-fn ended_early(ended: Result<&'static str, tokio::task::JoinError>) -> AppError {
-    match ended {
-        Ok(what) => AppError::Ended { what, why: "it must not end by itself".to_owned() },
-        Err(error) => AppError::Ended { what: "a task", why: error.to_string() },
     }
 }
 
@@ -212,81 +255,17 @@ fn make_state_dir(path: &Path) -> Result<(), AppError> {
     made.map_err(|source| AppError::StateDir { path: path.to_owned(), source })
 }
 
-fn new_instance() -> Result<Instance, AppError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|_| AppError::Random)?;
-    Ok(Instance(bytes))
-}
-
-fn forwards(config: &Config, inside: &Inside, instance: Instance) -> Vec<Arc<Forward>> {
-    let way = |forward: &config::Forward| match &forward.target {
-        Target::Address(address) => Some(Way::Address(*address)),
-        Target::Service(service) => {
-            let peer = config.peer(&forward.peer)?;
-            let address = SocketAddr::new(peer.address?, config.tunnel.link_port);
-            let hold_for = match forward.on_unreachable {
-                OnUnreachable::Hold => forward.hold_for,
-                OnUnreachable::Close | OnUnreachable::Nak => Duration::ZERO,
-            };
-            let route = Route {
-                site: config.site.to_string(),
-                instance,
-                forward: forward.name.to_string(),
-                service: service.to_string(),
-                address,
-                hold_for,
-            };
-            Some(Way::Link(Outbound::new(route, inside.clone())))
-        }
-    };
-    let forwards = config.forwards.iter();
-    forwards.filter_map(|forward| Some(Forward::new(forward.clone(), way(forward)?, inside.clone()))).collect()
-}
-
-fn gate(
-    config: &Config,
-    tunnel: &Tunnel,
-    services: &[Arc<Service>],
-    arrivals: mpsc::Sender<Arrival>,
-    instance: Instance,
-) -> Gate {
-    let owners = tunnel.owners();
-    let (offered, told) = (services.to_vec(), services.to_vec());
+fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Arrival>, instance: Instance) -> Gate {
+    let (offers, tells) = (Arc::clone(now), Arc::clone(now));
     Gate {
-        owner: Box::new(move |from| owners(from.ip())),
+        owners: inside.owners().clone(),
         service: Box::new(move |name, peer| {
-            let service = offered.iter().find(|service| service.config().name.as_str() == name);
-            let service = service.ok_or(Cause::ServiceUnknown)?;
-            let allowed = service.allows(peer);
-            if allowed { Ok(service.config().name.clone()) } else { Err(Cause::ServiceNotAllowed) }
+            let service = Name::new(name).and_then(|name| offers.get().service(&name)).ok_or(Cause::ServiceUnknown)?;
+            if service.allows(peer) { Ok(service.config().name.clone()) } else { Err(Cause::ServiceNotAllowed) }
         }),
-        receiver: Box::new(move |name| {
-            told.iter().find(|service| service.config().name == *name).map(|service| service.subscribe())
-        }),
+        receiver: Box::new(move |name| tells.get().service(name).map(|service| service.subscribe())),
         arrivals,
-        site: config.site.to_string(),
+        site,
         instance,
-    }
-}
-
-impl Bound {
-    fn bind_inside(&mut self, config: &Config, inside: &Inside, services: &[Arc<Service>]) -> Result<(), AppError> {
-        let listen = |what: &str, ip, port| {
-            let address = SocketAddr::new(ip, port);
-            let failed = |source| AppError::Inside { what: what.to_owned(), address, source };
-            inside.listen(address).map_err(failed)
-        };
-        for address in inside.addresses() {
-            if !services.is_empty() {
-                self.links.push(listen("links", *address, config.tunnel.link_port)?);
-            }
-            for service in services {
-                if let Some(port) = service.config().port {
-                    let what = format!("service {}", service.config().name);
-                    self.ports.push((Arc::clone(service), listen(&what, *address, port)?));
-                }
-            }
-        }
-        Ok(())
     }
 }

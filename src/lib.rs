@@ -2,6 +2,9 @@
 //!
 //! The rooms are named after the stations that a message passes (ARCHITECTURE.md); imports go down only.
 
+#[cfg(all(feature = "virtual-time", not(test)))]
+compile_error!("virtual-time stops the tunnel's clock: it is for the library's own tests only");
+
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -329,7 +329,6 @@ fn the_schema_refuses_what_editors_can_see() {
         "missing-keys",
         "missing-keys-tunnel",
         "stored",
-        "offload",
         "delivery",
         "mtu-too-small",
         "mtu-too-large",

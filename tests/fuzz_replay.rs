@@ -36,3 +36,13 @@ fn inner_packet() {
 fn offload() {
     replay("offload", wardlink::tunnel::offload::fuzz_offload);
 }
+
+#[test]
+fn uapi() {
+    replay("uapi", wardlink::tunnel::fuzz_uapi);
+}
+
+#[test]
+fn wg_quick() {
+    replay("wg_quick", wardlink::config::wg_quick::fuzz_wg_quick);
+}

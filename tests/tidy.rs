@@ -25,8 +25,9 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 20] = [
+const PURE: [&str; 28] = [
     "src/mllp",
+    "src/config/changes",
     "src/config/raw",
     "src/link/wire",
     "src/link/cause",
@@ -40,8 +41,15 @@ const PURE: [&str; 20] = [
     "src/tunnel/clock",
     "src/tunnel/filter",
     "src/tunnel/packet",
+    "src/tunnel/interface/wanted",
+    "src/tunnel/unreachable",
+    "src/config/wg_quick",
     "src/tunnel/offload",
     "src/tunnel/peer/load",
+    "src/tunnel/settings",
+    "src/tunnel/uapi/request",
+    "src/tunnel/uapi/apply",
+    "src/tunnel/uapi/answer",
     "src/health/state",
     "src/spool/queue",
     "src/audit/chain",

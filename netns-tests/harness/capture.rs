@@ -77,6 +77,16 @@ impl Captured {
         self.0.iter().filter(|frame| kind(frame) == Kind::WireGuard).count()
     }
 
+    /// Lists the lengths of the tunnels' data messages over IPv4, in bytes.
+    pub(crate) fn data_bytes(&self) -> Vec<usize> {
+        let datagrams = self.0.iter().filter(|frame| kind(frame) == Kind::WireGuard).filter_map(|frame| {
+            let packet = frame.get(ETHERNET_BYTES..).filter(|packet| packet[0] >> 4 == 4)?;
+            packet.get(usize::from(packet[0] & 0x0f) * 4 + 8..)
+        });
+        // the head of a data message (whitepaper 5.4.6); a short one is padded by Ethernet, but none is as short
+        datagrams.filter(|datagram| datagram.first() == Some(&4)).map(<[u8]>::len).collect()
+    }
+
     /// Describes each packet that is neither a datagram of the tunnel nor the network's own talk.
     pub(crate) fn foreign(&self) -> Vec<String> {
         let foreign = self.0.iter().filter_map(|frame| match kind(frame) {

@@ -52,12 +52,18 @@ pub(crate) struct Report {
 impl Load {
     /// Starts `count` senders in a site.
     pub(crate) fn start(namespace: &Arc<Namespace>, to: SocketAddr, count: usize) -> Self {
+        Self::patient(namespace, to, count, ANSWER_LIMIT)
+    }
+
+    /// Starts `count` senders that wait for an answer as long as `answer_limit`.
+    pub(crate) fn patient(namespace: &Arc<Namespace>, to: SocketAddr, count: usize, answer_limit: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let senders = (0..count)
             .map(|number| {
                 let tally = Arc::new(Mutex::new(Tally::default()));
                 let (namespace, stop, shared) = (Arc::clone(namespace), Arc::clone(&stop), Arc::clone(&tally));
-                let work = move || send_until_stopped(&namespace, to, number, &stop, &shared);
+                let aim = Aim { to, answer_limit };
+                let work = move || send_until_stopped(&namespace, aim, number, &stop, &shared);
                 (tally, thread::spawn(work))
             })
             .collect();
@@ -116,7 +122,14 @@ impl Report {
 /// Is the size of each message, as a usual ORU.
 const MESSAGE_BYTES: usize = 500;
 
-fn send_until_stopped(namespace: &Namespace, to: SocketAddr, number: usize, stop: &AtomicBool, tally: &Mutex<Tally>) {
+/// Says where a sender sends, and for how long it waits for an answer.
+#[derive(Clone, Copy)]
+struct Aim {
+    to: SocketAddr,
+    answer_limit: Duration,
+}
+
+fn send_until_stopped(namespace: &Namespace, aim: Aim, number: usize, stop: &AtomicBool, tally: &Mutex<Tally>) {
     let mut connection = None;
     for count in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -124,7 +137,7 @@ fn send_until_stopped(namespace: &Namespace, to: SocketAddr, number: usize, stop
         }
         let payload = message(&format!("L{number}-{count}"), MESSAGE_BYTES);
         let mut stopped = None;
-        while !get_through(namespace, to, &payload, &mut connection, tally) {
+        while !get_through(namespace, aim, &payload, &mut connection, tally) {
             if stop.load(Ordering::Relaxed) && stopped.get_or_insert_with(Instant::now).elapsed() > FINISH_LIMIT {
                 return;
             }
@@ -137,17 +150,17 @@ fn send_until_stopped(namespace: &Namespace, to: SocketAddr, number: usize, stop
 /// Tries once to get a message through; tells whether it was answered.
 fn get_through(
     namespace: &Namespace,
-    to: SocketAddr,
+    aim: Aim,
     payload: &[u8],
     connection: &mut Option<Sender>,
     tally: &Mutex<Tally>,
 ) -> bool {
     let id = String::from_utf8_lossy(control_id(payload)).into_owned();
     if connection.is_none() {
-        *connection = Sender::connect(namespace, to).ok();
+        *connection = Sender::connect(namespace, aim.to).ok();
     }
     let answer = match connection {
-        Some(sender) => sender.send(payload).map_err(|_| Lost::Closed).and_then(|()| sender.answer(ANSWER_LIMIT)),
+        Some(sender) => sender.send(payload).map_err(|_| Lost::Closed).and_then(|()| sender.answer(aim.answer_limit)),
         None => Err(Lost::Closed),
     };
     let mut tally = tally.lock().unwrap();

@@ -8,11 +8,12 @@ pub(crate) mod load;
 pub(crate) mod mllp;
 pub(crate) mod namespace;
 pub(crate) mod pair;
+pub(crate) mod plain;
 pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod site;
+pub(crate) mod wg;
 pub(crate) mod wire;
-pub(crate) mod wireguard_go;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Is the pause between two looks at something that is waited for.
 const POLL_PAUSE: Duration = Duration::from_millis(5);
 
-/// Is one behaviour: its name, the programs (or `ipv6`) that it needs, and the test.
+/// Is one behaviour: its name, the programs (or `ipv6`, or `full`) that it needs, and the test.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) needs: &'static [&'static str],
@@ -40,6 +41,7 @@ macro_rules! tests {
         }
     };
 }
+pub(crate) use plain as wireguard_go;
 pub(crate) use tests;
 
 /// Tells whether the sizes and durations of the acceptance criteria are asked for.
@@ -47,10 +49,14 @@ pub(crate) fn full() -> bool {
     std::env::var_os("WARDLINK_NETNS_FULL").is_some_and(|value| value != "0")
 }
 
-/// Tells whether a program is on the PATH, or, for `ipv6`, whether the kernel has it.
+/// Tells whether a program is on the PATH, or, for `ipv6`, whether the kernel has it, for `full`, whether the sizes and
+/// durations of the acceptance criteria are asked for.
 pub(crate) fn is_available(need: &str) -> bool {
     if need == "ipv6" {
         return Path::new("/proc/sys/net/ipv6").exists();
+    }
+    if need == "full" {
+        return full();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(need).is_file())

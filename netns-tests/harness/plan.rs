@@ -98,7 +98,7 @@ impl Plan {
     pub(crate) fn yaml(&self) -> String {
         let Self { site, dir, .. } = self;
         let mut text = format!(
-            "site: {site}\nstate_dir: {dir}/state\n\ntunnel:\n  interface: wl0\n  backend: plain\n  \
+            "site: {site}\nstate_dir: {dir}/state\n\ntunnel:\n  interface: wl0\n  \
              private_key_file: {dir}/private.key\n  listen_port: {UDP_PORT}\n  link_port: {LINK_PORT}\n"
         );
         for line in &self.tunnel {

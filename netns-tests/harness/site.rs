@@ -35,8 +35,8 @@ pub(crate) struct Site {
     pub(crate) inner_v6: Ipv6Addr,
     pub(crate) outer: Ipv4Addr,
     pub(crate) outer_v6: Ipv6Addr,
-    /// Comes before the words that run wardlink: a program that changes what it sees of the world.
-    pub(crate) wrapper: Vec<String>,
+    /// Is what the program finds in its environment beside the usual, `NAME=value` each.
+    pub(crate) environment: Vec<String>,
     wardlink: Option<Process>,
 }
 
@@ -66,7 +66,7 @@ impl Site {
             inner_v6: Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, number.into()),
             outer: wire::outer_v4(number, 2),
             outer_v6: wire::outer_v6(number, 2),
-            wrapper: Vec::new(),
+            environment: Vec::new(),
             wardlink: None,
         }
     }
@@ -91,8 +91,10 @@ impl Site {
 
     /// Starts the site and waits for nothing.
     pub(crate) fn launch(&mut self) {
-        let mut words = self.wrapper.clone();
-        words.extend(self.command(&["run", "-c", &self.config_path()]));
+        let mut words = self.command(&["run", "-c", &self.config_path()]);
+        if !self.environment.is_empty() {
+            words.splice(0..0, std::iter::once("env".to_owned()).chain(self.environment.clone()));
+        }
         self.wardlink = Some(Process::start(&self.namespace, &words, &self.dir.join("wardlink.log")));
     }
 
@@ -195,6 +197,17 @@ impl Site {
         self.namespace.ip(&format!("addr add {new}/24 dev w0"));
         self.namespace.ip(&format!("route replace default via {router} dev w0"));
         self.outer = new;
+        new
+    }
+
+    /// Does the same with the uplink's IPv6 address.
+    pub(crate) fn roam_v6(&mut self, host: u8) -> Ipv6Addr {
+        let (old, new) = (self.outer_v6, wire::outer_v6(self.number, host));
+        let router = wire::outer_v6(self.number, 1);
+        self.namespace.ip(&format!("addr del {old}/64 dev w0"));
+        self.namespace.ip(&format!("addr add {new}/64 dev w0 nodad"));
+        self.namespace.ip(&format!("-6 route replace default via {router} dev w0"));
+        self.outer_v6 = new;
         new
     }
 }

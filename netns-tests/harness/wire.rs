@@ -37,6 +37,7 @@ impl Wire {
             fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("ip_forward");
             // absent where the kernel has no IPv6
             let _ = fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1");
+            let _ = fs::write("/proc/sys/net/ipv6/conf/all/keep_addr_on_down", "1");
         });
         Self { namespace, number: WIRES.fetch_add(1, Ordering::Relaxed), sites: AtomicU8::new(0) }
     }
@@ -72,6 +73,16 @@ impl Wire {
     /// Lets packets pass again.
     pub(crate) fn mend(&self) {
         self.each_family("rule del pref 1 blackhole");
+    }
+
+    /// Pulls a site's plug: its uplink has no carrier, and what comes for it is refused as unreachable.
+    pub(crate) fn unplug(&self, site: &Site) {
+        self.namespace.ip(&format!("link set w{} down", site.number));
+    }
+
+    /// Puts it in again.
+    pub(crate) fn plug(&self, site: &Site) {
+        self.namespace.ip(&format!("link set w{} up", site.number));
     }
 
     fn each_family(&self, arguments: &str) {

@@ -2,37 +2,56 @@
 //!
 //! It judges nothing; `health` does.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Parts;
+use super::{Parts, Running};
 use crate::config::{Peer, Target};
 use crate::forward::{Forward, Way};
 use crate::health::facts::{
-    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SiteFacts,
+    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
+    SiteFacts,
 };
 use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::service::Service;
+use crate::tunnel::Offloads;
 use crate::tunnel::peers::PeerFacts as TunnelFacts;
 
 impl Parts {
     pub(super) fn facts(&self) -> SiteFacts {
         let peers = self.tunnel.peers();
-        let configured = |name: &crate::config::Name| self.config.peer(name);
+        let running: &Running = &self.now.get();
+        let configured = |name: &crate::config::Name| running.config.peer(name);
         SiteFacts {
-            site: self.config.site.to_string(),
+            site: running.config.site.to_string(),
             version: env!("CARGO_PKG_VERSION"),
             started: self.started,
+            config: self.reloader.facts(),
             interface: self.interface_facts(),
+            interface_restored: self.tunnel.restored(),
+            offloads: self.offloads(),
             link_listener: Part::Up,
             clock_behind: self.tunnel.clock_behind(),
             dropped: self.tunnel.drops().into_iter().collect(),
+            set_by_wg: self.set_by_wg(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
-            forwards: self.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
-            services: self.services.iter().map(|service| service_facts(service)).collect(),
+            forwards: running.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
+            services: running.services.iter().map(|service| service_facts(service)).collect(),
         }
+    }
+
+    fn offloads(&self) -> BTreeMap<&'static str, bool> {
+        let Offloads { tun_read, tun_write, udp_send, udp_receive } = self.tunnel.offloads();
+        [("tun_read", tun_read), ("tun_write", tun_write), ("udp_send", udp_send), ("udp_receive", udp_receive)].into()
+    }
+
+    fn set_by_wg(&self) -> SetByWg {
+        let set = self.tunnel.set_by_wg();
+        let removed_peers = set.removed_peers.iter().map(ToString::to_string).collect();
+        SetByWg { tunnel: set.tunnel, removed_peers }
     }
 
     /// Every other part takes the process down with it; the interface can be changed by anybody with the capability.
@@ -57,6 +76,7 @@ impl Parts {
             endpoint_configured: configured.and_then(|peer| peer.endpoint.as_ref()).map(ToString::to_string),
             endpoint: peer.endpoint,
             endpoint_error: peer.endpoint_error.clone(),
+            set_by: if peer.set_by_wg { SetBy::Wg } else { SetBy::Config },
             session: if peer.has_session { Session::Up { since } } else { Session::Down { since: lost } },
             session_wanted: configured.is_some_and(|peer| peer.persistent_keepalive.is_some()),
             latest_handshake_age: peer.latest_handshake_age,
@@ -76,7 +96,7 @@ impl Parts {
             Target::Address(address) => address.to_string(),
         };
         let (link, held) = match forward.way() {
-            Way::Link(link) => (link_facts(link, &target, config.peer.as_str()), link.session().held()),
+            Way::Link(link) => (link_facts(&link, &target, config.peer.as_str()), link.session().held()),
             Way::Address(_) => (Link::NotUsed, 0),
         };
         ForwardFacts {

@@ -1,19 +1,20 @@
-//! Starts the tasks of a site, each by its name.
+//! Starts the tasks of a site, each by its name, and has what runs take up what was prepared.
 //!
 //! Two groups: `serving` ends by itself when the site stops and its messages are through; `around` goes on until then.
+//! Nothing here can fail.
 
-use std::net::SocketAddr;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
-use super::{Bound, Parts};
-use crate::config::Name;
-use crate::control::{self, ControlListener};
-use crate::forward::Way;
+use super::prepare::{NextForward, NextService, Prepared, Step, hold_for};
+use super::{AppError, Now, Parts, Running};
+use crate::control::{self, Answers, ControlListener};
+use crate::forward::{Forward, Way};
 use crate::health::http::Source;
 use crate::health::state::assess;
 use crate::link::cause_chain;
@@ -21,66 +22,135 @@ use crate::link::inbound::Arrival;
 use crate::link::wire::Cause;
 use crate::service::Service;
 
-/// Starts the tasks: `serving` ends by itself when the site stops and its messages are through, `around` goes on.
-pub(super) fn serve(
-    parts: &Arc<Parts>,
-    bound: Bound,
-    stop: &watch::Receiver<bool>,
-    serving: &mut JoinSet<&'static str>,
-    around: &mut JoinSet<&'static str>,
-) {
-    for (forward, listener) in bound.forwards {
-        if let Way::Link(link) = forward.way() {
-            let link = Arc::clone(link);
-            let peer = parts.config.peer(&forward.config().peer);
-            if let Some(entry) = peer.and_then(|peer| parts.tunnel.peer(&peer.public_key)) {
-                around.spawn(async move {
-                    link.run(entry.awake(), random_fraction).await;
-                    "a link"
-                });
-            }
-        }
-        let stop = stop.clone();
-        serving.spawn(async move {
-            forward.run(listener, stop).await;
-            "a forward"
-        });
-    }
-    for listener in bound.links {
-        let inbound = Arc::clone(&parts.inbound);
-        around.spawn(async move {
-            inbound.run(listener).await;
-            "the link port"
-        });
-    }
-    for (service, listener) in bound.ports {
-        let owners = parts.tunnel.owners();
-        let stop = stop.clone();
-        let owner = move |from: SocketAddr| owners(from.ip()).map(|(_, name)| name);
-        serving.spawn(async move {
-            service.serve_port(listener, owner, stop).await;
-            "a service's port"
-        });
-    }
-    for service in &parts.services {
-        let service = Arc::clone(service);
-        around.spawn(async move {
-            service.probe().await;
-            "a probe"
-        });
-    }
-    serving.spawn(serve_streams(parts.services.clone(), bound.arrivals, stop.clone()));
-    serve_watchers(parts, bound.health, bound.control, stop, around);
+/// Is how a task ended.
+pub(super) enum End {
+    /// As it was meant to.
+    Done,
+    /// The part of that name must not end by itself.
+    Fault(&'static str),
 }
 
-fn serve_watchers(
+/// Is every task of a site.
+#[derive(Default)]
+pub(super) struct Tasks {
+    pub(super) serving: JoinSet<End>,
+    pub(super) around: JoinSet<End>,
+    pub(super) listens_for_links: bool,
+}
+
+impl Tasks {
+    fn serve(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.serving.spawn(async move {
+            task.await;
+            End::Done
+        });
+    }
+
+    fn keep(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.around.spawn(async move {
+            task.await;
+            End::Done
+        });
+    }
+
+    fn keep_for_ever(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.around.spawn(async move {
+            task.await;
+            End::Fault(name)
+        });
+    }
+}
+
+/// Says what the end of a task means for the site: nothing, or its own end.
+pub(super) fn fault(ended: Result<End, JoinError>) -> Option<AppError> {
+    match ended {
+        Ok(End::Done) => None,
+        Ok(End::Fault(what)) => Some(AppError::Ended { what, why: "it must not end by itself".to_owned() }),
+        Err(error) => Some(AppError::Ended { what: "a task", why: error.to_string() }),
+    }
+}
+
+/// Has the site run what was prepared: what is new is started, what differs is changed, what is gone is ended.
+pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) {
+    let old = parts.now.get();
+    let Prepared { config, forwards, services, links } = prepared;
+    let forwards: Vec<_> = forwards.into_iter().map(|next| commit_forward(parts, next, tasks)).collect();
+    let services: Vec<_> = services.into_iter().map(|next| commit_service(parts, next, tasks)).collect();
+    for gone in old.forwards.iter().filter(|old| !forwards.iter().any(|new| Arc::ptr_eq(old, new))) {
+        gone.retire();
+    }
+    for gone in old.services.iter().filter(|old| !services.iter().any(|new| Arc::ptr_eq(old, new))) {
+        gone.retire();
+    }
+    for listener in links {
+        tasks.listens_for_links = true;
+        tasks.keep_for_ever("the link port", Arc::clone(&parts.inbound).run(listener));
+    }
+    for forward in &forwards {
+        let peer = config.peer(&forward.config().peer).and_then(|peer| parts.tunnel.peer(&peer.public_key));
+        if let (Way::Link(link), Some(peer)) = (forward.way(), peer) {
+            link.follow(peer.awake());
+        }
+    }
+    parts.now.set(Running { config, forwards, services });
+    parts.inbound.review();
+}
+
+fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Forward> {
+    let NextForward { config, listener, step } = next;
+    if let Step::Begin(Way::Link(link)) | Step::Redirect(_, Way::Link(link)) = &step {
+        tasks.keep(Arc::clone(link).run(random_fraction));
+    }
+    let forward = match step {
+        Step::Begin(way) => Forward::new(config, way, parts.inside.clone()),
+        Step::Redirect(forward, way) => {
+            forward.redirect(config, way);
+            forward
+        }
+        Step::Keep(forward) => {
+            if let Way::Link(link) = forward.way() {
+                link.set_hold_for(hold_for(&config));
+            }
+            forward.change(config);
+            forward
+        }
+    };
+    if let Some(listener) = listener {
+        tasks.serve(Arc::clone(&forward).serve(listener));
+    }
+    forward
+}
+
+fn commit_service(parts: &Parts, next: NextService, tasks: &mut Tasks) -> Arc<Service> {
+    let NextService { old, config, listeners } = next;
+    let service = match old {
+        Some(old) => {
+            old.change(config);
+            old
+        }
+        None => {
+            let service = Service::new(config);
+            tasks.keep(Arc::clone(&service).probe());
+            service
+        }
+    };
+    if let Some(listeners) = listeners {
+        service.open_ports(listeners.clone());
+        for listener in listeners {
+            let owners = parts.inside.owners().clone();
+            tasks.serve(Arc::clone(&service).serve_port(listener, owners));
+        }
+    }
+    service
+}
+
+/// Serves health and control until the end: they do not stop with the site, so that monitoring sees the drain.
+pub(super) fn serve_watchers(
     parts: &Arc<Parts>,
     health: Option<TcpListener>,
     control: ControlListener,
-    stop: &watch::Receiver<bool>,
-    around: &mut JoinSet<&'static str>,
+    tasks: &mut Tasks,
 ) {
-    // They answer until the end: `stop` is not theirs, so that monitoring sees the drain.
     let (never, until) = watch::channel(false);
     let source: Source = {
         let parts = Arc::clone(parts);
@@ -88,57 +158,50 @@ fn serve_watchers(
     };
     if let Some(listener) = health {
         let (source, until) = (Arc::clone(&source), until.clone());
-        around.spawn(async move {
-            match crate::health::http::serve(listener, source, until).await {
-                Ok(()) => "health",
-                Err(error) => {
-                    tracing::error!(error = %cause_chain(&error), "health ended");
-                    "health"
-                }
+        tasks.keep_for_ever("health", async move {
+            if let Err(error) = crate::health::http::serve(listener, source, until).await {
+                tracing::error!(error = %cause_chain(&error), "health ended");
             }
         });
     }
-    let answer = Arc::new(move || {
-        let facts = source();
-        serde_json::to_value(assess(&facts, SystemTime::now())).unwrap_or_default()
-    });
-    let stop = stop.clone();
-    around.spawn(async move {
-        control::serve(control, answer, until).await;
-        drop((never, stop));
-        "the control socket"
+    let reloader = parts.reloader.clone();
+    let answers = Answers {
+        status: Arc::new(move || {
+            let facts = source();
+            serde_json::to_value(assess(&facts, SystemTime::now())).unwrap_or_default()
+        }),
+        reload: Arc::new(move || Box::pin(reloader.clone().reload_for_command())),
+    };
+    tasks.keep_for_ever("the control socket", async move {
+        control::serve(control, answers, until).await;
+        drop(never);
     });
 }
 
 /// Hands each stream to its service, until the site stops and all have ended.
-async fn serve_streams(
-    services: Vec<Arc<Service>>,
+pub(super) async fn serve_streams(
+    now: Arc<Now>,
     mut arrivals: mpsc::Receiver<Arrival>,
     mut stop: watch::Receiver<bool>,
-) -> &'static str {
+) -> End {
     let mut streams = JoinSet::new();
     loop {
         while streams.try_join_next().is_some() {}
         let arrival = tokio::select! {
             arrival = arrivals.recv() => arrival,
-            _ = stop.wait_for(|stop| *stop) => None,
+            _ = stop.wait_for(|stop| *stop) => break,
         };
-        let Some(Arrival { mut stream, service, .. }) = arrival else { break };
-        match find(&services, &service) {
+        let Some(Arrival { mut stream, service, peer }) = arrival else { return End::Fault("the services") };
+        match now.get().service(&service) {
             Some(service) => {
-                let stop = stop.clone();
-                streams.spawn(async move { service.serve_stream(stream, stop).await });
+                streams.spawn(async move { service.serve_stream(stream, peer).await });
             }
             None => stream.refuse(Cause::ServiceUnknown),
         }
     }
     drop(arrivals);
     while streams.join_next().await.is_some() {}
-    "the services"
-}
-
-fn find(services: &[Arc<Service>], name: &Name) -> Option<Arc<Service>> {
-    services.iter().find(|service| service.config().name == *name).cloned()
+    End::Done
 }
 
 /// Returns a number from 0 to 1, for jitter.

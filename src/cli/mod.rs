@@ -4,16 +4,22 @@
 
 pub mod check_config;
 pub mod demo;
+pub mod export;
+pub mod import;
 pub mod key;
 pub mod receive;
+pub mod reload;
 pub mod run;
 pub mod send;
+mod site;
 pub mod status;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// It failed at run time, or no site answers.
+const EXIT_FAILED: u8 = 1;
 /// Bad arguments or configuration (EX_USAGE of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 /// A capability is missing (EX_NOPERM of sysexits.h).
@@ -38,8 +44,14 @@ enum Command {
     Key(key::Args),
     /// Check a configuration file, and say what to write instead.
     CheckConfig(check_config::Args),
+    /// Turn a wg-quick file into a site's configuration.
+    Import(import::Args),
+    /// Write the wg-quick file for a peer that runs plain WireGuard.
+    Export(export::Args),
     /// Run the site in the foreground.
     Run(run::Args),
+    /// Have the running site read its configuration again.
+    Reload(reload::Args),
     /// Show peers, forwards and services as the running site sees them.
     Status(status::Args),
     /// Send messages to an MLLP receiver and print each answer.
@@ -62,7 +74,10 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Key(args) => key::run(args),
         Command::CheckConfig(args) => check_config::run(args),
+        Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),

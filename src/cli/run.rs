@@ -1,18 +1,20 @@
 //! `wardlink run`: the site in the foreground, as systemd starts it.
 //!
-//! It never daemonizes. SIGTERM and SIGINT drain and stop; systemd is told READY, STOPPING and WATCHDOG (sd_notify(3)).
+//! It never daemonizes. SIGTERM and SIGINT drain and stop, SIGHUP reloads; systemd is told READY, RELOADING, STOPPING and
+//! WATCHDOG (sd_notify(3)).
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{EXIT_NOT_PERMITTED, EXIT_USAGE};
-use crate::app::{AppError, Site};
+use crate::app::{AppError, LoadConfig, Reloader, Site};
 use crate::config::{self, Config};
 use crate::link::cause_chain;
 
@@ -23,6 +25,8 @@ const LOG_VARIABLE: &str = "WARDLINK_LOG";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "The log goes to standard error. WARDLINK_LOG sets its level (error, warn, info, debug), \
     --log-format its form. No byte of a message is ever logged.\n\n\
+    SIGTERM and SIGINT stop it as soon as no message is on its way, within 10 s. SIGHUP reads the file again, as \
+    `wardlink reload` does.\n\n\
     It needs CAP_NET_ADMIN, for the tunnel interface: run it as root, by its systemd unit, or give it the capability \
     with `setcap cap_net_admin+ep`.")]
 pub struct Args {
@@ -60,7 +64,8 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let served = runtime.block_on(serve(config));
+    let path = args.config.clone();
+    let served = runtime.block_on(serve(config, Arc::new(move || config::load(&path))));
     // Not dropped: that would wait for a look-up of a peer's name that no name server answers, 10 s and more.
     runtime.shutdown_background();
     match served {
@@ -89,13 +94,16 @@ fn start_log(format: LogFormat) {
     }
 }
 
-async fn serve(config: Config) -> Result<(), AppError> {
+async fn serve(config: Config, load: LoadConfig) -> Result<(), AppError> {
+    // From now on: a signal during the start is not lost, and SIGHUP does not end the process.
+    let hangup = signal(SignalKind::hangup()).ok();
     let (stop, stopped) = watch::channel(false);
     let site_name = config.site.clone();
-    let site = Site::start(config).await?;
+    let site = Site::start(config, load).await?;
     tracing::info!(site = %site_name, version = env!("CARGO_PKG_VERSION"), "runs");
     tell_systemd(&[NotifyState::Ready]);
     let watchdog = tokio::spawn(feed_watchdog());
+    let reloads = tokio::spawn(reload_at(hangup, site.reloader()));
     let signals = tokio::spawn(async move {
         wait_for_signal().await;
         tell_systemd(&[NotifyState::Stopping]);
@@ -104,25 +112,33 @@ async fn serve(config: Config) -> Result<(), AppError> {
     });
     let result = site.run(stopped).await;
     watchdog.abort();
+    reloads.abort();
     signals.abort();
     tracing::info!(site = %site_name, "stopped");
     result
 }
 
 async fn wait_for_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
     };
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return,
-            _ = interrupt.recv() => return,
-            _ = hangup.recv() => {
-                tracing::warn!("SIGHUP: this version does not reload; restart the site to read the configuration again");
-            }
-        }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Reloads at each SIGHUP, one after the other; those that come meanwhile are one.
+async fn reload_at(hangup: Option<Signal>, reloader: Reloader) {
+    let Some(mut hangup) = hangup else { return };
+    while hangup.recv().await.is_some() {
+        let mut reloading = vec![NotifyState::Reloading];
+        reloading.extend(NotifyState::monotonic_usec_now().ok());
+        tell_systemd(&reloading);
+        // What came of it stands in the log and in `status`; the site runs on in any case.
+        reloader.reload().await.ok();
+        tell_systemd(&[NotifyState::Ready]);
     }
 }
 

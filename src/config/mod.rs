@@ -3,6 +3,7 @@
 //! A [`Config`] that exists is right: names resolve, prefixes do not clash, keys are 32 bytes. Nothing here opens a
 //! socket. The format is YAML; the keys of the tunnel follow wg(8).
 
+mod changes;
 mod check;
 mod errors;
 mod keys;
@@ -10,6 +11,7 @@ mod load;
 mod outline;
 mod raw;
 mod value;
+pub mod wg_quick;
 mod yaml;
 
 use std::fmt;
@@ -21,6 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+pub use changes::{Changes, Named};
 pub use check::ReadKey;
 pub use errors::{Errors, Issue, Position};
 pub use keys::KeyFileError;
@@ -91,6 +94,8 @@ pub struct Tunnel {
     pub interface: String,
     /// Says which TUN backend to use.
     pub backend: Backend,
+    /// Says whether several datagrams may go and come in one system call.
+    pub udp_offload: UdpOffload,
     /// Is this site's secret.
     pub private_key: SecretKey,
     /// Is the UDP port; 0 lets the kernel choose.
@@ -105,6 +110,8 @@ pub struct Tunnel {
     pub table: Table,
     /// Is the TCP port inside the tunnel where peers' links arrive.
     pub link_port: u16,
+    /// Is the socket of wg(8), if any; a file cannot say it, for wg(8) looks for it in one place only.
+    pub uapi_socket: Option<PathBuf>,
 }
 
 /// Says which TUN backend carries the packets.
@@ -118,10 +125,19 @@ pub enum Backend {
     Plain,
 }
 
+/// Says whether several datagrams may go and come in one system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UdpOffload {
+    /// Where the kernel does it rightly.
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// Says where the routes to allowed IPs go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
-    /// The main table.
+    /// The main table; a default route goes to one of its own, with rules that keep our own datagrams out of it.
     Auto,
     /// Nowhere: routes are the admin's.
     Off,
@@ -170,6 +186,15 @@ pub enum Host {
     Name(String),
 }
 
+impl std::str::FromStr for Endpoint {
+    type Err = String;
+
+    /// Reads HOST:PORT; the error says what to write instead.
+    fn from_str(text: &str) -> Result<Self, String> {
+        value::endpoint(text)
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
@@ -180,7 +205,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// Describes a local port whose messages go to a service at a peer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
     /// Names the forward.
     pub name: Name,
@@ -225,7 +250,7 @@ pub enum OnUnreachable {
 }
 
 /// Describes a receiver that this site offers to its peers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Names the service.
     pub name: Name,

@@ -58,10 +58,16 @@ pub(super) struct Tunnel {
     #[serde(default)]
     #[schemars(with = "schema::Interface")]
     pub interface: Option<Text>,
-    /// How packets reach the kernel: auto takes the best that works here. Default: auto.
+    /// How packets reach the kernel: offload hands over many at once (TSO, USO), plain one a system call; auto takes
+    /// offload where it works. Default: auto.
     #[serde(default)]
     #[schemars(with = "schema::Backend")]
     pub backend: Option<Text>,
+    /// Whether several datagrams may go and come in one system call (UDP GSO and GRO): auto, where the kernel does that
+    /// rightly, or off. Default: auto.
+    #[serde(default)]
+    #[schemars(with = "schema::UdpOffload")]
+    pub udp_offload: Option<Text>,
     /// The file with this site's private key in base64, as `wardlink key gen` or `wg genkey` writes it; mode 0600. A
     /// relative path is looked up in $CREDENTIALS_DIRECTORY where that is set, else beside this file.
     #[schemars(with = "String")]
@@ -81,8 +87,8 @@ pub(super) struct Tunnel {
     #[serde(default)]
     #[schemars(with = "schema::Mark")]
     pub fwmark: Option<Text>,
-    /// The routing table for the routes to allowed_ips: auto (the main table), off (routes are yours), or a number.
-    /// Default: auto.
+    /// The routing table for the routes to allowed_ips: auto (the main table; a default route as wg-quick does it), off
+    /// (routes are yours), or a number. Default: auto.
     #[serde(default)]
     #[schemars(with = "schema::Table")]
     pub table: Option<Text>,
@@ -110,7 +116,8 @@ pub(super) struct Peer {
     #[serde(default)]
     #[schemars(with = "String")]
     pub endpoint: Option<Text>,
-    /// The addresses inside the tunnel that are the peer's. A bare address is that one host.
+    /// The addresses inside the tunnel that are the peer's. A bare address is that one host. A default route (0.0.0.0/0,
+    /// ::/0) needs routed: true.
     #[schemars(with = "Vec<String>", length(min = 1))]
     pub allowed_ips: Option<Spanned<Vec<Text>>>,
     /// The peer's own address inside the tunnel. Default: the one host in allowed_ips.
@@ -270,7 +277,8 @@ mod schema {
         Duration = { "type": "string", "pattern": "^[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*$" }
         DurationOrOff = { "type": "string", "pattern": "^(off|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
         Size = { "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB)$" }
-        Backend = { "enum": ["auto", "plain"] }
+        Backend = { "enum": ["auto", "offload", "plain"] }
+        UdpOffload = { "enum": ["auto", "off"] }
         Delivery = { "enum": ["transparent"] }
         OnUnreachable = { "enum": ["hold", "close", "nak"] }
         Probe = { "enum": ["none", "tcp"] }

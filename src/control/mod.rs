@@ -1,19 +1,20 @@
 //! The local socket that the commands talk to: one line of JSON asks, one line of JSON answers.
 //!
-//! Changes nothing in the site; today's only request reads its status. Readers are root, the user that the site runs as
-//! and the members of the group wardlink, by the credentials that the kernel gives (SO_PEERCRED, unix(7)): the mode of the
-//! socket's file is the first gate, not the only one.
+//! It decides nothing of the site. Root and the user that the site runs as may change it; the members of the group wardlink
+//! may read its status; by the credentials that the kernel gives (SO_PEERCRED, unix(7)): the mode of the socket's file is
+//! the first gate, not the only one.
 
 mod ask;
 mod serve;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use ask::ask;
-pub use serve::{ControlListener, StatusSource, bind, serve};
+pub use serve::{Answers, ControlListener, bind, serve};
 
 /// Names the group whose members may read the status.
 pub const READER_GROUP: &str = "wardlink";
@@ -24,12 +25,40 @@ const REQUEST_BYTES_MAX: u64 = 4 * 1024;
 /// Limits an answer, in bytes: hundreds of peers and forwards fit, at about 1 KiB each.
 const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// Limits the wait for a reload: names and routes are looked up, and a busy machine takes its time.
+const RELOAD_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// Is what a command asks of a running site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Request {
     /// The verdict on the site and the facts that it rests on, as `/healthz` gives them.
     Status,
+    /// To read its configuration again and take it up.
+    Reload,
+}
+
+/// Is what came of a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Reloaded {
+    /// The configuration was taken up.
+    Done {
+        /// Says in one line what differs.
+        changes: String,
+    },
+    /// The file is wrong; nothing was changed.
+    BadFile {
+        /// Lists what is wrong, a line each, with its place.
+        errors: String,
+    },
+    /// It could not be taken up; nothing was changed.
+    Failed {
+        /// Says why.
+        cause: String,
+    },
+    /// Who asks may not change the site.
+    NotPermitted,
 }
 
 /// Is what a running site answers.

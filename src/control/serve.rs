@@ -5,9 +5,11 @@
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, Permissions};
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,19 +21,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, ControlError, READER_GROUP, REQUEST_BYTES_MAX, Request};
+use super::{Answer, ControlError, READER_GROUP, RELOAD_TIME_MAX, REQUEST_BYTES_MAX, Reloaded, Request};
 
 /// Limits the connections at once: commands that people and a few monitoring checks run.
 const CONNECTIONS_MAX: usize = 16;
 
-/// Limits a connection from its acceptance to its last byte.
+/// Limits a connection from its acceptance to its request, and from its answer to its last byte.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Is the pause after a failed accept: it fails for want of file descriptors, and would spin.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Gives the site's status as JSON; called on each request, so it must not block.
-pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// Gives the site's answers.
+#[derive(Clone)]
+pub struct Answers {
+    /// Gives the status as JSON; called on each request, so it must not block.
+    pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Reads the configuration again and takes it up.
+    pub reload: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>> + Send + Sync>,
+}
 
 /// Is the open control socket; its file goes when this is dropped.
 #[derive(Debug)]
@@ -125,7 +133,7 @@ fn reader_group() -> Option<Gid> {
 ///
 /// Failures of single connections are logged, and accepting is retried for ever. Cancel-safe: dropping the future closes
 /// every connection.
-pub async fn serve(listener: ControlListener, status: StatusSource, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: ControlListener, answers: Answers, mut stop: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -141,7 +149,7 @@ pub async fn serve(listener: ControlListener, status: StatusSource, mut stop: wa
         };
         match accepted {
             Ok((stream, slot)) => {
-                connections.spawn(connection(stream, slot, Arc::clone(&status)));
+                connections.spawn(connection(stream, slot, answers.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a control connection");
@@ -158,27 +166,26 @@ async fn accept(listener: &UnixListener, slots: &Arc<Semaphore>) -> io::Result<(
     Ok((stream, slot))
 }
 
-async fn connection(stream: UnixStream, slot: OwnedSemaphorePermit, status: StatusSource) {
-    match timeout(CONNECTION_TIME_MAX, exchange(stream, status)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a control connection failed"),
-        Err(_) => tracing::debug!("a control connection took too long and was closed"),
+async fn connection(stream: UnixStream, slot: OwnedSemaphorePermit, answers: Answers) {
+    match exchange(stream, &answers).await {
+        Ok(()) => {}
+        Err(error) => tracing::debug!(%error, "a control connection failed"),
     }
     drop(slot);
 }
 
-async fn exchange(stream: UnixStream, status: StatusSource) -> io::Result<()> {
+async fn exchange(stream: UnixStream, answers: &Answers) -> io::Result<()> {
     let credentials = stream.peer_cred()?;
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
-    let answer = answer(&line, credentials, status).await;
+    timeout(CONNECTION_TIME_MAX, BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line)).await??;
+    let answer = timeout(RELOAD_TIME_MAX, answer(&line, credentials, answers)).await?;
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
-    writer.write_all(&bytes).await
+    timeout(CONNECTION_TIME_MAX, writer.write_all(&bytes)).await?
 }
 
-async fn answer(line: &str, credentials: UCred, status: StatusSource) -> Answer {
+async fn answer(line: &str, credentials: UCred, answers: &Answers) -> Answer {
     if !line.ends_with('\n') {
         return Answer::Error(format!("a request is one line of at most {REQUEST_BYTES_MAX} bytes"));
     }
@@ -186,16 +193,25 @@ async fn answer(line: &str, credentials: UCred, status: StatusSource) -> Answer 
         return Answer::Error("this version knows no such command".to_owned());
     };
     let (uid, gid) = (Uid::from_raw(credentials.uid()), Gid::from_raw(credentials.gid()));
-    if !is_reader(uid, gid).await {
-        return Answer::Error(format!("only root and members of the group {READER_GROUP} may ask"));
-    }
     match request {
-        Request::Status => Answer::Ok(status()),
+        Request::Status if !is_reader(uid, gid).await => {
+            Answer::Error(format!("only root and members of the group {READER_GROUP} may ask"))
+        }
+        Request::Status => Answer::Ok((answers.status)()),
+        Request::Reload => {
+            let reloaded = if may_change(uid) { (answers.reload)().await } else { Reloaded::NotPermitted };
+            Answer::Ok(serde_json::to_value(reloaded).unwrap_or_default())
+        }
     }
 }
 
+/// Tells who may change the site: root, and the user that it runs as, who could anyway.
+pub(super) fn may_change(uid: Uid) -> bool {
+    uid.is_root() || uid == Uid::effective()
+}
+
 pub(super) async fn is_reader(uid: Uid, gid: Gid) -> bool {
-    if uid.is_root() || uid == Uid::effective() {
+    if may_change(uid) {
         return true;
     }
     spawn_blocking(move || is_group_reader(uid, gid)).await.unwrap_or(false)

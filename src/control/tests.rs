@@ -27,8 +27,11 @@ async fn served() -> Served {
     let path = directory.path().join("made/site.sock");
     let listener = bind(&path).expect("bind");
     let (stop, stopped) = watch::channel(false);
-    let status = Arc::new(|| json!({ "site": "north-hospital" }));
-    let task = tokio::spawn(serve(listener, status, stopped));
+    let answers = Answers {
+        status: Arc::new(|| json!({ "site": "north-hospital" })),
+        reload: Arc::new(|| Box::pin(async { Reloaded::Done { changes: "nothing changed".to_owned() } })),
+    };
+    let task = tokio::spawn(serve(listener, answers, stopped));
     Served { directory, path, stop, task }
 }
 
@@ -105,6 +108,16 @@ async fn only_root_the_own_user_and_the_group_may_read() {
     assert!(serve::is_reader(Uid::effective(), stranger.1).await);
     assert!(!serve::is_reader(stranger.0, stranger.1).await);
     assert!(!serve::is_reader(stranger.0, Gid::from_raw(0)).await, "the group of root is not the readers'");
+}
+
+#[tokio::test]
+async fn only_root_and_the_own_user_may_change_the_site() {
+    let served = served().await;
+    let path = served.path.clone();
+    let answer = spawn_blocking(move || ask(&path, Request::Reload)).await.expect("no panic").expect("answer");
+    assert_eq!(answer, json!({ "outcome": "done", "changes": "nothing changed" }));
+    assert!(serve::may_change(Uid::from_raw(0)));
+    assert!(!serve::may_change(Uid::from_raw(STRANGER)), "whatever its groups are");
 }
 
 #[test]

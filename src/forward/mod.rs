@@ -1,42 +1,33 @@
-//! The listener, the sender's connection, transparent delivery.
+//! The listener, and how the senders that connect now are served.
 //!
 //! It never answers for the receiver, except with the refusal that `on_unreachable: nak` asks for, and never sends a
-//! byte twice. Rules: design, delivery.md ("transparent").
+//! byte twice. A change of its configuration counts for the senders that connect from then on; those that are connected
+//! keep what they began with. Rules: design, delivery.md ("transparent").
 
+mod deliver;
 mod refuse;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{self, OnUnreachable};
-use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
-use crate::link::inside::{Inside, tune};
+use crate::config;
+use crate::link::inside::Inside;
 use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
-use crate::link::wire::{Cause, ReceiverState};
-use crate::mllp::frame::Limits;
+use crate::link::wire::ReceiverState;
+use deliver::Delivery;
 
 /// Senders that connect at once and wait to be accepted: with fewer places a burst waits a second for its next SYN.
 const BACKLOG: u32 = 1024;
-/// Unacknowledged bytes to a sender end its connection after so long: it is gone, or its host is.
-const SENDER_TIMEOUT: Duration = Duration::from_secs(120);
-/// A connection through the tunnel outlives the wire's cuts by this much more than the hold.
-const TIMEOUT_BEYOND_HOLD: Duration = Duration::from_secs(30);
-/// A connection attempt inside the tunnel that takes longer is begun anew.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// The pause between attempts, the first time; it doubles.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// The longest such pause.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// A sender who is refused waits this long at most for the answer whether its receiver can be reached.
-const NAK_WITHIN: Duration = Duration::from_secs(3);
 /// `accept` failed, as for want of descriptors: it is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,6 +41,7 @@ pub struct ListenError {
 }
 
 /// Says how a forward reaches its receiver.
+#[derive(Clone)]
 pub enum Way {
     /// Over a link to a service.
     Link(Arc<Outbound>),
@@ -57,51 +49,88 @@ pub enum Way {
     Address(SocketAddr),
 }
 
+/// Is how senders that connect are served.
+#[derive(Clone)]
+struct Course {
+    config: Arc<config::Forward>,
+    way: Way,
+    /// Turns true when the connections that took this course are to end.
+    drain: watch::Sender<bool>,
+}
+
+/// Is where senders connect.
+#[derive(Default)]
+struct Door {
+    listener: Option<Arc<TcpListener>>,
+    closed: watch::Sender<bool>,
+}
+
 /// Is a running forward.
 pub struct Forward {
-    config: config::Forward,
-    way: Way,
+    course: Mutex<Course>,
+    door: Mutex<Door>,
+    /// Counts the senders that are connected.
+    open: AtomicUsize,
     inside: Inside,
-    tally: Arc<Tally>,
+    tally: Tally,
     /// What connecting showed, for a receiver that is reached by its address.
     receiver: Mutex<(ReceiverState, SystemTime)>,
 }
 
-impl Forward {
-    /// Makes a forward; [`Forward::run`] serves its senders.
-    pub fn new(config: config::Forward, way: Way, inside: Inside) -> Arc<Self> {
-        let receiver = Mutex::new((ReceiverState::Unknown, SystemTime::now()));
-        Arc::new(Self { config, way, inside, tally: Arc::default(), receiver })
-    }
+/// Binds a forward's listening port.
+///
+/// `leaving` holds a listener that is about to close and has the same port: the new one may come before it is gone.
+///
+/// # Errors
+/// The port is taken or the address is not this host's.
+pub fn listen(config: &config::Forward, leaving: Option<&TcpListener>) -> Result<TcpListener, ListenError> {
+    let address = config.listen;
+    let bind = |beside: bool| {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(beside)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        socket2::SockRef::from(&listener).set_reuse_port(false)?;
+        Ok(listener)
+    };
+    let bound = match leaving.map(socket2::SockRef::from) {
+        None => bind(false),
+        Some(leaving) => {
+            // Both must allow it for this moment. (The kernel shares with processes of the same user only.)
+            let bound = leaving.set_reuse_port(true).and_then(|()| bind(true));
+            leaving.set_reuse_port(false).and(bound)
+        }
+    };
+    bound.map_err(|source| ListenError { forward: config.name.to_string(), address, source })
+}
 
-    /// Binds the listening port.
-    ///
-    /// # Errors
-    /// The port is taken or the address is not this host's.
-    pub async fn listen(&self) -> Result<TcpListener, ListenError> {
-        self.bind().map_err(|source| ListenError {
-            forward: self.config.name.to_string(),
-            address: self.config.listen,
-            source,
+impl Forward {
+    /// Makes a forward; [`Forward::serve`] serves its senders.
+    pub fn new(config: config::Forward, way: Way, inside: Inside) -> Arc<Self> {
+        let course = Course { config: Arc::new(config), way, drain: watch::Sender::new(false) };
+        Arc::new(Self {
+            course: Mutex::new(course),
+            door: Mutex::default(),
+            open: AtomicUsize::new(0),
+            inside,
+            tally: Tally::default(),
+            receiver: Mutex::new((ReceiverState::Unknown, SystemTime::now())),
         })
     }
 
-    fn bind(&self) -> io::Result<TcpListener> {
-        let address = self.config.listen;
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    }
-
     /// Returns the configuration.
-    pub fn config(&self) -> &config::Forward {
-        &self.config
+    pub fn config(&self) -> Arc<config::Forward> {
+        self.course().config
     }
 
     /// Returns how the receiver is reached.
-    pub fn way(&self) -> &Way {
-        &self.way
+    pub fn way(&self) -> Way {
+        self.course().way
+    }
+
+    fn course(&self) -> Course {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns what passed.
@@ -109,197 +138,136 @@ impl Forward {
         &self.tally
     }
 
+    /// Returns the listener, while there is one.
+    pub fn listener(&self) -> Option<Arc<TcpListener>> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner).listener.clone()
+    }
+
     /// Tells what is known of the receiver, and since when.
     pub fn receiver(&self) -> (ReceiverState, SystemTime) {
-        match &self.way {
+        match self.way() {
             Way::Link(link) => link.session().receiver(),
             Way::Address(_) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
-    /// Serves senders until `stop` turns true, then waits for the open connections to end where no message is on its
-    /// way. Cancelling it ends them at once.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
-        let slots = Arc::new(Semaphore::new(self.config.connections_max.get()));
+    /// Changes what counts for senders that connect from now on; the way to the receiver stays.
+    pub fn change(&self, config: config::Forward) {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner).config = Arc::new(config);
+    }
+
+    /// Sends the senders that connect from now on another way; those that are connected end where no message is on its
+    /// way, within a bound.
+    pub fn redirect(&self, config: config::Forward, way: Way) {
+        let course = Course { config: Arc::new(config), way, drain: watch::Sender::new(false) };
+        let old = std::mem::replace(&mut *self.course.lock().unwrap_or_else(PoisonError::into_inner), course);
+        *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = (ReceiverState::Unknown, SystemTime::now());
+        old.retire();
+    }
+
+    /// Lets no sender in any more; those that are connected end where no message is on its way, within a bound.
+    pub fn retire(&self) {
+        self.open_door(None);
+        self.course().retire();
+    }
+
+    fn open_door(&self, listener: Option<Arc<TcpListener>>) -> watch::Receiver<bool> {
+        let door = Door { listener, closed: watch::Sender::new(false) };
+        let closed = door.closed.subscribe();
+        let old = std::mem::replace(&mut *self.door.lock().unwrap_or_else(PoisonError::into_inner), door);
+        old.closed.send_replace(true);
+        closed
+    }
+
+    /// Serves the senders that connect here, instead of where they did before, until the forward listens elsewhere or is
+    /// retired; then waits for the open connections to end. Dropping the future ends them at once.
+    pub fn serve(self: Arc<Self>, listener: Arc<TcpListener>) -> impl Future<Output = ()> {
+        let closed = self.open_door(Some(Arc::clone(&listener)));
+        self.accept(listener, closed)
+    }
+
+    async fn accept(self: Arc<Self>, listener: Arc<TcpListener>, mut closed: watch::Receiver<bool>) {
         let mut senders = JoinSet::new();
         loop {
             while senders.try_join_next().is_some() {}
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => break,
+                _ = closed.wait_for(|closed| *closed) => break,
             };
-            let (tcp, from) = match accepted {
-                Ok(accepted) => accepted,
+            match accepted {
+                Ok((tcp, from)) => self.admit(tcp, from, &mut senders),
                 Err(error) => {
-                    tracing::warn!(forward = %self.config.name, %error, "cannot accept a sender");
+                    tracing::warn!(forward = %self.config().name, %error, "cannot accept a sender");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
                 }
-            };
-            if !self.admits(from.ip()) {
-                self.tally.refuse("not_allowed");
-                tracing::warn!(forward = %self.config.name, %from, "refused a sender: its address is not in allow_from");
-                continue;
             }
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                self.tally.refuse("too_many_connections");
-                continue;
-            };
-            let (forward, stop) = (Arc::clone(&self), stop.clone());
-            senders.spawn(async move {
-                forward.serve(tcp, from, stop).await;
-                drop(slot);
-            });
+        }
+        // Where no other forward goes on with the listener, who waits to be accepted would be reset.
+        while let Some(Ok((tcp, from))) =
+            (Arc::strong_count(&listener) == 1).then(|| listener.accept().now_or_never()).flatten()
+        {
+            self.admit(tcp, from, &mut senders);
         }
         drop(listener);
         while senders.join_next().await.is_some() {}
     }
 
-    fn admits(&self, from: IpAddr) -> bool {
-        let from = from.to_canonical();
-        self.config.allow_from.is_empty() || self.config.allow_from.iter().any(|prefix| prefix.contains(&from))
-    }
-
-    async fn serve(&self, tcp: TcpStream, from: SocketAddr, stop: watch::Receiver<bool>) {
-        let connection = self.tally.begin();
-        let sender = TcpLeg::sender(tcp);
-        let ended = match tune(sender.tcp(), SENDER_TIMEOUT) {
-            Ok(()) => self.deliver(&sender, connection, stop).await,
-            Err(_) => Ended::Failed(Cause::SenderGone),
-        };
-        self.tally.end(connection, ended.code());
-        tracing::debug!(forward = %self.config.name, %from, reason = ended.code(), "a sender's connection ended");
-    }
-
-    async fn deliver(&self, sender: &TcpLeg, connection: u64, stop: watch::Receiver<bool>) -> Ended {
-        match (&self.way, self.config.on_unreachable) {
-            (_, OnUnreachable::Nak) => self.deliver_or_refuse(sender, connection, stop).await,
-            (Way::Link(link), OnUnreachable::Hold | OnUnreachable::Close) => {
-                let mut stream = match link.session().open() {
-                    Ok(stream) => stream,
-                    Err(cause) => return Ended::Failed(cause),
-                };
-                let ended = self.carry(sender, &stream, connection, stop).await;
-                stream.refuse(ended.cause());
-                ended
-            }
-            (Way::Address(to), OnUnreachable::Hold) => {
-                let connected = tokio::select! {
-                    connected = self.connect_within_hold(*to, sender) => connected,
-                    _ = stopped(stop.clone()) => Err(Cause::Stopping),
-                };
-                match connected {
-                    Ok(receiver) => self.carry(sender, &receiver, connection, stop).await,
-                    Err(cause) => Ended::Failed(cause),
-                }
-            }
-            (Way::Address(to), OnUnreachable::Close) => match self.connect(*to).await {
-                Ok(receiver) => self.carry(sender, &receiver, connection, stop).await,
-                Err(cause) => Ended::Failed(cause),
-            },
+    fn admit(self: &Arc<Self>, tcp: TcpStream, from: SocketAddr, senders: &mut JoinSet<()>) {
+        let course = self.course();
+        if !admits(&course.config, from.ip()) {
+            self.tally.refuse("not_allowed");
+            tracing::warn!(forward = %course.config.name, %from, "refused a sender: its address is not in allow_from");
+            return;
         }
-    }
-
-    async fn carry<R: Leg>(
-        &self,
-        sender: &TcpLeg,
-        receiver: &R,
-        connection: u64,
-        stop: watch::Receiver<bool>,
-    ) -> Ended {
-        let terms = Terms { limits: self.limits(), idle_timeout: self.config.idle_timeout, ack_timeout: None, stop };
-        carry(sender, receiver, terms, &self.tally, connection).await
-    }
-
-    fn limits(&self) -> Limits {
-        Limits { frame_bytes_max: self.config.message_bytes_max, ..Limits::default() }
-    }
-
-    /// Connects inside the tunnel, again and again, until bytes of the sender have waited for `hold_for`.
-    ///
-    /// Nothing of the sender is read meanwhile: a sender that leaves takes its message with it.
-    async fn connect_within_hold(&self, to: SocketAddr, sender: &TcpLeg) -> Result<TcpLeg, Cause> {
-        let mut first_byte: Option<Instant> = None;
-        let mut pause = PAUSE_MIN;
-        loop {
-            let cause = match self.connect(to).await {
-                Ok(receiver) => return Ok(receiver),
-                Err(cause) => cause,
-            };
-            if first_byte.is_none() && tokio::time::timeout(Duration::ZERO, sender.readable()).await.is_ok() {
-                first_byte = Some(Instant::now());
-            }
-            let is_closing = tokio::time::timeout(Duration::ZERO, sender.is_closing()).await.unwrap_or(false);
-            if is_closing {
-                return Err(Cause::SenderGone);
-            }
-            if first_byte.is_some_and(|at| at.elapsed() >= self.config.hold_for) {
-                return Err(cause);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+        if self.open.load(Ordering::Relaxed) >= course.config.connections_max.get() {
+            self.tally.refuse("too_many_connections");
+            return;
         }
+        let place = Place::new(self);
+        senders.spawn(async move {
+            Delivery::new(&place.0, course).serve(tcp, from).await;
+            drop(place);
+        });
     }
 
-    async fn connect(&self, to: SocketAddr) -> Result<TcpLeg, Cause> {
-        let user_timeout = self.config.hold_for + TIMEOUT_BEYOND_HOLD;
-        let connected = tokio::time::timeout(CONNECT_WITHIN, self.inside.connect(to, user_timeout)).await;
-        let result = match connected {
-            Ok(Ok(tcp)) => Ok(TcpLeg::receiver(tcp)),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Cause::ReceiverRefuses),
-            Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
-            Err(_) => Err(Cause::ReceiverSilent),
-        };
-        self.note_receiver(result.as_ref().map_or_else(|cause| ReceiverState::Down(*cause), |_| ReceiverState::Up));
-        result
-    }
-
-    fn note_receiver(&self, state: ReceiverState) {
+    fn note_receiver(&self, to: SocketAddr, state: ReceiverState) {
+        let is_current = matches!(self.way(), Way::Address(now) if now == to);
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
-        if receiver.0 != state {
+        if is_current && receiver.0 != state {
             *receiver = (state, SystemTime::now());
         }
     }
+}
 
-    /// Delivers where the receiver can be reached, refuses message by message where it cannot.
-    async fn deliver_or_refuse(&self, sender: &TcpLeg, connection: u64, stop: watch::Receiver<bool>) -> Ended {
-        loop {
-            let ended = match &self.way {
-                Way::Link(link) => match link.session().open() {
-                    Err(cause) => Err(cause),
-                    Ok(mut stream) => match tokio::time::timeout(NAK_WITHIN, stream.opened()).await {
-                        Ok(Ok(())) => {
-                            let ended = self.carry(sender, &stream, connection, stop).await;
-                            stream.refuse(ended.cause());
-                            return ended;
-                        }
-                        Ok(Err(cause)) => Err(cause),
-                        Err(_) => Err(Cause::ReceiverSilent),
-                    },
-                },
-                Way::Address(to) => match self.connect(*to).await {
-                    Ok(receiver) => return self.carry(sender, &receiver, connection, stop).await,
-                    Err(cause) => Err::<(), Cause>(cause),
-                },
-            };
-            if ended.is_err() {
-                let refused = tokio::select! {
-                    refused = refuse::refuse_messages(sender, self.limits(), &self.tally) => refused,
-                    _ = stopped(stop.clone()) => Err(Ended::Failed(Cause::Stopping)),
-                };
-                if let Err(ended) = refused {
-                    return ended;
-                }
-                // What the sender says next is worth a new attempt.
-                tokio::select! {
-                    () = sender.readable() => {}
-                    _ = stopped(stop.clone()) => return Ended::Failed(Cause::Stopping),
-                }
-            }
+impl Course {
+    fn retire(&self) {
+        self.drain.send_replace(true);
+        if let Way::Link(link) = &self.way {
+            link.retire();
         }
     }
 }
 
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    stop.wait_for(|stop| *stop).await.ok();
+fn admits(config: &config::Forward, from: IpAddr) -> bool {
+    let from = from.to_canonical();
+    config.allow_from.is_empty() || config.allow_from.iter().any(|prefix| prefix.contains(&from))
 }
+
+/// Counts a sender for as long as it is connected.
+struct Place(Arc<Forward>);
+
+impl Place {
+    fn new(forward: &Arc<Forward>) -> Self {
+        forward.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(forward))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,20 +21,68 @@ pub struct SiteFacts {
     pub version: &'static str,
     /// Says when the process started.
     pub started: SystemTime,
+    /// Says when the configuration was loaded, and what came of the last reload.
+    pub config: ConfigFacts,
     /// Says whether the tunnel's interface is there with its addresses.
     pub interface: Part,
+    /// Counts how often something of the interface was lost and restored.
+    pub interface_restored: u64,
+    /// Says in which places several packets pass in one system call, by place.
+    pub offloads: BTreeMap<&'static str, bool>,
     /// Says whether links from peers can arrive; up where no service is offered.
     pub link_listener: Part,
     /// Says how far the clock is behind what it was in an earlier run: peers refuse this site's handshakes meanwhile.
     pub clock_behind: Option<Duration>,
     /// Counts the datagrams and packets that were dropped before a peer was known, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Lists the peers, in the order of the configuration.
+    /// Says what `wg` has set of this site's end.
+    pub set_by_wg: SetByWg,
+    /// Lists the peers, in the order of the configuration, then those that `wg` added.
     pub peers: Vec<PeerFacts>,
     /// Lists the forwards, in the order of the configuration.
     pub forwards: Vec<ForwardFacts>,
     /// Lists the services, in the order of the configuration.
     pub services: Vec<ServiceFacts>,
+}
+
+/// Says when the configuration was loaded, and what came of the last reload.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfigFacts {
+    /// Says when the configuration that runs was loaded.
+    #[serde(serialize_with = "rfc3339")]
+    pub loaded: SystemTime,
+    /// Is the last reload, where it failed.
+    #[serde(rename = "failed_reload", skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedReload>,
+}
+
+/// Is a reload that changed nothing.
+#[derive(Debug, Clone, Serialize)]
+pub struct FailedReload {
+    /// Says when it was tried.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: SystemTime,
+    /// Says why it failed.
+    pub cause: String,
+}
+
+/// Says what `wg` has set since the configuration was read, beside what each peer says of itself; a reload undoes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SetByWg {
+    /// Lists the settings of this site's end, by their keys in the configuration.
+    pub tunnel: Vec<&'static str>,
+    /// Names the configured peers that were removed.
+    pub removed_peers: Vec<String>,
+}
+
+/// Says whose word something is set by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetBy {
+    /// The configuration's.
+    Config,
+    /// That of `wg`, until the next reload.
+    Wg,
 }
 
 /// Says whether a part that this site itself must provide is there.
@@ -60,6 +108,8 @@ pub struct PeerFacts {
     pub name: String,
     /// Is the peer's public key, in base64.
     pub public_key: String,
+    /// Says whose word its settings are.
+    pub set_by: SetBy,
     /// Is the endpoint as configured, such as `lab.example.org:51820`.
     pub endpoint_configured: Option<String>,
     /// Is where datagrams to the peer go now.

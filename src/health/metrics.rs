@@ -60,6 +60,16 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
     family(encoder, gauge("start_time", "Start of the process, since 1970").seconds(), &[start], |to, start| {
         to.encode_gauge(&start.as_secs_f64())
     })?;
+    let config = &facts.config;
+    let help = "1 where the last load of the configuration, at the start or by a reload, succeeded";
+    family(encoder, gauge("config_last_reload_successful", help), &[config.failed.is_none()], |to, successful| {
+        to.encode_gauge(&u64::from(*successful))
+    })?;
+    let help = "When the configuration that runs was loaded, since 1970";
+    let loaded = config.loaded.duration_since(UNIX_EPOCH).unwrap_or_default();
+    family(encoder, gauge("config_last_reload_success_timestamp", help).seconds(), &[loaded], |to, loaded| {
+        to.encode_gauge(&loaded.as_secs_f64())
+    })?;
     let help = "How far the clock is behind an earlier run's: peers refuse this site's handshakes meanwhile";
     family(encoder, gauge("clock_behind", help).seconds(), &[facts.clock_behind], |to, behind| {
         to.encode_gauge(&behind.unwrap_or_default().as_secs_f64())
@@ -74,6 +84,15 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
         &[report.status],
         |to, status| states(to, None, *status),
     )?;
+    let help = "How often the interface, an address, a route or a rule of the tunnel was lost and restored";
+    family(encoder, counter("interface_restored", help), &[facts.interface_restored], |to, restored| {
+        to.encode_counter::<NoLabelSet, _, u64>(restored, None)
+    })?;
+    let help = "1 where several packets pass in one system call (offload), by place; 0 where one by one (plain)";
+    let offloads: Vec<_> = facts.offloads.iter().collect();
+    family(encoder, gauge("tunnel_offload", help), &offloads, |to, (place, offload)| {
+        number(to, ("place", place), u64::from(**offload))
+    })?;
     let help = "Datagrams and packets that were dropped before a peer was known, by reason";
     let dropped: Vec<_> = report.dropped.iter().collect();
     family(encoder, counter("dropped", help), &dropped, |to, (reason, dropped)| {

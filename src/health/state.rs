@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::facts::{ForwardFacts, PeerFacts, ServiceFacts, SiteFacts, rfc3339};
+use super::facts::{ConfigFacts, ForwardFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339};
 use rules::{
     interface_fault, judge_forward, judge_peer, judge_service, link_listener_fault, listener_fault,
     service_listener_fault,
@@ -93,10 +93,14 @@ pub struct Report<'a> {
     /// Says when the process started.
     #[serde(serialize_with = "rfc3339")]
     pub started: SystemTime,
+    /// Says when the configuration was loaded, and what came of the last reload.
+    pub config: &'a ConfigFacts,
     /// Says what this site itself lacks to do its part, one line each; none: it is ready.
     pub unready: Vec<String>,
     /// Counts what was dropped before a peer was known, by reason.
     pub dropped: &'a BTreeMap<&'static str, u64>,
+    /// Says what `wg` has set of this site's end since the configuration was read.
+    pub set_by_wg: &'a SetByWg,
     /// Lists the peers.
     pub peers: Vec<Entry<'a, PeerFacts>>,
     /// Lists the forwards.
@@ -122,8 +126,8 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         .max()
         .unwrap_or(own);
     let (site, version, started) = (&facts.site, facts.version, facts.started);
-    let dropped = &facts.dropped;
-    Report { status, site, version, started, unready, dropped, peers, forwards, services }
+    let (dropped, config, set_by_wg) = (&facts.dropped, &facts.config, &facts.set_by_wg);
+    Report { status, site, version, started, config, unready, dropped, set_by_wg, peers, forwards, services }
 }
 
 /// Lists what this site itself lacks to do its part, one line each; empty: it is ready.

@@ -27,6 +27,9 @@ const LOOK_EVERY_WHILE_QUIET: Duration = Duration::from_secs(60);
 /// What the receiver said before the end is still written to the sender for so long.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
+/// A connection that is told to end and has a message on its way ends after so long all the same.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
@@ -74,7 +77,7 @@ pub struct Terms {
     pub idle_timeout: Option<Duration>,
     /// Ends a connection whose answer is overdue.
     pub ack_timeout: Option<Duration>,
-    /// Turns true when the site stops: the connection ends where no message is on its way.
+    /// Turns true when the connection is to end: where no message is on its way, after [`DRAIN_WITHIN`] in any case.
     pub stop: watch::Receiver<bool>,
 }
 
@@ -235,13 +238,13 @@ impl Carried<'_> {
 
     /// Looks at what no byte announces, until one of these things ends the connection.
     async fn look<S: Leg, R: Leg>(&self, sender: &S, receiver: &R, mut terms: Terms) -> Ended {
-        let (mut pause, mut listens) = (LOOK_EVERY, true);
+        let (mut pause, mut told) = (LOOK_EVERY, None);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.stirred.notified() => {}
                 // Once it is true, or nobody is left to say so, the interval alone is waited for.
-                _ = terms.stop.wait_for(|stop| *stop), if listens => listens = false,
+                _ = terms.stop.wait_for(|stop| *stop), if told.is_none() => told = Some(now()),
             }
             let now = now();
             if receiver.is_held() && closes_now(sender).await {
@@ -254,7 +257,8 @@ impl Carried<'_> {
             };
             let last_byte = *self.last_byte.lock().unwrap_or_else(PoisonError::into_inner);
             let silent_for = now.saturating_duration_since(last_byte);
-            if *terms.stop.borrow() && is_quiet {
+            let told_long_ago = told.is_some_and(|told| now.saturating_duration_since(told) >= DRAIN_WITHIN);
+            if *terms.stop.borrow() && (is_quiet || told_long_ago) {
                 return Ended::Failed(Cause::Stopping);
             }
             if terms.idle_timeout.is_some_and(|timeout| is_quiet && silent_for >= timeout) {

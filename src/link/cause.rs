@@ -28,7 +28,7 @@ pub enum Cause {
     TooManyStreams = 9,
     /// The sender is gone.
     SenderGone = 10,
-    /// The site stops.
+    /// The site stops, or was configured anew and ends what began before.
     Stopping = 11,
     /// The link is down, and was for too long.
     LinkDown = 12,
@@ -38,10 +38,12 @@ pub enum Cause {
     Protocol = 14,
     /// The bytes are not MLLP as the limits want it.
     Refused = 15,
+    /// The site does not offer the service to this peer any more.
+    Withdrawn = 16,
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::ReceiverRefuses,
         Self::ReceiverSilent,
         Self::ReceiverUnreachable,
@@ -57,6 +59,7 @@ impl Cause {
         Self::Lost,
         Self::Protocol,
         Self::Refused,
+        Self::Withdrawn,
     ];
 
     /// Reads a cause; one that a later version added counts as a protocol matter.
@@ -81,7 +84,8 @@ impl Cause {
             | Self::LinkDown
             | Self::Lost
             | Self::Protocol
-            | Self::Refused => false,
+            | Self::Refused
+            | Self::Withdrawn => false,
         }
     }
 
@@ -103,6 +107,7 @@ impl Cause {
             Self::Lost => "lost",
             Self::Protocol => "protocol",
             Self::Refused => "refused",
+            Self::Withdrawn => "service_withdrawn",
         }
     }
 }
@@ -120,11 +125,12 @@ impl fmt::Display for Cause {
             Self::ServiceNotAllowed => "the service is not offered to this site",
             Self::TooManyStreams => "there are as many connections as there may be",
             Self::SenderGone => "the sender is gone",
-            Self::Stopping => "the site stops",
+            Self::Stopping => "the site stops or was configured anew",
             Self::LinkDown => "the link is down",
             Self::Lost => "the other site was restarted",
             Self::Protocol => "the sites speak no common protocol version",
             Self::Refused => "the bytes were refused",
+            Self::Withdrawn => "the service is not offered to this site any more",
         })
     }
 }

@@ -1,6 +1,9 @@
 //! The far end of all links: accepts at the link port, asks the tunnel who is there, hands streams to the services.
 //!
 //! It never believes a name that a peer claims: the tunnel vouches for the far address, and that address for the key.
+//! Who may use what can change while links are up: [`Inbound::review`] has them judged again.
+
+mod kept;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,11 +16,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::cause_chain;
+use super::carry::DRAIN_WITHIN;
+use super::owners::Owners;
 use super::session::{Ended, Session};
 use super::stream_end::StreamEnd;
 use super::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
+use super::{FLUSH_WITHIN, cause_chain};
 use crate::config::{Name, PublicKey};
+use kept::{Link, LinkKey, Links, has_room, take_ghosts};
 
 /// Connections of one peer that have not greeted yet, or wait for an older one of their link to end.
 const GREETING_OF_PEER_MAX: usize = 32;
@@ -27,10 +33,6 @@ const CROWD_EVERY: Duration = Duration::from_secs(60);
 const GREET_WITHIN: Duration = Duration::from_secs(5);
 /// A greeting is one small record, in bytes.
 const GREETING_BYTES_MAX: usize = 1024;
-/// Links of all peers together that are kept, connected or not; a peer needs one a forward.
-const LINKS_MAX: usize = 1024;
-/// Links of one peer that are kept: more forwards than a site has, and no peer takes all there are.
-const LINKS_OF_PEER_MAX: usize = 128;
 /// Streams of one link that wait for their service to take them.
 const ARRIVALS_MAX: usize = 1024;
 /// Streams outlive their connection by this much more than the near site keeps them.
@@ -39,6 +41,9 @@ const LINGER_MORE: Duration = Duration::from_secs(10);
 const LINGER_MAX: Duration = Duration::from_secs(3600);
 /// The receiver connections of a restarted peer's old streams are closed within this, before new ones open.
 const OLD_STREAMS_WITHIN: Duration = Duration::from_secs(2);
+/// The streams of a link that its peer may no longer use end by themselves within [`DRAIN_WITHIN`], and have so much more
+/// time to say so.
+const DRAIN_MORE: Duration = Duration::from_secs(1);
 /// `accept` failed, as for want of descriptors: it is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -52,8 +57,6 @@ pub struct Arrival {
     pub service: Name,
 }
 
-/// Finds the peer that an inner address belongs to now.
-pub type FindOwner = Box<dyn Fn(SocketAddr) -> Option<(PublicKey, Name)> + Send + Sync>;
 /// Finds a service by its name, if a peer may use it.
 pub type FindService = Box<dyn Fn(&str, &Name) -> Result<Name, Cause> + Send + Sync>;
 /// Tells how a service's receiver is, and whenever that changes.
@@ -62,7 +65,7 @@ pub type FindReceiver = Box<dyn Fn(&Name) -> Option<watch::Receiver<ReceiverStat
 /// Answers what the inbound end must know of the rooms around it.
 pub struct Gate {
     /// Finds the peer that an inner address belongs to now.
-    pub owner: FindOwner,
+    pub owners: Owners,
     /// Finds a service by its name and tells whether a peer may use it.
     pub service: FindService,
     /// Tells how a service's receiver is, and whenever that changes.
@@ -78,8 +81,10 @@ pub struct Gate {
 /// Is the far end of all links.
 pub struct Inbound {
     gate: Gate,
-    links: Mutex<HashMap<LinkKey, Link>>,
+    links: Mutex<Links>,
     doors: Mutex<HashMap<PublicKey, Arc<Door>>>,
+    /// Changes when who may use what may have changed.
+    reviews: watch::Sender<u64>,
 }
 
 /// Is where the connections of one peer come in: no peer takes another's places.
@@ -90,27 +95,17 @@ struct Door {
     crowd_told: Mutex<Option<Instant>>,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct LinkKey {
-    peer: PublicKey,
-    forward: String,
-}
-
-struct Link {
-    near: Instance,
-    service: Name,
-    session: Arc<Session>,
-    /// Changes when a newer connection takes over.
-    turn: watch::Sender<u64>,
-    linger: Duration,
-    /// Ends the session's own tasks with it.
-    _tasks: JoinSet<()>,
-}
-
 impl Inbound {
     /// Makes the end; [`Inbound::run`] serves a listener.
     pub fn new(gate: Gate) -> Arc<Self> {
-        Arc::new(Self { gate, links: Mutex::default(), doors: Mutex::default() })
+        Arc::new(Self { gate, links: Mutex::default(), doors: Mutex::default(), reviews: watch::Sender::new(0) })
+    }
+
+    /// Looks again who may use which service: links of peers that may not end, their streams first.
+    pub fn review(&self) {
+        self.reviews.send_modify(|count| *count = count.wrapping_add(1));
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.retain(|_, door| Arc::strong_count(door) > 1);
     }
 
     /// Accepts links on a listener, for ever. Cancel-safe.
@@ -126,7 +121,7 @@ impl Inbound {
                     continue;
                 }
             };
-            let Some((key, peer)) = (self.gate.owner)(from) else { continue };
+            let Some((key, peer)) = self.gate.owners.of(from.ip()) else { continue };
             let door = self.door(key);
             // Beyond the limit the newest is closed; the peer tries again.
             let Ok(place) = Arc::clone(&door.places).try_acquire_owned() else {
@@ -135,7 +130,7 @@ impl Inbound {
             };
             let inbound = Arc::clone(&self);
             connections.spawn(async move {
-                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, key, peer)).await;
+                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, from, peer)).await;
                 if let Ok(Some(greeted)) = greeted {
                     inbound.serve(greeted, &door, place).await;
                 }
@@ -161,17 +156,17 @@ impl Inbound {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LinkKey, Link>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn greet(&self, mut tcp: TcpStream, key: PublicKey, peer: Name) -> Option<Greeted> {
+    async fn greet(&self, mut tcp: TcpStream, from: SocketAddr, peer: Name) -> Option<Greeted> {
         super::inside::tune(&tcp, super::USER_TIMEOUT).ok()?;
         let (hello, early) = read_hello(&mut tcp).await?;
         let refusal = match (self.gate.service)(&hello.service, &peer) {
             _ if !(hello.version_min..=hello.version_max).contains(&VERSION) => Cause::Protocol,
-            _ if !self.has_room(key, &hello.forward) => Cause::TooManyStreams,
-            Ok(service) => return Some(Greeted { tcp, early, key, peer, hello, service }),
+            _ if !has_room(&mut self.lock(), &LinkKey::new(&peer, &hello)) => Cause::TooManyStreams,
+            Ok(service) => return Some(Greeted { tcp, early, from, peer, hello, service }),
             Err(cause) => cause,
         };
         tracing::warn!(%peer, forward = %printable(&hello.forward), service = %printable(&hello.service), cause = %refusal, "refused a link");
@@ -181,20 +176,13 @@ impl Inbound {
         None
     }
 
-    /// Tells whether a link may be kept; one that is kept already always comes back.
-    fn has_room(&self, peer: PublicKey, forward: &str) -> bool {
-        let links = self.lock();
-        let of_peer = links.keys().filter(|key| key.peer == peer).count();
-        let is_kept = links.contains_key(&LinkKey { peer, forward: forward.to_owned() });
-        is_kept || (links.len() < LINKS_MAX && of_peer < LINKS_OF_PEER_MAX)
-    }
-
     async fn serve(self: &Arc<Self>, greeted: Greeted, door: &Door, place: OwnedSemaphorePermit) {
-        let Greeted { mut tcp, early, key, peer, hello, service } = greeted;
-        let link_key = LinkKey { peer: key, forward: hello.forward.clone() };
+        let Greeted { mut tcp, early, from, peer, hello, service } = greeted;
+        let Some(tie) = self.gate.owners.tie(&tcp, from.ip(), &peer) else { return };
+        let link_key = LinkKey::new(&peer, &hello);
         let (session, mut turn, resumed) = {
             let _alone = door.take_over.lock().await;
-            self.take_over(&link_key, &hello, &peer, &service).await
+            self.take_over(&link_key, &hello, &service).await
         };
         drop(place);
         let mut out = BytesMut::new();
@@ -205,19 +193,53 @@ impl Inbound {
             Err(error) => Ended::Broken(error),
             Ok(()) => {
                 tracing::info!(%peer, %forward, %service, resumed, "link is up");
-                let tell = self.tell_receiver(&session, &service);
                 tokio::select! {
                     biased;
                     // The newer connection's own `run` goes on with the streams.
                     _ = turn.changed() => Ended::Replaced,
-                    ended = session.run(tcp, early, resumed) => ended,
-                    () = tell => Ended::Closed,
+                    ended = tie.hold(session.run(tcp, early, resumed)) => ended.unwrap_or(Ended::Moved),
+                    () = self.tell_receiver(&session, &service) => Ended::Closed,
+                    cause = self.expelled(&session, from, &peer, &service) => {
+                        tracing::warn!(%peer, %forward, %service, %cause, "closed a link");
+                        self.lock().remove(&link_key);
+                        return;
+                    }
                 }
             }
         };
         if !matches!(ended, Ended::Replaced) {
             tracing::info!(%peer, %forward, why = %cause_chain(&ended), "link is down");
-            self.linger(&link_key, &session, turn).await;
+            tokio::select! {
+                biased;
+                () = self.linger(&link_key, &session, turn) => {}
+                _ = self.expelled(&session, from, &peer, &service) => drop(self.lock().remove(&link_key)),
+            }
+        }
+    }
+
+    /// Tells whether the peer may use the service now, and is still who is at that address.
+    fn judge(&self, from: SocketAddr, peer: &Name, service: &Name) -> Result<(), Cause> {
+        if !self.gate.owners.is_at(peer, from.ip()) {
+            return Err(Cause::ServiceNotAllowed);
+        }
+        (self.gate.service)(service.as_str(), peer).map(|_| ())
+    }
+
+    /// Waits until the peer may not use the link any more and its streams have ended, within a bound. Cancel-safe.
+    async fn expelled(&self, session: &Arc<Session>, from: SocketAddr, peer: &Name, service: &Name) -> Cause {
+        let mut reviews = self.reviews.subscribe();
+        loop {
+            if self.judge(from, peer, service).is_err() {
+                session.drained(DRAIN_WITHIN + DRAIN_MORE).await;
+                if let Err(cause) = self.judge(from, peer, service) {
+                    session.fail_all(Cause::Withdrawn);
+                    tokio::time::sleep(FLUSH_WITHIN).await;
+                    return cause;
+                }
+            }
+            if reviews.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -226,45 +248,39 @@ impl Inbound {
         self: &Arc<Self>,
         key: &LinkKey,
         hello: &Hello,
-        peer: &Name,
         service: &Name,
     ) -> (Arc<Session>, watch::Receiver<u64>, bool) {
+        let linger = (Duration::from_millis(hello.linger_ms.into()) + LINGER_MORE).min(LINGER_MAX);
         let old = {
             let mut links = self.lock();
-            match links.get(key) {
-                Some(link) if link.near == hello.instance && link.service == *service => {
+            match links.get_mut(key) {
+                Some(link) if link.service == *service => {
                     link.turn.send_modify(|turn| *turn += 1);
+                    link.linger = linger;
+                    link.session.set_hold_for(linger);
                     // Until the new connection runs there is none, should it never come to that.
                     link.session.disconnected(Cause::LinkDown);
                     return (Arc::clone(&link.session), link.turn.subscribe(), true);
                 }
-                _ => links.remove(key),
+                _ => take_ghosts(&mut links, key),
             }
         };
-        if let Some(old) = old {
-            old.turn.send_modify(|turn| *turn += 1);
-            old.session.fail_all(Cause::Lost);
-            let deadline = Instant::now() + OLD_STREAMS_WITHIN;
-            while old.session.count() > 0 && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+        for ghost in &old {
+            ghost.turn.send_modify(|turn| *turn += 1);
+            ghost.session.fail_all(Cause::Lost);
         }
-        let linger = (Duration::from_millis(hello.linger_ms.into()) + LINGER_MORE).min(LINGER_MAX);
+        let deadline = Instant::now() + OLD_STREAMS_WITHIN;
+        while old.iter().any(|ghost| ghost.session.count() > 0) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let (arrivals, streams) = mpsc::channel(ARRIVALS_MAX);
         let session = Session::far(linger, arrivals);
         let mut tasks = JoinSet::new();
         let clock = Arc::clone(&session);
         tasks.spawn(async move { clock.run_clock().await });
-        tasks.spawn(hand_over(streams, self.gate.arrivals.clone(), peer.clone(), service.clone()));
+        tasks.spawn(hand_over(streams, self.gate.arrivals.clone(), key.peer.clone(), service.clone()));
         let (turn, receiver) = watch::channel(0);
-        let link = Link {
-            near: hello.instance,
-            service: service.clone(),
-            session: Arc::clone(&session),
-            turn,
-            linger,
-            _tasks: tasks,
-        };
+        let link = Link { service: service.clone(), session: Arc::clone(&session), turn, linger, _tasks: tasks };
         self.lock().insert(key.clone(), link);
         (session, receiver, false)
     }
@@ -291,11 +307,19 @@ impl Inbound {
 
     /// Tells the near site how the receiver is, at once and at each change, for as long as the link is up.
     async fn tell_receiver(&self, session: &Arc<Session>, service: &Name) {
-        let Some(mut receiver) = (self.gate.receiver)(service) else { return std::future::pending().await };
+        let mut reviews = self.reviews.subscribe();
         loop {
-            let state = *receiver.borrow_and_update();
-            session.tell_receiver(state);
-            if receiver.changed().await.is_err() {
+            if let Some(mut receiver) = (self.gate.receiver)(service) {
+                loop {
+                    let state = *receiver.borrow_and_update();
+                    session.tell_receiver(state);
+                    if receiver.changed().await.is_err() {
+                        break;
+                    }
+                }
+            }
+            // The service is gone; another one may get its name.
+            if reviews.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }
@@ -315,7 +339,7 @@ impl Door {
 struct Greeted {
     tcp: TcpStream,
     early: BytesMut,
-    key: PublicKey,
+    from: SocketAddr,
     peer: Name,
     hello: Hello,
     service: Name,

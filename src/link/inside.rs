@@ -11,11 +11,20 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use super::owners::Owners;
+
 /// An idle connection is asked for life after so long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// It is asked again after so long, three times.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+/// The longest inner packet of these connections, in bytes: outside it has the 1280 that every IPv6 path takes (RFC 8200,
+/// section 5), with 40 bytes of IPv6, 8 of UDP and 32 of WireGuard. No router then has to fragment it or to say that it
+/// is too large, which many do not; and a multiple of 16 needs no padding.
+const PACKET_BYTES_MAX: u32 = 1200;
+/// What IPv4 or IPv6 and TCP put before the payload, in bytes; TCP's options come off the payload.
+const HEADERS_BYTES_V4: u32 = 40;
+const HEADERS_BYTES_V6: u32 = 60;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -24,17 +33,23 @@ const BACKLOG: i32 = 1024;
 pub struct Inside {
     interface: String,
     addresses: Vec<IpAddr>,
+    owners: Owners,
 }
 
 impl Inside {
-    /// Names the interface and the addresses to bind to.
-    pub fn new(interface: &str, addresses: Vec<IpAddr>) -> Self {
-        Self { interface: interface.to_owned(), addresses }
+    /// Names the interface and the addresses to bind to, and who knows whose the others are.
+    pub fn new(interface: &str, addresses: Vec<IpAddr>, owners: Owners) -> Self {
+        Self { interface: interface.to_owned(), addresses, owners }
     }
 
     /// Lists this site's addresses inside the tunnel.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
+    }
+
+    /// Knows whose the addresses inside the tunnel are.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     /// Opens a connection to an address inside the tunnel. Cancel-safe: a cancelled attempt leaves nothing.
@@ -68,6 +83,8 @@ impl Inside {
         if at.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        let headers_bytes = if at.is_ipv6() { HEADERS_BYTES_V6 } else { HEADERS_BYTES_V4 };
+        socket.set_tcp_mss(PACKET_BYTES_MAX - headers_bytes)?;
         socket.bind(&at.into())?;
         Ok(socket)
     }

@@ -1,7 +1,8 @@
 //! The near end of a link: dials the peer's link port inside the tunnel, for ever.
 //!
 //! It never gives up: after a failure it waits with backoff and jitter, and dials at once when the peer shows a sign of
-//! life, because TCP's own backoff would not (design, delivery.md).
+//! life, because TCP's own backoff would not (design, delivery.md). A link that the configuration no longer names ends
+//! when its streams have.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,12 +13,14 @@ use bytes::BytesMut;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::carry::DRAIN_WITHIN;
 use super::inside::Inside;
 use super::session::{Ended, Session};
 use super::wire::{Cause, Hello, Instance, Record, VERSION, Welcome, WireError, decode, encode};
-use super::{USER_TIMEOUT, cause_chain};
+use super::{FLUSH_WITHIN, USER_TIMEOUT, cause_chain};
+use crate::config::Name;
 
 /// A connection attempt that takes longer is begun anew: its SYN waits in a backoff.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -29,6 +32,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A link that held for so long is dialled again at once when it breaks; one that breaks sooner waits longer each time.
 const STEADY: Duration = Duration::from_secs(2);
+/// The streams of a link that is no longer wanted end by themselves within [`DRAIN_WITHIN`], and have so much more time to
+/// say so.
+const DRAIN_MORE: Duration = Duration::from_secs(2);
 /// A greeting is one small record, in bytes.
 const GREETING_BYTES_MAX: usize = 1024;
 
@@ -84,6 +90,12 @@ pub enum DialError {
         /// Is where.
         address: SocketAddr,
     },
+    /// The address belongs to another peer, or to none: `wg` can move it.
+    #[error("the address of the link port {address} does not belong to the peer")]
+    NotThePeers {
+        /// Is where.
+        address: SocketAddr,
+    },
     /// The other side refuses, and says why.
     #[error("{0}")]
     Refused(Cause),
@@ -94,7 +106,9 @@ impl DialError {
         match self {
             Self::Refused(cause) => *cause,
             Self::Foreign { .. } => Cause::Protocol,
-            Self::Connect { .. } | Self::Silent { .. } | Self::Broken { .. } => Cause::LinkDown,
+            Self::Connect { .. } | Self::Silent { .. } | Self::Broken { .. } | Self::NotThePeers { .. } => {
+                Cause::LinkDown
+            }
         }
     }
 }
@@ -104,16 +118,16 @@ impl DialError {
 pub struct Route {
     /// Names this site.
     pub site: String,
-    /// Identifies this start of it.
+    /// Identifies this start of it, and the link.
     pub instance: Instance,
     /// Names the forward.
     pub forward: String,
     /// Names the service at the peer.
     pub service: String,
+    /// Names the peer.
+    pub peer: Name,
     /// Is the peer's link port.
     pub address: SocketAddr,
-    /// Bounds how long streams outlive their connection.
-    pub hold_for: Duration,
 }
 
 /// Is the near end of a link.
@@ -122,12 +136,59 @@ pub struct Outbound {
     state: Mutex<LinkState>,
     route: Route,
     inside: Inside,
+    hold_for: Mutex<Duration>,
+    /// Is the peer's sign of life, once it is known whose.
+    life: watch::Sender<Option<watch::Receiver<u64>>>,
+    regreet: Notify,
+    retired: watch::Sender<bool>,
 }
 
 impl Outbound {
     /// Makes the end; [`Outbound::run`] brings it up.
-    pub fn new(route: Route, inside: Inside) -> Arc<Self> {
-        Arc::new(Self { session: Session::near(route.hold_for), state: Mutex::new(LinkState::New), route, inside })
+    ///
+    /// `hold_for` bounds how long streams outlive their connection.
+    pub fn new(route: Route, inside: Inside, hold_for: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            session: Session::near(hold_for),
+            state: Mutex::new(LinkState::New),
+            route,
+            inside,
+            hold_for: Mutex::new(hold_for),
+            life: watch::Sender::new(None),
+            regreet: Notify::new(),
+            retired: watch::Sender::new(false),
+        })
+    }
+
+    /// Tells whether the link leads to this service at this peer and its link port.
+    pub fn leads_to(&self, service: &str, peer: &Name, address: SocketAddr) -> bool {
+        self.route.service == service && self.route.peer == *peer && self.route.address == address
+    }
+
+    /// Says which peer's signs of life count from now on: `awake` changes at each.
+    pub fn follow(&self, awake: watch::Receiver<u64>) {
+        self.life.send_replace(Some(awake));
+    }
+
+    /// Changes how long streams outlive their connection. Where the far side must keep them for longer, it is greeted
+    /// again, and the streams go on over the new connection.
+    pub fn set_hold_for(&self, hold_for: Duration) {
+        let before = std::mem::replace(&mut *self.hold_for.lock().unwrap_or_else(PoisonError::into_inner), hold_for);
+        if before != hold_for {
+            self.session.set_hold_for(hold_for);
+        }
+        if before < hold_for {
+            self.regreet.notify_one();
+        }
+    }
+
+    fn hold_for(&self) -> Duration {
+        *self.hold_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the link as soon as its streams have ended, within a bound; [`Outbound::run`] then returns.
+    pub fn retire(&self) {
+        self.retired.send_replace(true);
     }
 
     /// Returns the streams.
@@ -140,23 +201,35 @@ impl Outbound {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Keeps the link up, for ever. `awake` changes at each sign of life of the peer. Cancel-safe.
-    pub async fn run(self: Arc<Self>, awake: watch::Receiver<u64>, mut jitter: impl FnMut() -> f64) {
+    /// Keeps the link up until it is retired and its streams have ended. Cancel-safe.
+    pub async fn run(self: Arc<Self>, mut jitter: impl FnMut() -> f64) {
         tokio::select! {
             () = self.session.run_clock() => {}
-            () = self.dial_for_ever(awake, &mut jitter) => {}
+            () = self.dial_for_ever(&mut jitter) => {}
+            () = self.ended() => {}
         }
     }
 
-    async fn dial_for_ever(&self, mut awake: watch::Receiver<u64>, jitter: &mut impl FnMut() -> f64) {
+    async fn ended(&self) {
+        let mut retired = self.retired.subscribe();
+        if retired.wait_for(|retired| *retired).await.is_err() {
+            return;
+        }
+        self.session.drained(DRAIN_WITHIN + DRAIN_MORE).await;
+        self.session.fail_all(Cause::Stopping);
+        tokio::time::sleep(FLUSH_WITHIN).await;
+    }
+
+    async fn dial_for_ever(&self, jitter: &mut impl FnMut() -> f64) {
+        let mut awake = SignsOfLife::new(self.life.subscribe());
         let mut far: Option<Instance> = None;
         let mut pause = PAUSE_MIN;
         loop {
-            awake.borrow_and_update();
+            awake.forget();
             let greeted = tokio::select! {
                 greeted = self.greet() => greeted,
                 // A sign of life while an attempt hangs: its SYN may be lost, a new one is answered now.
-                () = sign_of_life(&mut awake) => continue,
+                () = awake.next() => continue,
             };
             match greeted {
                 Ok((tcp, welcome, early)) => {
@@ -164,7 +237,10 @@ impl Outbound {
                     far = Some(welcome.instance);
                     self.up();
                     let began = Instant::now();
-                    let ended = self.run_connection(tcp, early, resumed, &mut awake).await;
+                    let Some(ended) = self.run_connection(tcp, early, resumed, &mut awake).await else {
+                        self.session.disconnected(Cause::LinkDown);
+                        continue;
+                    };
                     if began.elapsed() >= STEADY {
                         pause = PAUSE_MIN;
                     }
@@ -176,32 +252,40 @@ impl Outbound {
             pause = (pause * 2).min(PAUSE_MAX);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = sign_of_life(&mut awake) => {}
+                () = awake.next() => {}
             }
         }
     }
 
+    /// Moves records until the connection ends, and says why; nothing where it is to be greeted again.
     async fn run_connection(
         &self,
         tcp: TcpStream,
         early: BytesMut,
         resumed: bool,
-        awake: &mut watch::Receiver<u64>,
-    ) -> Ended {
+        awake: &mut SignsOfLife,
+    ) -> Option<Ended> {
         let wake = async {
             loop {
-                sign_of_life(awake).await;
+                awake.next().await;
                 self.session.wake();
             }
         };
+        let Some(tie) = self.inside.owners().tie(&tcp, self.route.address.ip(), &self.route.peer) else {
+            return Some(Ended::Moved);
+        };
         tokio::select! {
-            ended = self.session.run(tcp, early, resumed) => ended,
-            ended = wake => ended,
+            ended = tie.hold(self.session.run(tcp, early, resumed)) => Some(ended.unwrap_or(Ended::Moved)),
+            ended = wake => Some(ended),
+            () = self.regreet.notified() => None,
         }
     }
 
     async fn greet(&self) -> Result<(TcpStream, Welcome, BytesMut), DialError> {
         let address = self.route.address;
+        if !self.inside.owners().is_at(&self.route.peer, address.ip()) {
+            return Err(DialError::NotThePeers { address });
+        }
         let connect = tokio::time::timeout(CONNECT_WITHIN, self.inside.connect(address, USER_TIMEOUT)).await;
         let mut tcp = connect
             .map_err(|_| DialError::Silent { address })?
@@ -241,7 +325,7 @@ impl Outbound {
             version_max: VERSION,
             capabilities: 0,
             instance: self.route.instance,
-            linger_ms: u32::try_from(self.route.hold_for.as_millis()).unwrap_or(u32::MAX),
+            linger_ms: u32::try_from(self.hold_for().as_millis()).unwrap_or(u32::MAX),
             site: self.route.site.clone(),
             forward: self.route.forward.clone(),
             service: self.route.service.clone(),
@@ -271,9 +355,41 @@ impl Outbound {
     }
 }
 
-/// Waits for a sign of life of the peer; for ever, where the tunnel is gone.
-async fn sign_of_life(awake: &mut watch::Receiver<u64>) {
-    if awake.changed().await.is_err() {
-        std::future::pending::<()>().await;
+/// Is the peer's signs of life, whichever peer is followed.
+struct SignsOfLife {
+    followed: watch::Receiver<Option<watch::Receiver<u64>>>,
+    now: Option<watch::Receiver<u64>>,
+}
+
+impl SignsOfLife {
+    fn new(mut followed: watch::Receiver<Option<watch::Receiver<u64>>>) -> Self {
+        let now = followed.borrow_and_update().clone();
+        Self { followed, now }
+    }
+
+    /// Passes over the signs so far.
+    fn forget(&mut self) {
+        if let Some(now) = &mut self.now {
+            now.borrow_and_update();
+        }
+    }
+
+    /// Waits for the next sign; for ever, where the peer or the tunnel is gone. Cancel-safe.
+    async fn next(&mut self) {
+        loop {
+            let sign = async {
+                let is_sign = match &mut self.now {
+                    Some(now) => now.changed().await.is_ok(),
+                    None => false,
+                };
+                if !is_sign {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = sign => return,
+                Ok(()) = self.followed.changed() => self.now = self.followed.borrow_and_update().clone(),
+            }
+        }
     }
 }

@@ -55,6 +55,9 @@ pub enum Ended {
     /// A newer connection carries the streams on.
     #[error("a newer connection took over")]
     Replaced,
+    /// Its far address belongs to another peer now.
+    #[error("the address of the other site belongs to another peer now")]
+    Moved,
 }
 
 /// Is one end of a link.
@@ -170,6 +173,11 @@ impl Session {
         self.lock().streams.count()
     }
 
+    /// Tells whether it has neither a connection nor streams.
+    pub fn is_idle(&self) -> bool {
+        self.lock().streams.is_idle()
+    }
+
     /// Counts the streams that wait for a receiver that cannot be reached.
     pub fn held(&self) -> usize {
         self.lock().streams.held()
@@ -200,6 +208,19 @@ impl Session {
     /// Fails every stream.
     pub fn fail_all(self: &Arc<Self>, cause: Cause) {
         self.with(|streams| streams.fail_all(cause));
+    }
+
+    /// Changes how long streams outlive their connection.
+    pub fn set_hold_for(self: &Arc<Self>, hold_for: Duration) {
+        self.with(|streams| streams.set_hold_for(hold_for));
+    }
+
+    /// Waits until there is no stream, for so long at the most. Cancel-safe.
+    pub async fn drained(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        while self.count() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(CLOCK_STEP).await;
+        }
     }
 
     /// Asks for an echo at once: the peer gave a sign of life.

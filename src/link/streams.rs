@@ -111,6 +111,12 @@ impl Streams {
         }
     }
 
+    /// Changes how long streams outlive their connection and senders' bytes wait, also of the streams that there are.
+    pub fn set_hold_for(&mut self, hold_for: Duration) {
+        self.hold_for = hold_for;
+        self.events.push_back(Event::Clock);
+    }
+
     /// Opens a stream (near side) and returns its key.
     ///
     /// # Errors
@@ -214,6 +220,11 @@ impl Streams {
     /// Returns how many streams there are.
     pub fn count(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Tells whether there is neither a connection nor a stream.
+    pub fn is_idle(&self) -> bool {
+        !self.connected && self.streams.is_empty()
     }
 
     /// Lets time pass: holds end, refused streams are opened again, streams of a dead link fail.

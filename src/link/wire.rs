@@ -24,9 +24,25 @@ const MAGIC: [u8; 4] = *b"WLNK";
 /// Numbers a stream on the wire, from 1, never twice: 64 bits do not run out.
 pub type StreamId = u64;
 
-/// Identifies one start of a site: random, new each time.
+/// Identifies one start of a site, random and new each time (8 bytes), and one of its links (8 bytes; 0 at the far side).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Instance(pub [u8; 16]);
+
+impl Instance {
+    /// Joins the number of a start of the site and that of one of its links.
+    pub fn new(start: u64, link: u64) -> Self {
+        let mut bytes = [0; 16];
+        for (byte, value) in bytes.iter_mut().zip(start.to_be_bytes().into_iter().chain(link.to_be_bytes())) {
+            *byte = value;
+        }
+        Self(bytes)
+    }
+
+    /// Tells whether two links are of one start of a site.
+    pub fn is_same_start(&self, other: &Self) -> bool {
+        self.0.first_chunk::<8>() == other.0.first_chunk::<8>()
+    }
+}
 
 /// Tells how a receiver is, as far as the site before it knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +64,7 @@ pub struct Hello {
     pub version_max: u8,
     /// Is reserved for what later versions can do beyond the version; unknown bits are ignored.
     pub capabilities: u32,
-    /// Identifies its start.
+    /// Identifies its start, and the link.
     pub instance: Instance,
     /// Says how long streams are kept while the link is down, in milliseconds.
     pub linger_ms: u32,

@@ -1,10 +1,10 @@
 //! The connection to a receiver, and its probe.
 //!
 //! It never opens more connections than the configuration says, and never tells a peer that a receiver is connected
-//! before it is.
+//! before it is. A change of its configuration counts for the connections that begin from then on; who may not use it any
+//! more is cut off at once.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,9 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::config::{self, Host, Name, Probe};
+use crate::config::{self, Endpoint, Host, Name, Probe};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
 use crate::link::inside::tune;
+use crate::link::owners::Owners;
 use crate::link::stream_end::StreamEnd;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
@@ -38,12 +39,24 @@ const PLAIN_MAX: usize = 1024;
 
 /// Is a running service.
 pub struct Service {
-    config: config::Service,
+    config: watch::Sender<Arc<config::Service>>,
     tally: Arc<Tally>,
     slots: Arc<Semaphore>,
     waiting: AtomicU64,
     state: watch::Sender<ReceiverState>,
     since: Mutex<SystemTime>,
+    /// Turns true when its connections are to end.
+    drain: watch::Sender<bool>,
+    ports: Mutex<Ports>,
+    /// Take places back that are taken now, where there are to be fewer.
+    takers: Mutex<JoinSet<()>>,
+}
+
+/// Is where peers that run plain WireGuard connect.
+#[derive(Default)]
+struct Ports {
+    listeners: Vec<Arc<TcpListener>>,
+    closed: watch::Sender<bool>,
 }
 
 impl Service {
@@ -51,18 +64,69 @@ impl Service {
     pub fn new(config: config::Service) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(config.connections_max.get()));
         Arc::new(Self {
-            config,
+            config: watch::Sender::new(Arc::new(config)),
             tally: Arc::default(),
             slots,
             waiting: AtomicU64::new(0),
             state: watch::Sender::new(ReceiverState::Unknown),
             since: Mutex::new(SystemTime::now()),
+            drain: watch::Sender::new(false),
+            ports: Mutex::default(),
+            takers: Mutex::default(),
         })
     }
 
     /// Returns the configuration.
-    pub fn config(&self) -> &config::Service {
-        &self.config
+    pub fn config(&self) -> Arc<config::Service> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// Returns the listeners of its own port.
+    pub fn listeners(&self) -> Vec<Arc<TcpListener>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).listeners.clone()
+    }
+
+    /// Changes what counts for connections that begin from now on; those of peers that may not use it any more end.
+    pub fn change(&self, config: config::Service) {
+        let was = self.config();
+        let (before, after) = (was.connections_max.get(), config.connections_max.get());
+        let is_other_receiver = was.target != config.target;
+        self.config.send_replace(Arc::new(config));
+        if after > before {
+            self.slots.add_permits(after - before);
+        } else if after < before {
+            self.take_back(before - after);
+        }
+        if is_other_receiver {
+            self.note(ReceiverState::Unknown);
+        }
+    }
+
+    /// Takes places back: the free ones now, the others ahead of who waits for one.
+    fn take_back(&self, places: usize) {
+        let slots = Arc::clone(&self.slots);
+        let take = async move {
+            if let Ok(taken) = slots.acquire_many_owned(u32::try_from(places).unwrap_or(u32::MAX)).await {
+                taken.forget();
+            }
+        };
+        let mut takers = self.takers.lock().unwrap_or_else(PoisonError::into_inner);
+        while takers.try_join_next().is_some() {}
+        takers.spawn(take);
+    }
+
+    /// Takes no connection any more; those that there are end where no message is on its way, within a bound.
+    pub fn retire(&self) {
+        self.open_ports(Vec::new());
+        self.drain.send_replace(true);
+    }
+
+    /// Says where peers that run plain WireGuard connect from now on, instead of where they did before;
+    /// [`Service::serve_port`] serves each.
+    pub fn open_ports(&self, listeners: Vec<Arc<TcpListener>>) {
+        let ports = Ports { listeners, closed: watch::Sender::new(false) };
+        let old = std::mem::replace(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner), ports);
+        old.closed.send_replace(true);
     }
 
     /// Returns what passed.
@@ -87,12 +151,22 @@ impl Service {
 
     /// Tells whether a peer may use the service.
     pub fn allows(&self, peer: &Name) -> bool {
-        self.config.allow_peers.contains(peer)
+        self.config.borrow().allow_peers.contains(peer)
+    }
+
+    /// Waits until a peer may not use the service any more. Cancel-safe.
+    async fn forbidden(&self, peer: &Name) {
+        let mut config = self.config.subscribe();
+        if config.wait_for(|config| !config.allow_peers.contains(peer)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Serves a stream of a peer's link until it ends.
-    pub async fn serve_stream(&self, mut stream: StreamEnd, stop: watch::Receiver<bool>) {
+    pub async fn serve_stream(&self, mut stream: StreamEnd, peer: Name) {
         let connected = tokio::select! {
+            biased;
+            () = self.forbidden(&peer) => Err(Cause::ServiceNotAllowed),
             connected = self.connect() => connected,
             failed = stream.opened() => Err(failed.err().unwrap_or(Cause::SenderGone)),
         };
@@ -100,67 +174,79 @@ impl Service {
             Err(cause) => stream.refuse(cause),
             Ok((receiver, slot)) => {
                 stream.accept();
-                let ended = self.carry(&stream, &receiver, stop).await;
-                stream.refuse(ended.cause());
+                let cause = tokio::select! {
+                    ended = self.carry(&stream, &receiver) => ended.cause(),
+                    () = self.forbidden(&peer) => Cause::Withdrawn,
+                };
+                stream.refuse(cause);
                 drop(receiver);
                 drop(slot);
             }
         }
     }
 
-    /// Serves the service's own port on the tunnel address, for peers that run plain WireGuard. Ends when `stop` turns
-    /// true and the open connections ended where no message is on its way.
-    pub async fn serve_port(
-        self: Arc<Self>,
-        listener: TcpListener,
-        owner: impl Fn(SocketAddr) -> Option<Name> + Send,
-        mut stop: watch::Receiver<bool>,
-    ) {
+    /// Serves the service's own port on the tunnel address, for peers that run plain WireGuard. Ends when the service
+    /// listens elsewhere or is retired, and the open connections have ended.
+    pub fn serve_port(self: Arc<Self>, listener: Arc<TcpListener>, owners: Owners) -> impl Future<Output = ()> {
+        let closed = self.ports.lock().unwrap_or_else(PoisonError::into_inner).closed.subscribe();
+        self.accept(listener, owners, closed)
+    }
+
+    async fn accept(self: Arc<Self>, listener: Arc<TcpListener>, owners: Owners, mut closed: watch::Receiver<bool>) {
         let mut senders = JoinSet::new();
         loop {
             while senders.try_join_next().is_some() {}
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => break,
+                _ = closed.wait_for(|closed| *closed) => break,
             };
             let Ok((tcp, from)) = accepted else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let allowed = owner(from).is_some_and(|peer| self.allows(&peer));
-            if !allowed || senders.len() >= PLAIN_MAX {
+            let peer = owners.of(from.ip()).map(|(_, peer)| peer).filter(|peer| self.allows(peer));
+            let tied = peer.and_then(|peer| Some((owners.tie(&tcp, from.ip(), &peer)?, peer)));
+            let allowed = tied.is_some();
+            let Some((tie, peer)) = tied.filter(|_| senders.len() < PLAIN_MAX) else {
                 self.tally.refuse(if allowed { "too_many_connections" } else { "not_allowed" });
                 continue;
-            }
-            let (service, stop) = (Arc::clone(&self), stop.clone());
-            senders.spawn(async move { service.serve_plain(tcp, stop).await });
+            };
+            let service = Arc::clone(&self);
+            senders.spawn(async move { tie.hold(service.serve_plain(tcp, peer)).await });
         }
         drop(listener);
         while senders.join_next().await.is_some() {}
     }
 
-    async fn serve_plain(&self, tcp: TcpStream, stop: watch::Receiver<bool>) {
+    async fn serve_plain(&self, tcp: TcpStream, peer: Name) {
         if tune(&tcp, RECEIVER_TIMEOUT).is_err() {
             return;
         }
         let sender = TcpLeg::sender(tcp);
-        if let Ok((receiver, slot)) = self.connect().await {
-            self.carry(&sender, &receiver, stop).await;
-            drop(slot);
+        let served = async {
+            if let Ok((receiver, slot)) = self.connect().await {
+                self.carry(&sender, &receiver).await;
+                drop(slot);
+            }
+        };
+        tokio::select! {
+            () = served => {}
+            () = self.forbidden(&peer) => {}
         }
     }
 
-    async fn carry<S: Leg>(&self, sender: &S, receiver: &TcpLeg, stop: watch::Receiver<bool>) -> Ended {
+    async fn carry<S: Leg>(&self, sender: &S, receiver: &TcpLeg) -> Ended {
+        let config = self.config();
         let terms = Terms {
             limits: Limits { frame_bytes_max: FRAME_BYTES_MAX, ..Limits::default() },
             idle_timeout: None,
-            ack_timeout: self.config.ack_timeout,
-            stop,
+            ack_timeout: config.ack_timeout,
+            stop: self.drain.subscribe(),
         };
-        let connection = self.tally.begin();
-        let ended = carry(sender, receiver, terms, &self.tally, connection).await;
-        self.tally.end(connection, ended.code());
-        tracing::debug!(service = %self.config.name, reason = ended.code(), "a receiver's connection ended");
+        let mut counted = Counted { tally: &self.tally, connection: self.tally.begin(), code: Cause::Withdrawn.code() };
+        let ended = carry(sender, receiver, terms, &self.tally, counted.connection).await;
+        counted.code = ended.code();
+        tracing::debug!(service = %config.name, reason = ended.code(), "a receiver's connection ended");
         ended
     }
 
@@ -174,57 +260,79 @@ impl Service {
     }
 
     async fn open(&self) -> Result<TcpStream, Cause> {
-        let result = match tokio::time::timeout(CONNECT_WITHIN, self.dial()).await {
+        let target = self.config().target.clone();
+        let result = match tokio::time::timeout(CONNECT_WITHIN, dial(&target)).await {
             Ok(Ok(tcp)) => Ok(tcp),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Cause::ReceiverRefuses),
             Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
             Err(_) => Err(Cause::ReceiverSilent),
         };
-        self.note(result.as_ref().map_or_else(|cause| ReceiverState::Down(*cause), |_| ReceiverState::Up));
+        if self.config().target == target {
+            self.note(result.as_ref().map_or_else(|cause| ReceiverState::Down(*cause), |_| ReceiverState::Up));
+        }
         result
-    }
-
-    async fn dial(&self) -> io::Result<TcpStream> {
-        let target = &self.config.target;
-        let tcp = match &target.host {
-            Host::Address(address) => TcpStream::connect((*address, target.port)).await?,
-            Host::Name(name) => TcpStream::connect((name.as_str(), target.port)).await?,
-        };
-        tune(&tcp, RECEIVER_TIMEOUT)?;
-        Ok(tcp)
     }
 
     fn note(&self, state: ReceiverState) {
         let changed = self.state.send_if_modified(|known| std::mem::replace(known, state) != state);
         if changed {
             *self.since.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
+            let config = self.config();
             match state {
                 ReceiverState::Down(cause) => {
-                    tracing::warn!(service = %self.config.name, target = %self.config.target, %cause, "receiver is down");
+                    tracing::warn!(service = %config.name, target = %config.target, %cause, "receiver is down");
                 }
-                ReceiverState::Up | ReceiverState::Unknown => {
-                    tracing::info!(service = %self.config.name, target = %self.config.target, "receiver is up");
+                ReceiverState::Up => {
+                    tracing::info!(service = %config.name, target = %config.target, "receiver is up");
                 }
+                ReceiverState::Unknown => {}
             }
         }
     }
 
-    /// Probes the receiver for ever, where the configuration asks for it, and only while it has no live connection.
+    /// Probes the receiver until the service is retired, where the configuration asks for it, and only while it has no
+    /// live connection.
     pub async fn probe(self: Arc<Self>) {
-        if self.config.probe == Probe::None {
-            return std::future::pending().await;
-        }
+        let mut drain = self.drain.subscribe();
+        let mut changed = self.config.subscribe();
         loop {
-            let is_free = self.slots.available_permits() == self.config.connections_max.get();
-            if is_free {
+            let config = Arc::clone(&changed.borrow_and_update());
+            let is_free = self.slots.available_permits() == config.connections_max.get();
+            if is_free && config.probe == Probe::Tcp {
                 // The probe's own slot keeps it from taking the only connection of a receiver beside a message's.
                 if let Ok((receiver, slot)) = self.connect().await {
                     drop(receiver);
                     drop(slot);
                 }
             }
-            tokio::time::sleep(PROBE_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(PROBE_EVERY) => {}
+                Ok(()) = changed.changed() => {}
+                _ = drain.wait_for(|drain| *drain) => return,
+            }
         }
+    }
+}
+
+async fn dial(target: &Endpoint) -> io::Result<TcpStream> {
+    let tcp = match &target.host {
+        Host::Address(address) => TcpStream::connect((*address, target.port)).await?,
+        Host::Name(name) => TcpStream::connect((name.as_str(), target.port)).await?,
+    };
+    tune(&tcp, RECEIVER_TIMEOUT)?;
+    Ok(tcp)
+}
+
+/// Counts a connection to the receiver until it is dropped, also where it is cut off.
+struct Counted<'a> {
+    tally: &'a Tally,
+    connection: u64,
+    code: &'static str,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.tally.end(self.connection, self.code);
     }
 }
 

@@ -35,11 +35,21 @@ impl<T> AllowedIps<T> {
 
     /// Finds the owner of an address.
     pub fn owner(&self, address: IpAddr) -> Option<&T> {
-        let family = match address {
-            IpAddr::V4(_) => &self.v4,
-            IpAddr::V6(_) => &self.v6,
+        self.owner_within(address, 0)
+    }
+
+    /// Finds the owner of those addresses of a prefix that no more specific one holds.
+    pub fn holder(&self, prefix: IpNet) -> Option<&T> {
+        self.owner_within(prefix.network(), prefix.max_prefix_len() - prefix.prefix_len())
+    }
+
+    /// Looks at prefixes only that leave at least so many bits of an address open.
+    fn owner_within(&self, address: IpAddr, open_bits_min: u8) -> Option<&T> {
+        let (family, bits) = match address {
+            IpAddr::V4(_) => (&self.v4, 32),
+            IpAddr::V6(_) => (&self.v6, 128),
         };
-        family.iter().find_map(|(Reverse(length), owners)| {
+        family.range(Reverse(bits - open_bits_min)..).find_map(|(Reverse(length), owners)| {
             let network = IpNet::new(address, *length).ok()?.network();
             owners.get(&network)
         })

@@ -1,67 +1,119 @@
-//! The two data threads of the tunnel, outside tokio, with no queue between them.
+//! The data thread of the tunnel, outside tokio: all that passes between the interface and the sockets passes here.
 //!
-//! TX: TUN read, route, split, encrypt, send. RX: receive, decrypt, filter, join, TUN write; and, between datagrams,
-//! the passing of time for every peer. The lock on a peer's `Peer` is held for a batch and never across a system call.
-//! A batch ends when nothing more is ready, never with a timer. Neither thread ever waits for anything but its own
-//! descriptors.
+//! Out: TUN read, route, split, encrypt, send. In: receive, decrypt, filter, join, TUN write. Between them time passes
+//! for every peer. The lock on a peer's `Peer` is held for a batch and never across a system call. A batch ends when
+//! nothing more is ready, never with a timer. The thread waits for its own descriptors and for nothing else.
 
 mod receive;
 mod transmit;
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Instant;
-
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::drops::Drop;
+use super::peer::DATAGRAM_BYTES_MAX;
 use super::peers::PeerEntry;
 use super::udp::{Path, is_refused_for_its_segments};
 use super::{Shared, TunnelError};
+use receive::Receiver;
+use transmit::Transmitter;
 
-pub(super) use receive::receive;
-pub(super) use transmit::help;
+/// Reads of one descriptor before the others have their turn, at the most; each may bring 64 packets. A descriptor
+/// that keeps up gets one read a turn: a second one would find nothing, and cost a system call.
+const READS_MAX: usize = 16;
 
-/// Says whose turn it is to read the interface.
-pub(super) struct Turns {
-    is_helped: AtomicBool,
-    to_helper: EventFd,
-    to_main: EventFd,
+/// Ends the data thread, or lets it look at what has changed under it.
+pub(super) struct Signal {
+    event: EventFd,
+    is_stopping: AtomicBool,
 }
 
-impl Turns {
+impl Signal {
     pub(super) fn new() -> Result<Self, TunnelError> {
-        let event = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(TunnelError::poll);
-        Ok(Self { is_helped: AtomicBool::new(false), to_helper: event()?, to_main: event()? })
+        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(TunnelError::poll)?;
+        Ok(Self { event, is_stopping: AtomicBool::new(false) })
     }
 
-    fn is_helped(&self) -> bool {
-        self.is_helped.load(Ordering::Acquire)
+    pub(super) fn wake(&self) {
+        // full, it wakes as well
+        self.event.write(1).ok();
     }
 
-    fn ask_for_help(&self) {
-        self.is_helped.store(true, Ordering::Release);
-        self.to_helper.write(1).ok();
+    pub(super) fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.wake();
     }
 
-    fn give_back(&self) {
-        self.is_helped.store(false, Ordering::Release);
-        self.to_main.write(1).ok();
-    }
-
-    fn is_stopping(&self, stop: &EventFd) -> bool {
-        poll(&mut [readable(stop)], PollTimeout::ZERO) == Ok(1)
+    fn is_stopping(&self) -> bool {
+        self.event.read().ok();
+        self.is_stopping.load(Ordering::Acquire)
     }
 }
 
-/// Waits until a descriptor is readable.
-fn wait(waits: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<(), TunnelError> {
-    match poll(waits, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(error) => Err(TunnelError::poll(error)),
+/// Runs the data thread until it is told to stop, or the interface is gone.
+pub(super) fn run(shared: &Shared) -> Result<(), TunnelError> {
+    let (mut receiver, mut transmitter) = (Receiver::new(shared), Transmitter::new(shared));
+    let mut datagrams = vec![0u8; DATAGRAM_BYTES_MAX];
+    let (mut turn_v4, mut turn_v6, mut turn_out) = (Turn::new(), Turn::new(), Turn::new());
+    loop {
+        let udp = shared.udp();
+        let signal = &shared.signal;
+        // The signal stands in for a family that the host lacks.
+        let v6 = udp.v6().map_or_else(|| readable(&signal.event), readable);
+        let mut waits = [readable(&signal.event), readable(udp.v4()), v6, readable(&shared.tun)];
+        let until_tick = receiver.next_tick().saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        match poll(&mut waits, PollTimeout::try_from(until_tick).unwrap_or(PollTimeout::ZERO)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(TunnelError::poll(error)),
+        }
+        let [is_signalled, is_v4, is_v6, is_out] = waits.map(|wait| wait.any().unwrap_or(true));
+        if is_signalled && signal.is_stopping() {
+            return Ok(());
+        }
+        if is_v4 {
+            turn_v4.take(|| receiver.handle_socket(udp.v4(), &mut datagrams))?;
+        }
+        if let Some(v6) = udp.v6().filter(|_| is_v6) {
+            turn_v6.take(|| receiver.handle_socket(v6, &mut datagrams))?;
+        }
+        if is_out {
+            turn_out.take(|| transmitter.handle_interface())?;
+            transmitter.flush();
+        }
+        receiver.handle_time(Instant::now());
+    }
+}
+
+/// Says whether a read found something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Something,
+    Nothing,
+}
+
+/// Bounds the reads of a descriptor while others wait: more and more while it is never found empty, else one.
+struct Turn(usize);
+
+impl Turn {
+    fn new() -> Self {
+        Self(1)
+    }
+
+    fn take(&mut self, mut read: impl FnMut() -> Result<Found, TunnelError>) -> Result<(), TunnelError> {
+        for _ in 0..self.0 {
+            if read()? == Found::Nothing {
+                self.0 = 1;
+                return Ok(());
+            }
+        }
+        self.0 = (self.0 * 2).min(READS_MAX);
+        Ok(())
     }
 }
 
@@ -73,7 +125,7 @@ pub(super) fn send(shared: &Shared, entry: &PeerEntry, datagram: &[u8], path: Pa
 /// Sends datagrams of one length, the last may be shorter, in one call where the kernel can.
 fn send_segments(shared: &Shared, entry: &PeerEntry, datagrams: &[u8], segment_bytes: usize, mut path: Path) {
     let is_batch = datagrams.len() > segment_bytes;
-    let whole = !is_batch || (shared.udp().has_segments() && entry.segments().may_send(Instant::now()));
+    let whole = !is_batch || (shared.udp().sends_many() && entry.segments().may_send(Instant::now()));
     let mut sent = if whole { send_whole(shared, entry, datagrams, segment_bytes, &mut path) } else { Ok(()) };
     if is_batch && (!whole || sent.as_ref().is_err_and(is_refused_for_its_segments)) {
         if whole {
@@ -100,7 +152,7 @@ fn send_whole(
 ) -> io::Result<()> {
     let udp = shared.udp();
     match udp.send(datagrams, segment_bytes, *path) {
-        Err(error) if path.from.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
+        Err(error) if path.from.is_some() && may_miss_its_source(&error) => {
             path.from = None;
             entry.forget_source();
             udp.send(datagrams, segment_bytes, *path)
@@ -109,10 +161,12 @@ fn send_whole(
     }
 }
 
-fn readable<T: AsFd>(descriptor: &T) -> PollFd<'_> {
-    PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)
+/// A source address that this host has no more: EINVAL, or, where the routes went with it, as if there were no way.
+fn may_miss_its_source(error: &io::Error) -> bool {
+    let codes = [libc::EINVAL, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-fn is_ready(wait: &PollFd<'_>) -> bool {
-    wait.any().unwrap_or(true)
+fn readable<T: AsFd>(descriptor: &T) -> PollFd<'_> {
+    PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)
 }

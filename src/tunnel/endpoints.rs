@@ -3,7 +3,7 @@
 //! A configured name wins over what is remembered; what a peer's own datagrams say wins over both. It never rebinds a
 //! socket. Staleness follows wireguard-tools' reresolve-dns.sh: 135 s.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::peers::PeerEntry;
 use super::{Shared, TunnelError};
-use crate::config::{Config, Endpoint, Host};
+use crate::config::{Endpoint, Host, PublicKey};
 
 /// A handshake older than this may have lost its endpoint.
 const STALE: Duration = Duration::from_secs(135);
@@ -43,18 +43,52 @@ pub(super) fn load(state_dir: &Path) -> HashMap<String, SocketAddr> {
     }
 }
 
-/// Starts a task for each peer with a name for its endpoint, and one that keeps all endpoints.
-pub(super) fn spawn(config: &Config, shared: &Arc<Shared>) -> Vec<AbortHandle> {
-    let named = config.peers.iter().filter_map(|peer| {
-        let endpoint = peer.endpoint.clone()?;
-        let entry = shared.peers().by_key(&peer.public_key)?;
-        matches!(endpoint.host, Host::Name(_)).then(|| (entry, endpoint))
-    });
-    let mut tasks: Vec<AbortHandle> = named
-        .map(|(entry, endpoint)| tokio::spawn(resolve(Arc::clone(shared), entry, endpoint)).abort_handle())
-        .collect();
-    tasks.push(tokio::spawn(keep(Arc::clone(shared), config.state_dir.clone())).abort_handle());
-    tasks
+/// Holds a task for each peer with a name for its endpoint.
+#[derive(Default)]
+pub(super) struct Resolvers(HashMap<PublicKey, (Endpoint, Arc<PeerEntry>, AbortHandle)>);
+
+impl Resolvers {
+    /// Goes on for the peers as they are now: what stays as it was is not disturbed.
+    pub(super) fn follow(&mut self, shared: &Arc<Shared>) {
+        let peers = shared.peers();
+        let mut before = std::mem::take(&mut self.0);
+        for entry in peers.all() {
+            let Some(endpoint) = entry.settings().peer.endpoint.clone() else { continue };
+            if !matches!(endpoint.host, Host::Name(_)) {
+                continue;
+            }
+            let kept = before.get(&entry.key).is_some_and(|(was, of, _)| *was == endpoint && Arc::ptr_eq(of, entry));
+            let resolver = match before.remove(&entry.key) {
+                Some(resolver) if kept => resolver,
+                other => {
+                    if let Some((.., task)) = other {
+                        task.abort();
+                    }
+                    let task = tokio::spawn(resolve(Arc::clone(shared), Arc::clone(entry), endpoint.clone()));
+                    (endpoint, Arc::clone(entry), task.abort_handle())
+                }
+            };
+            self.0.insert(entry.key, resolver);
+        }
+        abort(&before);
+    }
+}
+
+impl Drop for Resolvers {
+    fn drop(&mut self) {
+        abort(&self.0);
+    }
+}
+
+fn abort(resolvers: &HashMap<PublicKey, (Endpoint, Arc<PeerEntry>, AbortHandle)>) {
+    for (.., task) in resolvers.values() {
+        task.abort();
+    }
+}
+
+/// Starts the task that keeps all endpoints.
+pub(super) fn spawn_keeper(shared: &Arc<Shared>, state_dir: &Path) -> AbortHandle {
+    tokio::spawn(keep(Arc::clone(shared), state_dir.to_owned())).abort_handle()
 }
 
 /// Resolves a peer's name for ever, whenever its handshake is stale.
@@ -96,29 +130,44 @@ async fn keep(shared: Arc<Shared>, state_dir: PathBuf) {
     let mut kept = load(&state_dir);
     loop {
         shared.peers().moved().await;
-        let now: HashMap<String, SocketAddr> = shared
-            .peers()
-            .all()
-            .iter()
-            .filter(|entry| entry.facts().latest_handshake.is_some())
-            .filter_map(|entry| Some((entry.key.to_string(), entry.endpoint()?)))
-            .collect();
-        let changed = now.iter().any(|(key, endpoint)| kept.get(key) != Some(endpoint));
-        if changed {
-            kept.extend(now);
+        if update(&mut kept, &shared) {
             let (state_dir, endpoints) = (state_dir.clone(), kept.clone());
             // The disk may be slow: messages must not wait for it.
-            let stored = tokio::task::spawn_blocking(move || store(&state_dir, &endpoints)).await;
-            if let Ok(Err(error)) = stored {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a restart will not know where the peers are");
-            }
+            tokio::task::spawn_blocking(move || store(&state_dir, &endpoints)).await.ok();
             tokio::time::sleep(KEEP_EVERY).await;
         }
     }
 }
 
+/// Writes what has changed since the last time, at the stop.
+pub(super) fn keep_last(shared: &Shared, state_dir: &Path) {
+    let mut kept = load(state_dir);
+    if update(&mut kept, shared) {
+        store(state_dir, &kept);
+    }
+}
+
+/// Takes up where the peers are now; tells whether anything changed.
+fn update(kept: &mut HashMap<String, SocketAddr>, shared: &Shared) -> bool {
+    let peers = shared.peers();
+    let now: HashMap<String, SocketAddr> = peers
+        .all()
+        .iter()
+        .filter(|entry| entry.facts().latest_handshake.is_some())
+        .filter_map(|entry| Some((entry.key.to_string(), entry.endpoint()?)))
+        .collect();
+    let changed = now.iter().any(|(key, endpoint)| kept.get(key) != Some(endpoint));
+    if changed {
+        // Peers that are gone are forgotten: `wg` may add and remove any number.
+        let keys: HashSet<String> = peers.all().iter().map(|entry| entry.key.to_string()).collect();
+        kept.retain(|key, _| keys.contains(key));
+        kept.extend(now);
+    }
+    changed
+}
+
 /// Replaces the file whole, so that a crash leaves the old or the new one.
-fn store(state_dir: &Path, endpoints: &HashMap<String, SocketAddr>) -> Result<(), TunnelError> {
+fn store(state_dir: &Path, endpoints: &HashMap<String, SocketAddr>) {
     let path = state_dir.join(FILE_NAME);
     let fresh = state_dir.join(format!("{FILE_NAME}.new"));
     let write = || -> io::Result<()> {
@@ -126,5 +175,8 @@ fn store(state_dir: &Path, endpoints: &HashMap<String, SocketAddr>) -> Result<()
         std::fs::File::open(&fresh)?.sync_all()?;
         std::fs::rename(&fresh, &path)
     };
-    write().map_err(|source| TunnelError::Endpoints { path: path.clone(), source })
+    if let Err(source) = write() {
+        let error = TunnelError::Endpoints { path: path.clone(), source };
+        tracing::warn!(error = &error as &dyn std::error::Error, "a restart will not know where the peers are");
+    }
 }

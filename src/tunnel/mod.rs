@@ -4,10 +4,12 @@
 //! the peer that owns its source address, and passed the filter; a socket bound to the interface speaks to peers only.
 
 pub mod allowed_ips;
+mod change;
 pub mod clock;
 mod driver;
 pub mod drops;
 pub mod endpoints;
+mod error;
 pub mod filter;
 mod fuzz;
 mod interface;
@@ -15,136 +17,54 @@ pub mod offload;
 pub mod packet;
 pub mod peer;
 pub mod peers;
+mod settings;
 pub mod tun;
+mod uapi;
 mod udp;
+pub mod unreachable;
 mod wall;
 
-use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::EventFd;
-use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::config::{Backend, Config, Name, PublicKey};
+use crate::config::{Config, Name, PublicKey};
+use change::Control;
 use clock::Clock;
+use driver::Signal;
 use drops::DropCounters;
+pub use error::TunnelError;
 use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
+use interface::Upkeep;
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
+pub use settings::SetByWg;
 use tun::Tun;
+#[doc(hidden)]
+pub use uapi::fuzz_uapi;
 use udp::Udp;
 
-/// Says why the tunnel does not start, or ended.
-#[derive(Debug, Error)]
-pub enum TunnelError {
-    /// A capability is missing.
-    #[error("not permitted to {what}: CAP_NET_ADMIN is missing")]
-    NotPermitted {
-        /// Says what for.
-        what: &'static str,
-    },
-    /// Another interface has the name.
-    #[error("an interface named {name} exists already; choose another tunnel.interface or stop what made it")]
-    InterfaceTaken {
-        /// Is the name.
-        name: String,
-    },
-    /// The kernel has no TUN.
-    #[error("there is no /dev/net/tun; load the kernel module with `modprobe tun`")]
-    NoTunDevice {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// The kernel refuses to create the interface.
-    #[error("cannot create the interface {name}")]
-    InterfaceCreate {
-        /// Is the name.
-        name: String,
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// The kernel refuses an address, a route or the MTU.
-    #[error("cannot set {what} of the tunnel interface")]
-    Interface {
-        /// Says which.
-        what: String,
-        /// Says what the kernel said.
-        source: Box<rtnetlink::Error>,
-    },
-    /// There is no netlink socket.
-    #[error("cannot speak rtnetlink")]
-    Netlink {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// The UDP port cannot be bound.
-    #[error("cannot bind UDP port {port} for WireGuard; choose another tunnel.listen_port or stop what uses it")]
-    UdpBind {
-        /// Is the port.
-        port: u16,
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// A data thread cannot be started or driven.
-    #[error("cannot drive the data threads")]
-    Threads {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// There is no randomness.
-    #[error("the system gives no random bytes")]
-    Random,
-    /// The interface was deleted or broke.
-    #[error("the tunnel interface is gone")]
-    InterfaceGone {
-        /// Says what the kernel said.
-        source: io::Error,
-    },
-    /// A data thread panicked.
-    #[error("a data thread of the tunnel panicked")]
-    Panicked,
-    /// The time of the latest handshake cannot be kept.
-    #[error("cannot keep the time in {}", path.display())]
-    Clock {
-        /// Is the file.
-        path: PathBuf,
-        /// Says what the system said.
-        source: io::Error,
-    },
-    /// The remembered endpoints cannot be read or written.
-    #[error("cannot keep the peers' endpoints in {}", path.display())]
-    Endpoints {
-        /// Is the file.
-        path: PathBuf,
-        /// Says what the system said.
-        source: io::Error,
-    },
-}
-
-impl TunnelError {
-    fn poll(error: nix::errno::Errno) -> Self {
-        Self::Threads { source: error.into() }
-    }
-}
-
-/// Is what both data threads and the rooms above share.
+/// Is what the data thread and the rooms above share.
 struct Shared {
     roster: RwLock<Arc<Peers>>,
     tun: Tun,
     udp: RwLock<Arc<Udp>>,
-    turns: driver::Turns,
+    /// Wakes the data thread: something changed under it.
+    signal: Signal,
     drops: DropCounters,
+    /// Changes with the peers.
+    changed: watch::Sender<u64>,
+    mtu_bytes: AtomicU16,
+    random: AtomicU64,
+    unreachables: Mutex<unreachable::Limit>,
     clock: Mutex<Clock>,
-    addresses: Vec<IpAddr>,
-    mtu_bytes: u16,
-    random: std::sync::atomic::AtomicU64,
 }
 
 impl Shared {
@@ -158,13 +78,25 @@ impl Shared {
         Arc::clone(&self.udp.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Lets other peers be the peers from now on.
+    fn install(&self, peers: Peers) {
+        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(peers);
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Lets other sockets be the sockets from now on.
+    fn install_udp(&self, udp: Udp) {
+        *self.udp.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(udp);
+        self.signal.wake();
+    }
+
     fn mtu_bytes(&self) -> usize {
-        usize::from(self.mtu_bytes)
+        usize::from(self.mtu_bytes.load(Ordering::Relaxed))
     }
 
     /// Says whose an inner address is, seen from a peer.
     fn whose(&self, peers: &Peers, address: IpAddr, peer: &Arc<PeerEntry>) -> Whose {
-        if self.addresses.contains(&address) {
+        if peers.addresses.contains(&address) {
             return Whose::Ours;
         }
         let is_the_peers = peers.owner(address).is_some_and(|owner| Arc::ptr_eq(owner, peer));
@@ -180,90 +112,107 @@ impl Shared {
         }
     }
 
+    /// Tells the host's kernel that a packet into the tunnel has nowhere to go, as the kernel's own WireGuard does.
+    fn tell_unreachable(&self, packet: &[u8]) {
+        if !self.unreachables.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            return;
+        }
+        let mut out = [0; unreachable::ANSWER_BYTES_MAX];
+        let told = unreachable::answer(packet, &mut out).and_then(|bytes| out.get(..bytes));
+        if let Some(told) = told {
+            // Where it is not taken the packet is lost without a word, as any may be.
+            self.tun.write(&offload::VnetHeader::default(), told, std::iter::empty()).ok();
+        }
+    }
+
     /// Returns the next number of a SplitMix64 sequence with a random seed: for jitter, never for keys.
     fn random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
-        let state = self.random.fetch_add(step, std::sync::atomic::Ordering::Relaxed).wrapping_add(step);
+        let state = self.random.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 }
 
+/// Says in which places several packets pass in one system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offloads {
+    /// From the interface: the kernel hands over super-packets.
+    pub tun_read: bool,
+    /// To the interface: the kernel takes super-packets.
+    pub tun_write: bool,
+    /// To the network: UDP GSO.
+    pub udp_send: bool,
+    /// From the network: UDP GRO.
+    pub udp_receive: bool,
+}
+
 /// Is a running tunnel; it ends with [`Tunnel::stop`] or when dropped.
 pub struct Tunnel {
     shared: Arc<Shared>,
-    stop: Arc<EventFd>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
-    tasks: Vec<tokio::task::AbortHandle>,
+    control: Arc<Control>,
+    keeper: tokio::task::AbortHandle,
+    clock: tokio::task::AbortHandle,
+    state_dir: PathBuf,
+    uapi: Option<tokio::task::AbortHandle>,
     interface: String,
+    upkeep: Upkeep,
 }
 
 impl Tunnel {
-    /// Creates the interface, binds the port, starts the data threads and begins a handshake with each known endpoint.
+    /// Creates the interface, binds the port, starts the data thread and begins a handshake with each known endpoint.
     ///
     /// # Errors
     /// Whatever keeps the tunnel from running; nothing is left behind.
     pub async fn start(config: &Config) -> Result<Self, TunnelError> {
-        let remembered = endpoints::load(&config.state_dir);
         let identity = Identity::new(&config.tunnel.private_key);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
-        let udp = Udp::bind(config.tunnel.listen_port, config.tunnel.fwmark, config.tunnel.backend != Backend::Plain)?;
+        let mark = interface::mark(config);
+        let udp = Udp::bind(config.tunnel.listen_port, mark, config.tunnel.udp_offload)?;
         let tun = Tun::create(&config.tunnel.interface, config.tunnel.backend)?;
-        interface::configure(config).await?;
-        let clock = wall::start(&config.state_dir);
-        let peers = Peers::new(config, identity, &remembered, || getrandom::u64().unwrap_or(seed));
+        let upkeep = Upkeep::start(config).await?;
         let shared = Arc::new(Shared {
-            roster: RwLock::new(Arc::new(peers)),
+            roster: RwLock::new(Arc::new(Peers::none(identity))),
             tun,
             udp: RwLock::new(Arc::new(udp)),
-            turns: driver::Turns::new()?,
+            signal: Signal::new()?,
             drops: DropCounters::new(),
-            clock: clock.into(),
-            addresses: config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect(),
-            mtu_bytes: config.tunnel.mtu,
+            changed: watch::Sender::new(0),
+            mtu_bytes: config.tunnel.mtu.into(),
             random: seed.into(),
+            unreachables: Mutex::default(),
+            clock: wall::start(&config.state_dir).into(),
         });
-        let stop = Arc::new(EventFd::new().map_err(TunnelError::poll)?);
+        let control = Arc::new(Control::begin(Arc::clone(&shared), upkeep.kept(), config).await);
         let (ended, failed) = watch::channel(None);
-        let mut tunnel = Self {
-            shared: Arc::clone(&shared),
-            stop: Arc::clone(&stop),
-            threads: Vec::new(),
+        let thread = spawn(&shared, ended)?;
+        Ok(Self {
+            thread: Some(thread),
             failed,
-            tasks: Vec::new(),
+            uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
+            clock: wall::spawn(&shared, &control, config.state_dir.clone()),
+            control,
+            keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
+            state_dir: config.state_dir.clone(),
             interface: config.tunnel.interface.clone(),
-        };
-        tunnel.spawn("wl-tx", ended.clone(), driver::help)?;
-        tunnel.spawn("wl-rx", ended, driver::receive)?;
-        tunnel.tasks = endpoints::spawn(config, &shared);
-        tunnel.tasks.push(wall::spawn(&shared, config.state_dir.clone()));
-        Ok(tunnel)
+            upkeep,
+            shared,
+        })
     }
 
-    fn spawn(
-        &mut self,
-        name: &str,
-        ended: watch::Sender<Option<Arc<TunnelError>>>,
-        run: fn(&Shared, &EventFd) -> Result<(), TunnelError>,
-    ) -> Result<(), TunnelError> {
-        let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
-        let body = move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&shared, &stop)));
-            let failure = match result {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error,
-                Err(_) => TunnelError::Panicked,
-            };
-            ended.send_replace(Some(Arc::new(failure)));
-        };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-        self.threads.push(thread.map_err(|source| TunnelError::Threads { source })?);
-        Ok(())
+    /// Takes the running tunnel to exactly what a configuration says; what `wg` set is forgotten. What does not change
+    /// keeps its session, its counters and its path. Not cancel-safe.
+    ///
+    /// # Errors
+    /// Whatever keeps the tunnel from it, such as a port that is taken; the peers are then as they were.
+    pub async fn reload(&self, config: &Config) -> Result<(), TunnelError> {
+        self.control.reload(config).await
     }
 
-    /// Waits until a data thread ends by itself, and says why. Cancel-safe.
+    /// Waits until the data thread ends by itself, and says why. Cancel-safe.
     pub async fn failed(&self) -> Arc<TunnelError> {
         let mut failed = self.failed.clone();
         let failure = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
@@ -273,12 +222,18 @@ impl Tunnel {
         }
     }
 
-    /// Looks whether the interface is there, up, and has its addresses.
+    /// Looks whether the interface is there and up, and has its addresses, routes and rules.
     ///
     /// # Errors
     /// Says in one line what is wrong.
     pub fn check_interface(&self) -> Result<(), String> {
-        interface::check(&self.interface, &self.shared.addresses)
+        interface::check(&self.interface, &self.shared.peers().addresses)?;
+        self.upkeep.fault().map_or(Ok(()), Err)
+    }
+
+    /// Counts how often something of the interface was lost and restored.
+    pub fn restored(&self) -> u64 {
+        self.upkeep.restored()
     }
 
     /// Names the interface that sockets inside the tunnel are bound to.
@@ -294,7 +249,17 @@ impl Tunnel {
     /// Returns what finds the peer that an inner address belongs to now; it does not keep the tunnel running.
     pub fn owners(&self) -> impl Fn(IpAddr) -> Option<(PublicKey, Name)> + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
-        move |address| shared.peers().owner(address).map(|entry| (entry.key, entry.name.clone()))
+        move |address| shared.peers().owner(address).map(|entry| (entry.key, entry.settings().peer.name.clone()))
+    }
+
+    /// Returns what changes whenever an inner address may belong to another peer than before.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    /// Tells what `wg` has set of this site's end since the configuration was read.
+    pub fn set_by_wg(&self) -> SetByWg {
+        self.shared.peers().set_by_wg.clone()
     }
 
     /// Tells what is known about every peer.
@@ -312,7 +277,18 @@ impl Tunnel {
         self.shared.clock.lock().unwrap_or_else(PoisonError::into_inner).behind(Instant::now())
     }
 
-    /// Ends the data threads and removes the interface.
+    /// Tells which offloads are in use.
+    pub fn offloads(&self) -> Offloads {
+        let (tun, udp) = (&self.shared.tun, self.shared.udp());
+        Offloads {
+            tun_read: tun.splits(),
+            tun_write: tun.joins(),
+            udp_send: udp.sends_many(),
+            udp_receive: udp.receives_many(),
+        }
+    }
+
+    /// Ends the data thread and removes the interface.
     pub fn stop(self) {
         std::mem::drop(self);
     }
@@ -320,13 +296,31 @@ impl Tunnel {
 
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
+        self.keeper.abort();
+        self.clock.abort();
+        endpoints::keep_last(&self.shared, &self.state_dir);
+        if let Some(uapi) = &self.uapi {
+            uapi.abort();
         }
-        if self.stop.write(1).is_ok() {
-            for thread in self.threads.drain(..) {
-                thread.join().ok();
-            }
+        self.shared.signal.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
         }
     }
+}
+
+/// Starts the data thread; `ended` says why, should it end by itself.
+fn spawn(shared: &Arc<Shared>, ended: watch::Sender<Option<Arc<TunnelError>>>) -> Result<JoinHandle<()>, TunnelError> {
+    let shared = Arc::clone(shared);
+    let body = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver::run(&shared)));
+        let failure = match result {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => TunnelError::Panicked,
+        };
+        ended.send_replace(Some(Arc::new(failure)));
+    };
+    let thread = std::thread::Builder::new().name("wl-data".to_owned()).spawn(body);
+    thread.map_err(|source| TunnelError::Threads { source })
 }

@@ -91,3 +91,6 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> Option<()> {
     bytes.get_mut(at..at + value.len())?.copy_from_slice(value);
     Some(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,8 @@ pub const UDP: u8 = 17;
 /// ICMPv6.
 pub const ICMPV6: u8 = 58;
 
-const IPV4_HEADER_BYTES: usize = 20;
-const IPV6_HEADER_BYTES: usize = 40;
+pub(super) const IPV4_HEADER_BYTES: usize = 20;
+pub(super) const IPV6_HEADER_BYTES: usize = 40;
 const TCP_HEADER_BYTES: usize = 20;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -146,24 +146,29 @@ pub fn reset_for(refused: &IpPacket<'_>, out: &mut [u8]) -> Option<usize> {
     segment[8..12].copy_from_slice(&acknowledged.to_be_bytes());
     segment[12] = 5 << 4;
     segment[13] = RST | ACK;
-    let header_bytes = write_ip_header(refused, out)?;
-    let sum = tcp_checksum(refused.destination, refused.source, &segment);
+    let header_bytes = write_answer_header(refused, TCP, TCP_HEADER_BYTES, out)?;
+    let sum = checksum(TCP, refused.destination, refused.source, &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     out.get_mut(header_bytes..header_bytes + TCP_HEADER_BYTES)?.copy_from_slice(&segment);
     Some(header_bytes + TCP_HEADER_BYTES)
 }
 
-/// Writes the header of a TCP answer without data, source and destination swapped.
-fn write_ip_header(refused: &IpPacket<'_>, out: &mut [u8]) -> Option<usize> {
-    match (refused.destination, refused.source) {
+/// Writes the header of an answer with so many bytes of a protocol, source and destination swapped; returns its length.
+pub(super) fn write_answer_header(
+    asked: &IpPacket<'_>,
+    protocol: u8,
+    payload_bytes: usize,
+    out: &mut [u8],
+) -> Option<usize> {
+    match (asked.destination, asked.source) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let header: &mut [u8; IPV4_HEADER_BYTES] = out.first_chunk_mut()?;
             *header = [0; IPV4_HEADER_BYTES];
             header[0] = 0x45;
-            header[3] = 40; // total length: 20 of IPv4, 20 of TCP
+            header[2..4].copy_from_slice(&u16::try_from(IPV4_HEADER_BYTES + payload_bytes).ok()?.to_be_bytes());
             header[6] = 0x40; // do not fragment
             header[8] = 64; // time to live
-            header[9] = TCP;
+            header[9] = protocol;
             header[12..16].copy_from_slice(&source.octets());
             header[16..20].copy_from_slice(&destination.octets());
             let sum = !ones_complement_sum(0, header);
@@ -174,8 +179,8 @@ fn write_ip_header(refused: &IpPacket<'_>, out: &mut [u8]) -> Option<usize> {
             let header: &mut [u8; IPV6_HEADER_BYTES] = out.first_chunk_mut()?;
             *header = [0; IPV6_HEADER_BYTES];
             header[0] = 0x60;
-            header[5] = 20; // payload length: 20 of TCP
-            header[6] = TCP;
+            header[4..6].copy_from_slice(&u16::try_from(payload_bytes).ok()?.to_be_bytes());
+            header[6] = protocol;
             header[7] = 64; // hop limit
             header[8..24].copy_from_slice(&source.octets());
             header[24..40].copy_from_slice(&destination.octets());
@@ -185,9 +190,9 @@ fn write_ip_header(refused: &IpPacket<'_>, out: &mut [u8]) -> Option<usize> {
     }
 }
 
-/// Sums a TCP segment with its pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1).
-fn tcp_checksum(source: IpAddr, destination: IpAddr, segment: &[u8]) -> u16 {
-    let mut sum = u32::from(TCP) + u32::try_from(segment.len()).unwrap_or(0);
+/// Sums what a protocol sends, with its pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1).
+pub(super) fn checksum(protocol: u8, source: IpAddr, destination: IpAddr, segment: &[u8]) -> u16 {
+    let mut sum = u32::from(protocol) + u32::try_from(segment.len()).unwrap_or(0);
     for address in [source, destination] {
         sum = match address {
             IpAddr::V4(address) => u32::from(ones_complement_sum(sum, &address.octets())),
@@ -198,7 +203,7 @@ fn tcp_checksum(source: IpAddr, destination: IpAddr, segment: &[u8]) -> u16 {
 }
 
 /// Adds 16-bit words in ones' complement (RFC 1071).
-fn ones_complement_sum(start: u32, bytes: &[u8]) -> u16 {
+pub(super) fn ones_complement_sum(start: u32, bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| match pair {
         [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
         [high] => u32::from(*high) << 8,
@@ -266,7 +271,7 @@ pub(crate) mod tests {
             assert_eq!((tcp.source_port, tcp.destination_port), (22, 40000));
             assert_eq!(tcp.flags, RST | ACK);
             assert_eq!(reset.payload[8..12], 8u32.to_be_bytes(), "acknowledges the SYN");
-            assert_eq!(tcp_checksum(reset.source, reset.destination, reset.payload), 0, "sums to zero");
+            assert_eq!(checksum(TCP, reset.source, reset.destination, reset.payload), 0, "sums to zero");
         }
     }
 

@@ -4,21 +4,26 @@
 //! learnt. Rules: WireGuard paper sections 5 and 6; what `Tunn` leaves to its caller: design, tunnel.md. `Tunn` keeps
 //! a clock of its own; every other time comes in as an argument.
 
-mod cores;
 mod identity;
 mod load;
+mod replays;
+mod succession;
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::x25519;
 
 use super::drops::Drop;
-use cores::{Cores, Outcome};
 use identity::INDEX_BITS_OF_SESSION;
 pub use identity::{Addressed, Identity};
+use replays::Replays;
+pub use succession::Before;
+use succession::Old;
 
 /// The largest datagram that is read or written: what UDP can carry, in bytes.
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;
@@ -36,10 +41,9 @@ const RESPONSE: u8 = 2;
 const DATA: u8 = 4;
 /// Session indices that are remembered, as many as `Tunn` keeps sessions.
 const SESSIONS_REMEMBERED: usize = 8;
-/// Without a session the first initiations are sent again after this, three times, before `Tunn`'s 5 s: of two sites
-/// that start together the first one's is lost, and nobody should wait 5 s for it.
-const QUICK_RETRY: Duration = Duration::from_secs(1);
-const QUICK_RETRIES: u8 = 3;
+/// An initiation is sent again after this for as long as nobody answers, not after `Tunn`'s 5 s: of two sites that
+/// start together the first one's is lost, and after an outage messages wait for the first one that arrives.
+const RETRY: Duration = Duration::from_secs(1);
 /// `Tunn` resends an initiation after 5 s; an own one is forgotten when the peer's comes in between, and sent again
 /// after a random part of this, so that two sites that began at once do not meet again (tunnel.md, 13).
 const COLLISION_RETRY_MAX: Duration = Duration::from_millis(400);
@@ -48,22 +52,24 @@ const COLLISION_RETRY_MAX: Duration = Duration::from_millis(400);
 const RENEW_AFTER: Duration = Duration::from_secs(120);
 /// A responder renews it where the initiator has not: 180 s less a keepalive's and a handshake's timeout, as in `Tunn`.
 const RENEW_AFTER_AS_RESPONDER: Duration = Duration::from_secs(165);
-/// A peer whose initiations carry an earlier time than its last is called instead, where it has been silent for so
-/// long: its clock was set back, and ours may be right. A replay by anybody else brings one handshake each 5 s, as
-/// WireGuard allows (REKEY_TIMEOUT, paper section 6.1).
-const CALL_BACK_SILENCE: Duration = Duration::from_secs(1);
-const CALL_BACK_EVERY: Duration = Duration::from_secs(5);
+/// A packet that nothing answers for so long is confirmed by a keepalive (`Keepalive-Timeout`, WireGuard paper, section
+/// 6.5), or the peer takes us for dead 5 s later and begins a handshake. `Tunn` forgets it where our last word went out
+/// in the same tick: its times are those of the tick before (a cause of boringtun's report #363).
+const CONFIRM_AFTER: Duration = Duration::from_secs(10);
 
 /// Is the cryptographic state of one peer.
 pub struct Peer {
-    cores: Cores,
+    tunn: Tunn,
+    index: u32,
+    old: Option<Old>,
     sessions_seen: [Option<u32>; SESSIONS_REMEMBERED],
+    keepalive: Option<Duration>,
+    keepalive_at: Option<Instant>,
+    confirm_at: Option<Instant>,
     initiator: bool,
     initiation_pending: bool,
     retry_at: Option<Instant>,
-    quick_retries_left: u8,
-    heard: Option<Instant>,
-    called_back: Option<Instant>,
+    replays: Replays,
 }
 
 /// Is what came of a datagram.
@@ -94,23 +100,18 @@ impl Peer {
     /// Makes the state for a peer; `index` has 24 random bits, unique among the peers.
     pub fn new(identity: &Identity, peer: &crate::config::Peer, index: u32) -> Self {
         Self {
-            cores: Cores::new(identity, peer, index),
+            tunn: tunn(identity, peer, index),
+            index,
+            old: None,
             sessions_seen: [None; SESSIONS_REMEMBERED],
+            keepalive: peer.persistent_keepalive,
+            keepalive_at: None,
+            confirm_at: None,
             initiator: false,
             initiation_pending: false,
             retry_at: None,
-            quick_retries_left: QUICK_RETRIES,
-            heard: None,
-            called_back: None,
+            replays: Replays::default(),
         }
-    }
-
-    /// Makes the core anew, so that handshakes carry the wall clock's time as it is now; sessions go on. A handshake
-    /// is to begin next.
-    pub fn renew(&mut self, identity: &Identity, now: Instant) {
-        self.cores.renew(identity, now);
-        self.retry_at = None;
-        self.quick_retries_left = QUICK_RETRIES;
     }
 
     /// Encrypts a packet for the peer, or keeps it and returns an initiation, or keeps it and returns nothing.
@@ -132,7 +133,7 @@ impl Peer {
         let mut behind = [0; PADDING_BYTES];
         let behind = behind.get_mut(..padding.len())?;
         buffer.get_mut(padding.clone())?.swap_with_slice(behind);
-        let result = self.cores.encapsulate(buffer.get(packet.start..padding.end)?, out);
+        let result = self.sender().encapsulate(buffer.get(packet.start..padding.end)?, out);
         buffer.get_mut(padding)?.copy_from_slice(behind);
         self.sent(result)
     }
@@ -159,42 +160,47 @@ impl Peer {
             Ok(Packet::PacketData(data)) => (Kind::Data, Some(data.receiver_idx)),
             Err(_) => return refused(Drop::NotWireGuard),
         };
-        let (outcome, by_current) = self.cores.decapsulate(source, kind, datagram, out);
-        let (action, authentic) = match outcome {
-            Outcome::Done => (Action::None, true),
-            Outcome::Reply(bytes) => {
-                let reply = out.get(..bytes).unwrap_or(&[]);
+        let older = self.old.as_mut().and_then(|old| old.addressed_by(session));
+        let is_for_older = older.is_some();
+        let result = older.unwrap_or(&mut self.tunn).decapsulate(Some(source), datagram, out);
+        let (action, authentic) = match result {
+            TunnResult::Done => (Action::None, true),
+            TunnResult::WriteToNetwork(reply) => {
                 self.note_sent(reply);
+                if kind == Kind::Initiation {
+                    self.replays.accepted(datagram);
+                }
                 (Action::Reply(reply), true)
             }
-            Outcome::Packet(bytes) => (Action::Packet(out.get(..bytes).unwrap_or(&[])), true),
+            TunnResult::WriteToTunnelV4(packet, _) => (Action::Packet(packet), true),
+            TunnResult::WriteToTunnelV6(packet, _) => (Action::Packet(packet), true),
             // After authentication: what was inside is no IP packet. The kernel moves the endpoint all the same.
-            Outcome::Failed(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
-            Outcome::Failed(WireGuardError::WrongTai64nTimestamp) => {
-                self.call_back(datagram, now);
-                (Action::Refused(Drop::HandshakeReplayed), false)
+            TunnResult::Err(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
+            TunnResult::Err(error) => {
+                if matches!(error, WireGuardError::WrongTai64nTimestamp) && self.replays.asks_for_call(datagram, now) {
+                    self.retry_at = Some(now);
+                }
+                (Action::Refused(refusal(&error)), false)
             }
-            Outcome::Failed(error) => (Action::Refused(refusal(&error)), false),
         };
         if authentic && matches!(kind, Kind::Initiation | Kind::Response) {
             self.initiator = kind == Kind::Response;
         }
-        if kind == Kind::Cookie && authentic {
-            // The next initiation carries it, and is not to wait for 5 s.
-            self.quick_retries_left = self.quick_retries_left.max(1);
+        if matches!(action, Action::Packet(_)) {
+            self.confirm_at.get_or_insert(now + CONFIRM_AFTER);
         }
         if kind == Kind::Initiation && authentic && self.initiation_pending {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }
         let carries = authentic && matches!(kind, Kind::Response | Kind::Data);
         if carries {
-            self.heard = Some(now);
+            self.replays.heard(now);
         }
-        let begins_session = carries && by_current && session.is_some_and(|index| self.remember_session(index));
+        let begins_session = carries && !is_for_older && session.is_some_and(|index| self.remember_session(index));
         if begins_session {
             self.initiation_pending = false;
             self.retry_at = None;
-            self.quick_retries_left = QUICK_RETRIES;
+            self.succeed();
         }
         Received { action, moves_endpoint: carries, begins_session }
     }
@@ -204,7 +210,7 @@ impl Peer {
         if out.len() < BUFFER_BYTES {
             return None;
         }
-        let result = self.cores.poll_queued(out);
+        let result = self.tunn.decapsulate(None, &[], out);
         self.sent(result)
     }
 
@@ -216,26 +222,32 @@ impl Peer {
         if out.len() < BUFFER_BYTES {
             return None;
         }
+        if let Some(datagram_bytes) = self.handle_tick_of_older(out) {
+            return out.get(..datagram_bytes);
+        }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             return self.initiate(out);
         }
-        let has_session = self.cores.session_age().is_some();
-        if self.retry_at.is_none() && self.initiation_pending && self.quick_retries_left > 0 && !has_session {
-            self.quick_retries_left -= 1;
-            self.retry_at = Some(now + QUICK_RETRY);
+        if self.retry_at.is_none() && self.initiation_pending {
+            self.retry_at = Some(now + RETRY);
         }
-        let due = match self.cores.update_timers(now, out) {
+        let due = match self.tunn.update_timers(out) {
             TunnResult::WriteToNetwork(datagram) => Due::Send(datagram.len()),
             TunnResult::Err(WireGuardError::ConnectionExpired) => Due::Expired,
             _ => Due::Nothing,
         };
         match due {
             Due::Nothing if self.needs_renewal() => self.initiate(out),
-            Due::Nothing => None,
-            Due::Expired if self.cores.has_keepalive() => self.initiate(out),
+            Due::Nothing if self.confirm_at.is_some_and(|at| at <= now) && self.has_session() => {
+                let result = self.sender().encapsulate(&[], out);
+                self.sent(result)
+            }
+            Due::Nothing => self.keep_alive(now, out),
+            Due::Expired if self.keepalive.is_some() => self.initiate(out),
             Due::Expired => {
                 self.initiation_pending = false;
+                self.retry_at = None;
                 None
             }
             Due::Send(datagram_bytes) => {
@@ -246,36 +258,37 @@ impl Peer {
         }
     }
 
+    /// Sends a keepalive where one is due. It is not left to `Tunn`, whose interval cannot be changed.
+    fn keep_alive<'a>(&mut self, now: Instant, out: &'a mut [u8]) -> Option<&'a [u8]> {
+        let every = self.keepalive?;
+        let at = *self.keepalive_at.get_or_insert(now + every);
+        if at > now || (self.initiation_pending && !self.is_served_by_older()) {
+            return None;
+        }
+        self.keepalive_at = Some(now + every);
+        let result = self.sender().encapsulate(&[], out);
+        self.sent(result)
+    }
+
     /// Begins a handshake now, whatever is in progress.
     pub fn initiate<'a>(&mut self, out: &'a mut [u8]) -> Option<&'a [u8]> {
         if out.len() < BUFFER_BYTES {
             return None;
         }
-        let result = self.cores.initiate(out);
+        let result = self.tunn.format_handshake_initiation(out, true);
         self.sent(result)
     }
 
     /// Tells whether there is a session to send with.
     pub fn has_session(&self) -> bool {
-        self.cores.has_session()
+        self.tunn.time_since_last_handshake().is_some() || self.is_served_by_older()
     }
 
     /// Tells whether an idle session is about to end that the keepalive asks to keep.
     fn needs_renewal(&self) -> bool {
         let after = if self.initiator { RENEW_AFTER } else { RENEW_AFTER_AS_RESPONDER };
-        let is_old = self.cores.session_age().is_some_and(|age| age >= after);
-        is_old && self.cores.has_keepalive() && !self.initiation_pending
-    }
-
-    /// Begins a handshake at the next tick with a peer whose own initiation is too early to be accepted. One that was
-    /// only duplicated on its way asks for nothing.
-    fn call_back(&mut self, initiation: &[u8], now: Instant) {
-        let is_silent = self.heard.is_none_or(|at| now.duration_since(at) >= CALL_BACK_SILENCE);
-        let is_due = self.called_back.is_none_or(|at| now.duration_since(at) >= CALL_BACK_EVERY);
-        if is_silent && is_due && !self.cores.is_last_initiation(initiation) {
-            self.called_back = Some(now);
-            self.retry_at = Some(now);
-        }
+        let is_old = self.tunn.time_since_last_handshake().is_some_and(|age| age >= after);
+        is_old && self.keepalive.is_some() && !self.initiation_pending
     }
 
     fn sent<'a>(&mut self, result: TunnResult<'a>) -> Option<&'a [u8]> {
@@ -287,6 +300,7 @@ impl Peer {
     /// Notes a handshake message of ours. Its index names a session to come; after 256 of them it is one that an
     /// earlier session had, which must not pass for the new one.
     fn note_sent(&mut self, datagram: &[u8]) {
+        self.confirm_at = None;
         let Some([kind @ (INITIATION | RESPONSE), _, _, _, index @ ..]) = datagram.first_chunk::<8>() else { return };
         self.initiation_pending |= *kind == INITIATION;
         let index = u32::from_le_bytes(*index);
@@ -303,7 +317,19 @@ impl Peer {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Makes the state of one handshake and its sessions. Keepalives are not its business.
+fn tunn(identity: &Identity, peer: &crate::config::Peer, index: u32) -> Tunn {
+    Tunn::new(
+        identity.secret.clone(),
+        x25519::PublicKey::from(peer.public_key.0),
+        peer.preshared_key.as_ref().map(|key| *key.expose()),
+        None,
+        index & 0x00ff_ffff,
+        Some(Arc::clone(&identity.limiter)),
+    )
+}
+
+#[derive(PartialEq, Eq)]
 enum Kind {
     Initiation,
     Response,
@@ -321,6 +347,11 @@ enum Due {
 /// Tells whether a datagram carries data, not a handshake.
 pub fn is_data(datagram: &[u8]) -> bool {
     datagram.first() == Some(&DATA)
+}
+
+/// Tells whether a datagram is the answer to an initiation.
+pub fn is_response(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&RESPONSE)
 }
 
 /// Returns the index of the peer that a data message is for, if it is one.

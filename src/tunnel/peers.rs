@@ -2,20 +2,22 @@
 //!
 //! It never encrypts (`peer` does) and never sends.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 
 use super::allowed_ips::AllowedIps;
 use super::drops::DropCounters;
 use super::filter::PeerRules;
 use super::peer::{Identity, OVERHEAD_BYTES, Peer};
+use super::settings::{PeerSettings, SetByWg};
 use super::udp::{self, Segments};
-use crate::config::{Config, Name, PublicKey, Target};
+use crate::config::{Name, PublicKey};
 
 /// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
 /// would delay a message noticeably.
@@ -27,14 +29,11 @@ const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 
 /// Is one peer of a running tunnel.
 pub struct PeerEntry {
-    /// Names the peer.
-    pub name: Name,
     /// Identifies the peer.
     pub key: PublicKey,
-    rules: Arc<PeerRules>,
     /// Counts what was dropped.
     pub drops: DropCounters,
-    index: u32,
+    set: RwLock<Arc<PeerSettings>>,
     noise: Mutex<Peer>,
     path: RwLock<Path>,
     segments: Segments,
@@ -62,6 +61,8 @@ struct Path {
 pub struct PeerFacts {
     /// Names the peer.
     pub name: Name,
+    /// Tells that `wg` set something of it since the configuration was read.
+    pub set_by_wg: bool,
     /// Identifies the peer.
     pub key: PublicKey,
     /// Is where datagrams go.
@@ -90,9 +91,23 @@ impl PeerEntry {
         self.noise.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes up other settings; `endpoint` says where datagrams go from now on, if anywhere else.
+    pub(super) fn take_up(&self, set: &PeerSettings, endpoint: Option<SocketAddr>, now: Instant) {
+        self.lock().set_keepalive(set.peer.persistent_keepalive, now);
+        *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set.clone());
+        if endpoint.is_some() {
+            self.set_endpoint(endpoint, None);
+        }
+    }
+
+    /// Returns what the peer is set to now.
+    pub(super) fn settings(&self) -> Arc<PeerSettings> {
+        Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Returns what the peer may do here.
     pub(super) fn rules(&self) -> Arc<PeerRules> {
-        Arc::clone(&self.rules)
+        Arc::clone(&self.settings().rules)
     }
 
     /// Returns where datagrams go.
@@ -125,9 +140,14 @@ impl PeerEntry {
         path.endpoint_error = error;
     }
 
+    /// Counts what was received and is authentic.
+    pub(super) fn received(&self, datagram_bytes: usize) {
+        self.rx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
+    }
+
     /// Notes authenticated datagrams: counts them, moves the endpoint to their source, wakes after silence.
     pub(super) fn heard(&self, datagram_bytes: usize, source: udp::Path, now: Instant) {
-        self.rx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
+        self.received(datagram_bytes);
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
         let moved = path.endpoint.replace(source.to) != Some(source.to);
         path.source = source.from;
@@ -183,11 +203,13 @@ impl PeerEntry {
     /// Tells what is known about the peer.
     pub fn facts(&self) -> PeerFacts {
         let has_keys = self.lock().has_session();
+        let set = self.settings();
         let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
         let unanswered_for = path.unanswered_since.map(|since| since.elapsed());
         let has_session = has_keys && unanswered_for.is_none_or(|silence| silence < UNANSWERED_MAX);
         PeerFacts {
-            name: self.name.clone(),
+            name: set.peer.name.clone(),
+            set_by_wg: set.set_by_wg,
             key: self.key,
             endpoint: path.endpoint,
             endpoint_error: path.endpoint_error.clone(),
@@ -202,74 +224,143 @@ impl PeerEntry {
     }
 }
 
-/// Finds peers by key, by index and by inner address.
+/// Finds peers by key, by index and by inner address; a change replaces the whole.
+#[derive(Clone)]
 pub struct Peers {
     /// Is this site, as its peers know it.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
+    /// Lists this site's own inner addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Says what `wg` set of this site's end.
+    pub set_by_wg: SetByWg,
     all: Vec<Arc<PeerEntry>>,
     by_key: HashMap<PublicKey, Arc<PeerEntry>>,
     by_index: HashMap<u32, Arc<PeerEntry>>,
-    allowed_ips: AllowedIps<Arc<PeerEntry>>,
+    /// `None` has a prefix that is changing hands.
+    allowed_ips: AllowedIps<Option<Arc<PeerEntry>>>,
     moved: Arc<Notify>,
 }
 
+/// Is a peer's place among those that follow.
+pub(super) enum Found {
+    /// It stays, with all that it has.
+    Kept(Arc<PeerEntry>),
+    /// It begins.
+    New(Arc<PeerEntry>),
+}
+
+impl Found {
+    pub(super) fn entry(&self) -> &Arc<PeerEntry> {
+        match self {
+            Self::Kept(entry) | Self::New(entry) => entry,
+        }
+    }
+}
+
 impl Peers {
-    /// Makes the state of every configured peer; `random` gives indices, `remembered` the endpoints of an earlier run.
-    pub(super) fn new(
-        config: &Config,
-        identity: Identity,
-        remembered: &HashMap<String, SocketAddr>,
-        mut random: impl FnMut() -> u64,
-    ) -> Self {
-        let mut peers = Self {
-            identity,
+    /// Begins without peers.
+    pub(super) fn none(identity: Identity) -> Self {
+        Self {
+            identity: Arc::new(identity),
+            addresses: Vec::new(),
+            set_by_wg: SetByWg::default(),
             all: Vec::new(),
             by_key: HashMap::new(),
             by_index: HashMap::new(),
             allowed_ips: AllowedIps::new(),
             moved: Arc::default(),
-        };
-        for peer in &config.peers {
-            let index = loop {
-                let index = u32::try_from(random() & 0x00ff_ffff).unwrap_or(0);
-                if !peers.by_index.contains_key(&index) {
-                    break index;
-                }
-            };
-            let endpoint = peer
-                .endpoint
-                .as_ref()
-                .and_then(|endpoint| match endpoint.host {
-                    crate::config::Host::Address(address) => Some(SocketAddr::new(address, endpoint.port)),
-                    crate::config::Host::Name(_) => None,
-                })
-                .or_else(|| remembered.get(&peer.public_key.to_string()).copied());
-            let entry = Arc::new(PeerEntry {
-                name: peer.name.clone(),
-                key: peer.public_key,
-                rules: Arc::new(rules(config, peer)),
-                drops: DropCounters::new(),
-                index,
-                noise: Mutex::new(Peer::new(&peers.identity, peer, index)),
-                path: RwLock::new(Path { endpoint, ..Path::default() }),
-                segments: Segments::default(),
-                rx_bytes: AtomicU64::new(0),
-                tx_bytes: AtomicU64::new(0),
-                awake: watch::Sender::new(0),
-                moved: Arc::clone(&peers.moved),
-            });
-            peers.add(entry, peer);
         }
-        peers
     }
 
-    fn add(&mut self, entry: Arc<PeerEntry>, peer: &crate::config::Peer) {
-        for prefix in &peer.allowed_ips {
-            self.allowed_ips.insert(*prefix, Arc::clone(&entry));
+    /// Begins what follows these peers, without any yet.
+    pub(super) fn successor(&self, identity: Arc<Identity>, addresses: Vec<IpAddr>, set_by_wg: SetByWg) -> Self {
+        Self {
+            identity,
+            addresses,
+            set_by_wg,
+            all: Vec::new(),
+            by_key: HashMap::new(),
+            by_index: HashMap::new(),
+            allowed_ips: AllowedIps::new(),
+            moved: Arc::clone(&self.moved),
         }
-        self.by_key.insert(entry.key, Arc::clone(&entry));
-        self.by_index.insert(entry.index, Arc::clone(&entry));
-        self.all.push(entry);
+    }
+
+    /// Adds a peer: the very entry that it had before, or a new one. Changes nothing of an entry.
+    pub(super) fn add(
+        &mut self,
+        before: &Self,
+        set: &PeerSettings,
+        awake: &watch::Sender<u64>,
+        random: impl FnMut() -> u64,
+    ) -> Found {
+        let found = before.by_key(&set.peer.public_key).map_or_else(
+            || {
+                let index = self.free_index(before, random);
+                Found::New(Arc::new(PeerEntry {
+                    key: set.peer.public_key,
+                    drops: DropCounters::new(),
+                    set: RwLock::new(Arc::new(set.clone())),
+                    noise: Mutex::new(Peer::new(&self.identity, &set.peer, index)),
+                    path: RwLock::default(),
+                    segments: Segments::default(),
+                    rx_bytes: AtomicU64::new(0),
+                    tx_bytes: AtomicU64::new(0),
+                    awake: awake.clone(),
+                    moved: Arc::clone(&self.moved),
+                }))
+            },
+            Found::Kept,
+        );
+        let entry = found.entry();
+        for index in entry.lock().indices() {
+            self.by_index.insert(index, Arc::clone(entry));
+        }
+        for prefix in &set.peer.allowed_ips {
+            self.allowed_ips.insert(*prefix, Some(Arc::clone(entry)));
+        }
+        self.by_key.insert(entry.key, Arc::clone(entry));
+        self.all.push(Arc::clone(entry));
+        found
+    }
+
+    /// Lets one more index lead to a peer.
+    pub(super) fn reserve_index(&mut self, before: &Self, entry: &Arc<PeerEntry>, random: impl FnMut() -> u64) -> u32 {
+        let index = self.free_index(before, random);
+        self.by_index.insert(index, Arc::clone(entry));
+        index
+    }
+
+    fn free_index(&self, before: &Self, mut random: impl FnMut() -> u64) -> u32 {
+        loop {
+            let index = u32::try_from(random() & 0x00ff_ffff).unwrap_or(0);
+            if !self.by_index.contains_key(&index) && !before.by_index.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+
+    /// Lists the prefixes of either that lead to another peer than before.
+    pub(super) fn changing_hands<'a>(
+        &self,
+        next: &Self,
+        settings: impl Iterator<Item = &'a PeerSettings>,
+    ) -> Vec<IpNet> {
+        let key = |entry: Option<&Option<Arc<PeerEntry>>>| entry.and_then(|entry| Some(entry.as_ref()?.key));
+        let changes = |prefix: &IpNet| {
+            let (was, is) = (key(self.allowed_ips.holder(*prefix)), key(next.allowed_ips.holder(*prefix)));
+            was.is_some() && is.is_some() && was != is
+        };
+        settings.flat_map(|set| &set.peer.allowed_ips).filter(|prefix| changes(prefix)).copied().collect()
+    }
+
+    /// Takes prefixes away from everybody.
+    pub(super) fn with_nobody_at(&self, prefixes: &[IpNet]) -> Self {
+        let mut peers = self.clone();
+        for prefix in prefixes {
+            peers.allowed_ips.insert(*prefix, None);
+        }
+        peers
     }
 
     /// Lists all peers.
@@ -294,23 +385,11 @@ impl Peers {
 
     /// Finds the peer that an inner address belongs to.
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<PeerEntry>> {
-        self.allowed_ips.owner(address)
+        self.allowed_ips.owner(address)?.as_ref()
     }
 
     /// Tells whether some peer is at this endpoint.
     pub(super) fn has_endpoint(&self, endpoint: SocketAddr) -> bool {
         self.all.iter().any(|entry| entry.endpoint() == Some(endpoint))
     }
-}
-
-/// Says what a peer may do: reach the link port, and the plain ports of services that it is allowed.
-fn rules(config: &Config, peer: &crate::config::Peer) -> PeerRules {
-    let offered = config.services.iter().filter(|service| service.allow_peers.contains(&peer.name));
-    let mut ports: HashSet<u16> = offered.filter_map(|service| service.port).collect();
-    let by_name =
-        config.forwards.iter().any(|forward| forward.peer == peer.name && matches!(forward.target, Target::Service(_)));
-    if by_name || config.services.iter().any(|service| service.allow_peers.contains(&peer.name)) {
-        ports.insert(config.tunnel.link_port);
-    }
-    PeerRules { ports, routed: peer.routed, host_access: peer.host_access }
 }

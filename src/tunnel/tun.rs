@@ -25,6 +25,7 @@ const OFFLOADS_OF_UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 pub struct Tun {
     file: File,
     has_header: bool,
+    splits: AtomicBool,
     joins: AtomicBool,
 }
 
@@ -38,8 +39,8 @@ impl Tun {
             Backend::Plain => Self::open(name, false),
             Backend::Offload => Self::open(name, true),
             Backend::Auto => Self::open(name, true).or_else(|error| match error {
-                TunnelError::InterfaceCreate { source, .. } => {
-                    tracing::info!(%source, "the kernel takes no super-packets from a TUN interface; goes on without");
+                TunnelError::NoOffload { source } => {
+                    tracing::info!(%source, "this kernel cannot offload a TUN interface; packets pass one by one");
                     Self::open(name, false)
                 }
                 error => Err(error),
@@ -52,6 +53,7 @@ impl Tun {
             Some(libc::EPERM | libc::EACCES) => TunnelError::NotPermitted { what: "create the TUN interface" },
             Some(libc::EBUSY) => TunnelError::InterfaceTaken { name: name.to_owned() },
             Some(libc::ENOENT | libc::ENODEV) => TunnelError::NoTunDevice { source },
+            Some(libc::EINVAL) if has_header => TunnelError::NoOffload { source },
             _ => TunnelError::InterfaceCreate { name: name.to_owned(), source },
         };
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
@@ -59,16 +61,22 @@ impl Tun {
         let file = file.map_err(failed)?;
         attach(&file, name, has_header).map_err(failed)?;
         if has_header {
-            set_offloads(&file, OFFLOADS | OFFLOADS_OF_UDP)
-                .or_else(|_| set_offloads(&file, OFFLOADS))
-                .map_err(failed)?;
+            let set = set_offloads(&file, OFFLOADS | OFFLOADS_OF_UDP).or_else(|_| set_offloads(&file, OFFLOADS));
+            set.map_err(|source| TunnelError::NoOffload { source })?;
         }
-        Ok(Self { file, has_header, joins: AtomicBool::new(has_header) })
+        Ok(Self { file, has_header, splits: has_header.into(), joins: has_header.into() })
     }
 
     /// Tells whether the kernel hands over super-packets.
-    pub fn is_offloaded(&self) -> bool {
-        self.has_header
+    pub fn splits(&self) -> bool {
+        self.splits.load(Ordering::Relaxed)
+    }
+
+    /// Asks for no more super-packets: the kernel handed over one that cannot be split. The interface stays.
+    pub fn stop_splitting(&self) {
+        if self.splits.swap(false, Ordering::Relaxed) && set_offloads(&self.file, 0).is_ok() {
+            tracing::warn!("the kernel hands over what is no super-packet; packets are taken one by one from now on");
+        }
     }
 
     /// Tells whether the kernel takes super-packets.
@@ -78,7 +86,9 @@ impl Tun {
 
     /// Hands over no more super-packets: the kernel refused one.
     pub fn stop_joining(&self) {
-        self.joins.store(false, Ordering::Relaxed);
+        if self.joins.swap(false, Ordering::Relaxed) {
+            tracing::warn!("the kernel refuses a super-packet; packets are handed over one by one from now on");
+        }
     }
 
     /// Reads one packet or super-packet, or says that there is none now (`WouldBlock`).

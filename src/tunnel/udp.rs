@@ -8,6 +8,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::TunnelError;
 use super::peer::{DATAGRAM_BYTES_MAX, OVERHEAD_BYTES};
+use crate::config::UdpOffload;
 
 /// Is what the kernel may keep for us, in bytes: 5,000 full datagrams, so that a busy moment of ours costs none.
 const SOCKET_BUFFER_BYTES: usize = 7 << 20;
@@ -58,6 +60,9 @@ impl Segments {
     }
 }
 
+/// Calls in a row whose datagrams are mostly not authentic, before the kernel is no more trusted to put them together:
+/// a wire that spoils so many in a row carries nothing anyway.
+const SPOILED_MAX: u32 = 8;
 /// The probe of segments: three and a half of them, in bytes.
 const PROBE_SEGMENT_BYTES: usize = 1200;
 const PROBE_BYTES: usize = PROBE_SEGMENT_BYTES * 7 / 2;
@@ -79,16 +84,20 @@ pub(super) struct Udp {
     v4: UdpSocket,
     v6: Option<UdpSocket>,
     port: u16,
-    segments: bool,
+    /// Tells whether several datagrams go in one call.
+    sends_many: bool,
+    /// Tells whether several datagrams come in one call.
+    receives_many: AtomicBool,
+    /// Counts such calls in a row that brought mostly spoiled datagrams.
+    spoiled: AtomicU32,
 }
 
 impl Udp {
-    /// Binds the port in both families; a host without IPv6 does with IPv4. With `offload` several datagrams go and
-    /// come in one call, where the kernel does that rightly.
+    /// Binds the port in both families; a host without IPv6 does with IPv4.
     ///
     /// # Errors
     /// The port is taken, or the mark needs a capability that is missing.
-    pub(super) fn bind(port: u16, fwmark: u32, offload: bool) -> Result<Self, TunnelError> {
+    pub(super) fn bind(port: u16, fwmark: u32, offload: UdpOffload) -> Result<Self, TunnelError> {
         let failed = |source| TunnelError::UdpBind { port, source };
         let v4 = open(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into(), fwmark).map_err(failed)?;
         let port = v4.local_addr().map_err(failed)?.port();
@@ -97,15 +106,31 @@ impl Udp {
             Err(error) if is_without_ipv6(&error) => None,
             Err(source) => return Err(TunnelError::UdpBind { port, source }),
         };
-        let mut udp = Self { v4, v6, port, segments: false };
-        udp.segments = offload && probe_segments() && udp.receive_segments();
+        let mut udp = Self::new(v4, v6, port);
+        if offload == UdpOffload::Auto && probe_segments() {
+            udp.sends_many = true;
+            udp.receives_many = udp.receive_many(true).is_ok().into();
+        }
         Ok(udp)
     }
 
     fn loopback() -> io::Result<Self> {
         let v4 = open(Domain::IPV4, (Ipv4Addr::LOCALHOST, 0).into(), 0)?;
-        setsockopt(&v4, sockopt::UdpGroSegment, &true)?;
-        Ok(Self { v4, v6: None, port: 0, segments: true })
+        let udp = Self::new(v4, None, 0);
+        udp.receive_many(true)?;
+        Ok(udp)
+    }
+
+    fn new(v4: UdpSocket, v6: Option<UdpSocket>, port: u16) -> Self {
+        Self { v4, v6, port, sends_many: false, receives_many: false.into(), spoiled: 0.into() }
+    }
+
+    /// Marks what is sent from now on; 0 takes the mark away.
+    ///
+    /// # Errors
+    /// A capability is missing.
+    pub(super) fn set_mark(&self, fwmark: u32) -> io::Result<()> {
+        self.sockets().try_for_each(|socket| socket2::SockRef::from(socket).set_mark(fwmark))
     }
 
     /// Returns the port, also where the kernel chose it.
@@ -113,14 +138,29 @@ impl Udp {
         self.port
     }
 
-    /// Tells whether several datagrams go and come in one call.
-    pub(super) fn has_segments(&self) -> bool {
-        self.segments
+    /// Tells whether several datagrams go in one call.
+    pub(super) fn sends_many(&self) -> bool {
+        self.sends_many
     }
 
-    /// Asks the kernel to hand over several datagrams at once; tells whether it does.
-    fn receive_segments(&self) -> bool {
-        self.sockets().all(|socket| setsockopt(socket, sockopt::UdpGroSegment, &true).is_ok())
+    /// Tells whether several datagrams come in one call.
+    pub(super) fn receives_many(&self) -> bool {
+        self.receives_many.load(Ordering::Relaxed)
+    }
+
+    fn receive_many(&self, many: bool) -> nix::Result<()> {
+        self.sockets().try_for_each(|socket| setsockopt(socket, sockopt::UdpGroSegment, &many))
+    }
+
+    /// Notes how many of several datagrams that came in one call were not authentic: a kernel that spoils what it puts
+    /// together gets no more to put together. Who forges such datagrams gains no more than that.
+    pub(super) fn note_spoiled(&self, datagrams: usize, not_authentic: usize) {
+        if not_authentic * 2 <= datagrams {
+            self.spoiled.store(0, Ordering::Relaxed);
+        } else if self.spoiled.fetch_add(1, Ordering::Relaxed) + 1 == SPOILED_MAX && self.receive_many(false).is_ok() {
+            self.receives_many.store(false, Ordering::Relaxed);
+            tracing::warn!("datagrams that came in one call were spoiled; they are received one by one from now on");
+        }
     }
 
     /// Sends one datagram, or several of `segment_bytes` in one call, the last may be shorter.
@@ -154,8 +194,17 @@ impl Udp {
         .map_err(io::Error::from)
     }
 
-    /// Lists the sockets, for waiting on them and reading from them.
-    pub(super) fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+    /// Returns the socket of IPv4.
+    pub(super) fn v4(&self) -> &UdpSocket {
+        &self.v4
+    }
+
+    /// Returns the socket of IPv6, where the host has it.
+    pub(super) fn v6(&self) -> Option<&UdpSocket> {
+        self.v6.as_ref()
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
         std::iter::once(&self.v4).chain(&self.v6)
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::task::AbortHandle;
 
+use super::change::Control;
 use super::clock::{Clock, Event};
 use super::{Shared, TunnelError};
 
@@ -37,11 +38,11 @@ pub(super) fn start(state_dir: &Path) -> Clock {
 }
 
 /// Starts the task that looks at the clocks.
-pub(super) fn spawn(shared: &Arc<Shared>, state_dir: PathBuf) -> AbortHandle {
-    tokio::spawn(watch(Arc::clone(shared), state_dir)).abort_handle()
+pub(super) fn spawn(shared: &Arc<Shared>, control: &Arc<Control>, state_dir: PathBuf) -> AbortHandle {
+    tokio::spawn(watch(Arc::clone(shared), Arc::clone(control), state_dir)).abort_handle()
 }
 
-async fn watch(shared: Arc<Shared>, state_dir: PathBuf) {
+async fn watch(shared: Arc<Shared>, control: Arc<Control>, state_dir: PathBuf) {
     let mut kept: Option<Instant> = None;
     loop {
         let now = Instant::now();
@@ -50,7 +51,10 @@ async fn watch(shared: Arc<Shared>, state_dir: PathBuf) {
             (clock.look(wall(), now), clock.stamped(now))
         };
         if let Some(event) = event {
-            handle(&shared, event, now);
+            say(event);
+        }
+        if matches!(event, Some(Event::Forward(_))) {
+            control.renew().await;
         }
         if event.is_some() || kept.is_none_or(|at| now.duration_since(at) >= KEEP_EVERY) {
             kept = Some(now);
@@ -66,12 +70,11 @@ async fn watch(shared: Arc<Shared>, state_dir: PathBuf) {
     }
 }
 
-fn handle(shared: &Shared, event: Event, now: Instant) {
+fn say(event: Event) {
     match event {
         Event::Forward(by) => {
             let by = text(by);
             tracing::warn!(%by, "the clock was set forward: handshakes carry the new time, sessions go on");
-            renew_all(shared, now);
         }
         Event::Back(by) => {
             let by = text(by);
@@ -84,17 +87,6 @@ fn handle(shared: &Shared, event: Event, now: Instant) {
         Event::CaughtUp => tracing::info!("the clock is later than in any earlier run: peers accept handshakes"),
         Event::GivenUp => {
             tracing::warn!("the clock has not caught up with an earlier run for a day; that is forgotten")
-        }
-    }
-}
-
-/// Makes every peer's core anew and begins a handshake with it.
-fn renew_all(shared: &Shared, now: Instant) {
-    let peers = shared.peers();
-    for entry in peers.all() {
-        entry.lock().renew(&peers.identity, now);
-        if entry.endpoint().is_some() {
-            shared.greet(entry);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::DemoError;
 use super::confine::PRIVATE_DIRECTORY;
 use crate::config::{
     Backend, Config, Endpoint, Forward, Host, Name, OnUnreachable, Peer, Probe, PublicKey, SecretKey, Service, Table,
-    Target, Tunnel,
+    Target, Tunnel, UdpOffload,
 };
 
 /// Is the UDP port of WireGuard at both sites.
@@ -90,6 +90,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
     let tunnel = Tunnel {
         interface: site.interface.to_owned(),
         backend: Backend::Auto,
+        udp_offload: UdpOffload::Auto,
         private_key,
         listen_port: WIREGUARD_PORT,
         addresses: vec![host(site.tunnel)],
@@ -97,6 +98,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         fwmark: 0,
         table: Table::Auto,
         link_port: 2570,
+        uapi_socket: None,
     };
     let forward = Forward {
         name: name(site.sends),

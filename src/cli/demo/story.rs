@@ -163,7 +163,8 @@ async fn start_site(
     let created = DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir);
     created.map_err(|source| DemoError::System { what: "a private directory", source })?;
     let start = move || async move {
-        let site = app::Site::start(config).await?;
+        let again = config.clone();
+        let site = app::Site::start(config, Arc::new(move || Ok(again.clone()))).await?;
         let (ended, running) = oneshot::channel();
         tokio::task::spawn_local(async move {
             ended.send(site.run(stop).await).ok();

@@ -14,14 +14,36 @@ pub(super) struct Status {
     site: String,
     version: String,
     started: String,
+    config: Option<Config>,
     #[serde(default)]
     unready: Vec<String>,
+    #[serde(default)]
+    set_by_wg: SetByWg,
     #[serde(default)]
     peers: Vec<Peer>,
     #[serde(default)]
     forwards: Vec<Forward>,
     #[serde(default)]
     services: Vec<Service>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SetByWg {
+    tunnel: Vec<String>,
+    removed_peers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Config {
+    loaded: String,
+    failed_reload: Option<FailedReload>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FailedReload {
+    at: String,
+    cause: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -36,6 +58,7 @@ struct Verdict {
 struct Peer {
     #[serde(flatten)]
     verdict: Verdict,
+    set_by: Option<String>,
     endpoint: Option<String>,
     endpoint_configured: Option<String>,
     latest_handshake_age_seconds: Option<f64>,
@@ -64,18 +87,28 @@ struct Service {
     messages_total: Option<u64>,
 }
 
-/// Is a row of a table: its cells, and under them why the thing is not ok.
+/// Is a row of a table: its cells, and under them why the thing is not ok, and what else is to be known.
 struct Row<'a> {
     cells: Vec<String>,
     cause: Option<&'a str>,
+    note: Option<&'static str>,
 }
 
 /// Writes the status as people read it.
 pub(super) fn render(status: &Status) -> String {
     let mut text =
         format!("{}: {} (wardlink {}, started {})\n", status.site, status.status, status.version, status.started);
+    if let Some(config) = &status.config {
+        configuration(&mut text, config);
+    }
     for lack in &status.unready {
         line(&mut text, &format!("  {lack}"));
+    }
+    for set in status.set_by_wg.tunnel.iter().map(|what| format!("{what} is set by wg")) {
+        line(&mut text, &format!("  {set}, until the next reload"));
+    }
+    for name in &status.set_by_wg.removed_peers {
+        line(&mut text, &format!("  peer {name} is removed by wg, until the next reload"));
     }
     let peers: Vec<_> = status.peers.iter().map(peer).collect();
     let titles = ["PEER", "STATUS", "SINCE", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"];
@@ -89,11 +122,23 @@ pub(super) fn render(status: &Status) -> String {
     text
 }
 
+/// Says which configuration runs, and why the last reload changed nothing.
+fn configuration(text: &mut String, config: &Config) {
+    line(text, &format!("  configuration loaded {}", config.loaded));
+    if let Some(failed) = &config.failed_reload {
+        line(text, &format!("  reload at {} failed, nothing was changed:", failed.at));
+        for cause in failed.cause.lines() {
+            line(text, &format!("    {cause}"));
+        }
+    }
+}
+
 fn peer(peer: &Peer) -> Row<'_> {
     let endpoint = peer.endpoint.as_ref().or(peer.endpoint_configured.as_ref());
     let handshake = age(peer.latest_handshake_age_seconds);
     let cells = [endpoint.cloned().unwrap_or_default(), handshake, bytes(peer.rx_bytes), bytes(peer.tx_bytes)];
-    row(&peer.verdict, cells)
+    let note = peer.set_by.as_deref().filter(|by| *by == "wg").map(|_| "set by wg, until the next reload");
+    Row { note, ..row(&peer.verdict, cells) }
 }
 
 fn forward(forward: &Forward) -> Row<'_> {
@@ -109,7 +154,7 @@ fn service(service: &Service) -> Row<'_> {
 
 fn row<const N: usize>(verdict: &Verdict, cells: [String; N]) -> Row<'_> {
     let first = [verdict.name.clone(), verdict.status.clone(), verdict.since.clone()];
-    Row { cells: first.into_iter().chain(cells).collect(), cause: verdict.cause.as_deref() }
+    Row { cells: first.into_iter().chain(cells).collect(), cause: verdict.cause.as_deref(), note: None }
 }
 
 /// Writes a table with columns as wide as their widest cell; nothing where there are no rows.
@@ -126,8 +171,8 @@ fn table(text: &mut String, titles: &[&str], rows: &[Row]) {
     cells(text, titles, &widths);
     for row in rows {
         cells(text, &row.cells, &widths);
-        if let Some(cause) = row.cause {
-            line(text, &format!("  {cause}"));
+        for below in [row.cause, row.note].into_iter().flatten() {
+            line(text, &format!("  {below}"));
         }
     }
 }
@@ -185,6 +230,10 @@ mod tests {
     fn a_site_with_a_fault() {
         let status = json!({
             "status": "down", "site": "north-hospital", "version": "0.1.0", "started": "2026-11-22T11:00:00Z",
+            "config": {
+                "loaded": "2026-11-22T11:30:00Z",
+                "failed_reload": { "at": "2026-11-22T13:00:00Z", "cause": "w.yaml:1:1: a\nw.yaml:2:1: b" },
+            },
             "unready": ["forward images: cannot listen on 0.0.0.0:2576: address in use"],
             "peers": [{
                 "name": "city-lab", "status": "ok", "since": "2026-11-22T12:00:00Z", "endpoint": "198.51.100.7:51820",
@@ -198,6 +247,10 @@ mod tests {
         });
         let expected = "\
 north-hospital: down (wardlink 0.1.0, started 2026-11-22T11:00:00Z)
+  configuration loaded 2026-11-22T11:30:00Z
+  reload at 2026-11-22T13:00:00Z failed, nothing was changed:
+    w.yaml:1:1: a
+    w.yaml:2:1: b
   forward images: cannot listen on 0.0.0.0:2576: address in use
 
 PEER      STATUS  SINCE                 ENDPOINT            HANDSHAKE  RECEIVED  SENT

@@ -1,15 +1,18 @@
 //! Tests of what `status` shows.
 
+use std::fs;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use super::super::site::socket_of;
 use super::*;
+use crate::control::{self, Answers, Reloaded};
 use crate::health;
 
 fn args(socket: Option<PathBuf>, config: Option<PathBuf>, json: bool) -> Args {
-    Args { config, socket, json }
+    Args { site: SiteArgs { config, socket }, json }
 }
 
 /// Asks a site that serves this status, in the only socket of its directory, as the arguments say.
@@ -17,7 +20,11 @@ async fn asked(status: serde_json::Value, json: bool) -> Result<String, StatusEr
     let directory = TempDir::new().expect("directory");
     let listener = control::bind(&directory.path().join("site.sock")).expect("bind");
     let (_stop, stopped) = watch::channel(false);
-    let site = tokio::spawn(control::serve(listener, Arc::new(move || status.clone()), stopped));
+    let answers = Answers {
+        status: Arc::new(move || status.clone()),
+        reload: Arc::new(|| Box::pin(async { Reloaded::NotPermitted })),
+    };
+    let site = tokio::spawn(control::serve(listener, answers, stopped));
     let ask = move || shown(&args(None, None, json), directory.path());
     let shown = tokio::task::spawn_blocking(ask).await.expect("no panic");
     site.abort();
@@ -36,6 +43,28 @@ async fn what_health_says_is_what_is_shown() {
     }
     let json = asked(status.clone(), true).await.expect("shown");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&json).expect("json"), status);
+}
+
+#[tokio::test]
+async fn what_wg_has_set_is_said() {
+    use health::facts::{SetBy, SetByWg};
+    let mut facts = health::fixture::site();
+    let say = |facts: &health::facts::SiteFacts| {
+        serde_json::to_value(health::state::assess(facts, *health::fixture::NOW)).expect("serializes")
+    };
+    assert!(!asked(say(&facts), false).await.expect("shown").contains("by wg"));
+    facts.peers[0].set_by = SetBy::Wg;
+    facts.set_by_wg = SetByWg { tunnel: vec!["listen_port"], removed_peers: vec!["radiology".to_owned()] };
+    let status = say(&facts);
+    assert_eq!(status["peers"][0]["set_by"], "wg");
+    let text = asked(status, false).await.expect("shown");
+    for line in [
+        "  listen_port is set by wg, until the next reload",
+        "  peer radiology is removed by wg, until the next reload",
+        "  set by wg, until the next reload",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} in\n{text}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod forwards;
 mod listeners;
+mod loops;
 mod peers;
 mod services;
 mod tunnel;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_saphyr::{Location, Spanned};
 
-use super::{At, Findings, ReadKey, SecretKind, tunnel};
+use super::{At, Findings, ReadKey, SecretKind, loops, tunnel};
 use crate::config::raw::{self, Text};
 use crate::config::value::{self, Judged, quote};
-use crate::config::{Endpoint, Host, Name, Peer, PublicKey};
+use crate::config::{Endpoint, Name, Peer, PublicKey};
 
 /// Is the longest keepalive interval that WireGuard's UAPI can hold (wg(8)).
 const KEEPALIVE_MAX: Duration = Duration::from_secs(65535);
@@ -24,8 +24,8 @@ pub(super) struct Draft {
     public_key: Option<At<PublicKey>>,
     /// Is the address as the file says it; a default is right by how it is found.
     written_address: Option<At<IpAddr>>,
-    endpoint: Option<At<Endpoint>>,
-    routed: bool,
+    pub(super) endpoint: Option<At<Endpoint>>,
+    pub(super) routed: bool,
     allowed_ips_at: Location,
 }
 
@@ -61,8 +61,9 @@ pub(super) fn check(
         own(peer, tunnel, findings);
         families(peer, tunnel, findings);
         written_address(index, &peers, tunnel, findings);
-        routing_loop(peer, findings);
+        loops::endpoint(peer, &peers, tunnel, findings);
     }
+    loops::default_routes(&peers, tunnel, findings);
     peers
 }
 
@@ -157,7 +158,7 @@ fn single_host(prefixes: &[At<IpNet>], tunnel: &tunnel::Draft) -> Option<IpAddr>
     (same_family == 1).then_some(first)
 }
 
-/// Notes prefixes that two peers claim, and default routes.
+/// Notes prefixes that two peers claim.
 fn prefixes(peers: &[Draft], findings: &mut Findings) {
     let mut seen: HashMap<IpNet, (usize, &At<IpNet>)> = HashMap::new();
     for (index, peer) in peers.iter().enumerate() {
@@ -177,16 +178,8 @@ fn prefixes(peers: &[Draft], findings: &mut Findings) {
                     seen.insert(net, (index, prefix));
                 }
             }
-            if net.prefix_len() == 0 {
-                findings.value(prefix.at, default_route(net, peer.routed));
-            }
         }
     }
-}
-
-fn default_route(net: IpNet, routed: bool) -> String {
-    let needs = if routed { "" } else { "would need routed: true, and " };
-    format!("{net} is a default route, which {needs}is not in this version; write the prefixes that are the peer's")
 }
 
 /// Notes what a peer claims that is this site's own.
@@ -245,19 +238,4 @@ pub(super) fn inside(address: At<IpAddr>, index: usize, peers: &[Draft], finding
         }
     };
     findings.value(address.at, message);
-}
-
-/// Notes an endpoint that would be reached through the tunnel that it carries.
-fn routing_loop(peer: &Draft, findings: &mut Findings) {
-    let Some(At { value: Endpoint { host: Host::Address(address), .. }, at }) = peer.endpoint.as_ref() else {
-        return;
-    };
-    if let Some(prefix) = peer.prefixes.iter().find(|prefix| prefix.value.contains(address)) {
-        let (net, line) = (prefix.value, prefix.line());
-        let instead = "write the address that the peer has outside the tunnel";
-        findings.value(
-            *at,
-            format!("{address} is inside allowed_ips {net}{line}: the tunnel would carry itself; {instead}"),
-        );
-    }
 }

@@ -1,12 +1,14 @@
 //! This site's end of the tunnel: its keys, addresses and the interface's settings.
 
+use std::path::PathBuf;
+
 use ipnet::IpNet;
 use serde_saphyr::{Location, Spanned};
 
 use super::{At, Findings, ReadKey, SecretKind};
 use crate::config::raw::{self, Text};
 use crate::config::value::{self, Judged};
-use crate::config::{Backend, PublicKey, Table, Tunnel};
+use crate::config::{Backend, PublicKey, Table, Tunnel, UdpOffload};
 
 /// Names the TUN interface unless the file says otherwise.
 const INTERFACE: &str = "wl0";
@@ -16,6 +18,8 @@ const LISTEN_PORT: u16 = 51820;
 const LINK_PORT: u16 = 2570;
 /// Is the MTU unless the file says otherwise, in bytes: 1500 less the overhead of WireGuard over IPv6.
 const MTU: u16 = 1420;
+/// Is where wg(8) looks for the sockets of interfaces.
+const UAPI_DIRECTORY: &str = "/var/run/wireguard";
 /// Is the least MTU in bytes where the tunnel carries IPv6 (RFC 8200, 5).
 const MTU_MIN_V6: u32 = 1280;
 /// Is the least MTU in bytes where it carries IPv4 only (RFC 791: what every host takes).
@@ -68,15 +72,19 @@ pub(super) fn check(
     // Each is read whether or not the others are right.
     let interface = findings.optional(raw.interface.as_ref(), INTERFACE.to_owned(), value::interface);
     let backend = findings.optional(raw.backend.as_ref(), Backend::Auto, backend);
+    let udp_offload = findings.optional(raw.udp_offload.as_ref(), UdpOffload::Auto, udp_offload);
     let listen_port = findings.optional(raw.listen_port.as_ref(), LISTEN_PORT, |text| number_u16(text, 0));
     let mtu_min = if has_v6 { MTU_MIN_V6 } else { MTU_MIN_V4 };
     let mtu = findings.optional(raw.mtu.as_ref(), MTU, |text| number_u16(text, mtu_min));
     let fwmark = findings.optional(raw.fwmark.as_ref(), 0, mark);
     let table = findings.optional(raw.table.as_ref(), Table::Auto, table);
     let complete = || {
+        let interface = interface?;
         Some(Tunnel {
-            interface: interface?,
+            uapi_socket: Some(PathBuf::from(format!("{UAPI_DIRECTORY}/{interface}.sock"))),
+            interface,
             backend: backend?,
+            udp_offload: udp_offload?,
             private_key: private_key?,
             listen_port: listen_port?,
             addresses: addresses.iter().map(|address| address.value).collect(),
@@ -105,6 +113,10 @@ fn addresses(mapping: Location, raw: Option<&Spanned<Vec<Text>>>, findings: &mut
 
 fn backend(text: &str) -> Judged<Backend> {
     value::choice(text, &[("auto", Backend::Auto), ("offload", Backend::Offload), ("plain", Backend::Plain)])
+}
+
+fn udp_offload(text: &str) -> Judged<UdpOffload> {
+    value::choice(text, &[("auto", UdpOffload::Auto), ("off", UdpOffload::Off)])
 }
 
 fn mark(text: &str) -> Judged<u32> {

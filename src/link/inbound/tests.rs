@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::net::TcpSocket;
 
+use super::kept::LINKS_OF_PEER_MAX;
 use super::*;
 
 const PEER: PublicKey = PublicKey([7; 32]);
@@ -14,10 +15,13 @@ fn gate() -> (Gate, mpsc::Receiver<Arrival>) {
     let (arrivals, arrived) = mpsc::channel(8);
     let name = |name: &str| Name::new(name).unwrap();
     let gate = Gate {
-        owner: Box::new(move |from| match from.ip() {
-            ip if ip == NEIGHBOUR => Some((PublicKey([8; 32]), name("south"))),
-            _ => Some((PEER, name("north"))),
-        }),
+        owners: Owners::new(
+            move |from| match from {
+                ip if ip == NEIGHBOUR => Some((PublicKey([8; 32]), name("south"))),
+                _ => Some((PEER, name("north"))),
+            },
+            watch::channel(0).1,
+        ),
         service: Box::new(move |service, _| Ok(name(service))),
         receiver: Box::new(|_| None),
         arrivals,

@@ -1,4 +1,4 @@
-//! The RX thread: what the peers send comes out of the interface, judged; and time passes for every peer.
+//! What the peers send comes out of the interface, judged; and time passes for every peer.
 //!
 //! It never hands anything to the interface that the filter did not judge: one packet of a run speaks for those that
 //! were joined to it, which differ in nothing that the filter looks at.
@@ -9,17 +9,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::poll::PollTimeout;
-use nix::sys::eventfd::EventFd;
-
-use super::transmit::Transmitter;
-use super::{is_ready, readable, send, wait};
+use super::{Found, send};
 use crate::config::PublicKey;
 use crate::tunnel::drops::Drop;
 use crate::tunnel::filter::{self, Verdict};
 use crate::tunnel::offload::{Run, VnetHeader};
 use crate::tunnel::packet::{self, IpPacket};
-use crate::tunnel::peer::{Action, Addressed, BUFFER_BYTES, DATAGRAM_BYTES_MAX, REPLY_BYTES_MAX, data_index};
+use crate::tunnel::peer::{Action, Addressed, BUFFER_BYTES, REPLY_BYTES_MAX, data_index, is_response};
 use crate::tunnel::peers::PeerEntry;
 use crate::tunnel::udp::{self, Path, Received};
 use crate::tunnel::{Shared, TunnelError};
@@ -28,8 +24,6 @@ use crate::tunnel::{Shared, TunnelError};
 const TICK_MIN: Duration = Duration::from_millis(100);
 /// The random part of a tick.
 const TICK_JITTER: Duration = Duration::from_millis(100);
-/// Reads of a socket or of the interface before the others have their turn; each may bring 64 packets.
-const READS_A_TURN: usize = 2;
 /// RSTs a second that answer refused SYNs: enough for a person, too few for a scan to amplify.
 const RESETS_PER_SECOND: u32 = 100;
 /// A stranger's handshake is logged this often: enough to find a mistyped key, too few to fill a disk.
@@ -37,49 +31,8 @@ const STRANGER_EVERY: Duration = Duration::from_secs(60);
 /// The limiter of handshakes counts by the second.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Runs the RX thread until `stop` is written, or the interface is gone.
-pub(in crate::tunnel) fn receive(shared: &Shared, stop: &EventFd) -> Result<(), TunnelError> {
-    let mut receiver = Receiver::new(shared);
-    let mut datagrams = vec![0u8; DATAGRAM_BYTES_MAX];
-    receiver.initiate_all();
-    let mut transmitter = Transmitter::new(shared);
-    let mut is_empty = true;
-    loop {
-        let udp = shared.udp();
-        let helped = shared.turns.is_helped();
-        let until_tick = receiver.next_tick.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        let timeout =
-            if is_empty { PollTimeout::try_from(until_tick).unwrap_or(PollTimeout::ZERO) } else { PollTimeout::ZERO };
-        let mut waits = vec![readable(stop), readable(&shared.turns.to_main)];
-        waits.extend(udp.sockets().map(readable));
-        if !helped {
-            waits.push(readable(&shared.tun));
-        }
-        wait(&mut waits, timeout)?;
-        let ready: Vec<bool> = waits.iter().map(is_ready).collect();
-        if ready.first() == Some(&true) {
-            return Ok(());
-        }
-        if ready.get(1) == Some(&true) {
-            shared.turns.to_main.read().ok();
-        }
-        is_empty = true;
-        for (socket, _) in udp.sockets().zip(ready.iter().skip(2)).filter(|(_, ready)| **ready) {
-            is_empty &= receiver.drain_socket(socket, &mut datagrams)?;
-        }
-        if !helped {
-            let drained = transmitter.drain(READS_A_TURN)?;
-            is_empty &= drained.is_empty;
-            if drained.met_super_packet && std::env::var_os("HELP").is_some() {
-                is_empty = true;
-                shared.turns.ask_for_help();
-            }
-        }
-        receiver.handle_time(Instant::now());
-    }
-}
-
-struct Receiver<'a> {
+/// Handles what the peers send.
+pub(super) struct Receiver<'a> {
     shared: &'a Shared,
     /// Holds the packets of a batch, decrypted, one behind the other.
     plain: Vec<u8>,
@@ -94,7 +47,7 @@ struct Receiver<'a> {
 }
 
 impl<'a> Receiver<'a> {
-    fn new(shared: &'a Shared) -> Self {
+    pub(super) fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
             plain: vec![0; BUFFER_BYTES + REPLY_BYTES_MAX],
@@ -108,25 +61,18 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Begins a handshake with every peer whose endpoint is known: it may have been us who died (tunnel.md).
-    fn initiate_all(&self) {
-        for entry in self.shared.peers().all() {
-            if entry.endpoint().is_some() {
-                self.shared.greet(entry);
-            }
-        }
+    /// Says when [`Receiver::handle_time`] is due.
+    pub(super) fn next_tick(&self) -> Instant {
+        self.next_tick
     }
 
-    /// Handles what waits at a socket, a turn's worth at most; tells whether nothing is left.
-    fn drain_socket(&mut self, socket: &UdpSocket, datagrams: &mut [u8]) -> Result<bool, TunnelError> {
-        for _ in 0..READS_A_TURN {
-            match udp::receive(socket, datagrams) {
-                Ok(received) => self.handle_received(datagrams, &received)?,
-                // `WouldBlock` ends the turn; an error that an earlier datagram caused says nothing about the next.
-                Err(_) => return Ok(true),
-            }
+    /// Handles what one read of a socket brings.
+    pub(super) fn handle_socket(&mut self, socket: &UdpSocket, datagrams: &mut [u8]) -> Result<Found, TunnelError> {
+        match udp::receive(socket, datagrams) {
+            Ok(received) => self.handle_received(datagrams, &received).map(|()| Found::Something),
+            // `WouldBlock`; any other error was caused by an earlier datagram and says nothing about the next.
+            Err(_) => Ok(Found::Nothing),
         }
-        Ok(false)
     }
 
     /// Takes apart what one read brought: data of one peer together, everything else one by one.
@@ -215,6 +161,7 @@ impl<'a> Receiver<'a> {
     ) -> Result<(), TunnelError> {
         let (now, random) = (Instant::now(), self.shared.random());
         let (mut filled, mut heard_bytes, mut begins_session, mut reply_bytes) = (0, 0, false, 0);
+        let mut spoiled = 0;
         self.packets.clear();
         let mut peer = entry.lock();
         for datagram in datagrams.chunks(segment_bytes) {
@@ -224,9 +171,18 @@ impl<'a> Receiver<'a> {
             begins_session |= received.begins_session;
             match received.action {
                 Action::None => {}
-                Action::Refused(reason) => entry.drops.count(reason),
+                Action::Refused(reason) => {
+                    spoiled += usize::from(reason == Drop::NotAuthentic);
+                    entry.drops.count(reason);
+                }
                 // Only a handshake message is replied to, and it comes alone.
-                Action::Reply(reply) => reply_bytes = reply.len(),
+                Action::Reply(reply) => {
+                    reply_bytes = reply.len();
+                    // An initiation that is answered is authentic, though it may be replayed from anywhere.
+                    if is_response(reply) {
+                        entry.received(datagram.len());
+                    }
+                }
                 Action::Packet(packet) => {
                     self.packets.push(filled..filled + packet.len());
                     filled += packet.len();
@@ -234,6 +190,9 @@ impl<'a> Receiver<'a> {
             }
         }
         drop(peer);
+        if datagrams.len() > segment_bytes {
+            self.shared.udp().note_spoiled(datagrams.len().div_ceil(segment_bytes), spoiled);
+        }
         if heard_bytes > 0 {
             entry.heard(heard_bytes, path, now);
         }
@@ -294,7 +253,6 @@ impl<'a> Receiver<'a> {
         };
         match write(shared, entry, &header, &self.plain, &run.first(), run.payloads())? {
             Written::Refused if !run.payloads().is_empty() => {
-                tracing::warn!("the kernel refuses a super-packet; packets are handed over one by one from now on");
                 shared.tun.stop_joining();
                 run.restore(&mut self.plain);
                 for packet in std::iter::once(run.first()).chain(run.packets()) {
@@ -329,7 +287,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn handle_time(&mut self, now: Instant) {
+    pub(super) fn handle_time(&mut self, now: Instant) {
         if now >= self.next_second {
             self.next_second = now + SECOND;
             self.resets_left = RESETS_PER_SECOND;

@@ -1,4 +1,4 @@
-//! The TX thread: what the host's kernel sends into the tunnel leaves encrypted.
+//! What the host's kernel sends into the tunnel leaves encrypted.
 //!
 //! It never answers for a peer, and never keeps a packet for later: what has no session waits in the peer's own queue.
 
@@ -6,12 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use nix::poll::PollTimeout;
-use nix::sys::eventfd::EventFd;
-
-use super::{readable, send, send_segments, wait};
+use super::{Found, send, send_segments};
 use crate::tunnel::drops::Drop;
 use crate::tunnel::offload::{Split, VNET_HEADER_BYTES, VnetHeader, complete_checksum};
 use crate::tunnel::packet::IpPacket;
@@ -19,43 +15,6 @@ use crate::tunnel::peer::{BUFFER_BYTES, Peer, is_data, sealed_bytes};
 use crate::tunnel::peers::{PeerEntry, Peers};
 use crate::tunnel::udp::{BATCH_BYTES_MAX, Path, SEGMENTS_MAX};
 use crate::tunnel::{Shared, TunnelError};
-
-/// A thread that helps and met no super-packet for so long has nothing to help with: long for a busy stream, short for
-/// a person who looks at the load.
-const HELP_WHILE: Duration = Duration::from_millis(20);
-
-/// Runs the thread that helps, until `stop` is written, or the interface is gone.
-///
-/// It sleeps until the other thread meets super-packets on their way out, then relieves it of them for as long as they
-/// come: one core then encrypts and the other one does the rest.
-pub(in crate::tunnel) fn help(shared: &Shared, stop: &EventFd) -> Result<(), TunnelError> {
-    let mut transmitter = Transmitter::new(shared);
-    loop {
-        wait(&mut [readable(stop), readable(&shared.turns.to_helper)], PollTimeout::NONE)?;
-        if shared.turns.is_stopping(stop) {
-            return Ok(());
-        }
-        shared.turns.to_helper.read().ok();
-        let mut busy_at = Instant::now();
-        while busy_at.elapsed() < HELP_WHILE {
-            let drained = transmitter.drain(usize::MAX)?;
-            if drained.met_super_packet {
-                busy_at = Instant::now();
-            }
-            wait(&mut [readable(stop), readable(&shared.tun)], PollTimeout::from(20u8))?;
-            if shared.turns.is_stopping(stop) {
-                return Ok(());
-            }
-        }
-        shared.turns.give_back();
-    }
-}
-
-/// Says what came of a look at the interface.
-pub(super) struct Drained {
-    pub(super) met_super_packet: bool,
-    pub(super) is_empty: bool,
-}
 
 /// Encrypts and sends what the kernel sends into the tunnel.
 pub(super) struct Transmitter<'a> {
@@ -69,41 +28,42 @@ impl<'a> Transmitter<'a> {
         Self { shared, buffer: vec![0; VNET_HEADER_BYTES + BUFFER_BYTES], batch: Batch::new() }
     }
 
-    /// Handles what waits at the interface, at most so many reads of it.
-    pub(super) fn drain(&mut self, reads_max: usize) -> Result<Drained, TunnelError> {
-        let mut drained = Drained { met_super_packet: false, is_empty: false };
-        for _ in 0..reads_max {
-            match self.shared.tun.read(&mut self.buffer) {
-                Ok((header, packet_bytes)) => {
-                    drained.met_super_packet |= header.is_super_packet();
-                    self.handle_packet(&header, packet_bytes);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    drained.is_empty = true;
-                    break;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(TunnelError::InterfaceGone { source }),
+    /// Handles what one read of the interface brings.
+    pub(super) fn handle_interface(&mut self) -> Result<Found, TunnelError> {
+        match self.shared.tun.read(&mut self.buffer) {
+            Ok((header, packet_bytes)) => {
+                self.handle_packet(&header, packet_bytes);
+                Ok(Found::Something)
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Found::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Found::Something),
+            Err(source) => Err(TunnelError::InterfaceGone { source }),
         }
-        self.batch.flush(self.shared);
-        Ok(drained)
     }
+
+    /// Sends what is left of the batch.
+    pub(super) fn flush(&mut self) {
+        self.batch.flush(self.shared);
+    }
+
     /// Routes what was read, and encrypts it packet by packet into the batch.
     fn handle_packet(&mut self, header: &VnetHeader, packet_bytes: usize) {
         let shared = self.shared;
         let whole = VNET_HEADER_BYTES..VNET_HEADER_BYTES + packet_bytes;
-        let Some(packet) = self.buffer.get(whole.clone()).and_then(IpPacket::parse) else {
+        let bytes = self.buffer.get(whole.clone()).unwrap_or(&[]);
+        let Some(packet) = IpPacket::parse(bytes) else {
             return shared.drops.count(Drop::Malformed);
         };
         let peers = shared.peers();
         let Some(entry) = peers.owner(packet.destination) else {
+            shared.tell_unreachable(bytes);
             return shared.drops.count(Drop::NoPeer);
         };
         if is_our_own_datagram(shared, &peers, &packet) {
             return entry.drops.count(Drop::RoutingLoop);
         }
         let Some(path) = entry.path() else {
+            shared.tell_unreachable(bytes);
             return entry.drops.count(Drop::NoEndpoint);
         };
         self.batch.turn_to(shared, entry, path);
@@ -123,6 +83,7 @@ impl<'a> Transmitter<'a> {
         let shared = self.shared;
         let Some((_, rest)) = self.buffer.split_at_mut_checked(VNET_HEADER_BYTES) else { return };
         let Some(mut split) = rest.get(..packet_bytes).and_then(|packet| Split::new(header, packet)) else {
+            shared.tun.stop_splitting();
             return entry.drops.count(Drop::Malformed);
         };
         let sealed_bytes = sealed_bytes(split.packet_bytes_max(), shared.mtu_bytes());

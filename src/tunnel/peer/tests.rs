@@ -1,7 +1,6 @@
 //! Two peers that speak to each other through byte buffers: a test for each duty that `Tunn` leaves to its caller.
 //!
-//! `Tunn` has a clock of its own. What needs 90 s and more of it is there with the feature `slow-tests`, 200 s long:
-//! `cargo test --lib --features slow-tests tunnel::peer -- --test-threads 8`.
+//! `Tunn` has a clock of its own. What takes minutes of it is in `virtual_time`, with the feature of that name.
 
 use std::net::Ipv4Addr;
 
@@ -11,6 +10,11 @@ use super::load::{HANDSHAKES_OF_SOURCE_PER_SECOND, HANDSHAKES_PER_SECOND, TIME_W
 use super::*;
 use crate::config::{self, Name};
 use crate::config::{PublicKey, SecretKey};
+
+#[cfg(feature = "virtual-time")]
+mod upstream;
+#[cfg(feature = "virtual-time")]
+mod virtual_time;
 
 const MTU_BYTES: usize = 1420;
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
@@ -224,82 +228,30 @@ fn a_buffer_that_is_too_small_is_refused() {
 
 // ---- 3: it gives up ----
 
+// ---- a packet is confirmed where nothing answers it ----
+
 #[test]
-#[cfg(feature = "slow-tests")]
-fn a_peer_with_a_keepalive_never_gives_up() {
-    let options = Options { keepalive: Some(Duration::from_secs(5)), ..Options::default() };
-    let (mut a, mut b) = ends(&options);
-    let mut latest = a.initiate();
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(95) {
-        std::thread::sleep(Duration::from_millis(150));
-        if let Some(datagram) = a.tick(Instant::now()) {
-            latest = datagram;
-        }
-    }
-    assert!(a.tick(Instant::now()).is_none(), "one handshake at a time");
-    let response = b.receive(&latest).what.reply();
-    let keepalive = a.receive(&response).what.reply();
-    assert!(b.receive(&keepalive).begins_session, "the latest initiation is from after the 90 s");
-    exchange(&mut a, &mut b);
+fn a_packet_that_nothing_answers_is_confirmed_after_ten_seconds_once() {
+    let (mut a, mut b) = connected();
+    // b's last word and the packet are of the same tick: `Tunn` takes the one for the answer to the other
+    one_way(&mut b, &mut a);
+    let now = Instant::now();
+    let datagram = a.send(&packet_of(60)).expect("there is a session");
+    b.receive_from(SOURCE, &datagram, now, 0);
+    assert!(b.tick(now + CONFIRM_AFTER - Duration::from_millis(1)).is_none());
+    let keepalive = b.tick(now + CONFIRM_AFTER).expect("a keepalive");
+    assert_eq!((kind(&keepalive), keepalive.len()), (DATA, OVERHEAD_BYTES));
+    assert_eq!(a.receive(&keepalive).what, What::Nothing);
+    assert!(b.tick(now + 3 * CONFIRM_AFTER).is_none(), "once");
+    assert!(a.tick(now + 3 * CONFIRM_AFTER).is_none(), "a keepalive is not confirmed");
 }
 
 #[test]
-#[cfg(feature = "slow-tests")]
-fn a_peer_without_a_keepalive_begins_again_when_there_is_something_to_send() {
-    let (mut a, _) = ends(&Options::default());
-    a.initiate();
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(95) {
-        std::thread::sleep(Duration::from_millis(150));
-        a.tick(Instant::now());
-    }
-    assert!(a.tick(Instant::now()).is_none());
-    assert_eq!(a.send(&packet_of(40)).map(|datagram| kind(&datagram)), Some(1));
-}
-
-/// Lets two ends with a session do nothing but keep it, for longer than a session lives.
-#[cfg(feature = "slow-tests")]
-fn idle(a_keepalive: Option<Duration>, b_keepalive: Option<Duration>) {
-    let mut a = end(1, 2, 1, &Options { keepalive: a_keepalive, ..Options::default() });
-    let mut b = end(2, 1, 2, &Options { keepalive: b_keepalive, ..Options::default() });
-    connect(&mut a, &mut b);
-    let start = Instant::now();
-    let mut sessions = 0;
-    while start.elapsed() < Duration::from_secs(200) {
-        std::thread::sleep(Duration::from_millis(100));
-        sessions += settle(&mut a, &mut b) + settle(&mut b, &mut a);
-        assert!(a.peer.has_session() && b.peer.has_session(), "no session after {:?}", start.elapsed());
-    }
-    assert_eq!(sessions, 2, "one renewal, seen by both");
-    exchange(&mut a, &mut b);
-}
-
-/// Lets time pass at one end, carries what comes of it to and fro, and counts the sessions that begin.
-#[cfg(feature = "slow-tests")]
-fn settle(from: &mut End, to: &mut End) -> usize {
-    let (mut sender, mut receiver) = (from, to);
-    let mut sessions = 0;
-    let mut datagram = sender.tick(Instant::now());
-    while let Some(sent) = datagram {
-        let got = receiver.receive(&sent);
-        sessions += usize::from(got.begins_session);
-        datagram = if let What::Reply(reply) = got.what { Some(reply) } else { None };
-        std::mem::swap(&mut sender, &mut receiver);
-    }
-    sessions
-}
-
-#[test]
-#[cfg(feature = "slow-tests")]
-fn an_idle_session_with_keepalives_is_renewed_before_it_ends() {
-    idle(Some(Duration::from_secs(5)), Some(Duration::from_secs(5)));
-}
-
-#[test]
-#[cfg(feature = "slow-tests")]
-fn an_idle_session_that_only_the_responder_keeps_is_renewed_before_it_ends() {
-    idle(None, Some(Duration::from_secs(5)));
+fn a_packet_that_is_answered_needs_no_keepalive() {
+    let (mut a, mut b) = connected();
+    one_way(&mut a, &mut b);
+    one_way(&mut b, &mut a);
+    assert!(b.tick(Instant::now() + 2 * CONFIRM_AFTER).is_none());
 }
 
 // ---- 4: queued packets ----
@@ -441,24 +393,6 @@ fn under_load_who_returns_the_cookie_gets_in() {
     assert_eq!(kind(&response), 2);
     let keepalive = a.receive(&response).what.reply();
     assert!(b.receive(&keepalive).begins_session);
-}
-
-#[test]
-fn a_cookie_is_used_within_a_second() {
-    let (mut a, mut b) = ends(&Options::default());
-    let mut now = Instant::now();
-    let mut initiation = a.initiate();
-    for _ in 0..20 {
-        now += QUICK_RETRY;
-        initiation = a.tick(now).unwrap_or(initiation);
-    }
-    assert_eq!(a.peer.quick_retries_left, 0, "from here on every 5 s");
-    flood(&mut b, &initiation);
-    let What::Cookie(cookie) = b.receive(&initiation).what else { panic!("no cookie was asked for") };
-    a.receive(&cookie);
-    assert_eq!(a.tick(now), None);
-    let with_cookie = a.tick(now + QUICK_RETRY).expect("an initiation after a second");
-    assert_eq!(kind(&b.receive(&with_cookie).what.reply()), 2);
 }
 
 #[test]
@@ -675,40 +609,13 @@ fn a_session_goes_on_while_the_next_one_begins() {
 // ---- the clock ----
 
 #[test]
-fn a_core_made_anew_uses_the_former_sessions_until_the_next_one() {
-    let (mut a, mut b) = connected();
-    let on_its_way = b.send(&packet_of(40)).unwrap();
-    a.peer.renew(&a.identity, Instant::now());
-    assert!(a.peer.has_session());
-    assert!(matches!(a.receive(&on_its_way).what, What::Packet(_)));
-    exchange(&mut a, &mut b);
-    let late = b.send(&packet_of(40)).unwrap();
-    connect(&mut a, &mut b);
-    exchange(&mut a, &mut b);
-    let got = a.receive(&late);
-    assert!(matches!(got.what, What::Packet(_)) && !got.begins_session, "the former session's: {got:?}");
-    a.peer.renew(&a.identity, Instant::now());
-    connect(&mut b, &mut a);
-    exchange(&mut a, &mut b);
-}
-
-#[test]
-fn a_former_session_ends_by_itself() {
-    let (mut a, mut b) = connected();
-    a.peer.renew(&a.identity, Instant::now());
-    assert_eq!(a.tick(Instant::now()), None);
-    exchange(&mut a, &mut b);
-    a.tick(Instant::now() + Duration::from_secs(180));
-    assert!(!a.peer.has_session());
-}
-
-#[test]
 fn a_core_made_anew_takes_no_initiation_that_came_before() {
     let (mut a, mut b) = ends(&Options::default());
     let older = a.initiate();
     let initiation = a.initiate();
     b.receive(&initiation).what.reply();
-    b.peer.renew(&b.identity, Instant::now());
+    let key = a.identity.public_key();
+    renewed(&mut b, key, &Options::default(), 0x22_2222, Before::Serves);
     assert_eq!(b.receive(&initiation).what, What::Refused(Drop::HandshakeReplayed));
     assert_eq!(b.receive(&older).what, What::Refused(Drop::HandshakeReplayed));
     assert!(!b.peer.has_session());
@@ -722,7 +629,8 @@ fn a_core_made_anew_under_load_takes_no_initiation_that_came_before() {
     let initiation = a.initiate();
     b.receive(&initiation).what.reply();
     flood(&mut b, &initiation);
-    b.peer.renew(&b.identity, Instant::now());
+    let key = a.identity.public_key();
+    renewed(&mut b, key, &Options::default(), 0x22_2222, Before::Serves);
     b.identity.handle_second();
     assert_eq!(b.receive(&initiation).what, What::Refused(Drop::HandshakeReplayed));
 }
@@ -845,7 +753,7 @@ fn an_inner_packet_is_what_was_sent() {
 }
 
 #[test]
-fn a_first_initiation_that_is_lost_is_sent_again_after_a_second_three_times() {
+fn an_initiation_that_nobody_answers_is_sent_again_every_second() {
     let (mut a, mut b) = ends(&Options::default());
     let start = Instant::now();
     a.initiate();
@@ -858,10 +766,99 @@ fn a_first_initiation_that_is_lost_is_sent_again_after_a_second_three_times() {
             latest = Some(initiation);
         }
     }
-    assert_eq!(sent_after, [1, 2, 3], "then it is up to Tunn, by its own clock");
+    // the next one is counted from the tick after
+    assert_eq!(sent_after, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     let response = b.receive(&latest.expect("an initiation")).what.reply();
     let keepalive = a.receive(&response).what.reply();
     assert!(b.receive(&keepalive).begins_session);
     exchange(&mut a, &mut b);
     assert!(a.tick(start + Duration::from_secs(20)).is_none(), "nothing is retried with a session");
+}
+
+// ---- 11: another key, make before break ----
+
+fn renewed(end: &mut End, other: PublicKey, options: &Options, index: u32, before: Before) {
+    let peer = configured(other, options);
+    end.peer.renew(&end.identity, &peer, index, before);
+}
+
+fn with_psk(byte: u8) -> Options {
+    Options { psk: Some([byte; 32]), ..Options::default() }
+}
+
+#[test]
+fn another_preshared_key_loses_no_packet() {
+    let (mut a, mut b) = connected();
+    let (key_a, key_b) = (a.identity.public_key(), b.identity.public_key());
+    let under_way = a.send(&packet_of(60)).unwrap();
+    renewed(&mut a, key_b, &with_psk(7), 0x11_1111, Before::Serves);
+    exchange(&mut a, &mut b);
+    assert!(a.peer.has_session());
+    // the other side does not have the key yet: no session comes of a handshake, and the old one goes on
+    let initiation = a.initiate();
+    let response = b.receive(&initiation).what.reply();
+    assert_eq!(a.receive(&response).what, What::Refused(Drop::NotAuthentic));
+    exchange(&mut a, &mut b);
+    renewed(&mut b, key_a, &with_psk(7), 0x22_2222, Before::Serves);
+    exchange(&mut a, &mut b);
+    let to_b = a.send(&packet_of(60)).unwrap();
+    connect(&mut a, &mut b);
+    assert_eq!(data_index(&a.send(&packet_of(60)).unwrap()), Some(0x22_2222), "the new session serves");
+    exchange(&mut a, &mut b);
+    for late in [under_way, to_b] {
+        assert!(matches!(b.receive(&late).what, What::Packet(_)), "what was under way is still read");
+    }
+}
+
+#[test]
+fn another_private_key_leaves_the_old_session_at_once_but_hears_it() {
+    let (mut a, mut b) = connected();
+    let key_b = b.identity.public_key();
+    let from_b = b.send(&packet_of(60)).unwrap();
+    a.identity = Identity::new(&secret(3));
+    renewed(&mut a, key_b, &Options::default(), 0x11_1111, Before::IsHeard);
+    assert!(matches!(a.receive(&from_b).what, What::Packet(_)));
+    assert!(!a.peer.has_session());
+    let packet = packet_of(60);
+    let initiation = a.send(&packet).expect("an initiation");
+    assert_eq!(kind(&initiation), 1, "nothing leaves under the old key");
+    renewed(&mut b, a.identity.public_key(), &Options::default(), 0x22_2222, Before::IsHeard);
+    let response = b.receive(&initiation).what.reply();
+    let keepalive = a.receive(&response);
+    assert!(keepalive.begins_session);
+    b.receive(&keepalive.what.reply());
+    let waited = a.queued().expect("the packet waited");
+    assert_eq!(b.receive(&waited).what, What::Packet(packet));
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn two_changes_at_once_keep_the_last_session() {
+    let (mut a, mut b) = connected();
+    let (key_a, key_b) = (a.identity.public_key(), b.identity.public_key());
+    renewed(&mut a, key_b, &with_psk(7), 0x11_1111, Before::Serves);
+    renewed(&mut a, key_b, &with_psk(8), 0x11_1112, Before::Serves);
+    exchange(&mut a, &mut b);
+    let indices: Vec<u32> = a.peer.indices().collect();
+    assert_eq!(indices, [0x11_1112, 0x0a_0b0c]);
+    renewed(&mut b, key_a, &with_psk(8), 0x22_2222, Before::Serves);
+    connect(&mut a, &mut b);
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn a_keepalive_can_be_changed_and_the_first_one_comes_at_once() {
+    let (mut a, mut b) = connected();
+    let now = Instant::now();
+    assert!(a.tick(now + Duration::from_secs(8)).is_none());
+    a.peer.set_keepalive(Some(Duration::from_secs(2)), now);
+    let keepalive = a.tick(now).expect("a keepalive");
+    assert_eq!(b.receive(&keepalive).what, What::Nothing);
+    assert!(a.tick(now + Duration::from_millis(1900)).is_none());
+    assert!(a.tick(now + Duration::from_millis(2100)).is_some());
+    a.peer.set_keepalive(Some(Duration::from_secs(9)), now + Duration::from_secs(3));
+    assert!(a.tick(now + Duration::from_secs(11)).is_none());
+    assert!(a.tick(now + Duration::from_secs(13)).is_some());
+    a.peer.set_keepalive(None, now + Duration::from_secs(13));
+    assert!(a.tick(now + Duration::from_secs(60)).is_none());
 }

@@ -1,0 +1,152 @@
+//! Reads the configuration again and has the running site take it up, on SIGHUP or by `wardlink reload`.
+//!
+//! A file that is wrong, or that cannot be taken up as a whole, changes nothing; what came of the last try is kept for
+//! `status` and the metrics.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use super::prepare::Ground;
+use super::serve::{Tasks, commit};
+use super::{AppError, Parts};
+use crate::config::{self, Changes, Config};
+use crate::control::Reloaded;
+use crate::health::facts::{ConfigFacts, FailedReload};
+use crate::link::cause_chain;
+
+/// Reads the configuration again.
+pub type LoadConfig = Arc<dyn Fn() -> Result<Config, config::Errors> + Send + Sync>;
+
+/// Faults of a file that status and health show; `wardlink check-config` lists them all.
+const FAULTS_SHOWN_MAX: usize = 5;
+/// Reloads that wait while one is under way: those of all commands at once.
+const REQUESTS_MAX: usize = 16;
+
+/// Says why a reload changed nothing.
+#[derive(Debug, Error)]
+pub enum ReloadError {
+    /// The file is wrong.
+    #[error("{0}")]
+    BadFile(config::Errors),
+    /// The file changes what cannot change while the site runs.
+    #[error(
+        "{} cannot be changed while the site runs: restart it (systemctl restart wardlink), or write what it was",
+        .0.join(", ")
+    )]
+    RestartNeeded(Vec<&'static str>),
+    /// A part cannot be bound or changed.
+    #[error("{}", cause_chain(.0))]
+    Apply(#[from] AppError),
+    /// The site stops.
+    #[error("the site stops")]
+    Stopping,
+}
+
+/// Is a configuration to take up, and who waits for what came of it.
+pub(super) struct Request {
+    config: Config,
+    answer: oneshot::Sender<Result<Changes, ReloadError>>,
+}
+
+/// Asks a running site to reload.
+#[derive(Clone)]
+pub struct Reloader {
+    load: LoadConfig,
+    requests: mpsc::Sender<Request>,
+    outcome: Arc<Mutex<ConfigFacts>>,
+}
+
+impl Reloader {
+    pub(super) fn new(load: LoadConfig) -> (Self, mpsc::Receiver<Request>) {
+        let (requests, requested) = mpsc::channel(REQUESTS_MAX);
+        let outcome = ConfigFacts { loaded: SystemTime::now(), failed: None };
+        (Self { load, requests, outcome: Arc::new(Mutex::new(outcome)) }, requested)
+    }
+
+    /// Reads the configuration again and takes it up. Where this is cancelled, the site may take it up all the same.
+    ///
+    /// # Errors
+    /// Says why nothing was changed.
+    pub async fn reload(&self) -> Result<Changes, ReloadError> {
+        let load = Arc::clone(&self.load);
+        let loaded = tokio::task::spawn_blocking(move || load()).await.map_err(|_| ReloadError::Stopping)?;
+        let config = match loaded {
+            Ok(config) => config,
+            Err(errors) => {
+                let error = ReloadError::BadFile(errors);
+                self.note_failure(&error);
+                return Err(error);
+            }
+        };
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(Request { config, answer }).await.map_err(|_| ReloadError::Stopping)?;
+        answered.await.map_err(|_| ReloadError::Stopping)?
+    }
+
+    /// Does the same for a command.
+    pub async fn reload_for_command(self) -> Reloaded {
+        match self.reload().await {
+            Ok(changes) => Reloaded::Done { changes: changes.to_string() },
+            Err(ReloadError::BadFile(errors)) => Reloaded::BadFile { errors: errors.to_string() },
+            Err(error) => Reloaded::Failed { cause: error.to_string() },
+        }
+    }
+
+    /// Tells what came of the last reload.
+    pub(super) fn facts(&self) -> ConfigFacts {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_failure(&self, error: &ReloadError) {
+        tracing::error!(%error, "not reloaded: nothing was changed");
+        let failed = FailedReload { at: SystemTime::now(), cause: shortened(&error.to_string()) };
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).failed = Some(failed);
+    }
+
+    fn note_success(&self, changes: &Changes) {
+        tracing::info!(%changes, "reloaded");
+        let done = ConfigFacts { loaded: SystemTime::now(), failed: None };
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = done;
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().take(FAULTS_SHOWN_MAX).collect();
+    if text.lines().count() > lines.len() {
+        lines.push("... (`wardlink check-config` lists them all)");
+    }
+    lines.join("\n")
+}
+
+/// Takes up the configuration of a request, or changes nothing, and tells who waits for it.
+pub(super) async fn answer(parts: &Arc<Parts>, request: Request, tasks: &mut Tasks) {
+    let Request { config, answer } = request;
+    let result = take_up(parts, config, tasks).await;
+    match &result {
+        Ok(changes) => parts.reloader.note_success(changes),
+        Err(error) => parts.reloader.note_failure(error),
+    }
+    // A command that did not wait left its answer: it stands in the log.
+    answer.send(result).ok();
+}
+
+async fn take_up(parts: &Arc<Parts>, config: Config, tasks: &mut Tasks) -> Result<Changes, ReloadError> {
+    let running = parts.now.get();
+    let changes = Changes::between(&running.config, &config);
+    if !changes.restart.is_empty() {
+        return Err(ReloadError::RestartNeeded(changes.restart));
+    }
+    let ground = Ground {
+        running: &running,
+        inside: &parts.inside,
+        start: parts.start,
+        listens_for_links: tasks.listens_for_links,
+    };
+    let prepared = ground.prepare(config)?;
+    parts.tunnel.reload(&prepared.config).await.map_err(AppError::from)?;
+    commit(parts, prepared, tasks);
+    Ok(changes)
+}

@@ -1,0 +1,134 @@
+//! Finds the running site that a command is for, and asks it.
+//!
+//! Needs no key: it reads the control socket, and of a configuration file only where that is.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{EXIT_FAILED, EXIT_USAGE};
+use crate::control::{self, ControlError, READER_GROUP, Request};
+
+/// Is where sites put their control sockets unless they are told otherwise.
+pub(super) const SOCKET_DIRECTORY: &str = "/run/wardlink";
+
+/// Says which site is meant.
+#[derive(Debug, clap::Args)]
+pub(super) struct SiteArgs {
+    /// The site's configuration file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "socket")]
+    pub(super) config: Option<PathBuf>,
+    /// The site's control socket
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+}
+
+impl SiteArgs {
+    /// Asks the site, and returns its socket and what it answers; `directory` is where sockets are looked for.
+    ///
+    /// # Errors
+    /// Says why there is no answer, and what to do.
+    pub(super) fn ask(&self, request: Request, directory: &Path) -> Result<(PathBuf, serde_json::Value), SiteError> {
+        let socket = match (&self.socket, &self.config) {
+            (Some(socket), _) => socket.clone(),
+            (None, Some(config)) => socket_of(config)?,
+            (None, None) => only_socket(directory)?,
+        };
+        let answer = control::ask(&socket, request)?;
+        Ok((socket, answer))
+    }
+}
+
+/// Reads where the control socket is, and nothing else: the file's keys are not for those who may see the status.
+pub(super) fn socket_of(config: &Path) -> Result<PathBuf, SiteError> {
+    let text =
+        fs::read_to_string(config).map_err(|source| SiteError::ReadConfig { path: config.to_owned(), source })?;
+    let place: Place = serde_saphyr::from_str(&text)
+        .map_err(|error| SiteError::ParseConfig { path: config.to_owned(), cause: error.to_string() })?;
+    let default = || Path::new(SOCKET_DIRECTORY).join(format!("{}.sock", place.site));
+    Ok(place.control.and_then(|control| control.socket).unwrap_or_else(default))
+}
+
+/// Is the part of a configuration that says where the control socket is.
+#[derive(Deserialize)]
+struct Place {
+    site: String,
+    control: Option<PlaceControl>,
+}
+
+#[derive(Deserialize)]
+struct PlaceControl {
+    socket: Option<PathBuf>,
+}
+
+fn only_socket(directory: &Path) -> Result<PathBuf, SiteError> {
+    let mut sockets: Vec<PathBuf> = match fs::read_dir(directory) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => {
+            return Err(SiteError::ReadDirectory { path: directory.to_owned(), source });
+        }
+    };
+    sockets.retain(|path| path.extension().is_some_and(|extension| extension == "sock"));
+    sockets.sort();
+    match sockets.as_slice() {
+        [] => Err(SiteError::NoSocket { directory: directory.to_owned() }),
+        [socket] => Ok(socket.clone()),
+        _ => Err(SiteError::ManySockets { sockets }),
+    }
+}
+
+/// Says why a site does not answer, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SiteError {
+    #[error(
+        "no site is running: {directory} has no control socket (start one with `wardlink run -c FILE`, \
+             or give --socket PATH if its socket is elsewhere)"
+    )]
+    NoSocket { directory: PathBuf },
+    #[error("several sites have a socket here, say which with --socket PATH:{}", list(.sockets))]
+    ManySockets { sockets: Vec<PathBuf> },
+    #[error("cannot list {path}: {source}")]
+    ReadDirectory { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}: {source} (give --socket PATH instead)")]
+    ReadConfig { path: PathBuf, source: io::Error },
+    #[error("{path}: {cause} (`wardlink check-config -c {path}` says more)")]
+    ParseConfig { path: PathBuf, cause: String },
+    #[error("{}", explain(.0))]
+    Control(#[from] ControlError),
+}
+
+impl SiteError {
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::ManySockets { .. } | Self::ReadConfig { .. } | Self::ParseConfig { .. } => EXIT_USAGE,
+            Self::NoSocket { .. } | Self::ReadDirectory { .. } | Self::Control(_) => EXIT_FAILED,
+        }
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| format!("\n  {}", path.display())).collect()
+}
+
+/// Adds what to do to what went wrong.
+fn explain(error: &ControlError) -> String {
+    let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    let advice = match error {
+        ControlError::Connect { source, .. } => match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                format!(" (run this as root, or as a member of the group {READER_GROUP}; a new member logs in again)")
+            }
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                " (the site is not running: start it with `wardlink run -c FILE` or `systemctl start wardlink`)"
+                    .to_owned()
+            }
+            _ => String::new(),
+        },
+        ControlError::Exchange { .. } => " (its process hangs or just stopped: see its log)".to_owned(),
+        _ => String::new(),
+    };
+    format!("{error}{cause}{advice}")
+}

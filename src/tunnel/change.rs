@@ -1,0 +1,244 @@
+//! Takes a running tunnel to other settings: a new configuration's, or what `wg` sets.
+//!
+//! What does not change keeps its session, its counters and its path; of what changes as much as can be. It never
+//! touches a route: a configuration's are `interface`'s, and `wg` has none.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, watch};
+use zeroize::Zeroizing;
+
+use super::endpoints::{self, Resolvers};
+use super::interface::Kept;
+use super::peer::{Before, Identity};
+use super::peers::Found;
+use super::settings::{Settings, same_key};
+use super::udp::Udp;
+use super::{Shared, TunnelError, uapi};
+use crate::config::{Config, Endpoint, Host, PublicKey, SecretKey};
+
+/// An address that changes hands is nobody's for so long: connections to its old owner close meanwhile, and none of
+/// their bytes goes to the new one.
+const HAND_OVER: Duration = Duration::from_millis(100);
+
+/// Changes a running tunnel, one change after the other.
+pub(super) struct Control {
+    shared: Arc<Shared>,
+    interface: Arc<Kept>,
+    state: Mutex<State>,
+}
+
+/// Is what the tunnel is set to now.
+struct State {
+    config: Config,
+    settings: Settings,
+    resolvers: Resolvers,
+    /// Outlives a peer's entry: who waits for a peer that `wg` removes still hears when it is back.
+    awake: HashMap<PublicKey, watch::Sender<u64>>,
+}
+
+/// Is where a change leads.
+struct Change {
+    settings: Settings,
+    /// Is another key of this site's, where the key changes.
+    identity: Option<Identity>,
+    /// Are other sockets, where the port changes.
+    udp: Option<Udp>,
+    /// Lists the peers whose endpoint is said anew, be it the same: a peer may have roamed away from it.
+    pointed: HashSet<PublicKey>,
+    /// Holds the endpoints of an earlier run.
+    remembered: HashMap<String, SocketAddr>,
+    /// Tells that every handshake begins anew, whatever changes.
+    renews: bool,
+}
+
+impl Control {
+    /// Gives a tunnel that has no peers yet what its configuration says.
+    pub(super) async fn begin(shared: Arc<Shared>, interface: Arc<Kept>, config: &Config) -> Self {
+        let settings = Settings::of(config);
+        let change = Change {
+            settings: settings.clone(),
+            identity: None,
+            udp: None,
+            pointed: HashSet::new(),
+            remembered: endpoints::load(&config.state_dir),
+            renews: false,
+        };
+        let mut state = State {
+            config: config.clone(),
+            settings: Settings { peers: Vec::new(), ..settings },
+            resolvers: Resolvers::default(),
+            awake: HashMap::new(),
+        };
+        take_up(&shared, &mut state, change).await;
+        Self { shared, interface, state: Mutex::new(state) }
+    }
+
+    /// Takes the tunnel to a new configuration; what `wg` set is forgotten.
+    ///
+    /// # Errors
+    /// What keeps the tunnel from it; the peers are then as they were.
+    pub(super) async fn reload(&self, config: &Config) -> Result<(), TunnelError> {
+        let mut state = self.state.lock().await;
+        let (was, tunnel) = (&state.config.tunnel, &config.tunnel);
+        if was.interface != tunnel.interface {
+            return Err(TunnelError::NeedsRestart { what: "tunnel.interface" });
+        }
+        if was.backend != tunnel.backend {
+            return Err(TunnelError::NeedsRestart { what: "tunnel.backend" });
+        }
+        if was.udp_offload != tunnel.udp_offload {
+            return Err(TunnelError::NeedsRestart { what: "tunnel.udp_offload" });
+        }
+        let mut change = self.prepare(&state, Settings::of(config))?;
+        if let Err(error) = self.interface.change(config).await {
+            // The rules of a default route are still for the mark that was.
+            self.shared.udp().set_mark(state.settings.fwmark).ok();
+            return Err(error);
+        }
+        change.remembered = endpoints::load(&config.state_dir);
+        self.shared.mtu_bytes.store(tunnel.mtu, Ordering::Relaxed);
+        state.config = config.clone();
+        take_up(&self.shared, &mut state, change).await;
+        Ok(())
+    }
+
+    /// Takes the tunnel to what `wg` asks for, all of it or nothing.
+    ///
+    /// # Errors
+    /// It cannot be done; nothing has changed.
+    pub(super) async fn set(&self, set: uapi::Set) -> Result<(), uapi::Refusal> {
+        let mut state = self.state.lock().await;
+        let applied = uapi::apply(&state.settings, &Settings::of(&state.config), set)?;
+        let mut change = self.prepare(&state, applied.settings)?;
+        change.pointed = applied.pointed;
+        take_up(&self.shared, &mut state, change).await;
+        tracing::info!(peers = state.settings.peers.len(), "wg(8) has set the tunnel; it lives until the next reload");
+        Ok(())
+    }
+
+    /// Makes the state of every handshake anew, so that handshakes carry the wall clock's time as it is now; sessions
+    /// go on.
+    pub(super) async fn renew(&self) {
+        let mut state = self.state.lock().await;
+        let change = Change {
+            settings: state.settings.clone(),
+            identity: None,
+            udp: None,
+            pointed: HashSet::new(),
+            remembered: HashMap::new(),
+            renews: true,
+        };
+        take_up(&self.shared, &mut state, change).await;
+    }
+
+    /// Tells `wg` what the tunnel is set to and what passed.
+    pub(super) async fn get(&self) -> Zeroizing<String> {
+        let state = self.state.lock().await;
+        let peers = self.shared.peers();
+        let sets = state.settings.peers.iter();
+        let facts: Vec<_> = sets.filter_map(|set| Some((set, peers.by_key(&set.peer.public_key)?.facts()))).collect();
+        uapi::get(&state.settings, self.shared.udp().port(), &facts)
+    }
+
+    /// Makes what may fail: sockets and keys. Where it does nothing has changed.
+    fn prepare(&self, state: &State, settings: Settings) -> Result<Change, TunnelError> {
+        let (shared, was) = (&self.shared, &state.settings);
+        let has_key = same_key(was.private_key.as_ref(), settings.private_key.as_ref());
+        let identity = if has_key { None } else { Some(identity(settings.private_key.as_ref())?) };
+        let udp = shared.udp();
+        let has_port = settings.listen_port == was.listen_port || settings.listen_port == udp.port();
+        let offload = state.config.tunnel.udp_offload;
+        let udp = if has_port {
+            if settings.fwmark != was.fwmark {
+                udp.set_mark(settings.fwmark).map_err(|source| TunnelError::Mark { source })?;
+            }
+            None
+        } else {
+            Some(Udp::bind(settings.listen_port, settings.fwmark, offload)?)
+        };
+        Ok(Change { settings, identity, udp, pointed: HashSet::new(), remembered: HashMap::new(), renews: false })
+    }
+}
+
+/// Takes the tunnel to other settings; from here on nothing fails.
+async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
+    let Change { settings, identity, udp, pointed, remembered, renews } = change;
+    let before = shared.peers();
+    let new_identity = identity.is_some();
+    let identity = identity.map_or_else(|| Arc::clone(&before.identity), Arc::new);
+    let addresses = state.config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect();
+    let mut peers = before.successor(identity, addresses, settings.set_by_wg(&Settings::of(&state.config)));
+    let mut changes = Vec::new();
+    for set in &settings.peers {
+        let awake = state.awake.entry(set.peer.public_key).or_default();
+        let was = state.settings.peer(&set.peer.public_key);
+        let found = peers.add(&before, set, awake, || shared.random());
+        let renew = renews || new_identity || was.is_some_and(|was| was.has_another_secret(set));
+        let index = match &found {
+            Found::Kept(entry) if renew => Some(peers.reserve_index(&before, entry, || shared.random())),
+            Found::Kept(_) | Found::New(_) => None,
+        };
+        changes.push((set.clone(), found, index));
+    }
+    state.awake.retain(|key, awake| peers.by_key(key).is_some() || awake.receiver_count() > 0);
+    let changing = before.changing_hands(&peers, state.settings.peers.iter().chain(&settings.peers));
+    if !changing.is_empty() {
+        shared.install(before.with_nobody_at(&changing));
+        tokio::time::sleep(HAND_OVER).await;
+    }
+    if let Some(udp) = udp {
+        shared.install_udp(udp);
+    }
+    shared.install(peers);
+    let peers = shared.peers();
+    let before = if new_identity { Before::IsHeard } else { Before::Serves };
+    for (set, found, index) in changes {
+        let was = state.settings.peer(&set.peer.public_key);
+        let is_pointed = pointed.contains(&set.peer.public_key);
+        let endpoint = match &found {
+            Found::Kept(_) if !is_pointed && was.is_some_and(|was| was.peer.endpoint == set.peer.endpoint) => None,
+            Found::Kept(_) => set.peer.endpoint.as_ref().and_then(address),
+            Found::New(_) => {
+                let remembered = || remembered.get(&set.peer.public_key.to_string()).copied();
+                set.peer.endpoint.as_ref().and_then(address).or_else(remembered)
+            }
+        };
+        let entry = found.entry();
+        let has_moved = endpoint.is_some() && endpoint != entry.endpoint();
+        entry.take_up(&set, endpoint, Instant::now());
+        if let Some(index) = index {
+            entry.lock().renew(&peers.identity, &set.peer, index, before);
+        }
+        // At the start too: it may have been us who died, and the peer would go on with a session that is no more.
+        if has_moved || index.is_some() {
+            shared.greet(entry);
+        }
+    }
+    state.resolvers.follow(shared);
+    state.settings = settings;
+}
+
+/// Returns an endpoint that needs no look-up.
+fn address(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match endpoint.host {
+        Host::Address(address) => Some(SocketAddr::new(address, endpoint.port)),
+        Host::Name(_) => None,
+    }
+}
+
+/// Makes what peers know of this site. Without a key it is one that nobody knows: no handshake comes of it.
+fn identity(secret: Option<&SecretKey>) -> Result<Identity, TunnelError> {
+    match secret {
+        Some(secret) => Ok(Identity::new(secret)),
+        None => {
+            let mut unknown = [0; 32];
+            getrandom::fill(&mut unknown).map_err(|_| TunnelError::Random)?;
+            Ok(Identity::new(&SecretKey::new(unknown)))
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What the kernel should have for the tunnel: addresses, MTU, routes, and the rules of a default route.
+//!
+//! Pure. It never looks what the kernel has; it says what is missing of what should be there. The rules are those of
+//! wg-quick(8), "Table": the default route stands in a table of its own, everything without the mark of our own
+//! datagrams goes there, unless the main table has a more specific route.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use ipnet::IpNet;
+
+use crate::config::{Config, Table};
+
+/// Is the kernel's main table (RT_TABLE_MAIN).
+const MAIN_TABLE: u32 = 254;
+/// Begins the number of a table of our own, far from what people number by hand: an interface's name gives the rest.
+const OWN_TABLES: u32 = 0x5700_0000;
+
+/// Says what the kernel should have, or what it lacks of that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) addresses: BTreeSet<IpNet>,
+    pub(super) routes: BTreeSet<Route>,
+    pub(super) rules: BTreeSet<Rule>,
+}
+
+/// Is a route into the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Route {
+    pub(super) table: u32,
+    pub(super) prefix: IpNet,
+}
+
+/// Says which of the two address families a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+/// Is a rule of policy routing, in the order in which they must be added: no packet may take the default route past a
+/// more specific one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rule {
+    /// The main table, but not its default route.
+    MainWithoutDefault(Family),
+    /// A table of our own, for all but our own datagrams.
+    Unmarked { family: Family, mark: u32, table: u32 },
+}
+
+impl Rule {
+    pub(super) fn family(self) -> Family {
+        match self {
+            Self::MainWithoutDefault(family) | Self::Unmarked { family, .. } => family,
+        }
+    }
+}
+
+impl Wanted {
+    /// Says what the configuration asks for.
+    pub(super) fn of(config: &Config) -> Self {
+        let tunnel = &config.tunnel;
+        let own = own_table(&tunnel.interface);
+        let mut wanted = Self { addresses: tunnel.addresses.iter().copied().collect(), ..Self::default() };
+        // The kernel adds a route for each address' own network.
+        let connected: Vec<IpNet> = tunnel.addresses.iter().map(IpNet::trunc).collect();
+        for prefix in config.peers.iter().flat_map(|peer| &peer.allowed_ips).copied() {
+            let table = match tunnel.table {
+                Table::Off => continue,
+                Table::Auto if connected.contains(&prefix) => continue,
+                Table::Auto if prefix.prefix_len() == 0 => own,
+                Table::Auto => MAIN_TABLE,
+                Table::Number(number) => number,
+            };
+            wanted.routes.insert(Route { table, prefix });
+            if tunnel.table == Table::Auto && prefix.prefix_len() == 0 {
+                let family = if prefix.addr().is_ipv4() { Family::V4 } else { Family::V6 };
+                wanted.rules.insert(Rule::MainWithoutDefault(family));
+                wanted.rules.insert(Rule::Unmarked { family, mark: mark(config), table: own });
+            }
+        }
+        wanted
+    }
+
+    /// Says what of this is not in the other.
+    pub(super) fn without(&self, other: &Self) -> Self {
+        Self {
+            addresses: self.addresses.difference(&other.addresses).copied().collect(),
+            routes: self.routes.difference(&other.routes).copied().collect(),
+            rules: self.rules.difference(&other.rules).copied().collect(),
+        }
+    }
+
+    /// Tells whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.routes.is_empty() && self.rules.is_empty()
+    }
+}
+
+impl fmt::Display for Wanted {
+    /// Names the first of each kind and counts the others: `its address 10.98.0.1/32, the route to 10.98.0.2/32 and 3
+    /// more`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses = self.addresses.iter().map(|address| format!("its address {address}"));
+        let routes = self.routes.iter().map(|route| format!("the route to {}", route.prefix));
+        let rules = self.rules.iter().map(|_| "a rule for the default route".to_owned());
+        let mut all = addresses.chain(routes).chain(rules);
+        let named: Vec<String> = all.by_ref().take(NAMED_MAX).collect();
+        f.write_str(&named.join(", "))?;
+        match all.count() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Is how many of the missing things a line names: it stays readable.
+const NAMED_MAX: usize = 3;
+
+/// Returns the mark of our own datagrams; 0: none. A default route needs one, so that they do not take it.
+pub(super) fn mark(config: &Config) -> u32 {
+    let tunnel = &config.tunnel;
+    let mut prefixes = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
+    if tunnel.fwmark == 0 && tunnel.table == Table::Auto && prefixes.any(|prefix| prefix.prefix_len() == 0) {
+        return own_table(&tunnel.interface);
+    }
+    tunnel.fwmark
+}
+
+/// Returns the number of the table that is an interface's own (FNV-1a of its name, 24 bits of it).
+///
+/// The name belongs to one program at a time, and so does the number: what a run that was killed left behind under it
+/// is nobody else's.
+pub(super) fn own_table(interface: &str) -> u32 {
+    let hash = interface.bytes().fold(0x811c_9dc5_u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    OWN_TABLES | ((hash ^ (hash >> 24)) & 0x00ff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{self, SecretKey};
+
+    const KEYS: [&str; 2] =
+        ["5EQWjucdiwf1NMA8EY5bDhP5w3sKBh91YtPBIE9Nuxs=", "3EFhTYg6JX8eJjSaf8+Wi7NxZiDhD9Fv9S644sYFiVg="];
+
+    fn site(tunnel: &str, allowed: [&str; 2]) -> Config {
+        let peer = |number: usize| {
+            format!(
+                "  - {{name: p{number}, public_key: \"{}\", allowed_ips: [{}], routed: true}}\n",
+                KEYS[number], allowed[number]
+            )
+        };
+        let text = format!(
+            "site: a\ntunnel: {{private_key_file: k, address: [10.98.0.1/24, \"fd98::1\"]{tunnel}}}\npeers:\n{}{}",
+            peer(0),
+            peer(1)
+        );
+        config::parse(&text, Path::new("a.yaml"), &|_| Ok(SecretKey::new([1; 32]))).unwrap()
+    }
+
+    fn routes(wanted: &Wanted) -> Vec<(u32, String)> {
+        wanted.routes.iter().map(|route| (route.table, route.prefix.to_string())).collect()
+    }
+
+    #[test]
+    fn allowed_ips_are_routed_in_the_main_table_unless_an_address_covers_them() {
+        let wanted = Wanted::of(&site("", ["10.98.0.0/24", "172.20.0.0/16, \"fd98::2\""]));
+        assert_eq!(routes(&wanted), [(254, "172.20.0.0/16".to_owned()), (254, "fd98::2/128".to_owned())]);
+        assert!(wanted.rules.is_empty());
+        assert_eq!(mark(&site("", ["10.98.0.2", "10.98.0.3"])), 0);
+    }
+
+    #[test]
+    fn a_default_route_has_a_table_a_mark_and_rules_of_its_family() {
+        let config = site("", ["0.0.0.0/0, 10.1.0.0/16", "\"fd98::2\""]);
+        let (wanted, table) = (Wanted::of(&config), own_table("wl0"));
+        assert_eq!(
+            routes(&wanted),
+            [(254, "10.1.0.0/16".to_owned()), (254, "fd98::2/128".to_owned()), (table, "0.0.0.0/0".to_owned())]
+        );
+        assert_eq!(mark(&config), table);
+        let unmarked = |family, mark| Rule::Unmarked { family, mark, table };
+        let in_order: Vec<Rule> = wanted.rules.iter().copied().collect();
+        assert_eq!(in_order, [Rule::MainWithoutDefault(Family::V4), unmarked(Family::V4, table)]);
+        let both = Wanted::of(&site(", fwmark: 7", ["0.0.0.0/0", "\"::/0\""]));
+        assert!(both.rules.contains(&unmarked(Family::V6, 7)) && both.rules.contains(&unmarked(Family::V4, 7)));
+        assert_eq!(both.rules.len(), 4);
+    }
+
+    #[test]
+    fn a_table_that_is_named_gets_every_route_and_no_rules() {
+        let wanted = Wanted::of(&site(", table: 7", ["0.0.0.0/0", "10.98.0.0/24"]));
+        assert_eq!(routes(&wanted), [(7, "0.0.0.0/0".to_owned()), (7, "10.98.0.0/24".to_owned())]);
+        assert!(wanted.rules.is_empty());
+        let off = Wanted::of(&site(", table: off", ["0.0.0.0/0", "10.98.0.0/24"]));
+        assert!(off.routes.is_empty() && off.rules.is_empty());
+        assert_eq!(mark(&site(", table: off", ["0.0.0.0/0", "10.98.0.3"])), 0);
+    }
+
+    #[test]
+    fn what_is_lost_is_named() {
+        let wanted = Wanted::of(&site("", ["10.98.0.2, 10.98.0.3, 10.98.0.4", "0.0.0.0/0"]));
+        let mut found = wanted.clone();
+        assert!(wanted.without(&found).is_empty());
+        found.addresses.pop_last();
+        found.routes.pop_first();
+        assert_eq!(wanted.without(&found).to_string(), "its address fd98::1/128, the route to 10.98.0.2/32");
+        let all = wanted.without(&Wanted::default()).to_string();
+        assert!(all.ends_with("the route to 10.98.0.2/32 and 5 more"), "{all}");
+    }
+
+    #[test]
+    fn interfaces_have_tables_of_their_own() {
+        assert_ne!(own_table("wl0"), own_table("wl1"));
+        assert_eq!(own_table("wl0") >> 24, 0x57);
+    }
+}

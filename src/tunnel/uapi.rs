@@ -1,0 +1,176 @@
+//! The socket of wg(8): `wg show`, `wg set`, `wg syncconf` and the like speak to the running tunnel.
+//!
+//! What is set lives until the next reload, and is seen in the status. It never touches a route, and a peer that it adds
+//! may do nothing here but ping. Whoever may open the socket (mode 0600) may read the private key, as with the kernel.
+//! Protocol: <https://www.wireguard.com/xplatform/>.
+
+mod answer;
+mod apply;
+mod fuzz;
+mod request;
+mod socket;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+use super::TunnelError;
+use super::change::Control;
+pub(super) use answer::get;
+pub(super) use apply::apply;
+pub use fuzz::fuzz_uapi;
+use request::Request;
+pub(super) use request::Set;
+use socket::Listener;
+
+/// Connections at once: people and a few checks; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 16;
+/// Bounds a request, in bytes: some thousand peers with all that they can have, tenfold.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Is what a request is first given room for, in bytes; it doubles.
+const REQUEST_BYTES_FIRST: usize = 16 << 10;
+/// A request is there within this, and its answer taken.
+const EXCHANGE_WITHIN: Duration = Duration::from_secs(5);
+/// `accept` failed, as for want of descriptors: it is tried again after so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Says why a request is refused; nothing of it was done.
+#[derive(Debug, Error)]
+pub(super) enum Refusal {
+    /// It is not the protocol's.
+    #[error("{what}")]
+    Protocol { what: &'static str },
+    /// A value is none that its key can have.
+    #[error("{what}")]
+    Invalid { what: &'static str },
+    /// There would be too many.
+    #[error("too many {what}")]
+    TooMany { what: &'static str },
+    /// The tunnel cannot be taken to it.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+}
+
+impl Refusal {
+    /// Refuses the value of a key.
+    fn of(what: &'static str) -> Self {
+        Self::Invalid { what }
+    }
+
+    /// Says it as errno(3) does.
+    fn errno(&self) -> i32 {
+        match self {
+            Self::Protocol { .. } => libc::EPROTO,
+            Self::Invalid { .. } => libc::EINVAL,
+            Self::TooMany { .. } => libc::E2BIG,
+            Self::Tunnel(TunnelError::UdpBind { source, .. } | TunnelError::Mark { source }) => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
+            Self::Tunnel(_) => libc::EIO,
+        }
+    }
+}
+
+/// Offers the socket; a site whose socket cannot be bound does without, and says so.
+pub(super) fn offer(control: Arc<Control>, path: &Path) -> Option<tokio::task::AbortHandle> {
+    match Listener::bind(path) {
+        Ok(listener) => Some(tokio::spawn(serve(listener, control)).abort_handle()),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(path = %path.display(), error, "wg(8) cannot reach this tunnel");
+            None
+        }
+    }
+}
+
+/// Serves for ever; the socket's file goes when this is dropped.
+async fn serve(listener: Listener, control: Arc<Control>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok(stream) => {
+                let control = Arc::clone(&control);
+                connections.spawn(async move {
+                    converse(stream, &control).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection of wg(8)");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Answers one request after the other, until the other side closes or takes too long.
+async fn converse(mut stream: UnixStream, control: &Control) {
+    let mut read = Zeroizing::new(Vec::new());
+    loop {
+        let request = tokio::time::timeout(EXCHANGE_WITHIN, read_request(&mut stream, &mut read)).await;
+        let answer = match request {
+            Ok(Ok(Some(request))) => answer(&request, control).await,
+            Ok(Err(refusal)) => Zeroizing::new(answer::set(&Err(refusal))),
+            Ok(Ok(None)) | Err(_) => return,
+        };
+        let written = tokio::time::timeout(EXCHANGE_WITHIN, stream.write_all(answer.as_bytes())).await;
+        if !matches!(written, Ok(Ok(()))) || read.len() > REQUEST_BYTES_MAX {
+            return;
+        }
+    }
+}
+
+async fn answer(request: &[u8], control: &Control) -> Zeroizing<String> {
+    let result = match request::parse(request) {
+        Ok(Request::Get) => return control.get().await,
+        Ok(Request::Set(set)) => control.set(set).await,
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = &result {
+        tracing::warn!(error = refusal as &dyn std::error::Error, "refused what wg(8) asked for; nothing has changed");
+    }
+    Zeroizing::new(answer::set(&result))
+}
+
+/// Reads on until a request is whole, and takes it out of what was read; `None`: the other side has closed.
+async fn read_request(
+    stream: &mut UnixStream,
+    read: &mut Zeroizing<Vec<u8>>,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Refusal> {
+    let mut looked = 0;
+    loop {
+        if let Some((request_bytes, taken_bytes)) = request::find_end(read, looked) {
+            let request = Zeroizing::new(read.get(..request_bytes).unwrap_or_default().to_vec());
+            let rest = Zeroizing::new(read.get(taken_bytes..).unwrap_or_default().to_vec());
+            *read = rest;
+            return Ok(Some(request));
+        }
+        looked = read.len();
+        if looked > REQUEST_BYTES_MAX {
+            return Err(Refusal::TooMany { what: "bytes in a request" });
+        }
+        make_room(read);
+        if !matches!(stream.read_buf(&mut **read).await, Ok(1..)) {
+            return Ok(None);
+        }
+    }
+}
+
+/// Gives a buffer more room without leaving keys behind where it was.
+fn make_room(read: &mut Zeroizing<Vec<u8>>) {
+    if read.len() == read.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity((read.capacity() * 2).max(REQUEST_BYTES_FIRST)));
+        larger.extend_from_slice(read);
+        *read = larger;
+    }
+}
