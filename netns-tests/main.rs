@@ -17,8 +17,10 @@
 )]
 
 mod cli;
+mod clock;
 mod endpoint_roaming;
 mod filter;
+mod flood;
 mod harness;
 mod health;
 mod hub;
@@ -88,6 +90,8 @@ fn main() -> ExitCode {
         hub::tests(),
         ipv6::tests(),
         cli::tests(),
+        clock::tests(),
+        flood::tests(),
         tunnel::tests(),
         uapi::tests(),
         routes::tests(),

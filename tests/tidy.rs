@@ -25,7 +25,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 26] = [
+const PURE: [&str; 28] = [
     "src/mllp",
     "src/config/changes",
     "src/config/raw",
@@ -38,12 +38,14 @@ const PURE: [&str; 26] = [
     "src/link/resume",
     "src/link/ending",
     "src/tunnel/allowed_ips",
+    "src/tunnel/clock",
     "src/tunnel/filter",
     "src/tunnel/packet",
     "src/tunnel/interface/wanted",
     "src/tunnel/unreachable",
     "src/config/wg_quick",
     "src/tunnel/offload",
+    "src/tunnel/peer/load",
     "src/tunnel/settings",
     "src/tunnel/uapi/request",
     "src/tunnel/uapi/apply",

@@ -119,6 +119,11 @@ impl Site {
         self.wardlink.as_mut().expect("the site was started")
     }
 
+    /// Returns the process id of the running program.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.wardlink.as_ref().expect("the site was started").id()
+    }
+
     /// Kills the site as `kill -9` does.
     pub(crate) fn kill(&mut self) {
         self.program().kill();

@@ -34,6 +34,7 @@ impl Parts {
             interface_restored: self.tunnel.restored(),
             offloads: self.offloads(),
             link_listener: Part::Up,
+            clock_behind: self.tunnel.clock_behind(),
             dropped: self.tunnel.drops().into_iter().collect(),
             set_by_wg: self.set_by_wg(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
@@ -66,7 +67,6 @@ impl Parts {
     }
 
     fn peer_facts(&self, peer: &TunnelFacts, configured: Option<&Peer>) -> PeerFacts {
-        let age = peer.latest_handshake.and_then(|at| SystemTime::now().duration_since(at).ok());
         let since = peer.latest_handshake.unwrap_or(self.started);
         let unanswered = peer.unanswered_for.and_then(|silence| SystemTime::now().checked_sub(silence));
         let lost = unanswered.map_or(since, |at| at.max(since));
@@ -79,7 +79,7 @@ impl Parts {
             set_by: if peer.set_by_wg { SetBy::Wg } else { SetBy::Config },
             session: if peer.has_session { Session::Up { since } } else { Session::Down { since: lost } },
             session_wanted: configured.is_some_and(|peer| peer.persistent_keepalive.is_some()),
-            latest_handshake_age: age,
+            latest_handshake_age: peer.latest_handshake_age,
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             dropped_packets: peer.drops.iter().copied().collect(),

@@ -31,6 +31,8 @@ pub struct SiteFacts {
     pub offloads: BTreeMap<&'static str, bool>,
     /// Says whether links from peers can arrive; up where no service is offered.
     pub link_listener: Part,
+    /// Says how far the clock is behind what it was in an earlier run: peers refuse this site's handshakes meanwhile.
+    pub clock_behind: Option<Duration>,
     /// Counts the datagrams and packets that were dropped before a peer was known, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Says what `wg` has set of this site's end.

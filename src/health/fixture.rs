@@ -25,6 +25,7 @@ pub(crate) fn site() -> SiteFacts {
         interface_restored: 0,
         offloads: [("tun_read", true), ("tun_write", true), ("udp_receive", false), ("udp_send", true)].into(),
         link_listener: Part::Up,
+        clock_behind: None,
         dropped: BTreeMap::from([("unknown_peer", 2)]),
         set_by_wg: SetByWg::default(),
         peers: vec![PeerFacts {

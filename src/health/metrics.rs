@@ -70,6 +70,10 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
     family(encoder, gauge("config_last_reload_success_timestamp", help).seconds(), &[loaded], |to, loaded| {
         to.encode_gauge(&loaded.as_secs_f64())
     })?;
+    let help = "How far the clock is behind an earlier run's: peers refuse this site's handshakes meanwhile";
+    family(encoder, gauge("clock_behind", help).seconds(), &[facts.clock_behind], |to, behind| {
+        to.encode_gauge(&behind.unwrap_or_default().as_secs_f64())
+    })?;
     let ready = report.unready.is_empty();
     family(encoder, gauge("ready", "1 where this site can do its part"), &[ready], |to, ready| {
         to.encode_gauge(&u64::from(*ready))

@@ -52,6 +52,8 @@ struct Change {
     pointed: HashSet<PublicKey>,
     /// Holds the endpoints of an earlier run.
     remembered: HashMap<String, SocketAddr>,
+    /// Tells that every handshake begins anew, whatever changes.
+    renews: bool,
 }
 
 impl Control {
@@ -64,6 +66,7 @@ impl Control {
             udp: None,
             pointed: HashSet::new(),
             remembered: endpoints::load(&config.state_dir),
+            renews: false,
         };
         let mut state = State {
             config: config.clone(),
@@ -118,6 +121,21 @@ impl Control {
         Ok(())
     }
 
+    /// Makes the state of every handshake anew, so that handshakes carry the wall clock's time as it is now; sessions
+    /// go on.
+    pub(super) async fn renew(&self) {
+        let mut state = self.state.lock().await;
+        let change = Change {
+            settings: state.settings.clone(),
+            identity: None,
+            udp: None,
+            pointed: HashSet::new(),
+            remembered: HashMap::new(),
+            renews: true,
+        };
+        take_up(&self.shared, &mut state, change).await;
+    }
+
     /// Tells `wg` what the tunnel is set to and what passed.
     pub(super) async fn get(&self) -> Zeroizing<String> {
         let state = self.state.lock().await;
@@ -143,13 +161,13 @@ impl Control {
         } else {
             Some(Udp::bind(settings.listen_port, settings.fwmark, offload)?)
         };
-        Ok(Change { settings, identity, udp, pointed: HashSet::new(), remembered: HashMap::new() })
+        Ok(Change { settings, identity, udp, pointed: HashSet::new(), remembered: HashMap::new(), renews: false })
     }
 }
 
 /// Takes the tunnel to other settings; from here on nothing fails.
 async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
-    let Change { settings, identity, udp, pointed, remembered } = change;
+    let Change { settings, identity, udp, pointed, remembered, renews } = change;
     let before = shared.peers();
     let new_identity = identity.is_some();
     let identity = identity.map_or_else(|| Arc::clone(&before.identity), Arc::new);
@@ -160,7 +178,7 @@ async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
         let awake = state.awake.entry(set.peer.public_key).or_default();
         let was = state.settings.peer(&set.peer.public_key);
         let found = peers.add(&before, set, awake, || shared.random());
-        let renew = new_identity || was.is_some_and(|was| was.has_another_secret(set));
+        let renew = renews || new_identity || was.is_some_and(|was| was.has_another_secret(set));
         let index = match &found {
             Found::Kept(entry) if renew => Some(peers.reserve_index(&before, entry, || shared.random())),
             Found::Kept(_) | Found::New(_) => None,

@@ -27,9 +27,11 @@ reasons! {
     Malformed => "malformed", "Is no IP packet, or shorter than its header says.";
     NotWireGuard => "not_wireguard", "Is no WireGuard message.";
     BadMac => "bad_mac", "Carries a MAC1 that is not made with our public key.";
-    UnderLoad => "under_load", "Came while handshakes were limited; a cookie was asked for.";
+    UnderLoad => "under_load", "Came while handshakes were limited; a cookie was asked for, or too many were.";
+    TooManyHandshakes => "too_many_handshakes", "Came with a cookie, of a source that begins too many, or among too many.";
     UnknownPeer => "unknown_peer", "Comes from a key that is not configured, or names no session of ours.";
-    NotAuthentic => "not_authentic", "Failed authentication, or was a replay.";
+    NotAuthentic => "not_authentic", "Failed authentication, or is a message that came before.";
+    HandshakeReplayed => "handshake_replayed", "Begins a handshake at an earlier time than the peer's last one.";
     SourceNotAllowed => "source_not_allowed", "Has an inner source that is not in the peer's allowed IPs.";
     NotForUs => "not_for_us", "Has an inner destination that is not this site's tunnel address.";
     PortNotOffered => "port_not_offered", "Opens a TCP connection to a port that this peer may not use.";

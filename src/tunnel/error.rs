@@ -94,6 +94,14 @@ pub enum TunnelError {
     /// The data thread panicked.
     #[error("the data thread of the tunnel panicked")]
     Panicked,
+    /// The time of the latest handshake cannot be kept.
+    #[error("cannot keep the time in {}", path.display())]
+    Clock {
+        /// Is the file.
+        path: PathBuf,
+        /// Says what the system said.
+        source: io::Error,
+    },
     /// The remembered endpoints cannot be read or written.
     #[error("cannot keep the peers' endpoints in {}", path.display())]
     Endpoints {

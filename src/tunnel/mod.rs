@@ -5,6 +5,7 @@
 
 pub mod allowed_ips;
 mod change;
+pub mod clock;
 mod driver;
 pub mod drops;
 pub mod endpoints;
@@ -21,18 +22,20 @@ pub mod tun;
 mod uapi;
 mod udp;
 pub mod unreachable;
+mod wall;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::config::{Config, Name, PublicKey};
 use change::Control;
+use clock::Clock;
 use driver::Signal;
 use drops::DropCounters;
 pub use error::TunnelError;
@@ -61,6 +64,7 @@ struct Shared {
     mtu_bytes: AtomicU16,
     random: AtomicU64,
     unreachables: Mutex<unreachable::Limit>,
+    clock: Mutex<Clock>,
 }
 
 impl Shared {
@@ -151,6 +155,7 @@ pub struct Tunnel {
     failed: watch::Receiver<Option<Arc<TunnelError>>>,
     control: Arc<Control>,
     keeper: tokio::task::AbortHandle,
+    clock: tokio::task::AbortHandle,
     state_dir: PathBuf,
     uapi: Option<tokio::task::AbortHandle>,
     interface: String,
@@ -179,6 +184,7 @@ impl Tunnel {
             mtu_bytes: config.tunnel.mtu.into(),
             random: seed.into(),
             unreachables: Mutex::default(),
+            clock: wall::start(&config.state_dir).into(),
         });
         let control = Arc::new(Control::begin(Arc::clone(&shared), upkeep.kept(), config).await);
         let (ended, failed) = watch::channel(None);
@@ -187,6 +193,7 @@ impl Tunnel {
             thread: Some(thread),
             failed,
             uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
+            clock: wall::spawn(&shared, &control, config.state_dir.clone()),
             control,
             keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
             state_dir: config.state_dir.clone(),
@@ -265,6 +272,11 @@ impl Tunnel {
         self.shared.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect()
     }
 
+    /// Says how far the clock is behind an earlier run's, so that peers take handshakes of this site for replays.
+    pub fn clock_behind(&self) -> Option<Duration> {
+        self.shared.clock.lock().unwrap_or_else(PoisonError::into_inner).behind(Instant::now())
+    }
+
     /// Tells which offloads are in use.
     pub fn offloads(&self) -> Offloads {
         let (tun, udp) = (&self.shared.tun, self.shared.udp());
@@ -285,6 +297,7 @@ impl Tunnel {
 impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
         self.keeper.abort();
+        self.clock.abort();
         endpoints::keep_last(&self.shared, &self.state_dir);
         if let Some(uapi) = &self.uapi {
             uapi.abort();

@@ -5,6 +5,8 @@
 //! a clock of its own; every other time comes in as an argument.
 
 mod identity;
+mod load;
+mod replays;
 mod succession;
 
 use std::net::IpAddr;
@@ -19,6 +21,7 @@ use boringtun::x25519;
 use super::drops::Drop;
 use identity::INDEX_BITS_OF_SESSION;
 pub use identity::{Addressed, Identity};
+use replays::Replays;
 pub use succession::Before;
 use succession::Old;
 
@@ -35,7 +38,6 @@ const PADDING_BYTES: usize = 16;
 /// Message types (WireGuard paper, section 5.4), as a message's first byte.
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
-const COOKIE: u8 = 3;
 const DATA: u8 = 4;
 /// Session indices that are remembered, as many as `Tunn` keeps sessions.
 const SESSIONS_REMEMBERED: usize = 8;
@@ -67,6 +69,7 @@ pub struct Peer {
     initiator: bool,
     initiation_pending: bool,
     retry_at: Option<Instant>,
+    replays: Replays,
 }
 
 /// Is what came of a datagram.
@@ -107,6 +110,7 @@ impl Peer {
             initiator: false,
             initiation_pending: false,
             retry_at: None,
+            replays: Replays::default(),
         }
     }
 
@@ -163,13 +167,21 @@ impl Peer {
             TunnResult::Done => (Action::None, true),
             TunnResult::WriteToNetwork(reply) => {
                 self.note_sent(reply);
-                (Action::Reply(reply), is_no_cookie(reply))
+                if kind == Kind::Initiation {
+                    self.replays.accepted(datagram);
+                }
+                (Action::Reply(reply), true)
             }
             TunnResult::WriteToTunnelV4(packet, _) => (Action::Packet(packet), true),
             TunnResult::WriteToTunnelV6(packet, _) => (Action::Packet(packet), true),
             // After authentication: what was inside is no IP packet. The kernel moves the endpoint all the same.
             TunnResult::Err(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
-            TunnResult::Err(error) => (Action::Refused(refusal(&error)), false),
+            TunnResult::Err(error) => {
+                if matches!(error, WireGuardError::WrongTai64nTimestamp) && self.replays.asks_for_call(datagram, now) {
+                    self.retry_at = Some(now);
+                }
+                (Action::Refused(refusal(&error)), false)
+            }
         };
         if authentic && matches!(kind, Kind::Initiation | Kind::Response) {
             self.initiator = kind == Kind::Response;
@@ -181,6 +193,9 @@ impl Peer {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }
         let carries = authentic && matches!(kind, Kind::Response | Kind::Data);
+        if carries {
+            self.replays.heard(now);
+        }
         let begins_session = carries && !is_for_older && session.is_some_and(|index| self.remember_session(index));
         if begins_session {
             self.initiation_pending = false;
@@ -355,11 +370,6 @@ fn padded_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
     packet_bytes.next_multiple_of(PADDING_BYTES).min(mtu_bytes).max(packet_bytes)
 }
 
-/// A cookie reply says nothing about who sent the datagram.
-fn is_no_cookie(reply: &[u8]) -> bool {
-    reply.first() != Some(&COOKIE)
-}
-
 fn part_of(whole: Duration, random: u64) -> Duration {
     let nanos = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(random % nanos.max(1))
@@ -374,10 +384,10 @@ fn refusal(error: &WireGuardError) -> Drop {
         | WireGuardError::IncorrectPacketLength
         | WireGuardError::WrongPacketType => Drop::NotWireGuard,
         WireGuardError::InvalidPacket => Drop::Malformed,
+        WireGuardError::WrongTai64nTimestamp => Drop::HandshakeReplayed,
         WireGuardError::UnexpectedPacket
         | WireGuardError::WrongKey
         | WireGuardError::InvalidTai64nTimestamp
-        | WireGuardError::WrongTai64nTimestamp
         | WireGuardError::InvalidAeadTag
         | WireGuardError::InvalidCounter
         | WireGuardError::DuplicateCounter

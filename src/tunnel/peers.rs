@@ -75,6 +75,8 @@ pub struct PeerFacts {
     pub unanswered_for: Option<Duration>,
     /// Is when the latest handshake was completed.
     pub latest_handshake: Option<SystemTime>,
+    /// Is how long ago that was, whatever the wall clock did since.
+    pub latest_handshake_age: Option<Duration>,
     /// Counts the bytes of datagrams received and authenticated.
     pub rx_bytes: u64,
     /// Counts the bytes of datagrams sent.
@@ -214,6 +216,7 @@ impl PeerEntry {
             has_session,
             unanswered_for,
             latest_handshake: path.latest_handshake,
+            latest_handshake_age: path.session_began.map(|at| at.elapsed()),
             rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
             tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
             drops: self.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect(),

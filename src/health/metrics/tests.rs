@@ -45,6 +45,7 @@ fn value(samples: &[(String, String, f64)], name: &str, labels: &str) -> Option<
 const SHOWN: &str = r#"
 wardlink_build_info{version="0.1.0",site="north-hospital"} 1
 wardlink_ready 1
+wardlink_clock_behind_seconds 0.0
 wardlink_start_time_seconds 1795346000.0
 wardlink_status{status="ok"} 1
 wardlink_peer_session{peer="city-lab"} 1

@@ -34,7 +34,11 @@ pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts, now: SystemTime) -
         return Verdict::new(Status::Unknown, since, &format!("the first handshake with {} is under way", peer.name));
     }
     if session_wanted(facts, peer) {
-        Verdict::new(Status::Down, since, &format!("no session with {}: {}", peer_text(peer), no_session_cause(peer)))
+        Verdict::new(
+            Status::Down,
+            since,
+            &format!("no session with {}: {}", peer_text(peer), no_session_cause(facts, peer)),
+        )
     } else {
         let last = match peer.latest_handshake_age {
             Some(age) => format!("the last handshake was {} ago", age_text(age)),
@@ -65,9 +69,16 @@ fn peer_text(peer: &PeerFacts) -> String {
     }
 }
 
-fn no_session_cause(peer: &PeerFacts) -> String {
+fn no_session_cause(facts: &SiteFacts, peer: &PeerFacts) -> String {
     if let Some(error) = &peer.endpoint_error {
         return format!("the endpoint's name does not resolve: {error}");
+    }
+    if let Some(behind) = facts.clock_behind {
+        let behind = age_text(behind);
+        return format!(
+            "this site's clock is {behind} behind what it was before its start, and the peer takes its handshakes for \
+             replays: set the clock, or wait until the peer begins"
+        );
     }
     match peer.latest_handshake_age {
         Some(age) => format!("handshakes go unanswered, the last completed {} ago", age_text(age)),

@@ -251,7 +251,7 @@ fn a_session_that_nobody_needs() {
 
 #[test]
 fn a_peer_without_a_session_says_why() {
-    let cases: [(&str, Change, &str); 3] = [
+    let cases: [(&str, Change, &str); 4] = [
         (
             "unresolved",
             |s| s.peers[0].endpoint_error = Some("no such host".into()),
@@ -265,6 +265,11 @@ fn a_peer_without_a_session_says_why() {
                 s.peers[0].latest_handshake_age = None;
             },
             "no session with city-lab: no endpoint is configured, and the peer has not come yet",
+        ),
+        (
+            "clock",
+            |s| s.clock_behind = Some(LONG),
+            "no session with city-lab (endpoint lab.example.org:51820): this site's clock is 3h 2m behind what it was before its start, and the peer takes its handshakes for replays: set the clock, or wait until the peer begins",
         ),
         (
             "roamed",

@@ -87,7 +87,11 @@ impl<'a> Receiver<'a> {
             let Some((run, left)) = rest.split_at_checked(run_bytes) else { return Ok(()) };
             match index {
                 Some(index) => self.handle_data(index, run, segment_bytes, received.path)?,
-                None => self.handle_message(run, received.path)?,
+                None => {
+                    let begun = Instant::now();
+                    self.handle_message(run, received.path)?;
+                    self.shared.peers().identity.spent(begun.elapsed());
+                }
             }
             rest = left;
         }
@@ -294,6 +298,7 @@ impl<'a> Receiver<'a> {
         }
         let jitter = self.shared.random() % u64::try_from(TICK_JITTER.as_micros()).unwrap_or(1);
         self.next_tick = now + TICK_MIN + Duration::from_micros(jitter);
+        self.shared.peers().identity.handle_tick();
         for entry in self.shared.peers().all() {
             let datagram = entry.lock().handle_tick(now, &mut self.out);
             if let (Some(datagram), Some(path)) = (datagram, entry.path()) {

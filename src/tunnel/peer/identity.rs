@@ -3,28 +3,34 @@
 //! It never touches a socket. Rules: WireGuard paper, sections 5.3 and 5.4; with `peer` the only user of boringtun.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
+use super::load::Load;
 use super::refusal;
 use crate::config::{PublicKey, SecretKey};
 use crate::tunnel::drops::Drop;
 
-/// Handshake messages a second before cookies are asked for. `Tunn` counts an initiation a second time after
-/// [`Identity::handle_datagram`] has, so this is twice the hundred a second that are let through.
-pub(super) const HANDSHAKES_PER_SECOND: u64 = 200;
+/// The length of MAC2, the last field of a handshake message, in bytes (WireGuard paper, section 5.4).
+const MAC_BYTES: usize = 16;
 /// Peer indices have 24 bits; the low 8 bits of a session's index are `Tunn`'s.
 pub(super) const INDEX_BITS_OF_SESSION: u32 = 8;
 
-/// Is this site's static key and the limiter of handshakes that all peers share.
+/// Is this site's static key and what limits handshakes, for all peers together.
+///
+/// `Tunn` has no bucket for each source and would count what was counted here, so its limiter checks MAC1 only; the
+/// other one asks for a cookie always, and [`Load`] says which is used.
 pub struct Identity {
     pub(super) secret: x25519::StaticSecret,
-    public: x25519::PublicKey,
+    pub(super) public: x25519::PublicKey,
     pub(super) limiter: Arc<RateLimiter>,
+    cookies: RateLimiter,
+    load: Mutex<Load>,
 }
 
 /// Says whom a datagram is for.
@@ -45,8 +51,9 @@ impl Identity {
     pub fn new(secret: &SecretKey) -> Self {
         let secret = x25519::StaticSecret::from(*secret.expose());
         let public = x25519::PublicKey::from(&secret);
-        let limiter = Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND));
-        Self { secret, public, limiter }
+        let limiter = Arc::new(RateLimiter::new(&public, u64::MAX));
+        let cookies = RateLimiter::new(&public, 0);
+        Self { secret, public, limiter, cookies, load: Mutex::new(Load::new()) }
     }
 
     /// Returns the public key of this site.
@@ -56,32 +63,69 @@ impl Identity {
 
     /// Finds out whom a datagram is for, before any state of a peer is touched.
     ///
-    /// An initiation passes MAC1 (and a cookie, under load) before its static key is decrypted.
+    /// A handshake passes MAC1 (and, under load, a cookie and the limits of those who have one) before anything is
+    /// decrypted.
     pub fn handle_datagram<'a>(&self, source: IpAddr, datagram: &[u8], out: &'a mut [u8]) -> Addressed<'a> {
-        let initiation = match Tunn::parse_incoming_packet(datagram) {
+        match Tunn::parse_incoming_packet(datagram) {
             Err(_) => return Addressed::Refused(Drop::NotWireGuard),
-            Ok(Packet::HandshakeInit(_)) => self.limiter.verify_packet(Some(source), datagram, out),
-            Ok(Packet::HandshakeResponse(response)) => return index_of(response.receiver_idx),
+            Ok(Packet::HandshakeInit(_) | Packet::HandshakeResponse(_)) => {}
             Ok(Packet::PacketCookieReply(reply)) => return index_of(reply.receiver_idx),
             Ok(Packet::PacketData(data)) => return index_of(data.receiver_idx),
-        };
-        match initiation {
-            Ok(Packet::HandshakeInit(initiation)) => {
-                match parse_handshake_anon(&self.secret, &self.public, &initiation) {
-                    Ok(half) => Addressed::Key(PublicKey(half.peer_static_public)),
-                    Err(_) => Addressed::Refused(Drop::NotAuthentic),
-                }
+        }
+        let mut load = self.load();
+        let has_time = load.begin();
+        // Most of a flood ends here, before any cryptography.
+        if is_without_cookie(datagram) && !has_time {
+            return Addressed::Refused(Drop::UnderLoad);
+        }
+        let is_high = load.is_high();
+        let limiter = if is_high { &self.cookies } else { &self.limiter };
+        let packet = match limiter.verify_packet(Some(source), datagram, out) {
+            Ok(packet) => packet,
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                load.count();
+                return if has_time { Addressed::Cookie(cookie) } else { Addressed::Refused(Drop::UnderLoad) };
             }
-            Err(TunnResult::WriteToNetwork(cookie)) => Addressed::Cookie(cookie),
-            Err(TunnResult::Err(error)) => Addressed::Refused(refusal(&error)),
-            Ok(_) | Err(_) => Addressed::Refused(Drop::NotWireGuard),
+            Err(TunnResult::Err(error)) => return Addressed::Refused(refusal(&error)),
+            Err(_) => return Addressed::Refused(Drop::NotWireGuard),
+        };
+        load.count();
+        if is_high && !load.may_pass(source) {
+            return Addressed::Refused(Drop::TooManyHandshakes);
+        }
+        match packet {
+            Packet::HandshakeInit(initiation) => match parse_handshake_anon(&self.secret, &self.public, &initiation) {
+                Ok(half) => Addressed::Key(PublicKey(half.peer_static_public)),
+                Err(_) => Addressed::Refused(Drop::NotAuthentic),
+            },
+            Packet::HandshakeResponse(response) => index_of(response.receiver_idx),
+            Packet::PacketCookieReply(_) | Packet::PacketData(_) => Addressed::Refused(Drop::NotWireGuard),
         }
     }
 
-    /// Lets the limiter count the next second; called once a second.
-    pub fn handle_second(&self) {
-        self.limiter.reset_count();
+    /// Notes how long the last message took that [`Identity::handle_datagram`] was given, with all that came of it.
+    pub fn spent(&self, time: Duration) {
+        self.load().spend(time);
     }
+
+    /// Begins to count the next second's handshakes; called once a second.
+    pub fn handle_second(&self) {
+        self.load().next_second();
+    }
+
+    /// Gives handshakes time for the next tick.
+    pub fn handle_tick(&self) {
+        self.load().next_tick();
+    }
+
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells whether MAC2 is zero, as it is without a cookie (WireGuard paper, section 5.4.4).
+fn is_without_cookie(handshake: &[u8]) -> bool {
+    handshake.last_chunk::<MAC_BYTES>() == Some(&[0; MAC_BYTES])
 }
 
 fn index_of<'a>(receiver_index: u32) -> Addressed<'a> {

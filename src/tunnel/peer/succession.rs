@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use boringtun::noise::{Tunn, TunnResult};
 
 use super::identity::INDEX_BITS_OF_SESSION;
-use super::{BUFFER_BYTES, Identity, Peer, is_data, tunn};
+use super::{BUFFER_BYTES, Identity, Peer, is_data};
 
 /// Says what the session of before is still good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Peer {
     ///
     /// Packets that waited for a session of the old keys are lost, as any packet may be.
     pub fn renew(&mut self, identity: &Identity, peer: &crate::config::Peer, index: u32, before: Before) {
-        let newer = tunn(identity, peer, index);
+        let newer = self.replays.remembering_tunn(identity, peer, index);
         let older = std::mem::replace(&mut self.tunn, newer);
         let older_index = std::mem::replace(&mut self.index, index);
         // Without a session of its own it has nothing to hand over; the one before it may have.

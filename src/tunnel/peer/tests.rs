@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::super::packet::tests::{ip_packet, tcp_packet};
 use super::super::packet::{IpPacket, TCP};
-use super::identity::HANDSHAKES_PER_SECOND;
+use super::load::{HANDSHAKES_OF_SOURCE_PER_SECOND, HANDSHAKES_PER_SECOND, TIME_WITHOUT_COOKIE};
 use super::*;
 use crate::config::{self, Name};
 use crate::config::{PublicKey, SecretKey};
@@ -358,7 +358,7 @@ fn what_is_not_authentic_moves_nothing_and_begins_nothing() {
     let mut forged = response.clone();
     forged[50] ^= 1; // the encrypted nothing; MAC1 fails with it
     let got = a.receive(&forged);
-    assert_eq!(got, Got { what: What::Refused(Drop::BadMac), moves_endpoint: false, begins_session: false });
+    assert_eq!(got, Got { what: What::Unaddressed(Drop::BadMac), moves_endpoint: false, begins_session: false });
     let keepalive = a.receive(&response).what.reply();
     for at in [8, 16, keepalive.len() - 1] {
         let mut forged = keepalive.clone();
@@ -404,7 +404,6 @@ fn under_load_a_session_goes_on_and_the_next_second_is_open_again() {
         exchange(&mut a, &mut b);
     }
     assert!(matches!(b.receive(&initiation).what, What::Cookie(_)));
-    std::thread::sleep(Duration::from_millis(1100));
     b.identity.handle_second();
     assert_eq!(kind(&b.receive(&initiation).what.reply()), 2);
 }
@@ -418,22 +417,71 @@ fn under_load_a_response_gets_a_cookie_that_moves_nothing() {
     flood(&mut a, &own);
     let got = a.receive(&response);
     assert!(!got.moves_endpoint && !got.begins_session);
-    assert_eq!(kind(&got.what.reply()), 3, "the peer is asked for a cookie");
+    assert!(matches!(got.what, What::Cookie(_)), "the peer is asked for a cookie");
+}
+
+#[test]
+fn a_source_with_a_cookie_cannot_take_the_place_of_others() {
+    let (mut a, mut b) = ends(&Options::default());
+    let initiation = a.initiate();
+    flood(&mut b, &initiation);
+    let with_cookie = |a: &mut End, b: &mut End, source| {
+        let initiation = a.initiate();
+        let What::Cookie(cookie) = b.receive_from(source, &initiation, Instant::now(), 0).what else {
+            panic!("no cookie was asked for")
+        };
+        a.receive(&cookie);
+        a.initiate()
+    };
+    // one initiation, sent again and again by somebody who is where the cookie went
+    let stranger = with_cookie(&mut a, &mut b, ELSEWHERE);
+    let mut passes =
+        |source| !matches!(b.identity.handle_datagram(source, &stranger, &mut b.out), Addressed::Refused(_));
+    let passed = (0..10_000).filter(|_| passes(ELSEWHERE)).count();
+    assert_eq!(passed, usize::try_from(HANDSHAKES_OF_SOURCE_PER_SECOND).unwrap());
+    let refused = b.receive_from(ELSEWHERE, &stranger, Instant::now(), 0).what;
+    assert_eq!(refused, What::Unaddressed(Drop::TooManyHandshakes));
+    let initiation = with_cookie(&mut a, &mut b, SOURCE);
+    assert_eq!(kind(&b.receive(&initiation).what.reply()), 2, "another source gets in");
+}
+
+/// Lets every handshake take as long as is counted, until none without a cookie is looked at.
+fn use_up_the_time(end: &mut End, initiation: &[u8]) {
+    for _ in 0..HANDSHAKES_PER_SECOND {
+        let _ = end.identity.handle_datagram(ELSEWHERE, initiation, &mut end.out);
+        end.identity.spent(TIME_WITHOUT_COOKIE);
+    }
+}
+
+#[test]
+fn when_its_time_is_used_up_only_a_cookie_helps() {
+    let (mut a, mut b) = ends(&Options::default());
+    let initiation = a.initiate();
+    use_up_the_time(&mut b, &initiation);
+    assert_eq!(b.receive(&initiation).what, What::Unaddressed(Drop::UnderLoad));
+    let mut pretended = initiation.clone();
+    pretended[140] = 1;
+    assert_eq!(b.receive(&pretended).what, What::Unaddressed(Drop::UnderLoad), "no answer either");
+    b.identity.handle_tick();
+    flood(&mut b, &initiation);
+    let What::Cookie(cookie) = b.receive(&initiation).what else { panic!("no cookie was asked for") };
+    a.receive(&cookie);
+    use_up_the_time(&mut b, &initiation);
+    let initiation = a.initiate();
+    assert_eq!(kind(&b.receive(&initiation).what.reply()), 2);
 }
 
 #[test]
 fn all_peers_share_one_limiter() {
     let (mut a, mut b) = ends(&Options::default());
     let third = Identity::new(&secret(3));
-    let mut other = Peer::new(&b.identity, &configured(third.public_key(), &Options::default()), 77);
     let mut theirs = Peer::new(&third, &configured(b.identity.public_key(), &Options::default()), 78);
     let initiation = a.initiate();
     flood(&mut b, &initiation);
     let mut out = vec![0; BUFFER_BYTES];
     let initiation = theirs.initiate(&mut out).unwrap().to_vec();
-    let got = other.handle_datagram(SOURCE, &initiation, Instant::now(), 0, &mut out);
-    assert!(matches!(got.action, Action::Reply(cookie) if kind(cookie) == 3));
-    assert!(!got.moves_endpoint);
+    let addressed = b.identity.handle_datagram(SOURCE, &initiation, &mut out);
+    assert!(matches!(addressed, Addressed::Cookie(cookie) if kind(cookie) == 3));
 }
 
 // ---- 10: indices ----
@@ -535,10 +583,10 @@ fn a_replayed_initiation_is_refused_and_disturbs_nothing() {
     let keepalive = a.receive(&response).what.reply();
     b.receive(&keepalive);
     let got = b.receive_from(ELSEWHERE, &initiation, Instant::now(), 0);
-    assert_eq!(got, Got { what: What::Refused(Drop::NotAuthentic), moves_endpoint: false, begins_session: false });
+    assert_eq!(got, Got { what: What::Refused(Drop::HandshakeReplayed), moves_endpoint: false, begins_session: false });
     let newer = a.initiate();
     let response = b.receive(&newer).what.reply();
-    assert_eq!(b.receive(&initiation).what, What::Refused(Drop::NotAuthentic), "older than the latest");
+    assert_eq!(b.receive(&initiation).what, What::Refused(Drop::HandshakeReplayed), "older than the latest");
     a.receive(&response);
     assert_eq!(a.receive(&response).what, What::Refused(Drop::NotAuthentic), "a response is taken once");
     exchange(&mut a, &mut b);
@@ -556,6 +604,70 @@ fn a_session_goes_on_while_the_next_one_begins() {
     assert!(matches!(a.receive(&answer).what, What::Packet(_)), "with the old keys");
     assert!(b.receive(&keepalive).begins_session);
     exchange(&mut a, &mut b);
+}
+
+// ---- the clock ----
+
+#[test]
+fn a_core_made_anew_takes_no_initiation_that_came_before() {
+    let (mut a, mut b) = ends(&Options::default());
+    let older = a.initiate();
+    let initiation = a.initiate();
+    b.receive(&initiation).what.reply();
+    let key = a.identity.public_key();
+    renewed(&mut b, key, &Options::default(), 0x22_2222, Before::Serves);
+    assert_eq!(b.receive(&initiation).what, What::Refused(Drop::HandshakeReplayed));
+    assert_eq!(b.receive(&older).what, What::Refused(Drop::HandshakeReplayed));
+    assert!(!b.peer.has_session());
+    connect(&mut a, &mut b);
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn a_core_made_anew_under_load_takes_no_initiation_that_came_before() {
+    let (mut a, mut b) = ends(&Options::default());
+    let initiation = a.initiate();
+    b.receive(&initiation).what.reply();
+    flood(&mut b, &initiation);
+    let key = a.identity.public_key();
+    renewed(&mut b, key, &Options::default(), 0x22_2222, Before::Serves);
+    b.identity.handle_second();
+    assert_eq!(b.receive(&initiation).what, What::Refused(Drop::HandshakeReplayed));
+}
+
+#[test]
+fn a_peer_whose_clock_was_set_back_is_called() {
+    // made before `a` began, as by a site that restarts with an earlier clock
+    let mut restarted = ends(&Options::default()).0;
+    let (early, earlier) = (restarted.initiate(), restarted.initiate());
+    let (_, mut b) = connected();
+    let now = Instant::now();
+    assert_eq!(b.receive(&early).what, What::Refused(Drop::HandshakeReplayed));
+    assert_eq!(b.tick(now), None, "the peer was heard just now: this is a replay");
+
+    let later = now + Duration::from_secs(2);
+    b.receive_from(ELSEWHERE, &early, later, 0);
+    let initiation = b.tick(later).expect("the peer is called");
+    assert_eq!(kind(&initiation), 1);
+    assert_eq!(b.peer.handle_tick(later, &mut b.out), None);
+    b.receive_from(ELSEWHERE, &earlier, later + Duration::from_secs(4), 0);
+    assert_eq!(b.tick(later + Duration::from_secs(4)), None, "not again within 5 s");
+
+    let response = restarted.receive(&initiation).what.reply();
+    let keepalive = b.receive(&response).what.reply();
+    assert!(restarted.receive(&keepalive).begins_session);
+    exchange(&mut restarted, &mut b);
+}
+
+#[test]
+fn an_initiation_that_comes_twice_calls_nobody() {
+    let (mut a, mut b) = ends(&Options::default());
+    let initiation = a.initiate();
+    b.receive(&initiation).what.reply();
+    let later = Instant::now() + Duration::from_secs(2);
+    let again = b.receive_from(SOURCE, &initiation, later, 0).what;
+    assert_eq!(again, What::Refused(Drop::HandshakeReplayed));
+    assert_eq!(b.tick(later), None);
 }
 
 #[test]

@@ -131,6 +131,7 @@ fn facts(set: &PeerSettings) -> PeerFacts {
         has_session: false,
         unanswered_for: None,
         latest_handshake: None,
+        latest_handshake_age: None,
         rx_bytes: 0,
         tx_bytes: 0,
         drops: Vec::new(),

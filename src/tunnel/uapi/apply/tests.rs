@@ -72,6 +72,7 @@ fn told(settings: &Settings) -> String {
         has_session: true,
         unanswered_for: None,
         latest_handshake: Some(SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 5)),
+        latest_handshake_age: None,
         rx_bytes: 11,
         tx_bytes: 22,
         drops: Vec::new(),
