@@ -11,8 +11,8 @@ pub(crate) mod plain;
 pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod site;
-pub(crate) mod wire;
 pub(crate) mod wg;
+pub(crate) mod wire;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
