@@ -123,7 +123,7 @@ fn one_way(from: &mut End, to: &mut End) {
 }
 
 impl End {
-    /// Does with a datagram what the RX thread does.
+    /// Does with a datagram what the data thread does.
     fn receive(&mut self, datagram: &[u8]) -> Got {
         self.receive_from(SOURCE, datagram, Instant::now(), 0)
     }
