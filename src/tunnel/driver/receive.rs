@@ -28,6 +28,9 @@ const TICK_JITTER: Duration = Duration::from_millis(100);
 const RESETS_PER_SECOND: u32 = 100;
 /// A stranger's handshake is logged this often: enough to find a mistyped key, too few to fill a disk.
 const STRANGER_EVERY: Duration = Duration::from_secs(60);
+/// Messages that are no data count as one read, so many at the most: most of a flood of them is dropped unseen, and
+/// the data behind it must not wait for a turn each.
+const MESSAGES_A_READ: usize = 32;
 /// The limiter of handshakes counts by the second.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -68,11 +71,16 @@ impl<'a> Receiver<'a> {
 
     /// Handles what one read of a socket brings.
     pub(super) fn handle_socket(&mut self, socket: &UdpSocket, datagrams: &mut [u8]) -> Result<Found, TunnelError> {
-        match udp::receive(socket, datagrams) {
-            Ok(received) => self.handle_received(datagrams, &received).map(|()| Found::Something),
+        for _ in 0..MESSAGES_A_READ {
             // `WouldBlock`; any other error was caused by an earlier datagram and says nothing about the next.
-            Err(_) => Ok(Found::Nothing),
+            let Ok(received) = udp::receive(socket, datagrams) else { return Ok(Found::Nothing) };
+            let is_data = data_index(datagrams.get(..received.bytes).unwrap_or(&[])).is_some();
+            self.handle_received(datagrams, &received)?;
+            if is_data {
+                break;
+            }
         }
+        Ok(Found::Something)
     }
 
     /// Takes apart what one read brought: data of one peer together, everything else one by one.

@@ -15,9 +15,9 @@ pub(super) const HANDSHAKES_OF_SOURCE_PER_SECOND: u32 = 20;
 /// Handshakes a second of all sources that have a cookie: a tenth of a core. It also bounds the sources remembered.
 pub(super) const HANDSHAKES_WITH_COOKIE_PER_SECOND: u32 = 1000;
 
-/// Time for handshakes without a cookie, and for asking for one, each tick of 100 to 200 ms: a sixth of a core, of
+/// Time for handshakes without a cookie, and for asking for one, each tick of 100 to 200 ms: a tenth of a core, of
 /// whatever speed. What comes when it is used up is dropped unseen; whoever is real comes again.
-pub(super) const TIME_WITHOUT_COOKIE: Duration = Duration::from_millis(25);
+pub(super) const TIME_WITHOUT_COOKIE: Duration = Duration::from_millis(15);
 /// No message takes longer: where the clock says so, the thread was interrupted.
 const TIME_OF_ONE_MAX: Duration = Duration::from_micros(500);
 
@@ -137,7 +137,7 @@ mod tests {
             load.spend(took);
             handled += 1;
         }
-        assert_eq!(handled, 2500);
+        assert_eq!(handled, 1500);
         assert!(load.is_high(), "only a cookie helps");
         load.next_tick();
         assert!(load.begin() && !load.is_high());
