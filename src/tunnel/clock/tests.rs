@@ -1,3 +1,5 @@
+//! What the clock did, told by times that the tests make up.
+
 use std::time::{Duration, Instant};
 
 use super::{Clock, Event};
