@@ -114,7 +114,7 @@ fn a_network_that_corrupts() {
 }
 
 fn a_network_that_is_slow() {
-    let (_pair, counts) = survives("delay=5ms rate=4M queue=20k");
+    let (_pair, counts) = survives("delay=5ms rate=2M queue=8k");
     assert!(counts[0].queue_full > 0, "{counts:?}");
 }
 

@@ -228,6 +228,12 @@ fn spokes_reach_each_other_through_a_hub_that_routes() {
         sender.exchange(&message(id, bytes));
     }
     drop(sender);
+    // written once a second: a hub that does not know where its spokes are waits until they notice, 15 s
+    let kept = hub.dir.join("state/endpoints.json");
+    until(LINK_LIMIT, "the hub has kept both endpoints", || {
+        let text = std::fs::read_to_string(&kept).unwrap_or_default();
+        (text.matches(&format!(":{UDP_PORT}")).count() == 2).then_some(())
+    });
     // the same without routed: the hub's kernel forwards, and the filter stands before it
     hub.terminate();
     hub.program().wait(Duration::from_secs(15));

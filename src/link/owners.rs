@@ -112,8 +112,10 @@ mod tests {
         Name::new(name).unwrap()
     }
 
+    type Owner = Arc<Mutex<Option<(PublicKey, Name)>>>;
+
     /// Makes owners that say who is told last.
-    fn owners() -> (Owners, Arc<Mutex<Option<(PublicKey, Name)>>>, watch::Sender<u64>) {
+    fn owners() -> (Owners, Owner, watch::Sender<u64>) {
         let owner = Arc::new(Mutex::new(Some((PublicKey([1; 32]), name("north")))));
         let (changes, changed) = watch::channel(0);
         let told = Arc::clone(&owner);

@@ -25,7 +25,7 @@ use super::super::TunnelError;
 use super::super::udp::segments_max;
 use super::wanted::{Family, Route, Rule, Wanted};
 
-/// Packets that wait for the TX thread: as many as fit a megabyte or so; fewer throttle TCP.
+/// Packets that wait for the data thread: as many as fit a megabyte or so; fewer throttle TCP.
 const QUEUE_PACKETS: u32 = 1000;
 /// Marks our rules among everybody's: a number that no routing daemon has (iproute2, etc/iproute2/rt_protos).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x57);

@@ -1,6 +1,6 @@
 //! Keeps what the tunnel needs of the kernel: brings it up, watches it, restores what is lost, changes it on a reload.
 //!
-//! It never brings back an interface that was deleted: the data threads end the process then. It removes only what is
+//! It never brings back an interface that was deleted: the data thread ends the process then. It removes only what is
 //! its own: what else is at the interface is an admin's.
 
 use std::future::Future;
