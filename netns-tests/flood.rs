@@ -58,7 +58,7 @@ fn an_established_link_keeps_its_rate_and_a_new_peer_gets_in() {
     let phase = |name: &str, flood: Option<Flood>| {
         let count = messages_within(&pair, size.phase);
         let flooded = flood.as_ref().map_or(0, Flood::rate);
-        println!("{name}: {count} messages in {:?}, {flooded} initiations/s", size.phase);
+        eprintln!("{name}: {count} messages in {:?}, {flooded} initiations/s", size.phase);
         count
     };
     let (mut closed, mut open) = (Vec::new(), Vec::new());
@@ -68,21 +68,21 @@ fn an_established_link_keeps_its_rate_and_a_new_peer_gets_in() {
         open.push(phase("our port", Some(Flood::start(&pair.wire, &pair.south, UDP_PORT, size.rate))));
     }
     let share = median(&mut open) / median(&mut closed);
-    println!("share {share:.2}");
+    eprintln!("share {share:.2}");
 
     let flood = Flood::start(&pair.wire, &pair.south, UDP_PORT, size.rate);
     let (cpu, start) = (cpu_time(&pair), Instant::now());
     thread::sleep(size.phase);
     let share_of_core = (cpu_time(&pair) - cpu).as_secs_f64() / start.elapsed().as_secs_f64();
-    println!("the flood alone takes {share_of_core:.2} of a core");
+    eprintln!("the flood alone takes {share_of_core:.2} of a core");
     let start = Instant::now();
     east.start(&Plan::of(&east).peer(&pair.south));
     until(JOIN_LIMIT, "the new peer has a session", || (east.metric("peer_session", "") > 0.5).then_some(()));
-    println!("the new peer got in after {:?} at {} initiations/s", start.elapsed(), flood.rate());
+    eprintln!("the new peer got in after {:?} at {} initiations/s", start.elapsed(), flood.rate());
     drop(flood);
     assert!(pair.south.metric("dropped_total", "reason=\"under_load\"") > 100.0, "there was no flood");
     let grown = pair.south.program().memory_peak_bytes().saturating_sub(memory);
-    println!("memory grew by {grown} bytes");
+    eprintln!("memory grew by {grown} bytes");
     assert!(share >= size.share, "{share:.2} of the rate is left");
     assert!(grown <= MEMORY_MAX, "{grown} bytes more");
 }
@@ -114,7 +114,7 @@ fn a_source_with_a_cookie_takes_nothing_from_others() {
     until(JOIN_LIMIT, "the new peer has a session", || (east.metric("peer_session", "") > 0.5).then_some(()));
     stop.store(true, Ordering::Relaxed);
     sender.join().expect("the sender does not panic");
-    println!("{before} messages before, {during} during the flood");
+    eprintln!("{before} messages before, {during} during the flood");
     let refused = pair.south.metric("dropped_total", "reason=\"too_many_handshakes\"");
     assert!(refused > 100.0, "the source had no cookie");
     // each that were let in would cost a Diffie-Hellman: nothing would be left
