@@ -1,3 +1,5 @@
+//! Tests of the clock: every step that it can make, and restarts.
+
 use std::time::{Duration, Instant};
 
 use super::{Clock, Event};
