@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use futures_util::FutureExt as _;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -203,8 +202,8 @@ impl Forward {
             }
         }
         // Where no other forward goes on with the listener, who waits to be accepted would be reset.
-        while let Some(Ok((tcp, from))) =
-            (Arc::strong_count(&listener) == 1).then(|| listener.accept().now_or_never()).flatten()
+        while Arc::strong_count(&listener) == 1
+            && let Ok((tcp, from)) = accept_now(&listener)
         {
             self.admit(tcp, from, &mut senders);
         }
@@ -246,6 +245,14 @@ impl Course {
             link.retire();
         }
     }
+}
+
+/// Accepts who is waiting, by asking the kernel: the runtime may not have heard of it yet.
+fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, from) = socket2::SockRef::from(listener).accept()?;
+    socket.set_nonblocking(true)?;
+    let from = from.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((TcpStream::from_std(socket.into())?, from))
 }
 
 fn admits(config: &config::Forward, from: IpAddr) -> bool {

@@ -1,4 +1,4 @@
-//! Tests of the clock: every step that it can make, and restarts.
+//! What the clock did, told by times that the tests make up.
 
 use std::time::{Duration, Instant};
 

@@ -46,7 +46,18 @@ impl World {
         let [a, b] = &mut ends;
         connect(a, b);
         let (began, zero) = (Instant::now(), Duration::ZERO);
-        Self { ends, is_cut: false, sends, began, passed: zero, sent_at: zero, arrived: 0, sessions: 0, initiations: 0 }
+        Self {
+            ends,
+            is_cut: false,
+            sends,
+            began,
+            passed: zero,
+            sent_at: zero,
+            arrived: 0,
+            sessions: 0,
+            initiations: 0,
+            refused: Vec::new(),
+        }
     }
 
     /// Lets time pass.

@@ -1,3 +1,5 @@
+//! What a request of `wg` does to the settings.
+
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 

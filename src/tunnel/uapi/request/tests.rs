@@ -1,3 +1,5 @@
+//! What is understood of a request, and what is refused before anything changes.
+
 use proptest::prelude::*;
 
 use super::*;

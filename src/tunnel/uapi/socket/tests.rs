@@ -1,3 +1,5 @@
+//! The file of the socket: made, replaced where it is stale, left alone where somebody listens.
+
 use std::os::unix::net::UnixListener as StdListener;
 
 use super::*;
