@@ -44,7 +44,7 @@ pub(super) fn apply(socket: &UdpSocket, thinning: Thinning) -> io::Result<()> {
 }
 
 /// Writes the filter. Jumps count the instructions that are skipped.
-fn program(thinning: Thinning) -> [SockFilter; 16] {
+fn program(thinning: Thinning) -> [SockFilter; 18] {
     let load = |kind: u32, at: u32| instruction(libc::BPF_LD | kind, 0, 0, at);
     let word = |at: u32| load(libc::BPF_W | libc::BPF_ABS, at);
     let is = |value: u32, yes, no| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, yes, no, value);
@@ -53,14 +53,16 @@ fn program(thinning: Thinning) -> [SockFilter; 16] {
     let random = || word((libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned());
     [
         load(libc::BPF_W | libc::BPF_LEN, 0),
-        is(MESSAGE_AT + INITIATION_BYTES, 0, 12), // else stays
+        is(MESSAGE_AT + INITIATION_BYTES, 0, 14), // else stays
         load(libc::BPF_B | libc::BPF_ABS, MESSAGE_AT),
-        is(INITIATION, 0, 10), // else stays
+        is(INITIATION, 0, 12), // else stays
         word(COOKIE_AT),
-        is(0, 0, 6), // else with a cookie
+        is(0, 0, 8), // else with a cookie
         word(COOKIE_AT + 4),
-        is(0, 0, 4),
+        is(0, 0, 6),
         word(COOKIE_AT + 8),
+        is(0, 0, 4),
+        word(COOKIE_AT + 12),
         is(0, 0, 2),
         random(),
         exceeds(thinning.without_cookie, 3, 2),
