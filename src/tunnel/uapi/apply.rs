@@ -19,8 +19,9 @@ use crate::tunnel::settings::{PeerSettings, Settings};
 const PEERS_MAX: usize = 4096;
 /// Prefixes of all peers together: sixteen a peer.
 const ALLOWED_IPS_MAX: usize = 65_536;
-/// Bytes of a key that name a peer: no two keys of one site begin alike.
+/// Bytes of a key that name a peer: hardly two keys of one site begin alike; and as many as a name holds, where they do.
 const NAME_KEY_BYTES: usize = 8;
+const NAME_KEY_BYTES_MAX: usize = 30;
 
 /// Is what comes of a change.
 #[derive(Debug)]
@@ -99,7 +100,9 @@ impl Draft {
             if set.update_only {
                 return;
             }
-            let Some(peer) = begin(key, configured) else { return };
+            let peers = self.peers.iter().flatten().chain(&configured.peers);
+            let is_taken = |name: &Name| peers.clone().any(|other| other.peer.name == *name);
+            let Some(peer) = begin(key, configured, is_taken) else { return };
             self.places.insert(key, self.peers.len());
             self.peers.push(Some(peer));
         }
@@ -170,7 +173,7 @@ impl Draft {
 }
 
 /// Makes a peer that has nothing yet but its key; one of the configuration's keeps its name, and what it may do.
-fn begin(key: PublicKey, configured: &Settings) -> Option<PeerSettings> {
+fn begin(key: PublicKey, configured: &Settings, is_taken: impl Fn(&Name) -> bool) -> Option<PeerSettings> {
     if let Some(known) = configured.peer(&key) {
         let peer = config::Peer {
             preshared_key: None,
@@ -182,7 +185,7 @@ fn begin(key: PublicKey, configured: &Settings) -> Option<PeerSettings> {
         return Some(PeerSettings { peer, rules: Arc::clone(&known.rules), set_by_wg: true });
     }
     let peer = config::Peer {
-        name: name(&key)?,
+        name: name(&key, is_taken)?,
         public_key: key,
         preshared_key: None,
         endpoint: None,
@@ -195,13 +198,18 @@ fn begin(key: PublicKey, configured: &Settings) -> Option<PeerSettings> {
     Some(PeerSettings { peer, rules: Arc::new(PeerRules::default()), set_by_wg: true })
 }
 
-/// Names a peer that the configuration does not know after its key: `wg-` and 16 hexadecimal digits.
-fn name(key: &PublicKey) -> Option<Name> {
+/// Names a peer that the configuration does not know after its key: `wg-` and 16 hexadecimal digits, more where another
+/// peer has that name; `None` where even 60 do not tell them apart, which no two keys that somebody holds do.
+fn name(key: &PublicKey, is_taken: impl Fn(&Name) -> bool) -> Option<Name> {
     let mut text = String::from("wg-");
-    for byte in key.0.iter().take(NAME_KEY_BYTES) {
+    for (count, byte) in (1..).zip(key.0.iter().take(NAME_KEY_BYTES_MAX)) {
         write!(text, "{byte:02x}").ok();
+        let name = Name::new(&text)?;
+        if count >= NAME_KEY_BYTES && !is_taken(&name) {
+            return Some(name);
+        }
     }
-    Name::new(&text)
+    None
 }
 
 /// Tells whether a peer is as the configuration has it.
