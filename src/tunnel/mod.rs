@@ -18,6 +18,7 @@ pub mod packet;
 pub mod peer;
 pub mod peers;
 mod settings;
+pub mod thinning;
 pub mod tun;
 mod uapi;
 mod udp;

@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::TunnelError;
 use super::peer::{DATAGRAM_BYTES_MAX, OVERHEAD_BYTES};
+use super::thinning::{self, Thinning};
 use crate::config::UdpOffload;
 
 /// Is what the kernel may keep for us, in bytes: 5,000 full datagrams, so that a busy moment of ours costs none.
@@ -202,6 +203,14 @@ impl Udp {
     /// Returns the socket of IPv6, where the host has it.
     pub(super) fn v6(&self) -> Option<&UdpSocket> {
         self.v6.as_ref()
+    }
+
+    /// Lets the kernel drop a part of the initiations from now on.
+    ///
+    /// # Errors
+    /// The kernel takes no filter; every datagram then arrives.
+    pub(super) fn thin(&self, thinning: Thinning) -> io::Result<()> {
+        self.sockets().try_for_each(|socket| thinning::apply(socket, thinning))
     }
 
     fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {

@@ -17,6 +17,7 @@ use crate::tunnel::offload::{Run, VnetHeader};
 use crate::tunnel::packet::{self, IpPacket};
 use crate::tunnel::peer::{Action, Addressed, BUFFER_BYTES, REPLY_BYTES_MAX, data_index, is_response};
 use crate::tunnel::peers::PeerEntry;
+use crate::tunnel::thinning::Thinning;
 use crate::tunnel::udp::{self, Path, Received};
 use crate::tunnel::{Shared, TunnelError};
 
@@ -26,7 +27,7 @@ const TICK_MIN: Duration = Duration::from_millis(100);
 const TICK_JITTER: Duration = Duration::from_millis(100);
 /// RSTs a second that answer refused SYNs: enough for a person, too few for a scan to amplify.
 const RESETS_PER_SECOND: u32 = 100;
-/// A stranger's handshake is logged this often: enough to find a mistyped key, too few to fill a disk.
+/// A stranger's handshake, and a flood of them, is logged this often: enough to find a mistyped key, too few to fill a disk.
 const STRANGER_EVERY: Duration = Duration::from_secs(60);
 /// Messages that are no data count as one read, so many at the most: most of a flood of them is dropped unseen, and
 /// the data behind it must not wait for a turn each.
@@ -47,6 +48,8 @@ pub(super) struct Receiver<'a> {
     next_second: Instant,
     resets_left: u32,
     stranger_told: Option<Instant>,
+    flood_told: Option<Instant>,
+    is_thinned: bool,
 }
 
 impl<'a> Receiver<'a> {
@@ -61,6 +64,8 @@ impl<'a> Receiver<'a> {
             next_second: Instant::now(),
             resets_left: RESETS_PER_SECOND,
             stranger_told: None,
+            flood_told: None,
+            is_thinned: false,
         }
     }
 
@@ -146,6 +151,22 @@ impl<'a> Receiver<'a> {
         if self.stranger_told.is_none_or(|told| now.duration_since(told) >= STRANGER_EVERY) {
             self.stranger_told = Some(now);
             tracing::warn!(public_key = %key, from = %path.to, "a handshake came with a key that is no peer's here");
+        }
+    }
+
+    /// Lets the kernel drop a part of a flood of handshakes, and says so. Each second anew: the sockets may be others.
+    fn thin(&mut self, thinning: Thinning, now: Instant) {
+        let is_flood = thinning != Thinning::NONE;
+        if !is_flood && !self.is_thinned {
+            return;
+        }
+        self.is_thinned = is_flood;
+        if let Err(error) = self.shared.udp().thin(thinning) {
+            tracing::debug!(%error, "the kernel drops nothing of a flood of handshakes");
+        }
+        if is_flood && self.flood_told.is_none_or(|told| now.duration_since(told) >= STRANGER_EVERY) {
+            self.flood_told = Some(now);
+            tracing::warn!("a flood of handshakes: the kernel drops a part of them");
         }
     }
 
@@ -299,7 +320,7 @@ impl<'a> Receiver<'a> {
         if now >= self.next_second {
             self.next_second = now + SECOND;
             self.resets_left = RESETS_PER_SECOND;
-            self.shared.peers().identity.handle_second();
+            self.thin(self.shared.peers().identity.handle_second(), now);
         }
         if now < self.next_tick {
             return;

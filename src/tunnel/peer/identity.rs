@@ -15,6 +15,7 @@ use super::load::Load;
 use super::refusal;
 use crate::config::{PublicKey, SecretKey};
 use crate::tunnel::drops::Drop;
+use crate::tunnel::thinning::Thinning;
 
 /// The length of MAC2, the last field of a handshake message, in bytes (WireGuard paper, section 5.4).
 const MAC_BYTES: usize = 16;
@@ -73,9 +74,10 @@ impl Identity {
             Ok(Packet::PacketData(data)) => return index_of(data.receiver_idx),
         }
         let mut load = self.load();
-        let has_time = load.begin();
-        // Most of a flood ends here, before any cryptography.
-        if is_without_cookie(datagram) && !has_time {
+        let is_without_cookie = is_without_cookie(datagram);
+        let has_time = load.begin(is_without_cookie);
+        // What the kernel leaves of a flood ends here for the most part, before any cryptography.
+        if is_without_cookie && !has_time {
             return Addressed::Refused(Drop::UnderLoad);
         }
         let is_high = load.is_high();
@@ -108,9 +110,9 @@ impl Identity {
         self.load().spend(time);
     }
 
-    /// Begins to count the next second's handshakes; called once a second.
-    pub fn handle_second(&self) {
-        self.load().next_second();
+    /// Begins to count the next second's handshakes; called once a second. Says what the kernel is to drop in it.
+    pub fn handle_second(&self) -> Thinning {
+        self.load().next_second()
     }
 
     /// Gives handshakes time for the next tick.

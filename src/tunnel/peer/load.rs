@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use crate::tunnel::thinning::Thinning;
+
 /// Handshake messages a second that are taken without a cookie: a hundred sites that come back at once.
 pub(super) const HANDSHAKES_PER_SECOND: u32 = 100;
 /// Handshakes a second of one source (IPv4 address, IPv6 /64) that has a cookie: a dozen sites behind one address.
@@ -21,10 +23,17 @@ pub(super) const TIME_WITHOUT_COOKIE: Duration = Duration::from_millis(15);
 /// No message takes longer: where the clock says so, the thread was interrupted.
 const TIME_OF_ONE_MAX: Duration = Duration::from_micros(500);
 
+/// Initiations a second that are looked at, of those without a cookie and of those that say they have one: a twentieth
+/// of a core. Of a larger flood the kernel drops a random part, so that whoever is real and comes again gets in.
+pub(super) const INITIATIONS_SEEN_PER_SECOND: u32 = 10_000;
+
 /// Counts what came in this second.
 #[derive(Debug)]
 pub(super) struct Load {
     came: u32,
+    seen_without_cookie: u32,
+    seen_with_cookie: u32,
+    thinning: Thinning,
     time_left: Duration,
     is_charged: bool,
     with_cookie: u32,
@@ -33,11 +42,22 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn new() -> Self {
-        Self { came: 0, time_left: TIME_WITHOUT_COOKIE, is_charged: false, with_cookie: 0, sources: HashMap::new() }
+        Self {
+            came: 0,
+            seen_without_cookie: 0,
+            seen_with_cookie: 0,
+            thinning: Thinning::NONE,
+            time_left: TIME_WITHOUT_COOKIE,
+            is_charged: false,
+            with_cookie: 0,
+            sources: HashMap::new(),
+        }
     }
 
     /// Begins with a handshake message; tells whether there is time for one without a cookie.
-    pub(super) fn begin(&mut self) -> bool {
+    pub(super) fn begin(&mut self, is_without_cookie: bool) -> bool {
+        let seen = if is_without_cookie { &mut self.seen_without_cookie } else { &mut self.seen_with_cookie };
+        *seen = seen.saturating_add(1);
         self.is_charged = true;
         !self.time_left.is_zero()
     }
@@ -80,12 +100,24 @@ impl Load {
         self.time_left = TIME_WITHOUT_COOKIE;
     }
 
-    /// Begins the next second.
-    pub(super) fn next_second(&mut self) {
+    /// Begins the next second; says what the kernel is to drop in it.
+    pub(super) fn next_second(&mut self) -> Thinning {
+        self.thinning = Thinning {
+            without_cookie: part(std::mem::take(&mut self.seen_without_cookie), self.thinning.without_cookie),
+            with_cookie: part(std::mem::take(&mut self.seen_with_cookie), self.thinning.with_cookie),
+        };
         self.came = 0;
         self.with_cookie = 0;
         self.sources.clear();
+        self.thinning
     }
+}
+
+/// Says which part is to stay when so many were seen of the part that stayed.
+fn part(seen: u32, stayed: u32) -> u32 {
+    let came = (u64::from(seen) << 32) / (u64::from(stayed) + 1);
+    let part = (u64::from(INITIATIONS_SEEN_PER_SECOND) << 32) / came.max(1);
+    u32::try_from(part).unwrap_or(u32::MAX)
 }
 
 /// Returns what one party holds of IPv6: a /64.
@@ -133,19 +165,34 @@ mod tests {
         let mut load = Load::new();
         let took = Duration::from_micros(10);
         let mut handled = 0;
-        while load.begin() {
+        while load.begin(true) {
             load.spend(took);
             handled += 1;
         }
         assert_eq!(handled, 1500);
         assert!(load.is_high(), "only a cookie helps");
         load.next_tick();
-        assert!(load.begin() && !load.is_high());
+        assert!(load.begin(true) && !load.is_high());
         assert!(load.may_pass(v6("192.0.2.1")));
         for _ in 0..1000 {
             load.spend(TIME_OF_ONE_MAX);
         }
-        assert!(load.begin(), "one with a cookie takes none of it");
+        assert!(load.begin(true), "one with a cookie takes none of it");
+    }
+
+    #[test]
+    fn of_a_large_flood_as_much_is_seen_as_can_be_handled() {
+        let mut load = Load::new();
+        let mut stays = u64::from(u32::MAX);
+        for (second, came) in [9999, 50_000, 50_000, 200_000, 200_000, 200_000, 3, 3].into_iter().enumerate() {
+            let seen = (came * (stays + 1)) >> 32;
+            (0..seen).for_each(|_| drop(load.begin(true)));
+            assert!(second != 2 && second != 5 || (9990..=10_010).contains(&seen), "{seen} in second {second}");
+            let thinning = load.next_second();
+            assert_eq!(thinning.with_cookie, u32::MAX, "each kind by itself");
+            stays = thinning.without_cookie.into();
+        }
+        assert_eq!(stays, u64::from(u32::MAX), "it is over");
     }
 
     #[test]
