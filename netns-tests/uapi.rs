@@ -32,6 +32,7 @@ tests![
     an_endpoint_can_be_set_and_the_peer_still_roams needs "wg",
     the_socket_takes_the_place_of_a_dead_one_only needs "wg",
     what_is_no_request_changes_nothing needs "wg",
+    a_reload_returns_to_the_file needs "wg",
 ];
 
 /// Bounds what happens at once, on a machine that is busy.
@@ -351,4 +352,27 @@ fn what_is_no_request_changes_nothing() {
     assert_eq!(say(north, &format!("set=1\nlisten_port=41820\npublic_key={zeros}\n\n")), "errno=-22\n\n");
     assert_eq!(wg(north, &format!("showconf {INSIDE}")), before);
     assert!(!pair.north.log().contains("panicked"));
+}
+
+fn a_reload_returns_to_the_file() {
+    let mut pair = Pair::start(&["hold_for: 30s"]);
+    let receiver = pair.receiver(Behaviour::Answer("AA"));
+    let load = Load::start(&pair.north.namespace, FORWARD, 2);
+    load.flows_again(Instant::now(), FLOW_LIMIT);
+    let before = wg(&pair.north, &format!("showconf {INSIDE}"));
+    let (_, stranger) = new_key(&pair.north, "stranger.key");
+    let south = pair.south.public_key.clone();
+    set(&pair.north, &format!("listen-port 41820 peer {stranger} allowed-ips 10.1.0.0/16"));
+    set(&pair.north, &format!("peer {south} persistent-keepalive 9 allowed-ips 10.98.0.2/32,10.2.0.0/16"));
+    assert_eq!(pair.north.health_of("peers", "south")["set_by"], "wg");
+    pair.north.program().signal(nix::sys::signal::Signal::SIGHUP);
+    until(SOON, "wg shows what the file says", || {
+        (wg(&pair.north, &format!("showconf {INSIDE}")) == before).then_some(())
+    });
+    assert_eq!(pair.north.health_of("peers", "south")["set_by"], "config");
+    assert_eq!(pair.north.health()["set_by_wg"]["tunnel"], serde_json::json!([]));
+    load.flows_again(Instant::now(), FLOW_LIMIT);
+    let report = load.finish();
+    report.holds(&[&receiver]);
+    assert_eq!(report.lost, 0, "connections lost");
 }
