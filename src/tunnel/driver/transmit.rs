@@ -87,13 +87,16 @@ impl<'a> Transmitter<'a> {
             return entry.drops.count(Drop::Malformed);
         };
         let sealed_bytes = sealed_bytes(split.packet_bytes_max(), shared.mtu_bytes());
-        while !split.is_done() {
+        let mut is_done = false;
+        while !is_done {
             self.batch.make_room(shared, sealed_bytes);
             let mut peer = entry.lock();
             let mut aside = None;
-            while aside.is_none() && self.batch.has_room(sealed_bytes) {
-                let Some(range) = split.next(rest) else { break };
-                aside = self.batch.seal(&mut peer, rest, range, shared.mtu_bytes());
+            while aside.is_none() && !is_done && self.batch.has_room(sealed_bytes) {
+                match split.next(rest) {
+                    Some(range) => aside = self.batch.seal(&mut peer, rest, range, shared.mtu_bytes()),
+                    None => is_done = true,
+                }
             }
             drop(peer);
             self.batch.send_aside(shared, aside);

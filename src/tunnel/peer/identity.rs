@@ -25,7 +25,7 @@ pub(super) const INDEX_BITS_OF_SESSION: u32 = 8;
 /// Is this site's static key and what limits handshakes, for all peers together.
 ///
 /// `Tunn` has no bucket for each source and would count what was counted here, so its limiter checks MAC1 only; the
-/// other one asks for a cookie always, and [`Load`] says which is used.
+/// other one asks for a cookie always, and `Load` says which is used.
 pub struct Identity {
     pub(super) secret: x25519::StaticSecret,
     pub(super) public: x25519::PublicKey,
