@@ -170,13 +170,13 @@ class Bare:
 
 
 class Wardlink:
-    """wardlink from this tree, as `cargo build --release` makes it, or WARDLINK=PATH."""
+    """wardlink from this tree, as `cargo build --profile dist` makes it, or WARDLINK=PATH."""
 
     def __init__(self, backend):
         self.backend = backend
         self.key = "wardlink" if backend == "auto" else f"wardlink-{backend}"
         self.label = "wardlink" if backend == "auto" else f"wardlink, {backend} backend"
-        self.program = os.environ.get("WARDLINK", str(ROOT / "target/release/wardlink"))
+        self.program = os.environ.get("WARDLINK", str(ROOT / "target/dist/wardlink"))
 
     def missing(self):
         return None if os.access(self.program, os.X_OK) else f"{self.program} is not there"

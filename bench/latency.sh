@@ -16,7 +16,7 @@ if [ -z "${INSIDE:-}" ]; then
     for program in wg ip boringtun-cli unshare nsenter setpriv; do
         command -v "$program" >/dev/null || { echo "latency.sh needs $program" >&2; exit 1; }
     done
-    cargo build --release --locked --quiet
+    cargo build --profile dist --locked --quiet --bin wardlink
     cargo build --release --quiet --manifest-path bench/mllp_latency/Cargo.toml
     # an own process, mount and network namespace: when this script ends, however it ends, everything ends with it
     user=()
@@ -24,7 +24,7 @@ if [ -z "${INSIDE:-}" ]; then
     INSIDE=1 exec unshare "${user[@]}" --mount --net --pid --fork --kill-child --mount-proc bash "$0"
 fi
 
-wardlink=$PWD/target/release/wardlink
+wardlink=$PWD/target/dist/wardlink
 meter=$PWD/bench/mllp_latency/target/release/mllp_latency
 mount -t tmpfs tmpfs /run
 mkdir -p /run/wireguard /run/bench

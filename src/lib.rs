@@ -14,4 +14,5 @@ pub mod health;
 pub mod link;
 pub mod mllp;
 pub mod service;
+pub mod spool;
 pub mod tunnel;

@@ -15,12 +15,13 @@ const FILE_LINES_MAX: usize = 400;
 const SAFETY_DISTANCE_LINES_MAX: usize = 3;
 
 /// Lists the rooms, level by level; a room imports from lower levels only.
-const LEVELS: [&[&str]; 6] = [
+const LEVELS: [&[&str]; 7] = [
     &["main"],
     &["cli"],
     &["app"],
     &["forward", "service", "health", "control"],
-    &["link", "spool", "audit", "tunnel"],
+    &["link"],
+    &["spool", "audit", "tunnel"],
     &["mllp", "config"],
 ];
 
