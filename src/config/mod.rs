@@ -26,7 +26,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 pub use changes::{Changes, Named};
 pub use check::ReadKey;
 pub use errors::{Errors, Issue, Position};
-pub use keys::KeyFileError;
+pub use keys::{KeyFileError, read_key_file};
 pub use load::{fuzz_config, load, parse, schema};
 
 /// Holds a whole, validated site.
