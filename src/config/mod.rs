@@ -9,6 +9,7 @@ mod errors;
 mod keys;
 mod load;
 mod outline;
+mod policy;
 mod raw;
 mod value;
 pub mod wg_quick;
@@ -28,6 +29,7 @@ pub use check::ReadKey;
 pub use errors::{Errors, Issue, Position};
 pub use keys::KeyFileError;
 pub use load::{fuzz_config, load, parse, schema};
+pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
 
 /// Holds a whole, validated site.
 #[derive(Debug, Clone)]
