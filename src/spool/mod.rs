@@ -8,6 +8,7 @@ mod digest;
 mod error;
 mod head;
 pub mod key;
+pub mod ledger;
 pub mod queue;
 mod seal;
 
@@ -18,6 +19,7 @@ use crate::mllp::ack::AckCode;
 
 pub use digest::Fingerprint;
 pub use error::{Damage, Limit, Refusal, SpoolError};
+pub use ledger::{Attempt, Finished, Ledger};
 
 /// Numbers a message of a spool: from 1, in the order of acceptance, over the whole life of the spool, none twice.
 pub type Sequence = u64;
