@@ -107,7 +107,7 @@ impl Parts {
             link,
             receiver: receiver_facts(receiver, since, &format!("of {target}")),
             target,
-            delivery: "transparent",
+            delivery: config.delivery.as_str(),
             connections: counts.connections,
             held: held as u64,
             messages_total: counts.messages,

@@ -223,8 +223,9 @@ impl Forward {
             return;
         }
         let place = Place::new(self);
+        let config::Delivery::Transparent(terms) = course.config.delivery else { return };
         senders.spawn(async move {
-            Delivery::new(&place.0, course).serve(tcp, from).await;
+            Delivery::new(&place.0, course, terms).serve(tcp, from).await;
             drop(place);
         });
     }
