@@ -172,6 +172,9 @@ pub enum WireError {
     /// The other end does not speak this protocol.
     #[error("the other end of the link is not wardlink")]
     BadMagic,
+    /// A field has a value that is not known.
+    #[error("a link record of kind {0} with an unknown value")]
+    UnknownValue(u8),
     /// A name is not text.
     #[error("a name in a link record is not text")]
     BadText,
@@ -303,12 +306,7 @@ fn record<'a>(fields: &mut Fields<'a>) -> Result<Record<'a>, WireError> {
         4 => Record::Resume { last: fields.byte()? != 0, opened_through: fields.u64()?, streams: streams(fields)? },
         5 => Record::Open(fields.u64()?),
         6 => Record::Accept(fields.u64()?),
-        7 => Record::Data {
-            stream: fields.u64()?,
-            offset: fields.u64()?,
-            ack: fields.u64()?,
-            bytes: fields.rest(),
-        },
+        7 => Record::Data { stream: fields.u64()?, offset: fields.u64()?, ack: fields.u64()?, bytes: fields.rest() },
         8 => Record::Fin { stream: fields.u64()?, offset: fields.u64()?, ack: fields.u64()? },
         9 => Record::Reset { stream: fields.u64()?, cause: Cause::from_byte(fields.byte()?) },
         10 => Record::Credit { stream: fields.u64()?, ack: fields.u64()?, limit: fields.u64()? },
