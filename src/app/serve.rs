@@ -172,7 +172,7 @@ pub(super) fn serve_watchers(
             serde_json::to_value(assess(&facts, SystemTime::now())).unwrap_or_default()
         }),
         reload: Arc::new(move || Box::pin(reloader.clone().reload_for_command())),
-        queue: Arc::new(|request| {
+        queue: Arc::new(|request, _| {
             let cause = format!("no stored forward is named {}", request.forward);
             Box::pin(async { QueueAnswer::Failed { cause } })
         }),

@@ -40,8 +40,8 @@ pub struct Answers {
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Reads the configuration again and takes it up.
     pub reload: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>> + Send + Sync>,
-    /// Does what is asked of a queue; who asks may.
-    pub queue: Arc<dyn Fn(QueueRequest) -> Pin<Box<dyn Future<Output = QueueAnswer> + Send>> + Send + Sync>,
+    /// Does what is asked of a queue, for the user that is named; who asks may.
+    pub queue: Arc<dyn Fn(QueueRequest, String) -> Pin<Box<dyn Future<Output = QueueAnswer> + Send>> + Send + Sync>,
 }
 
 /// Is the open control socket; its file goes when this is dropped.
@@ -218,7 +218,7 @@ async fn operate(request: QueueRequest, uid: Uid, answers: &Answers) -> QueueAns
     let (forward, action, sequence) =
         (request.forward.clone(), request.action.name(), request.action.sequence().unwrap_or_default());
     let is_for_root = request.action.is_for_root();
-    let answered = (answers.queue)(request).await;
+    let answered = (answers.queue)(request, format!("uid {uid}")).await;
     if is_for_root {
         let is_done = !matches!(answered, QueueAnswer::Failed { .. });
         tracing::info!(target: "wardlink::audit", %forward, action, sequence, %uid, is_done, "a queue was operated");

@@ -21,7 +21,7 @@ pub(in crate::cli) fn site_that(
     let answers = Answers {
         status: Arc::new(|| serde_json::Value::Null),
         reload: Arc::new(|| Box::pin(async { Reloaded::NotPermitted })),
-        queue: Arc::new(move |request| {
+        queue: Arc::new(move |request, _| {
             let answer = answer(request);
             Box::pin(async move { answer })
         }),

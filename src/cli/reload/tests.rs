@@ -20,7 +20,7 @@ async fn asked(outcome: Reloaded) -> (u8, String) {
             let outcome = outcome.clone();
             Box::pin(async move { outcome })
         }),
-        queue: Arc::new(|_| Box::pin(async { QueueAnswer::NotPermitted })),
+        queue: Arc::new(|_, _| Box::pin(async { QueueAnswer::NotPermitted })),
     };
     let site = tokio::spawn(control::serve(listener, answers, stopped));
     let ask = move || {
