@@ -148,6 +148,8 @@ pub struct Queued {
     pub sequence: Sequence,
     /// Is its epoch.
     pub epoch: Epoch,
+    /// Is the running digest up to and with it.
+    pub digest: Digest,
     /// Is the message as the sender sent it.
     pub payload: Vec<u8>,
     /// Is when it was accepted.
