@@ -8,8 +8,11 @@ mod digest;
 mod error;
 mod head;
 pub mod key;
+mod large;
+mod mark;
 pub mod queue;
 mod seal;
+pub mod store;
 
 use std::fmt;
 use std::time::SystemTime;
@@ -18,6 +21,7 @@ use crate::mllp::ack::AckCode;
 
 pub use digest::Fingerprint;
 pub use error::{Damage, Limit, Refusal, SpoolError};
+pub use store::Spool;
 
 /// Numbers a message of a spool: from 1, in the order of acceptance, over the whole life of the spool, none twice.
 pub type Sequence = u64;
