@@ -13,6 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::prepare::{NextForward, NextService, Prepared, Step, hold_for};
 use super::{AppError, Now, Parts, Running};
+use crate::control::queue::QueueAnswer;
 use crate::control::{self, Answers, ControlListener};
 use crate::forward::{Forward, Way};
 use crate::health::http::Source;
@@ -180,6 +181,10 @@ pub(super) fn serve_watchers(
             serde_json::to_value(assess(&facts, SystemTime::now())).unwrap_or_default()
         }),
         reload: Arc::new(move || Box::pin(reloader.clone().reload_for_command())),
+        queue: Arc::new(|request, _| {
+            let cause = format!("no stored forward is named {}", request.forward);
+            Box::pin(async { QueueAnswer::Failed { cause } })
+        }),
     };
     tasks.keep_for_ever("the control socket", async move {
         control::serve(control, answers, until).await;

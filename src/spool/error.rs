@@ -97,7 +97,9 @@ pub enum SpoolError {
         sequence: Sequence,
     },
     /// Messages are queued for another destination than the one configured.
-    #[error("{messages} messages are queued for {target}, not for what is configured now: move them, or change it back")]
+    #[error(
+        "{messages} messages are queued for {target}, not for what is configured now: move them, or change it back"
+    )]
     Stranded {
         /// Counts them.
         messages: u64,
@@ -176,7 +178,8 @@ impl SpoolError {
         match self {
             Self::File { .. } | Self::Store { .. } | Self::Disk { .. } | Self::Random | Self::Closed => true,
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
-            Self::Damaged { .. } | Self::NotThere { .. } | Self::NotAllowed { .. } => false,
+            Self::Damaged { damage, .. } => *damage == Damage::Database,
+            Self::NotThere { .. } | Self::NotAllowed { .. } => false,
             Self::Sent { .. } | Self::Stranded { .. } => false,
         }
     }

@@ -9,8 +9,11 @@ mod error;
 mod head;
 pub mod key;
 pub mod ledger;
+mod large;
+mod mark;
 pub mod queue;
 mod seal;
+pub mod store;
 
 use std::fmt;
 use std::time::SystemTime;
@@ -20,6 +23,7 @@ use crate::mllp::ack::AckCode;
 pub use digest::Fingerprint;
 pub use error::{Damage, Limit, Refusal, SpoolError};
 pub use ledger::{Attempt, Finished, Ledger};
+pub use store::Spool;
 
 /// Numbers a message of a spool: from 1, in the order of acceptance, over the whole life of the spool, none twice.
 pub type Sequence = u64;
