@@ -4,8 +4,10 @@
 //! byte twice. A change of its configuration counts for the senders that connect from then on; those that are connected
 //! keep what they began with. Rules: design, delivery.md ("transparent").
 
+mod answer;
 mod deliver;
 mod refuse;
+mod stored;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -4,10 +4,22 @@
 //! message, only how far it came. Neither ever says that something is kept before fsync returned. Rules: design,
 //! delivery.md ("stored").
 
+mod digest;
+mod error;
+mod head;
+pub mod key;
+pub mod ledger;
+pub mod queue;
+mod seal;
+
 use std::fmt;
 use std::time::SystemTime;
 
 use crate::mllp::ack::AckCode;
+
+pub use digest::Fingerprint;
+pub use error::{Damage, Limit, Refusal, SpoolError};
+pub use ledger::{Attempt, Finished, Ledger};
 
 /// Numbers a message of a spool: from 1, in the order of acceptance, over the whole life of the spool, none twice.
 pub type Sequence = u64;
@@ -136,6 +148,8 @@ pub struct Queued {
     pub sequence: Sequence,
     /// Is its epoch.
     pub epoch: Epoch,
+    /// Is the running digest up to and with it.
+    pub digest: Digest,
     /// Is the message as the sender sent it.
     pub payload: Vec<u8>,
     /// Is when it was accepted.
