@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Parts, Running};
 use crate::config::{Peer, Target};
-use crate::forward::{Forward, Way};
+use crate::forward::Forward;
 use crate::health::facts::{
     ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
     SiteFacts,

@@ -137,6 +137,7 @@ impl<'a> Delivery<'a> {
     async fn deliver_or_refuse(&self, sender: &TcpLeg, connection: u64) -> Ended {
         loop {
             let ended = match &self.course.way {
+                Way::Stored(..) => return Ended::Failed(Cause::Refused), // as above
                 Way::Link(link) => match link.session().open() {
                     Err(cause) => Err(cause),
                     Ok(mut stream) => match tokio::time::timeout(NAK_WITHIN, stream.opened()).await {

@@ -15,8 +15,9 @@ use super::{Keep, NotKept};
 use crate::config::SpoolKeyFile;
 use crate::link::carry::DRAIN_WITHIN;
 use crate::link::feed::{Queue, QueueState, StoreError};
+use crate::spool::key::SpoolKey;
 use crate::spool::store::{Destination, Limits, Spool, Tail};
-use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError, SpoolKey};
+use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
 
 /// A spool that cannot be opened is tried again after so long: whoever mends the disk need not know of us.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
