@@ -97,7 +97,9 @@ pub enum SpoolError {
         sequence: Sequence,
     },
     /// Messages are queued for another destination than the one configured.
-    #[error("{messages} messages are queued for {target}, not for what is configured now: move them, or change it back")]
+    #[error(
+        "{messages} messages are queued for {target}, not for what is configured now: move them, or change it back"
+    )]
     Stranded {
         /// Counts them.
         messages: u64,
