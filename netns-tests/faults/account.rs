@@ -194,7 +194,8 @@ pub(crate) mod planted {
                 "r" => Answer::Rejected,
                 _ => Answer::None,
             };
-            let message = Number { sender: sender.parse().expect("a sender"), count: rest[..at].parse().expect("a count") };
+            let message =
+                Number { sender: sender.parse().expect("a sender"), count: rest[..at].parse().expect("a count") };
             let connection = rest[at + 1..].parse().expect("a connection");
             let open_for = ended.then_some(Duration::from_millis(1));
             seen.arrivals.push(Arrival { message, connection, answer, open_for, run: 0 });
@@ -243,7 +244,10 @@ pub(crate) mod planted {
         is(&twice, Account { sender_resends: 1, duplicated: 1, ..clean });
         let lost_state = |words, window| Seen { losses: vec![3], window, ..life(words) };
         is(&lost_state("0.1a1 0.2a1 0.3a1 0.2a2 0.3a2 0.4a2", 2), Account { in_doubt: 2, ..clean });
-        is(&lost_state("0.1a1 0.2a1 0.3a1 0.1a2 0.2a2", 2), Account { in_doubt: 1, duplicated: 1, reordered: 1, ..clean });
+        is(
+            &lost_state("0.1a1 0.2a1 0.3a1 0.1a2 0.2a2", 2),
+            Account { in_doubt: 1, duplicated: 1, reordered: 1, ..clean },
+        );
         is(&lost_state("0.1a1 0.2a1 0.3a1 0.3a2 0.3a2", 2), Account { in_doubt: 1, duplicated: 1, ..clean });
     }
 }
