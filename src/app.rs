@@ -256,7 +256,13 @@ impl Site {
             let now = parts.now.get();
             now.forwards.iter().for_each(|forward| forward.retire());
             now.services.iter().for_each(|service| service.retire());
-            tokio::time::timeout(DRAIN_WITHIN, async { while serving.join_next().await.is_some() {} }).await.ok();
+            let drained = async {
+                while serving.join_next().await.is_some() {}
+                for service in &now.services {
+                    service.talked_out().await;
+                }
+            };
+            tokio::time::timeout(DRAIN_WITHIN, drained).await.ok();
         }
         serving.shutdown().await;
         parts.inbound.fail_all(Cause::Stopping);
@@ -273,7 +279,7 @@ fn make_state_dir(path: &Path) -> Result<(), AppError> {
 }
 
 fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Arrival>, instance: Instance) -> Gate {
-    let (offers, tells) = (Arc::clone(now), Arc::clone(now));
+    let (offers, tells, opens) = (Arc::clone(now), Arc::clone(now), Arc::clone(now));
     Gate {
         owners: inside.owners().clone(),
         service: Box::new(move |name, peer| {
@@ -281,7 +287,12 @@ fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Ar
             if service.allows(peer) { Ok(service.config().name.clone()) } else { Err(Cause::ServiceNotAllowed) }
         }),
         receiver: Box::new(move |name| tells.get().service(name).map(|service| service.subscribe())),
-        stations: None,
+        stations: Some(Box::new(move |peer, service, forward| {
+            let running = opens.get();
+            let service = running.service(&service).ok_or(Cause::ServiceUnknown);
+            let (directory, spool) = (running.config.state_dir.join("inbox"), running.config.spool.clone());
+            Box::pin(async move { service.map_err(|cause: Cause| cause.to_string())?.open_station(directory, spool, peer, forward).await })
+        })),
         arrivals,
         site,
         instance,

@@ -10,13 +10,14 @@ use super::{Parts, Running};
 use crate::config::{Peer, Target};
 use crate::forward::Forward;
 use crate::health::facts::{
-    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
+    ForwardFacts, HeldQueue, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
     SiteFacts,
 };
 use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::service::Service;
+use crate::service::stored::Talk;
 use crate::tunnel::Offloads;
 use crate::tunnel::peers::PeerFacts as TunnelFacts;
 
@@ -171,6 +172,7 @@ fn service_facts(service: &Service) -> ServiceFacts {
     let counts = service.tally().counts();
     let (receiver, since) = service.receiver();
     let target = config.target.to_string();
+    let (talks, in_doubt_total) = service.talks();
     ServiceFacts {
         name: config.name.to_string(),
         receiver: receiver_facts(receiver, since, &target),
@@ -180,7 +182,29 @@ fn service_facts(service: &Service) -> ServiceFacts {
         waiting: service.waiting(),
         messages_total: counts.messages,
         acks: counts.acks,
-        in_doubt_total: 0,
-        held: Vec::new(),
+        in_doubt_total,
+        held: talks.iter().filter_map(held_queue).collect(),
     }
+}
+
+fn held_queue(talk: &Talk) -> Option<HeldQueue> {
+    let held = talk.state.borrow().held?;
+    Some(HeldQueue {
+        peer: talk.peer.to_string(),
+        since: talk.held_since(),
+        sequence: held.sequence,
+        cause: held_text(held.reason.code(), held.sequence),
+    })
+}
+
+/// Says in one line why a queue is held, and at which message.
+fn held_text(reason: &str, sequence: u64) -> String {
+    let why = match reason {
+        "failed" => "the receiver failed on it again and again",
+        "rejected" => "the receiver rejected it",
+        "in_doubt" => "the receiver may have it or not",
+        "quarantined" => "the process ended while it was delivered, again and again",
+        other => other,
+    };
+    format!("message {sequence} is held: {why}; see `wardlink queue`")
 }

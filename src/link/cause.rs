@@ -73,6 +73,11 @@ impl Cause {
         Self::ALL.into_iter().find(|cause| *cause as u8 == byte).unwrap_or(Self::Protocol)
     }
 
+    /// Reads a stable code; one that is not listed here is another end of the receiver's connection.
+    pub fn from_code(code: &str) -> Self {
+        Self::ALL.into_iter().find(|cause| cause.code() == code).unwrap_or(Self::ReceiverReset)
+    }
+
     /// Tells whether no byte can have reached the receiver where a stream is refused so: it may be opened again.
     pub fn is_refusal(self) -> bool {
         match self {

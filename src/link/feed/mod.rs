@@ -4,6 +4,7 @@
 //! takes each message in once and in order, hands it to the conversation with the receiver, and reports what became of it.
 //! Neither keeps a message itself. Rules: design, delivery.md ("stored: between the sites").
 
+mod book;
 mod digest;
 mod far;
 mod near;
@@ -14,7 +15,9 @@ pub mod wire;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::spool::{Digest, Epoch, FarView, Judgement, Opening, Outcome, Queued, Sequence};
+pub use crate::spool::delivery::course::{Order as CommandKind, Reply as Answer};
+pub use crate::spool::delivery::{Command, Delivery as Taken};
+use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Sequence};
 
 /// Says why a store failed; it names no byte of a message.
 pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,28 +52,13 @@ pub struct QueueState {
 /// Is what the far end writes: how far a forward of a peer came.
 pub trait Book: Send + Sync {
     /// Tells how far.
-    fn view(&self) -> BoxFuture<'_, FarView>;
+    fn view(&self) -> BoxFuture<'_, Result<FarView, StoreError>>;
     /// Lists what became of messages above a sequence.
     fn outcomes_after(&self, sequence: Sequence) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>>;
     /// Puts up to `opening.retired_through` behind it, where that is not so already; a fresh book begins there.
     fn raise(&self, opening: Opening) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Forgets what became of messages that the near site has settled.
     fn prune(&self, retired_through: Sequence) -> BoxFuture<'_, Result<(), StoreError>>;
-}
-
-/// Is a message that was taken in, on its way to the receiver. It has no `Debug`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// Is its number.
-    pub sequence: Sequence,
-    /// Is its epoch.
-    pub epoch: Epoch,
-    /// Is the running digest up to it.
-    pub digest: Digest,
-    /// Tells that a state that this site lost may have attempted it.
-    pub in_doubt: bool,
-    /// Is the message as the sender sent it.
-    pub payload: Vec<u8>,
 }
 
 /// Bounds what the far site takes in ahead of the receiver.
@@ -101,24 +89,4 @@ pub struct Held {
     pub reason: u8,
     /// Says why, without a byte of the message.
     pub text: String,
-}
-
-/// Is what an operator wants of a message that was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommandKind {
-    /// It is to be attempted again, although it is held.
-    Retry,
-    /// It is to be taken out of the way.
-    Withdraw,
-}
-
-/// Is what the far site answers to a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// The receiver never got a byte of it, and never will.
-    Withdrawn,
-    /// It was attempted, or is now: what became of it is reported as of any other.
-    Attempted,
-    /// It is not there.
-    Unknown,
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::far::{Event, Far};
 use super::wire::{Fault, decode};
-use super::{Answer, Book, CommandKind, Held, StoreError, Taken, Window};
+use super::{Answer, Book, Command, CommandKind, Held, StoreError, Taken, Window};
 use crate::config::Name;
 use crate::link::FLUSH_WITHIN;
 use crate::link::echo::Echo;
@@ -27,16 +27,6 @@ use crate::spool::{Divergence, ForwardId, Opening, Outcome, Sequence};
 
 /// The end of the conversation with the receiver is looked for this often where its messages run out.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
-
-/// Is something that the near site's operator asks of a message, on its way to the conversation with the receiver.
-pub struct Command {
-    /// Says what.
-    pub kind: CommandKind,
-    /// Is the message; it may be one that has not come yet.
-    pub sequence: Sequence,
-    /// Takes the answer.
-    pub answer: oneshot::Sender<Answer>,
-}
 
 /// Is the conversation with the receiver for one forward of a peer, and what it writes down.
 pub struct Station {
@@ -196,7 +186,10 @@ impl Reception {
         // The older connection has let go when this is had: no two of them ever act on what is in hand.
         let _serving = self.serving.lock().await;
         SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES).ok();
-        let view = self.book.view().await;
+        let view = match self.book.view().await {
+            Ok(view) => view,
+            Err(error) => return Ended::Store(error),
+        };
         self.lock().far.handle_opening(opening.clone(), view);
         let echo = Echo::new();
         let ping = |token| {
@@ -300,7 +293,7 @@ impl Reception {
             self.book.raise(opening.clone()).await.map_err(Ended::Store)?;
         }
         self.book.prune(opening.retired_through).await.map_err(Ended::Store)?;
-        let view = self.book.view().await;
+        let view = self.book.view().await.map_err(Ended::Store)?;
         self.lock().far.handle_begun(view)?;
         Ok(())
     }
@@ -370,6 +363,6 @@ impl Reception {
 /// Asks the conversation; nothing, where that ends: then nothing is known of the message.
 async fn ask(commands: mpsc::Sender<Command>, kind: CommandKind, sequence: Sequence) -> Option<Answer> {
     let (answer, answered) = oneshot::channel();
-    commands.send(Command { kind, sequence, answer }).await.ok()?;
+    commands.send(Command { order: kind, sequence, reply: answer }).await.ok()?;
     answered.await.ok()
 }
