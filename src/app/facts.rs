@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Parts, Running};
 use crate::config::{Peer, Target};
-use crate::forward::{Forward, Way};
+use crate::forward::{Forward, Onward, Stored, Way};
 use crate::health::facts::{
     ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
     SiteFacts,
@@ -97,7 +97,10 @@ impl Parts {
         };
         let (link, held) = match forward.way() {
             Way::Link(link) => (link_facts(&link, &target, config.peer.as_str()), link.session().held()),
-            Way::Address(_) => (Link::NotUsed, 0),
+            Way::Stored(Stored { onward: Onward::Link(link), .. }) => {
+                (link_facts(&link, &target, config.peer.as_str()), 0)
+            }
+            Way::Address(_) | Way::Stored(Stored { onward: Onward::Address(_), .. }) => (Link::NotUsed, 0),
         };
         ForwardFacts {
             name: config.name.to_string(),
@@ -130,7 +133,7 @@ impl Parts {
 fn link_facts(link: &Outbound, target: &str, peer: &str) -> Link {
     match link.state() {
         LinkState::New => Link::New,
-        LinkState::Up { since } => Link::Up { since, round_trip: link.session().round_trip() },
+        LinkState::Up { since } => Link::Up { since, round_trip: link.round_trip() },
         LinkState::Down { since, cause, why } => {
             let cause = match cause {
                 Cause::ServiceUnknown => format!("{target} is not known at {peer}"),

@@ -21,14 +21,19 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config;
-use crate::link::inside::Inside;
+use crate::link::carry::TcpLeg;
+use crate::link::inside::{Inside, tune};
 use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
-use crate::link::wire::ReceiverState;
+use crate::link::wire::{Cause, ReceiverState};
+use crate::spool::{Spool, SpoolError};
 use deliver::Delivery;
+use stored::{Held, Intake};
 
 /// Senders that connect at once and wait to be accepted: with fewer places a burst waits a second for its next SYN.
 const BACKLOG: u32 = 1024;
+/// Unacknowledged bytes to a sender end its connection after so long: it is gone, or its host is.
+const SENDER_TIMEOUT: Duration = Duration::from_secs(120);
 /// `accept` failed, as for want of descriptors: it is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -47,6 +52,26 @@ pub enum Way {
     /// Over a link to a service.
     Link(Arc<Outbound>),
     /// By TCP to an address inside the tunnel.
+    Address(SocketAddr),
+    /// Into its spool; what is kept goes on from there.
+    Stored(Stored),
+}
+
+/// Is the spool of a forward, and how it is emptied.
+#[derive(Clone)]
+pub struct Stored {
+    /// Is the spool; or why it takes nothing, and its senders with it.
+    pub spool: Result<Arc<Spool>, Arc<SpoolError>>,
+    /// Says how what is kept goes on.
+    pub onward: Onward,
+}
+
+/// Says how messages leave a spool.
+#[derive(Clone)]
+pub enum Onward {
+    /// Over a link to a service.
+    Link(Arc<Outbound>),
+    /// By TCP to an address inside the tunnel, from this site.
     Address(SocketAddr),
 }
 
@@ -76,6 +101,8 @@ pub struct Forward {
     tally: Tally,
     /// What connecting showed, for a receiver that is reached by its address.
     receiver: Mutex<(ReceiverState, SystemTime)>,
+    /// Counts what senders of stored messages hold here.
+    held: Held,
 }
 
 /// Binds a forward's listening port.
@@ -117,6 +144,7 @@ impl Forward {
             inside,
             tally: Tally::default(),
             receiver: Mutex::new((ReceiverState::Unknown, SystemTime::now())),
+            held: Held::default(),
         })
     }
 
@@ -147,8 +175,8 @@ impl Forward {
     /// Tells what is known of the receiver, and since when.
     pub fn receiver(&self) -> (ReceiverState, SystemTime) {
         match self.way() {
-            Way::Link(link) => link.session().receiver(),
-            Way::Address(_) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
+            Way::Link(link) | Way::Stored(Stored { onward: Onward::Link(link), .. }) => link.receiver(),
+            Way::Address(_) | Way::Stored(Stored { onward: Onward::Address(_), .. }) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
@@ -225,11 +253,33 @@ impl Forward {
             return;
         }
         let place = Place::new(self);
-        let config::Delivery::Transparent(terms) = course.config.delivery else { return };
         senders.spawn(async move {
-            Delivery::new(&place.0, course, terms).serve(tcp, from).await;
+            place.0.serve_sender(course, tcp, from).await;
             drop(place);
         });
+    }
+
+    /// Serves one sender until its connection ends.
+    async fn serve_sender(&self, course: Course, tcp: TcpStream, from: SocketAddr) {
+        let (config, connection) = (Arc::clone(&course.config), self.tally.begin());
+        let sender = TcpLeg::sender(tcp);
+        let tuned = tune(sender.tcp(), SENDER_TIMEOUT);
+        let reason = match (&course.way, config.delivery) {
+            _ if tuned.is_err() => Cause::SenderGone.code(),
+            (Way::Link(_) | Way::Address(_), config::Delivery::Transparent(terms)) => {
+                Delivery::new(self, course, terms).deliver(&sender, connection).await.code()
+            }
+            (Way::Stored(keep), config::Delivery::Stored(terms)) => {
+                let (config, stop) = (Arc::clone(&config), course.drain.subscribe());
+                let intake = Intake { config, terms, keep, tally: &self.tally, held: &self.held, stop };
+                intake.serve(&sender, connection).await
+            }
+            // Between two configurations: the next connection takes the way that belongs to its own.
+            (Way::Link(_) | Way::Address(_), config::Delivery::Stored(_))
+            | (Way::Stored(_), config::Delivery::Transparent(_)) => Cause::Stopping.code(),
+        };
+        self.tally.end(connection, reason);
+        tracing::debug!(forward = %config.name, %from, reason, "a sender's connection ended");
     }
 
     fn note_receiver(&self, to: SocketAddr, state: ReceiverState) {
@@ -244,8 +294,9 @@ impl Forward {
 impl Course {
     fn retire(&self) {
         self.drain.send_replace(true);
-        if let Way::Link(link) = &self.way {
-            link.retire();
+        match &self.way {
+            Way::Link(link) | Way::Stored(Stored { onward: Onward::Link(link), .. }) => link.retire(),
+            Way::Address(_) | Way::Stored(Stored { onward: Onward::Address(_), .. }) => {}
         }
     }
 }

@@ -51,7 +51,7 @@ async fn asked_with(words: &str, answer: impl Fn(QueueRequest) -> QueueAnswer + 
 
 fn entry(sequence: u64, state: &str) -> QueueEntry {
     let accepted = "2026-11-22T13:59:00Z".into();
-    QueueEntry { sequence, state: state.into(), accepted, bytes: 512, ..QueueEntry::default() }
+    QueueEntry { sequence, state: state.into(), accepted, bytes: 512, target: "orders".into(), ..QueueEntry::default() }
 }
 
 #[tokio::test]
@@ -119,6 +119,7 @@ more: wardlink queue list orders --from 1043
 message      7
 state        queued
 accepted     2026-11-22T13:59:00Z
+for          orders
 bytes        512
 sent         yes, the far site may have it
 attempts     3, 1 in doubt
