@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Parts, Running};
 use crate::config::{Peer, Target};
-use crate::forward::{Forward, Onward, Stored, Way};
+use crate::forward::Forward;
 use crate::health::facts::{
     ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
     SiteFacts,
@@ -95,12 +95,9 @@ impl Parts {
             Target::Service(name) => format!("service {name}"),
             Target::Address(address) => address.to_string(),
         };
-        let (link, held) = match forward.way() {
-            Way::Link(link) => (link_facts(&link, &target, config.peer.as_str()), link.session().held()),
-            Way::Stored(Stored { onward: Onward::Link(link), .. }) => {
-                (link_facts(&link, &target, config.peer.as_str()), 0)
-            }
-            Way::Address(_) | Way::Stored(Stored { onward: Onward::Address(_), .. }) => (Link::NotUsed, 0),
+        let (link, held) = match forward.way().link() {
+            Some(link) => (link_facts(link, &target, config.peer.as_str()), link.session().held()),
+            None => (Link::NotUsed, 0),
         };
         ForwardFacts {
             name: config.name.to_string(),

@@ -89,7 +89,7 @@ pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) 
     }
     for forward in &forwards {
         let peer = config.peer(&forward.config().peer).and_then(|peer| parts.tunnel.peer(&peer.public_key));
-        if let (Way::Link(link), Some(peer)) = (forward.way(), peer) {
+        if let (Some(link), Some(peer)) = (forward.way().link(), peer) {
             link.follow(peer.awake());
         }
     }
@@ -98,9 +98,15 @@ pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) 
 }
 
 fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Forward> {
-    let NextForward { config, listener, step } = next;
-    if let Step::Begin(Way::Link(link)) | Step::Redirect(_, Way::Link(link)) = &step {
-        tasks.keep(Arc::clone(link).run(random_fraction));
+    let NextForward { config, listener, step, place } = next;
+    if let Step::Begin(way) | Step::Redirect(_, way) = &step {
+        let runs = matches!(&step, Step::Redirect(old, _) if old.way().store().is_some());
+        if let Some(store) = way.store().filter(|_| !runs) {
+            tasks.keep(Arc::clone(store).run());
+        }
+        if let Some(link) = way.link() {
+            tasks.keep(Arc::clone(link).run(random_fraction));
+        }
     }
     let forward = match step {
         Step::Begin(way) => Forward::new(config, way, parts.inside.clone()),
@@ -116,6 +122,9 @@ fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Fo
             forward
         }
     };
+    if let (Some(store), Some(place)) = (forward.way().store(), place) {
+        store.move_to(place);
+    }
     if let Some(listener) = listener {
         tasks.serve(Arc::clone(&forward).serve(listener));
     }

@@ -245,8 +245,12 @@ impl Desk<'_> {
 pub fn told(divergence: Divergence) -> &'static str {
     match divergence {
         Divergence::FarAhead => "the far site is ahead of all that this one has: this one was restored from a backup",
-        Divergence::UnknownEpoch => "the far site names a start that this one never had: one was restored from a backup",
-        Divergence::OtherMessages => "the same numbers are other messages at the far site: one was restored from a backup",
+        Divergence::UnknownEpoch => {
+            "the far site names a start that this one never had: one was restored from a backup"
+        }
+        Divergence::OtherMessages => {
+            "the same numbers are other messages at the far site: one was restored from a backup"
+        }
     }
 }
 

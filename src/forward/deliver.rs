@@ -40,11 +40,11 @@ impl<'a> Delivery<'a> {
         self.course.drain.subscribe().wait_for(|drain| *drain).await.ok();
     }
 
-    /// Carries the connection until it ends.
+    /// Serves a sender until its connection ends, and says how.
     pub(super) async fn deliver(&self, sender: &TcpLeg, connection: u64) -> Ended {
         match (&self.course.way, self.terms.on_unreachable) {
+            (Way::Stored(..), _) => Ended::Failed(Cause::Refused), // no course of transparent delivery has it
             (_, OnUnreachable::Nak) => self.deliver_or_refuse(sender, connection).await,
-            (Way::Stored(_), _) => Ended::Failed(Cause::Stopping),
             (Way::Link(link), OnUnreachable::Hold | OnUnreachable::Close) => {
                 let mut stream = match link.session().open() {
                     Ok(stream) => stream,
@@ -137,6 +137,7 @@ impl<'a> Delivery<'a> {
     async fn deliver_or_refuse(&self, sender: &TcpLeg, connection: u64) -> Ended {
         loop {
             let ended = match &self.course.way {
+                Way::Stored(..) => return Ended::Failed(Cause::Refused), // as above
                 Way::Link(link) => match link.session().open() {
                     Err(cause) => Err(cause),
                     Ok(mut stream) => match tokio::time::timeout(NAK_WITHIN, stream.opened()).await {
@@ -153,7 +154,6 @@ impl<'a> Delivery<'a> {
                     Ok(receiver) => return self.carry_inside(sender, receiver, *to, connection).await,
                     Err(cause) => Err::<(), Cause>(cause),
                 },
-                Way::Stored(_) => return Ended::Failed(Cause::Stopping),
             };
             if ended.is_err() {
                 let refused = tokio::select! {

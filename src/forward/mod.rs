@@ -7,7 +7,7 @@
 mod answer;
 mod deliver;
 mod refuse;
-mod stored;
+pub mod stored;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,8 +26,8 @@ use crate::link::inside::{Inside, tune};
 use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
-use crate::spool::{Spool, SpoolError};
 use deliver::Delivery;
+use stored::store::Store;
 use stored::{Held, Intake};
 
 /// Senders that connect at once and wait to be accepted: with fewer places a burst waits a second for its next SYN.
@@ -53,26 +53,33 @@ pub enum Way {
     Link(Arc<Outbound>),
     /// By TCP to an address inside the tunnel.
     Address(SocketAddr),
-    /// Into its spool; what is kept goes on from there.
-    Stored(Stored),
+    /// Into a spool first.
+    Stored(Arc<Store>, Onward),
 }
 
-/// Is the spool of a forward, and how it is emptied.
-#[derive(Clone)]
-pub struct Stored {
-    /// Is the spool; or why it takes nothing, and its senders with it.
-    pub spool: Result<Arc<Spool>, Arc<SpoolError>>,
-    /// Says how what is kept goes on.
-    pub onward: Onward,
-}
-
-/// Says how messages leave a spool.
+/// Says how stored messages reach their receiver.
 #[derive(Clone)]
 pub enum Onward {
     /// Over a link to a service.
     Link(Arc<Outbound>),
-    /// By TCP to an address inside the tunnel, from this site.
-    Address(SocketAddr),
+}
+
+impl Way {
+    /// Returns the link, where there is one.
+    pub fn link(&self) -> Option<&Arc<Outbound>> {
+        match self {
+            Self::Link(link) | Self::Stored(_, Onward::Link(link)) => Some(link),
+            Self::Address(_) => None,
+        }
+    }
+
+    /// Returns the spool, where there is one.
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        match self {
+            Self::Stored(store, _) => Some(store),
+            Self::Link(_) | Self::Address(_) => None,
+        }
+    }
 }
 
 /// Is how senders that connect are served.
@@ -99,10 +106,10 @@ pub struct Forward {
     open: AtomicUsize,
     inside: Inside,
     tally: Tally,
+    /// Bounds what its senders have begun and is not stored yet.
+    held: Held,
     /// What connecting showed, for a receiver that is reached by its address.
     receiver: Mutex<(ReceiverState, SystemTime)>,
-    /// Counts what senders of stored messages hold here.
-    held: Held,
 }
 
 /// Binds a forward's listening port.
@@ -143,8 +150,8 @@ impl Forward {
             open: AtomicUsize::new(0),
             inside,
             tally: Tally::default(),
-            receiver: Mutex::new((ReceiverState::Unknown, SystemTime::now())),
             held: Held::default(),
+            receiver: Mutex::new((ReceiverState::Unknown, SystemTime::now())),
         })
     }
 
@@ -175,8 +182,8 @@ impl Forward {
     /// Tells what is known of the receiver, and since when.
     pub fn receiver(&self) -> (ReceiverState, SystemTime) {
         match self.way() {
-            Way::Link(link) | Way::Stored(Stored { onward: Onward::Link(link), .. }) => link.receiver(),
-            Way::Address(_) | Way::Stored(Stored { onward: Onward::Address(_), .. }) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
+            Way::Link(link) | Way::Stored(_, Onward::Link(link)) => link.receiver(),
+            Way::Address(_) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
@@ -190,6 +197,10 @@ impl Forward {
     pub fn redirect(&self, config: config::Forward, way: Way) {
         let course = Course { config: Arc::new(config), way, drain: watch::Sender::new(false) };
         let old = std::mem::replace(&mut *self.course.lock().unwrap_or_else(PoisonError::into_inner), course);
+        let store = old.way.store().filter(|old| !self.way().store().is_some_and(|new| Arc::ptr_eq(old, new)));
+        if let Some(store) = store {
+            store.retire();
+        }
         *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = (ReceiverState::Unknown, SystemTime::now());
         old.retire();
     }
@@ -197,7 +208,11 @@ impl Forward {
     /// Lets no sender in any more; those that are connected end where no message is on its way, within a bound.
     pub fn retire(&self) {
         self.open_door(None);
-        self.course().retire();
+        let course = self.course();
+        if let Some(store) = course.way.store() {
+            store.retire();
+        }
+        course.retire();
     }
 
     fn open_door(&self, listener: Option<Arc<TcpListener>>) -> watch::Receiver<bool> {
@@ -259,27 +274,28 @@ impl Forward {
         });
     }
 
-    /// Serves one sender until its connection ends.
     async fn serve_sender(&self, course: Course, tcp: TcpStream, from: SocketAddr) {
-        let (config, connection) = (Arc::clone(&course.config), self.tally.begin());
+        let connection = self.tally.begin();
         let sender = TcpLeg::sender(tcp);
-        let tuned = tune(sender.tcp(), SENDER_TIMEOUT);
-        let reason = match (&course.way, config.delivery) {
-            _ if tuned.is_err() => Cause::SenderGone.code(),
-            (Way::Link(_) | Way::Address(_), config::Delivery::Transparent(terms)) => {
-                Delivery::new(self, course, terms).deliver(&sender, connection).await.code()
+        let config = Arc::clone(&course.config);
+        let code = if tune(sender.tcp(), SENDER_TIMEOUT).is_err() {
+            Cause::SenderGone.code()
+        } else {
+            match (config.delivery, &course.way) {
+                (config::Delivery::Stored(terms), Way::Stored(store, _)) => {
+                    let (tally, held, stop) = (&self.tally, &self.held, course.drain.subscribe());
+                    let intake = Intake { config: Arc::clone(&config), terms, keep: store.as_ref(), tally, held, stop };
+                    intake.serve(&sender, connection).await
+                }
+                (config::Delivery::Transparent(terms), _) => {
+                    Delivery::new(self, course, terms).deliver(&sender, connection).await.code()
+                }
+                // a course has the way of its delivery
+                (config::Delivery::Stored(_), _) => Cause::Refused.code(),
             }
-            (Way::Stored(keep), config::Delivery::Stored(terms)) => {
-                let (config, stop) = (Arc::clone(&config), course.drain.subscribe());
-                let intake = Intake { config, terms, keep, tally: &self.tally, held: &self.held, stop };
-                intake.serve(&sender, connection).await
-            }
-            // Between two configurations: the next connection takes the way that belongs to its own.
-            (Way::Link(_) | Way::Address(_), config::Delivery::Stored(_))
-            | (Way::Stored(_), config::Delivery::Transparent(_)) => Cause::Stopping.code(),
         };
-        self.tally.end(connection, reason);
-        tracing::debug!(forward = %config.name, %from, reason, "a sender's connection ended");
+        self.tally.end(connection, code);
+        tracing::debug!(forward = %config.name, %from, reason = code, "a sender's connection ended");
     }
 
     fn note_receiver(&self, to: SocketAddr, state: ReceiverState) {
@@ -294,9 +310,8 @@ impl Forward {
 impl Course {
     fn retire(&self) {
         self.drain.send_replace(true);
-        match &self.way {
-            Way::Link(link) | Way::Stored(Stored { onward: Onward::Link(link), .. }) => link.retire(),
-            Way::Address(_) | Way::Stored(Stored { onward: Onward::Address(_), .. }) => {}
+        if let Some(link) = self.way.link() {
+            link.retire();
         }
     }
 }

@@ -6,6 +6,7 @@
 mod batch;
 mod held;
 mod judge;
+pub mod store;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -20,7 +21,6 @@ use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::Cause;
 use crate::mllp::frame::{END_SILENCE, FrameReader, Limits, Violation};
-use crate::spool::Refusal;
 use batch::Batch;
 pub(super) use held::Held;
 use held::Share;
@@ -50,19 +50,6 @@ pub(super) trait Keep: Sync {
     /// Keeps a message; it is on disk when this returns. The first poll puts it in line, unless it is so large that it
     /// is written beforehand: see [`READ_BYTES`].
     fn append(&self, payload: Vec<u8>) -> impl Future<Output = Result<(), NotKept>> + Send;
-}
-
-impl Keep for super::Stored {
-    async fn append(&self, payload: Vec<u8>) -> Result<(), NotKept> {
-        match &self.spool {
-            Ok(spool) => spool.append(payload).await.map(drop).map_err(|refusal| match refusal {
-                Refusal::Full { .. } => NotKept::Full,
-                Refusal::Disk => NotKept::Disk,
-                Refusal::Failed(_) => NotKept::Failed,
-            }),
-            Err(_) => Err(NotKept::Failed),
-        }
-    }
 }
 
 /// Says why a message is not kept.

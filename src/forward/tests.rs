@@ -181,32 +181,60 @@ async fn a_retired_forward_closes_its_port_and_ends() {
 }
 
 /// Makes a forward whose messages are kept in a real spool, at most so many.
-fn storing(directory: &std::path::Path, messages_max: u64, on_full: config::OnFull) -> (config::Forward, Stored) {
-    use crate::spool::key::SpoolKey;
-    use crate::spool::store::{Destination, Limits};
+fn storing(messages_max: u64, on_full: config::OnFull) -> config::Forward {
     let terms = config::Stored {
         on_full,
         queue_messages_max: messages_max,
-        queue_bytes_max: 1 << 20,
+        queue_bytes_max: 64 << 20,
         keep_delivered: Duration::ZERO,
         application_ack: config::ApplicationAck::Refuse,
         receiver: config::ReceiverPolicy::default(),
     };
-    let to = (HERE, 1).into();
-    let config = config::Forward { delivery: Delivery::Stored(terms), ..config((HERE, 0).into(), to) };
-    let limits = Limits { messages_max, bytes_max: terms.queue_bytes_max, keep_delivered: terms.keep_delivered };
-    let destination = Destination { peer_key: [7; 32], target: to.to_string() };
-    let spool = Spool::open(directory, "orders", &SpoolKey::from_bytes([1; 32]), destination, limits);
-    (config, Stored { spool: spool.map_err(Arc::new), onward: Onward::Address(to) })
+    let listen = (HERE, 0).into();
+    config::Forward {
+        delivery: Delivery::Stored(terms),
+        message_bytes_max: 8 << 20,
+        ..config(listen, (HERE, 1).into())
+    }
 }
 
-async fn serve_stored(config: &mut config::Forward, stored: Stored) -> Arc<Forward> {
+/// Serves it, with a spool in this directory; waits until that is open, or known not to open.
+async fn serve_stored(config: &mut config::Forward, directory: &std::path::Path) -> (Arc<Forward>, Arc<Store>) {
+    use crate::config::SpoolKeyFile;
+    use crate::link::outbound::Route;
+    use crate::link::wire::Instance;
+    use crate::spool::store::{Destination, Limits};
+    let Delivery::Stored(terms) = config.delivery else { panic!("stored") };
     let listener = bound(config, None);
     let lab = |_| Some((PublicKey([7; 32]), Name::new("lab").unwrap()));
     let inside = Inside::new("lo", vec![HERE], Owners::new(lab, watch::channel(0).1));
-    let forward = Forward::new(config.clone(), Way::Stored(stored), inside);
+    let store = Store::new(stored::store::Place {
+        name: config.name.to_string(),
+        key: SpoolKeyFile::File(directory.join("key")),
+        directory: directory.join("spool"),
+        destination: Destination { peer_key: [7; 32], target: "orders".into() },
+        limits: Limits {
+            messages_max: terms.queue_messages_max,
+            bytes_max: terms.queue_bytes_max,
+            keep_delivered: terms.keep_delivered,
+        },
+    });
+    tokio::spawn(Arc::clone(&store).run());
+    let route = Route {
+        site: "north".into(),
+        instance: Instance::new(1, 1),
+        forward: config.name.to_string(),
+        service: "orders".into(),
+        peer: config.peer.clone(),
+        address: (HERE, 1).into(),
+    };
+    let link = Outbound::stored(route, inside.clone(), Arc::clone(&store) as _);
+    let forward = Forward::new(config.clone(), Way::Stored(Arc::clone(&store), Onward::Link(link)), inside);
     tokio::spawn(Arc::clone(&forward).serve(listener));
-    forward
+    while matches!(store.opened(), stored::store::Opened::Not) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    (forward, store)
 }
 
 /// Sends a message and returns MSA-1 of its answer; none where the connection ends.
@@ -233,42 +261,42 @@ const ENHANCED: &[u8] = b"\x0bMSH|^~\\&|H|N|L|S|20260101||ORU^R01|8|P|2.5|||AL|N
 #[tokio::test]
 async fn what_a_stored_forward_acknowledged_is_in_the_spool_that_is_opened_next() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut config, way) = storing(directory.path(), 10, config::OnFull::Close);
-    let forward = serve_stored(&mut config, way).await;
+    let mut config = storing(10, config::OnFull::Close);
+    let (_forward, _store) = serve_stored(&mut config, directory.path()).await;
     assert_eq!(stored(config.listen, ORIGINAL).await.as_deref(), Some("AA"));
     assert_eq!(stored(config.listen, ENHANCED).await.as_deref(), Some("CA"));
-    forward.retire();
-    while Arc::strong_count(&forward) > 1 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    drop(forward);
-    let (_, again) = storing(directory.path(), 10, config::OnFull::Close);
-    let spool = again.spool.unwrap();
-    let kept: Vec<Vec<u8>> =
-        spool.read(1, 10, 1 << 20).await.unwrap().into_iter().map(|message| message.payload).collect();
+    // As after kill -9: nothing of the site that runs is closed, and its directory is looked at as it is on the disk.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(directory.path().join(".")).arg(copy.path()).status();
+    assert!(copied.unwrap().success());
+    let (_other, store) = serve_stored(&mut storing(10, config::OnFull::Close), copy.path()).await;
+    let kept = store.spool().unwrap().read(1, 10, 1 << 20).await.unwrap();
+    let kept: Vec<Vec<u8>> = kept.into_iter().map(|message| message.payload).collect();
     assert_eq!(kept, [ORIGINAL, ENHANCED].map(|frame| frame[1..frame.len() - 2].to_vec()), "byte for byte, in order");
 }
 
 #[tokio::test]
 async fn a_full_queue_closes_or_refuses_as_configured() {
-    for (on_full, expected) in [(config::OnFull::Close, [None, None]), (config::OnFull::Nak, [Some("AR"), Some("CR")])] {
+    for (on_full, expected) in [(config::OnFull::Close, [None, None]), (config::OnFull::Nak, [Some("AR"), Some("CR")])]
+    {
         let directory = tempfile::tempdir().unwrap();
-        let (mut config, way) = storing(directory.path(), 1, on_full);
-        let forward = serve_stored(&mut config, way).await;
+        let mut config = storing(1, on_full);
+        let (forward, store) = serve_stored(&mut config, directory.path()).await;
         assert_eq!(stored(config.listen, ORIGINAL).await.as_deref(), Some("AA"));
         let answers = [stored(config.listen, ORIGINAL).await, stored(config.listen, ENHANCED).await];
         assert_eq!(answers.each_ref().map(Option::as_deref), expected);
         assert_eq!(forward.tally().counts().refused.get("queue_full"), Some(&2));
+        assert_eq!(store.spool().unwrap().tail().borrow().depth, 1);
     }
 }
 
 #[tokio::test]
-async fn a_spool_that_cannot_be_opened_stops_its_own_forward_and_says_so() {
+async fn a_spool_that_cannot_be_opened_takes_nothing_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut config, way) = storing(directory.path(), 9, config::OnFull::Close);
-    drop(way);
-    let way = Stored { spool: Err(Arc::new(SpoolError::Random)), onward: Onward::Address((HERE, 1).into()) };
-    let forward = serve_stored(&mut config, way).await;
+    std::fs::write(directory.path().join("key"), "no key").unwrap();
+    let mut config = storing(9, config::OnFull::Close);
+    let (forward, store) = serve_stored(&mut config, directory.path()).await;
+    assert!(matches!(store.opened(), stored::store::Opened::Failed(..)));
     assert_eq!(stored(config.listen, ORIGINAL).await, None);
     assert_eq!(forward.tally().counts().refused.get("spool_failed"), Some(&1));
 }
@@ -276,20 +304,14 @@ async fn a_spool_that_cannot_be_opened_stops_its_own_forward_and_says_so() {
 #[tokio::test]
 async fn a_large_message_keeps_its_place_before_a_small_one() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut config, mut way) = storing(directory.path(), 9, config::OnFull::Close);
-    config.message_bytes_max = 8 << 20;
-    let spool = way.spool.unwrap();
-    drop(spool);
-    let limits = crate::spool::store::Limits { messages_max: 9, bytes_max: 1 << 30, keep_delivered: Duration::ZERO };
-    let key = crate::spool::key::SpoolKey::from_bytes([1; 32]);
-    let destination = crate::spool::store::Destination { peer_key: [7; 32], target: "x".into() };
-    let spool = Spool::open(&directory.path().join("other"), "orders", &key, destination, limits).unwrap();
-    way.spool = Ok(Arc::clone(&spool));
-    serve_stored(&mut config, way).await;
-    let head = &ORIGINAL[..ORIGINAL.len() - 2];
-    let large = [head, &vec![b'x'; 3 << 20], b"\r\x1c\r"].concat();
+    let mut config = storing(9, config::OnFull::Close);
+    let (_forward, store) = serve_stored(&mut config, directory.path()).await;
+    let large = [&ORIGINAL[..ORIGINAL.len() - 2], &vec![b'x'; 3 << 20], b"\r\x1c\r"].concat();
     let both: &'static [u8] = Box::leak([&large, ORIGINAL].concat().into_boxed_slice());
     assert_eq!(stored(config.listen, both).await.as_deref(), Some("AA"));
-    let kept = spool.list(1, None, 9).await.unwrap();
+    while store.spool().unwrap().tail().borrow().depth < 2 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let kept = store.spool().unwrap().list(1, None, 9).await.unwrap();
     assert_eq!(kept.iter().map(|one| one.bytes > 1 << 20).collect::<Vec<_>>(), [true, false]);
 }

@@ -4,12 +4,14 @@
 //! message, only how far it came. Neither ever says that something is kept before fsync returned. Rules: design,
 //! delivery.md ("stored").
 
+pub mod delivery;
 mod digest;
 mod error;
 mod head;
+pub mod inbox;
 pub mod key;
-pub mod ledger;
 mod large;
+pub mod ledger;
 mod mark;
 pub mod queue;
 mod seal;
