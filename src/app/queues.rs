@@ -90,8 +90,7 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     let tail = match (tail, store.opened()) {
         (Some(tail), _) => tail,
         (None, Opened::Failed(since, error)) => return Queue::Failed { since, cause: error.to_string() },
-        // It is being opened.
-        (None, Opened::Not | Opened::Open(_)) => return Queue::Flowing,
+        (None, Opened::Not | Opened::Open(_)) => return Queue::Opening,
     };
     if let Some(cause) = tail.failed.clone() {
         return Queue::Failed { since: watched.since(&cause), cause };
