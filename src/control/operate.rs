@@ -3,24 +3,18 @@
 //! Never touches a message that was sent before the far site has given it up. Rules: design, delivery.md ("stored: between
 //! the sites").
 
+mod courier;
+
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use tokio::time::timeout;
-
 use super::queue::{CONTENT_BYTES_MAX, Choice, ENTRIES_MAX, QueueAction, QueueAnswer, QueueEntry};
-use crate::link::feed::supply::SupplyState;
 use crate::link::feed::{Answer, CommandKind};
-use crate::link::outbound::Outbound;
-use crate::link::wire::Cause;
 use crate::spool::queue::State;
 use crate::spool::store::{self, Destination, Listed, Tail};
 use crate::spool::{Divergence, FarView, Sequence, Spool, SpoolError, Verdict};
-
-/// Bounds the wait for the far site's word on a message: its answer to a message that is being attempted comes after the
-/// receiver's.
-const FAR_WITHIN: Duration = Duration::from_secs(45);
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+pub use courier::Courier;
 
 /// Is the last time that RFC 3339 can write, 9999-12-31T23:59:59Z, since 1970.
 const RFC3339_MAX: Duration = Duration::from_secs(253_402_300_799);
@@ -35,12 +29,6 @@ pub struct Desk<'a> {
     pub courier: Courier<'a>,
     /// Is where messages go by the configuration.
     pub destination: Destination,
-}
-
-/// Says who delivers the messages of a queue.
-pub enum Courier<'a> {
-    /// The far site.
-    Far(&'a Outbound),
 }
 
 /// Does what is asked, and says what came of it.
@@ -99,18 +87,15 @@ impl Desk<'_> {
     }
 
     async fn retry(&self, by: &str) -> Done {
-        let Courier::Far(link) = &self.courier;
-        let Some(held) = link.supply().and_then(|supply| supply.state().held) else {
+        let Some(held) = self.courier.held() else {
             return Err("nothing is held: messages go on as far as the way to the receiver is open".to_owned());
         };
-        match self.ask_far(link, CommandKind::Retry, held.sequence).await? {
+        match self.courier.ask(CommandKind::Retry, held).await? {
             Answer::Attempted => {
-                self.spool.retried(held.sequence, by).await.map_err(failed)?;
-                said(format!("message {} is tried again", held.sequence))
+                self.spool.retried(held, by).await.map_err(failed)?;
+                said(format!("message {held} is tried again"))
             }
-            Answer::Withdrawn | Answer::Unknown => {
-                Err(format!("the far site does not hold message {} any more: list the queue", held.sequence))
-            }
+            Answer::Withdrawn | Answer::Unknown => Err(format!("message {held} is not held any more: list the queue")),
         }
     }
 
@@ -147,7 +132,7 @@ impl Desk<'_> {
 
     async fn move_here(&self, by: &str) -> Done {
         let moved = self.spool.move_to(self.destination.clone(), by).await.map_err(failed)?;
-        self.begin_again();
+        self.courier.begin_again();
         said(format!("{moved} messages go to {} now", self.destination.target))
     }
 
@@ -163,31 +148,16 @@ impl Desk<'_> {
 
     /// Has the far site give a message up.
     async fn withdraw(&self, sequence: Sequence) -> Result<(), String> {
-        let Courier::Far(link) = &self.courier;
-        match self.ask_far(link, CommandKind::Withdraw, sequence).await? {
+        match self.courier.ask(CommandKind::Withdraw, sequence).await? {
             Answer::Withdrawn => Ok(()),
             Answer::Attempted => Err(format!(
                 "message {sequence} was attempted already: what came of it will be told, wardlink queue show {} {sequence}",
                 self.forward
             )),
             // It is not there: sent, perhaps, over a link that broke. It will not be sent again before this is done.
-            Answer::Unknown => Err(format!("the far site does not know message {sequence} yet: ask again in a moment")),
-        }
-    }
-
-    async fn ask_far(&self, link: &Outbound, kind: CommandKind, sequence: Sequence) -> Result<Answer, String> {
-        let supply = link.supply().ok_or("the forward's link carries no stored messages")?;
-        match timeout(FAR_WITHIN, supply.command(kind, sequence)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Cause::LinkDown)) => Err(format!(
-                "message {sequence} may be at the far site, and the link to it is down: nothing was changed, ask again when it \
-                 is up"
-            )),
-            Ok(Err(cause)) => Err(format!("the far site was not asked about message {sequence}: {cause}")),
-            Err(_) => Err(format!(
-                "the far site has not answered about message {sequence} within {} s: look at it again",
-                FAR_WITHIN.as_secs()
-            )),
+            Answer::Unknown => {
+                Err(format!("message {sequence} is on its way and not there yet: ask again in a moment"))
+            }
         }
     }
 
@@ -195,15 +165,8 @@ impl Desk<'_> {
         self.spool.tail().borrow().clone()
     }
 
-    fn begin_again(&self) {
-        let Courier::Far(link) = &self.courier;
-        link.begin_again();
-    }
-
     async fn reconcile(&self, choice: Option<Choice>, by: &str) -> Done {
-        let Courier::Far(link) = &self.courier;
-        let state = link.supply().map(|supply| supply.state());
-        let Some(SupplyState { diverged: Some(divergence), far: Some(far), .. }) = state else {
+        let Some((divergence, far)) = self.courier.divergence() else {
             return Err("the two sites agree, as far as they have spoken: there is nothing to reconcile".to_owned());
         };
         let choice = match choice {
@@ -212,7 +175,7 @@ impl Desk<'_> {
             Some(Choice::Resend) => store::Choice::Resend,
         };
         let done = self.spool.reconcile(choice, far, by).await.map_err(failed)?;
-        self.begin_again();
+        self.courier.begin_again();
         said(format!(
             "reconciled: {} taken as delivered, {} set aside, {} queued",
             done.settled, done.parked, done.queued

@@ -4,15 +4,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::config::{Name, PublicKey};
 use crate::link::feed::{Queue, QueueState, StoreError};
 use crate::link::inside::Inside;
-use crate::link::outbound::Route;
+use crate::link::outbound::{Outbound, Route};
 use crate::link::owners::Owners;
 use crate::link::wire::Instance;
+use crate::mllp::ack::AckCode;
+use crate::spool::delivery::course::{Held, Reply};
+use crate::spool::delivery::{Command, DeliveryState, Reason};
 use crate::spool::key::SpoolKey;
 use crate::spool::store::Limits;
 use crate::spool::{Judgement, Opening, Outcome, Queued};
@@ -192,6 +195,49 @@ async fn what_may_be_at_the_far_site_waits_for_its_word() {
     assert!(site.failed(QueueAction::Retry).await.starts_with("nothing is held"));
     let cause = site.failed(QueueAction::Reconcile { choice: None }).await;
     assert!(cause.starts_with("the two sites agree"), "{cause}");
+}
+
+/// Asks for this of message 1, which was sent, while its conversation answers so.
+async fn asked_of_a_conversation(action: QueueAction, reply: Reply, held: bool) -> (QueueAnswer, Vec<(u64, String)>) {
+    let site = Site::with(2).await;
+    site.spool.read(1, 1, 1 << 20).await.unwrap();
+    let (commands, mut orders) = mpsc::channel::<Command>(1);
+    let held = held.then_some(Held { sequence: 1, reason: Reason::Failed, code: AckCode::ApplicationError });
+    let (_state, state) = watch::channel(DeliveryState { held, ..DeliveryState::default() });
+    tokio::spawn(async move {
+        while let Some(command) = orders.recv().await {
+            assert_eq!(command.sequence, 1);
+            command.reply.send(reply).unwrap();
+        }
+    });
+    let courier = Courier::Here { commands: &commands, state: &state };
+    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: destination("orders") };
+    let answer = operate(&desk, action, "uid 0").await;
+    (answer, site.states().await)
+}
+
+#[tokio::test]
+async fn what_is_being_delivered_is_set_aside_only_where_it_was_withdrawn() {
+    let park = || QueueAction::Park { sequence: 1 };
+    let discard = || QueueAction::Discard { sequence: 1, reason: "x".into() };
+    for (action, state) in [(park(), "parked"), (discard(), "discarded")] {
+        let (answer, states) = asked_of_a_conversation(action, Reply::Withdrawn, false).await;
+        assert!(matches!(answer, QueueAnswer::Done { .. }), "{answer:?}");
+        assert_eq!(states[0], (1, state.to_owned()));
+    }
+    for (action, reply) in [(park(), Reply::Attempted), (park(), Reply::Unknown), (discard(), Reply::Attempted)] {
+        let (answer, states) = asked_of_a_conversation(action, reply, false).await;
+        assert!(matches!(answer, QueueAnswer::Failed { .. }), "{answer:?}");
+        assert_eq!(states[0], (1, "queued".to_owned()), "nothing was changed");
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_is_tried_again() {
+    let (answer, _) = asked_of_a_conversation(QueueAction::Retry, Reply::Attempted, true).await;
+    assert_eq!(answer, QueueAnswer::Done { said: "message 1 is tried again".into() });
+    let (answer, _) = asked_of_a_conversation(QueueAction::Retry, Reply::Unknown, true).await;
+    assert!(matches!(answer, QueueAnswer::Failed { .. }), "{answer:?}");
 }
 
 #[tokio::test]
