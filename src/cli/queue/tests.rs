@@ -150,7 +150,7 @@ fn part_of(content: &[u8], offset: u64) -> QueueAnswer {
 
 #[tokio::test]
 async fn a_content_comes_whole_however_long_it_is() {
-    let content: Vec<u8> = (0..CONTENT_BYTES_MAX + 1000).map(|index| (index % 251) as u8).collect();
+    let content: Vec<u8> = (0..=250).cycle().take(CONTENT_BYTES_MAX + 1000).collect();
     let sent = content.clone();
     let (site, directory) = site_that(move |request| match request.action {
         QueueAction::Content { sequence: 7, offset } => part_of(&sent, offset),
