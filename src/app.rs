@@ -264,6 +264,7 @@ fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Ar
             if service.allows(peer) { Ok(service.config().name.clone()) } else { Err(Cause::ServiceNotAllowed) }
         }),
         receiver: Box::new(move |name| tells.get().service(name).map(|service| service.subscribe())),
+        stations: None,
         arrivals,
         site,
         instance,

@@ -13,7 +13,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::Value;
 use wardlink::config::{
-    self, Backend, Config, Errors, Host, KeyFileError, OnUnreachable, Probe, SecretKey, Table, Target,
+    self, AckKind, ApplicationAck, Backend, Config, Delivery, Errors, Host, InDoubt, KeyFileError, OnFull,
+    OnUnreachable, Otherwise, Probe, ReceiverPolicy, SecretKey, SpoolKeyFile, Stored, Table, Target, Transparent,
 };
 
 /// Stands for the content of every good key file.
@@ -95,15 +96,52 @@ fn every_key_has_its_meaning() {
     assert_eq!(forward.peer, peer.name);
     assert!(matches!(&forward.target, Target::Service(name) if name.as_str() == "orders"));
     assert_eq!(forward.message_bytes_max, 16 * 1024 * 1024);
-    assert_eq!((forward.on_unreachable, forward.hold_for), (OnUnreachable::Nak, Duration::from_secs(120)));
+    let hold_for = Duration::from_secs(120);
+    assert_eq!(forward.delivery, Delivery::Transparent(Transparent { on_unreachable: OnUnreachable::Nak, hold_for }));
     assert_eq!((forward.connections_max.get(), forward.idle_timeout), (64, Some(Duration::from_secs(3600))));
-    assert_eq!(config.forwards[1].target, Target::Address("10.20.3.4:2575".parse().unwrap()));
+    let plain = &config.forwards[1];
+    assert_eq!(plain.target, Target::Address("10.20.3.4:2575".parse().unwrap()));
+    let receiver = ReceiverPolicy {
+        ack: AckKind::Accept,
+        ack_timeout: Duration::from_secs(45),
+        retries: 7,
+        backoff_min: Duration::from_millis(250),
+        backoff_max: Duration::from_secs(300),
+        after_retries: Otherwise::Park,
+        on_reject: Otherwise::Hold,
+        in_doubt: InDoubt::Hold,
+        in_doubt_max: 3,
+    };
+    let stored = Stored {
+        on_full: OnFull::Nak,
+        queue_messages_max: 5000,
+        queue_bytes_max: 2 << 40,
+        keep_delivered: Duration::from_secs(30 * 24 * 3600),
+        application_ack: ApplicationAck::Discard,
+        receiver,
+    };
+    assert_eq!(plain.delivery, Delivery::Stored(stored));
+    let spool = config.spool.as_ref().unwrap();
+    assert_eq!(spool.dir, Path::new("/srv/wardlink/spool"));
+    assert_eq!(spool.key, SpoolKeyFile::File("/etc/wardlink/every-key-spool.key".into()));
     let service = &config.services[0];
     assert_eq!(service.target.host, Host::Name("emr.example.org".to_owned()));
     assert_eq!((service.target.port, service.port), (6661, Some(2576)));
     assert_eq!(service.allow_peers, std::slice::from_ref(&peer.name));
     assert_eq!((service.ack_timeout, service.connections_max.get()), (Some(Duration::from_secs(90)), 1));
     assert_eq!(service.probe, Probe::Tcp);
+    let stored = ReceiverPolicy {
+        ack: AckKind::None,
+        ack_timeout: Duration::from_secs(90),
+        retries: 0,
+        backoff_min: Duration::from_secs(2),
+        backoff_max: Duration::from_secs(3600),
+        after_retries: Otherwise::Park,
+        on_reject: Otherwise::Hold,
+        in_doubt: InDoubt::Hold,
+        in_doubt_max: 3,
+    };
+    assert_eq!(service.stored, stored);
     assert_eq!(config.health_listen, Some("[::1]:9576".parse().unwrap()));
     assert_eq!(config.control_socket, Path::new("/run/wardlink/every-key.sock"));
 }
@@ -120,12 +158,26 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(peer.persistent_keepalive, None);
     assert!(peer.endpoint.is_none() && peer.preshared_key.is_none() && !peer.routed && !peer.host_access);
     let forward = &config.forwards[0];
-    assert_eq!((forward.on_unreachable, forward.hold_for), (OnUnreachable::Hold, Duration::from_secs(30)));
+    let hold_for = Duration::from_secs(30);
+    assert_eq!(forward.delivery, Delivery::Transparent(Transparent { on_unreachable: OnUnreachable::Hold, hold_for }));
     assert_eq!((forward.message_bytes_max, forward.connections_max.get()), (64 << 20, 1024));
     assert!(forward.allow_from.is_empty() && forward.idle_timeout.is_none());
     let service = &config.services[0];
     assert_eq!((service.connections_max.get(), service.probe, service.ack_timeout), (256, Probe::None, None));
     assert!(service.allow_peers.is_empty() && service.port.is_none());
+    assert_eq!(service.stored, ReceiverPolicy::default());
+    assert_eq!(config.spool, None);
+    let stored = good("tests/fixtures/config/good/stored-defaults.yaml");
+    assert_eq!(stored.spool.unwrap().dir, Path::new("/var/lib/wardlink/spool"));
+    let defaults = Stored {
+        on_full: OnFull::Close,
+        queue_messages_max: 1_000_000,
+        queue_bytes_max: 10 << 30,
+        keep_delivered: Duration::from_secs(7 * 24 * 3600),
+        application_ack: ApplicationAck::Refuse,
+        receiver: ReceiverPolicy::default(),
+    };
+    assert_eq!(stored.forwards[0].delivery, Delivery::Stored(defaults));
     assert_eq!(config.health_listen, None);
     assert_eq!(config.control_socket, Path::new("/run/wardlink/small.sock"));
     let health = good("configs/north-hospital.yaml").health_listen;
@@ -328,8 +380,8 @@ fn the_schema_refuses_what_editors_can_see() {
         "unknown-key-far",
         "missing-keys",
         "missing-keys-tunnel",
-        "stored",
         "delivery",
+        "stored-words",
         "mtu-too-small",
         "mtu-too-large",
         "not-a-list",

@@ -26,7 +26,7 @@ const LEVELS: [&[&str]; 7] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 28] = [
+const PURE: [&str; 32] = [
     "src/mllp",
     "src/config/changes",
     "src/config/raw",
@@ -38,6 +38,10 @@ const PURE: [&str; 28] = [
     "src/link/records",
     "src/link/resume",
     "src/link/ending",
+    "src/link/feed/digest",
+    "src/link/feed/far",
+    "src/link/feed/near",
+    "src/link/feed/wire",
     "src/tunnel/allowed_ips",
     "src/tunnel/clock",
     "src/tunnel/filter",

@@ -107,7 +107,7 @@ impl Parts {
             link,
             receiver: receiver_facts(receiver, since, &format!("of {target}")),
             target,
-            delivery: "transparent",
+            delivery: config.delivery.as_str(),
             connections: counts.connections,
             held: held as u64,
             messages_total: counts.messages,
@@ -122,6 +122,7 @@ impl Parts {
             acks: counts.acks,
             anomalies: counts.anomalies,
             closed: counts.closed,
+            queue: None,
         }
     }
 }
@@ -179,5 +180,7 @@ fn service_facts(service: &Service) -> ServiceFacts {
         waiting: service.waiting(),
         messages_total: counts.messages,
         acks: counts.acks,
+        in_doubt_total: 0,
+        held: Vec::new(),
     }
 }

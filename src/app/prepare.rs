@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::{AppError, Running};
-use crate::config::{self, Config, OnUnreachable, Target};
+use crate::config::{self, Config, Delivery, OnUnreachable, Target, Transparent};
 use crate::forward::{self, Forward, Way};
 use crate::link::inside::Inside;
 use crate::link::outbound::{Outbound, Route};
@@ -183,8 +183,8 @@ impl Ground<'_> {
 
 /// Says how long a forward's link keeps its streams without a connection.
 pub(super) fn hold_for(config: &config::Forward) -> Duration {
-    match config.on_unreachable {
-        OnUnreachable::Hold => config.hold_for,
-        OnUnreachable::Close | OnUnreachable::Nak => Duration::ZERO,
+    match config.delivery {
+        Delivery::Transparent(Transparent { on_unreachable: OnUnreachable::Hold, hold_for }) => hold_for,
+        Delivery::Transparent(_) | Delivery::Stored(_) => Duration::ZERO,
     }
 }

@@ -70,7 +70,7 @@ mod tests {
     fn counts_what_a_site_has() {
         let text = "site: lab\ntunnel: {private_key_file: k, address: [10.98.0.1]}\n\
                     services: [{name: a, target: 'h:1'}, {name: b, target: 'h:2'}]\n";
-        let config = config::parse(text, Path::new("lab.yaml"), &|_| Ok(SecretKey::new([1; 32]))).unwrap();
+        let config = config::parse(text, Path::new("lab.yaml"), &|_: &Path| Ok(SecretKey::new([1; 32]))).unwrap();
         assert_eq!(summary(&config), "site lab, 0 peers, 0 forwards, 2 services");
     }
 }

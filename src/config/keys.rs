@@ -13,7 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{PublicKey, SecretKey};
+use super::check::ReadKeys;
+use super::{PublicKey, SecretKey, SpoolKeyFile};
 
 /// Is the size of a key, in bytes (Curve25519).
 const KEY_BYTES: usize = 32;
@@ -115,13 +116,21 @@ pub(super) struct KeyFiles {
     pub(super) credentials_directory: Option<PathBuf>,
 }
 
-impl KeyFiles {
-    /// Reads a key file; a relative path belongs to the credentials where there are any, else beside the configuration.
-    pub(super) fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
+impl ReadKeys for KeyFiles {
+    /// Says where a key file is: a relative path belongs to the credentials where there are any, else beside the
+    /// configuration.
+    fn place(&self, path: &Path) -> SpoolKeyFile {
         let base = self.credentials_directory.as_ref().unwrap_or(&self.config_directory);
         let path = base.join(path);
         let is_credential = self.credentials_directory.as_ref().is_some_and(|directory| path.starts_with(directory));
-        read_key_file(path, is_credential)
+        if is_credential { SpoolKeyFile::Credential(path) } else { SpoolKeyFile::File(path) }
+    }
+
+    fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
+        match self.place(path) {
+            SpoolKeyFile::Credential(path) => read_key_file(path, true),
+            SpoolKeyFile::File(path) => read_key_file(path, false),
+        }
     }
 }
 

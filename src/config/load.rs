@@ -31,7 +31,7 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
         config_directory: path.parent().unwrap_or(Path::new("")).to_owned(),
         credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
     };
-    parse_bytes(&bytes, path, &|key| key_files.read(key))
+    parse_bytes(&bytes, path, &key_files)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -5,10 +5,12 @@
 
 mod changes;
 mod check;
+mod delivery;
 mod errors;
 mod keys;
 mod load;
 mod outline;
+mod policy;
 mod raw;
 mod value;
 pub mod wg_quick;
@@ -24,10 +26,12 @@ use ipnet::IpNet;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 pub use changes::{Changes, Named};
-pub use check::ReadKey;
+pub use check::{ReadKey, ReadKeys};
+pub use delivery::{ApplicationAck, Delivery, OnFull, OnUnreachable, Spool, SpoolKeyFile, Stored, Transparent};
 pub use errors::{Errors, Issue, Position};
 pub use keys::{KeyFileError, read_key_file};
 pub use load::{fuzz_config, load, parse, schema};
+pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
 
 /// Holds a whole, validated site.
 #[derive(Debug, Clone)]
@@ -44,6 +48,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Lists the receivers that this site offers.
     pub services: Vec<Service>,
+    /// Says where stored forwards keep their messages; there wherever a forward is stored.
+    pub spool: Option<Spool>,
     /// Gives the address of the health endpoints, if any.
     pub health_listen: Option<SocketAddr>,
     /// Gives the path of the control socket.
@@ -219,10 +225,8 @@ pub struct Forward {
     pub target: Target,
     /// Limits the payload of one frame, in bytes.
     pub message_bytes_max: u64,
-    /// Says what happens to a sender while the receiver cannot be reached.
-    pub on_unreachable: OnUnreachable,
-    /// Bounds the wait for an unreachable receiver.
-    pub hold_for: Duration,
+    /// Says how its messages are delivered.
+    pub delivery: Delivery,
     /// Limits the senders' connections at once.
     pub connections_max: NonZeroUsize,
     /// Closes a sender's connection after so much silence; absent: never.
@@ -236,17 +240,6 @@ pub enum Target {
     Service(Name),
     /// A TCP address inside the tunnel, where it does not.
     Address(SocketAddr),
-}
-
-/// Says what happens to a sender while the receiver cannot be reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnUnreachable {
-    /// Keeps the connection and its bytes, for `hold_for` at the most.
-    Hold,
-    /// Closes the connection at once.
-    Close,
-    /// Answers each message with AR (enhanced mode: CR).
-    Nak,
 }
 
 /// Describes a receiver that this site offers to its peers.
@@ -266,6 +259,8 @@ pub struct Service {
     pub connections_max: NonZeroUsize,
     /// Says how an idle receiver is probed.
     pub probe: Probe,
+    /// Says how the receiver is treated when stored messages are delivered to it.
+    pub stored: ReceiverPolicy,
 }
 
 /// Says how a receiver without live connections is probed.

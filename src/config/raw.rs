@@ -10,6 +10,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+mod schema;
+
 /// Is one scalar as written, with its position.
 pub(super) type Text = Spanned<String>;
 
@@ -40,6 +42,10 @@ pub(super) struct Site {
     #[serde(default)]
     #[schemars(with = "Vec<Service>")]
     pub services: Option<Vec<Spanned<Service>>>,
+    /// Where stored forwards keep their messages, and the key that seals them.
+    #[serde(default)]
+    #[schemars(with = "Spool")]
+    pub spool: Option<Spanned<Spool>>,
     /// Health endpoints and metrics over HTTP.
     #[serde(default)]
     #[schemars(with = "Health")]
@@ -63,8 +69,8 @@ pub(super) struct Tunnel {
     #[serde(default)]
     #[schemars(with = "schema::Backend")]
     pub backend: Option<Text>,
-    /// Whether several datagrams may go and come in one system call (UDP GSO and GRO): auto, where the kernel does that
-    /// rightly, or off. Default: auto.
+    /// Whether several datagrams may go and come in one system call (UDP GSO and GRO): auto, where the kernel does
+    /// that rightly, or off. Default: auto.
     #[serde(default)]
     #[schemars(with = "schema::UdpOffload")]
     pub udp_offload: Option<Text>,
@@ -87,8 +93,8 @@ pub(super) struct Tunnel {
     #[serde(default)]
     #[schemars(with = "schema::Mark")]
     pub fwmark: Option<Text>,
-    /// The routing table for the routes to allowed_ips: auto (the main table; a default route as wg-quick does it), off
-    /// (routes are yours), or a number. Default: auto.
+    /// The routing table for the routes to allowed_ips: auto (the main table; a default route as wg-quick does it),
+    /// off (routes are yours), or a number. Default: auto.
     #[serde(default)]
     #[schemars(with = "schema::Table")]
     pub table: Option<Text>,
@@ -163,7 +169,8 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "String")]
     pub to: Option<Text>,
-    /// How messages are delivered: transparent carries the receiver's own answers back. Default: transparent.
+    /// How messages are delivered: transparent carries the receiver's own answers back; stored keeps a message on
+    /// disk, acknowledges it, and delivers it in order. Default: transparent.
     #[serde(default)]
     #[schemars(with = "schema::Delivery")]
     pub delivery: Option<Text>,
@@ -171,12 +178,12 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "schema::Size")]
     pub max_message_size: Option<Text>,
-    /// What a sender sees while the receiver cannot be reached: hold keeps it waiting, close closes its connection, nak
-    /// answers AR. Default: hold.
+    /// Transparent: what a sender sees while the receiver cannot be reached: hold keeps it waiting, close closes its
+    /// connection, nak answers AR. Default: hold.
     #[serde(default)]
     #[schemars(with = "schema::OnUnreachable")]
     pub on_unreachable: Option<Text>,
-    /// How long hold waits, 1s to 1h. Default: 30s.
+    /// Transparent: how long hold waits, 1s to 1h. Default: 30s.
     #[serde(default)]
     #[schemars(with = "schema::Duration")]
     pub hold_for: Option<Text>,
@@ -188,6 +195,63 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "schema::Duration")]
     pub idle_timeout: Option<Text>,
+    /// Stored: what a sender sees while its message cannot be kept (a full disk, a full queue): close closes its
+    /// connection without an answer, nak answers AR. Default: close.
+    #[serde(default)]
+    #[schemars(with = "schema::OnFull")]
+    pub on_full: Option<Text>,
+    /// Stored: at most so many messages wait. Default: 1000000.
+    #[serde(default)]
+    #[schemars(with = "u32", range(min = 1, max = 1_000_000_000))]
+    pub max_queue_messages: Option<Text>,
+    /// Stored: at most so much waits, from max_message_size to 16TiB. Default: 10GiB.
+    #[serde(default)]
+    #[schemars(with = "schema::Size")]
+    pub max_queue_bytes: Option<Text>,
+    /// Stored: how long delivered messages are kept to be sent again, 0s to 365days. Default: 7days.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub keep_delivered: Option<Text>,
+    /// Stored: discard takes messages that require an application's answer (MSH-16) and queries all the same, and
+    /// their sender goes without it. Default: they are refused.
+    #[serde(default)]
+    #[schemars(with = "schema::ApplicationAck")]
+    pub accept_application_ack: Option<Text>,
+    /// Stored, to: which answer settles a stored message: application (all that the message asks for), accept (the
+    /// accept acknowledgement, where the message asks for it), none. Default: application.
+    #[serde(default)]
+    #[schemars(with = "schema::Ack")]
+    pub ack: Option<Text>,
+    /// Stored, to: how long an answer may take, 1s to 1h. Default: 30s.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub ack_timeout: Option<Text>,
+    /// Stored, to: how often a stored message is sent again after AE or CE, 0 to 1000. Default: 5.
+    #[serde(default)]
+    #[schemars(with = "u16", range(max = 1000))]
+    pub retries: Option<Text>,
+    /// Stored, to: the pause before the first retry, 100ms to 1h; it doubles each time. Default: 1s.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub retry_min: Option<Text>,
+    /// Stored, to: the longest such pause, up to 1day. Default: 1m.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub retry_max: Option<Text>,
+    /// Stored, to: what becomes of a stored message after the last retry: hold keeps it first, and all others wait;
+    /// park sets it aside. Default: hold.
+    #[serde(default)]
+    #[schemars(with = "schema::HoldOrPark")]
+    pub after_retries: Option<Text>,
+    /// Stored, to: what becomes of a stored message that the receiver rejects (AR, CR): park or hold. Default: park.
+    #[serde(default)]
+    #[schemars(with = "schema::HoldOrPark")]
+    pub on_reject: Option<Text>,
+    /// Stored, to: what becomes of a stored message that the receiver may have or not (its answer did not come):
+    /// resend, up to three times in all, or hold. Default: resend.
+    #[serde(default)]
+    #[schemars(with = "schema::InDoubt")]
+    pub in_doubt: Option<Text>,
 }
 
 /// A receiver at this site that peers may deliver to.
@@ -208,7 +272,8 @@ pub(super) struct Service {
     #[serde(default)]
     #[schemars(with = "u16", range(min = 1))]
     pub port: Option<Text>,
-    /// Closes a connection whose answer is overdue for so long, 1s to 1h. Default: only measure.
+    /// Closes a connection whose answer is overdue for so long, 1s to 1h. Default: only measure; for stored messages
+    /// 30s.
     #[serde(default)]
     #[schemars(with = "schema::Duration")]
     pub ack_timeout: Option<Text>,
@@ -221,6 +286,51 @@ pub(super) struct Service {
     #[serde(default)]
     #[schemars(with = "schema::Probe")]
     pub probe: Option<Text>,
+    /// Which answer settles a stored message: application (all that the message asks for), accept (the accept
+    /// acknowledgement, where the message asks for it), none. Default: application.
+    #[serde(default)]
+    #[schemars(with = "schema::Ack")]
+    pub ack: Option<Text>,
+    /// How often a stored message is sent again after AE or CE, 0 to 1000. Default: 5.
+    #[serde(default)]
+    #[schemars(with = "u16", range(max = 1000))]
+    pub retries: Option<Text>,
+    /// The pause before the first retry, 100ms to 1h; it doubles each time. Default: 1s.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub retry_min: Option<Text>,
+    /// The longest such pause, up to 1day. Default: 1m.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub retry_max: Option<Text>,
+    /// What becomes of a stored message after the last retry: hold keeps it first, and all others wait; park sets it
+    /// aside. Default: hold.
+    #[serde(default)]
+    #[schemars(with = "schema::HoldOrPark")]
+    pub after_retries: Option<Text>,
+    /// What becomes of a stored message that the receiver rejects (AR, CR): park or hold. Default: park.
+    #[serde(default)]
+    #[schemars(with = "schema::HoldOrPark")]
+    pub on_reject: Option<Text>,
+    /// What becomes of a stored message that the receiver may have or not (its answer did not come): resend, up to
+    /// three times in all, or hold. Default: resend.
+    #[serde(default)]
+    #[schemars(with = "schema::InDoubt")]
+    pub in_doubt: Option<Text>,
+}
+
+/// Where stored forwards keep their messages, and the key that seals them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Spool {
+    /// The file with the key that seals what is kept; made with the first spool, or a systemd credential by its name.
+    /// It must not be where the messages are.
+    #[schemars(with = "String")]
+    pub key_file: Option<Text>,
+    /// Where the messages are kept. Default: spool in state_dir.
+    #[serde(default)]
+    #[schemars(with = "schema::AbsolutePath")]
+    pub dir: Option<Text>,
 }
 
 /// Health endpoints and metrics over HTTP.
@@ -241,51 +351,4 @@ pub(super) struct Control {
     #[serde(default)]
     #[schemars(with = "schema::AbsolutePath")]
     pub socket: Option<Text>,
-}
-
-/// Holds the shapes of scalars for the JSON Schema; the values are judged by the checks, not by these.
-mod schema {
-    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-    use std::borrow::Cow;
-
-    /// Declares shapes that stand in the schema where they are used.
-    macro_rules! shapes {
-        ($($name:ident = $schema:tt)*) => {$(
-            pub(super) struct $name;
-
-            impl JsonSchema for $name {
-                fn inline_schema() -> bool {
-                    true
-                }
-
-                fn schema_name() -> Cow<'static, str> {
-                    stringify!($name).into()
-                }
-
-                fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                    json_schema!($schema)
-                }
-            }
-        )*};
-    }
-
-    shapes! {
-        Name = { "type": "string", "pattern": "^[a-z0-9-]{1,63}$" }
-        Interface = { "type": "string", "pattern": "^[a-zA-Z0-9_=+.-]{1,15}$" }
-        AbsolutePath = { "type": "string", "pattern": "^/" }
-        Key = { "type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$" }
-        Duration = { "type": "string", "pattern": "^[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*$" }
-        DurationOrOff = { "type": "string", "pattern": "^(off|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
-        Size = { "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB)$" }
-        Backend = { "enum": ["auto", "offload", "plain"] }
-        UdpOffload = { "enum": ["auto", "off"] }
-        Delivery = { "enum": ["transparent"] }
-        OnUnreachable = { "enum": ["hold", "close", "nak"] }
-        Probe = { "enum": ["none", "tcp"] }
-        Mark = { "anyOf": [{ "const": "off" }, { "type": "integer", "minimum": 0, "maximum": 0xffff_ffff_u32 }] }
-        Table = { "anyOf": [
-            { "enum": ["auto", "off"] },
-            { "type": "integer", "minimum": 1, "maximum": 0xffff_ffff_u32 }
-        ] }
-    }
 }

@@ -79,7 +79,7 @@ pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Judged<T> {
 /// Reads a duration such as `25s` or `5m`, inside a range.
 pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Judged<Duration> {
     let wanted = || {
-        let (from, to) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+        let (from, to) = (duration_text(*range.start()), duration_text(*range.end()));
         format!("write a duration from {from} to {to}")
     };
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -98,20 +98,40 @@ fn cut(text: &str) -> &str {
     text.get(..QUOTED_CHARS_MAX).unwrap_or(text)
 }
 
+/// Writes whole days as days: humantime would make months of them.
+fn duration_text(duration: Duration) -> String {
+    const DAY_SECONDS: u64 = 24 * 3600;
+    let days = duration.as_secs() / DAY_SECONDS;
+    if days > 1 && duration == Duration::from_secs(days * DAY_SECONDS) {
+        return format!("{days}days");
+    }
+    humantime::format_duration(duration).to_string()
+}
+
+/// Lists the units of sizes, each with its bytes, the largest first.
+const UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
 /// Reads a size in bytes such as `64MiB`, inside a range of bytes.
 pub(super) fn size_bytes(text: &str, range: RangeInclusive<u64>) -> Judged<u64> {
-    const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
     let parsed = UNITS.iter().find_map(|(unit, bytes)| {
         let digits = text.strip_suffix(unit)?.trim_end();
         let count: u64 = digits.parse().ok()?;
         count.checked_mul(*bytes)
     });
-    let wanted = "write a size from 1KiB to 1GiB, such as 64MiB";
+    let (from, to) = (size_text(*range.start()), size_text(*range.end()));
+    let wanted = format!("write a size from {from} to {to}, such as 64MiB");
     let bytes = parsed.ok_or_else(|| format!("{} is not a size; {wanted}", quote(text)))?;
     if range.contains(&bytes) {
         return Ok(bytes);
     }
     Err(format!("{} is out of range; {wanted}", quote(text)))
+}
+
+/// Writes a size in the largest unit that it is a whole number of.
+pub(super) fn size_text(size_bytes: u64) -> String {
+    let fitting = UNITS.iter().find(|(_, bytes)| size_bytes >= *bytes && size_bytes % bytes == 0);
+    let (unit, bytes) = fitting.copied().unwrap_or(("B", 1));
+    format!("{}{unit}", size_bytes / bytes)
 }
 
 /// Reads an address.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use super::{Course, Forward, Way, refuse};
-use crate::config::OnUnreachable;
+use crate::config::{OnUnreachable, Transparent};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
 use crate::link::inside::tune;
 use crate::link::wire::{Cause, ReceiverState};
@@ -33,11 +33,12 @@ const NAK_WITHIN: Duration = Duration::from_secs(3);
 pub(super) struct Delivery<'a> {
     forward: &'a Forward,
     course: Course,
+    terms: Transparent,
 }
 
 impl<'a> Delivery<'a> {
-    pub(super) fn new(forward: &'a Forward, course: Course) -> Self {
-        Self { forward, course }
+    pub(super) fn new(forward: &'a Forward, course: Course, terms: Transparent) -> Self {
+        Self { forward, course, terms }
     }
 
     async fn stopped(&self) {
@@ -57,7 +58,7 @@ impl<'a> Delivery<'a> {
     }
 
     async fn deliver(&self, sender: &TcpLeg, connection: u64) -> Ended {
-        match (&self.course.way, self.course.config.on_unreachable) {
+        match (&self.course.way, self.terms.on_unreachable) {
             (_, OnUnreachable::Nak) => self.deliver_or_refuse(sender, connection).await,
             (Way::Link(link), OnUnreachable::Hold | OnUnreachable::Close) => {
                 let mut stream = match link.session().open() {
@@ -123,7 +124,7 @@ impl<'a> Delivery<'a> {
             if is_closing {
                 return Err(Cause::SenderGone);
             }
-            if first_byte.is_some_and(|at| at.elapsed() >= self.course.config.hold_for) {
+            if first_byte.is_some_and(|at| at.elapsed() >= self.terms.hold_for) {
                 return Err(cause);
             }
             tokio::time::sleep(pause).await;
@@ -132,7 +133,7 @@ impl<'a> Delivery<'a> {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<TcpLeg, Cause> {
-        let user_timeout = self.course.config.hold_for + TIMEOUT_BEYOND_HOLD;
+        let user_timeout = self.terms.hold_for + TIMEOUT_BEYOND_HOLD;
         let inside = &self.forward.inside;
         let is_the_peers = inside.owners().is_at(&self.course.config.peer, to.ip());
         let connected = tokio::time::timeout(CONNECT_WITHIN, inside.connect(to, user_timeout));

@@ -4,8 +4,10 @@
 //! byte twice. A change of its configuration counts for the senders that connect from then on; those that are connected
 //! keep what they began with. Rules: design, delivery.md ("transparent").
 
+mod answer;
 mod deliver;
 mod refuse;
+mod stored;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -223,8 +225,9 @@ impl Forward {
             return;
         }
         let place = Place::new(self);
+        let config::Delivery::Transparent(terms) = course.config.delivery else { return };
         senders.spawn(async move {
-            Delivery::new(&place.0, course).serve(tcp, from).await;
+            Delivery::new(&place.0, course, terms).serve(tcp, from).await;
             drop(place);
         });
     }

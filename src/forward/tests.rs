@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::config::{Name, OnUnreachable, PublicKey, Target};
+use crate::config::{Delivery, Name, OnUnreachable, PublicKey, Target, Transparent};
 use crate::link::owners::Owners;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -17,8 +17,10 @@ fn config(listen: SocketAddr, to: SocketAddr) -> config::Forward {
         peer: Name::new("lab").unwrap(),
         target: Target::Address(to),
         message_bytes_max: 1 << 20,
-        on_unreachable: OnUnreachable::Hold,
-        hold_for: Duration::from_secs(30),
+        delivery: Delivery::Transparent(Transparent {
+            on_unreachable: OnUnreachable::Hold,
+            hold_for: Duration::from_secs(30),
+        }),
         connections_max: 2.try_into().unwrap(),
         idle_timeout: None,
     }

@@ -9,6 +9,7 @@ mod error;
 mod head;
 pub mod key;
 mod large;
+pub mod ledger;
 mod mark;
 pub mod queue;
 mod seal;
@@ -21,6 +22,7 @@ use crate::mllp::ack::AckCode;
 
 pub use digest::Fingerprint;
 pub use error::{Damage, Limit, Refusal, SpoolError};
+pub use ledger::{Attempt, Finished, Ledger};
 pub use store::Spool;
 
 /// Numbers a message of a spool: from 1, in the order of acceptance, over the whole life of the spool, none twice.
@@ -150,6 +152,8 @@ pub struct Queued {
     pub sequence: Sequence,
     /// Is its epoch.
     pub epoch: Epoch,
+    /// Is the running digest up to and with it.
+    pub digest: Digest,
     /// Is the message as the sender sent it.
     pub payload: Vec<u8>,
     /// Is when it was accepted.

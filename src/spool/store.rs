@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 mod codes;
 mod core;
 mod database;
+mod ledger;
 mod messages;
 mod open;
 mod operate;

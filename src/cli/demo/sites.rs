@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use super::DemoError;
 use super::confine::PRIVATE_DIRECTORY;
 use crate::config::{
-    Backend, Config, Endpoint, Forward, Host, Name, OnUnreachable, Peer, Probe, PublicKey, SecretKey, Service, Table,
-    Target, Tunnel, UdpOffload,
+    Backend, Config, Delivery, Endpoint, Forward, Host, Name, OnUnreachable, Peer, Probe, PublicKey, ReceiverPolicy,
+    SecretKey, Service, Table, Target, Transparent, Tunnel, UdpOffload,
 };
 
 /// Is the UDP port of WireGuard at both sites.
@@ -107,8 +107,10 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         peer: peer.name.clone(),
         target: Target::Service(name(site.sends)),
         message_bytes_max: MESSAGE_BYTES_MAX,
-        on_unreachable: OnUnreachable::Hold,
-        hold_for: Duration::from_secs(30),
+        delivery: Delivery::Transparent(Transparent {
+            on_unreachable: OnUnreachable::Hold,
+            hold_for: Duration::from_secs(30),
+        }),
         connections_max: CONNECTIONS_MAX,
         idle_timeout: None,
     };
@@ -120,6 +122,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         ack_timeout: None,
         connections_max: CONNECTIONS_MAX,
         probe: Probe::None,
+        stored: ReceiverPolicy::default(),
     };
     Config {
         site: name(site.name),
@@ -129,6 +132,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         peers: vec![peer],
         forwards: vec![forward],
         services: vec![service],
+        spool: None,
         health_listen: Some(HEALTH),
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_saphyr::Spanned;
 
-use super::{At, Findings, peers, tunnel};
+use super::{At, Findings, peers, stored, tunnel};
 use crate::config::raw;
 use crate::config::value::{self, Judged, quote};
-use crate::config::{Forward, Name, OnUnreachable, Target};
+use crate::config::{Forward, Name, Target};
 
 /// Limits a message unless the file says otherwise, in bytes: the largest embedded documents seen in HL7.
 const MESSAGE_BYTES: u64 = 64 << 20;
@@ -17,12 +17,6 @@ const MESSAGE_BYTES: u64 = 64 << 20;
 const MESSAGE_BYTES_MIN: u64 = 1 << 10;
 /// Is the greatest limit of a message, in bytes: beyond, the sender has lost its end.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
-/// Bounds the wait for a receiver unless the file says otherwise: a short outage, and senders still wait.
-const HOLD_FOR: Duration = Duration::from_secs(30);
-/// Is the shortest wait: below, hold is close.
-const HOLD_FOR_MIN: Duration = Duration::from_secs(1);
-/// Is the longest wait: beyond, a sender has given up long ago.
-const HOLD_FOR_MAX: Duration = Duration::from_secs(3600);
 /// Limits the senders' connections at once unless the file says otherwise.
 const CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 /// Is the longest idle timeout: a feed that is silent over a week end is alive.
@@ -61,19 +55,13 @@ fn forward(
     let peer = findings.required(at, "peer", "the name of a peer", raw.peer.as_ref(), value::name);
     let peer_index = peer.as_ref().and_then(|peer| find(peer, peers, findings));
     let target = target(raw_at, peer_index, tunnel, peers, findings);
-    let delivery = findings.optional(raw.delivery.as_ref(), (), delivery);
     let size = |text: &str| value::size_bytes(text, MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX);
     let message_bytes_max = findings.optional(raw.max_message_size.as_ref(), MESSAGE_BYTES, size);
-    let words = [("hold", OnUnreachable::Hold), ("close", OnUnreachable::Close), ("nak", OnUnreachable::Nak)];
-    let on_unreachable = raw.on_unreachable.as_ref();
-    let on_unreachable = findings.optional(on_unreachable, OnUnreachable::Hold, |text| value::choice(text, &words));
-    let hold = |text: &str| value::duration(text, HOLD_FOR_MIN..=HOLD_FOR_MAX);
-    let hold_for = findings.optional(raw.hold_for.as_ref(), HOLD_FOR, hold);
+    let delivery = stored::delivery(raw_at, message_bytes_max, findings);
     let connections_max = findings.optional(raw.max_connections.as_ref(), CONNECTIONS, connections);
     let idle = |text: &str| value::duration(text, Duration::from_secs(1)..=IDLE_TIMEOUT_MAX).map(Some);
     let idle_timeout = findings.optional(raw.idle_timeout.as_ref(), None, idle);
     let complete = || {
-        delivery?;
         Some(Forward {
             name: name.clone()?.value,
             listen: listen?.value,
@@ -81,8 +69,7 @@ fn forward(
             peer: peer?.value,
             target: target?,
             message_bytes_max: message_bytes_max?,
-            on_unreachable: on_unreachable?,
-            hold_for: hold_for?,
+            delivery: delivery?,
             connections_max: connections_max?,
             idle_timeout: idle_timeout?,
         })
@@ -99,13 +86,6 @@ fn allow_from(raw: &raw::Forward, findings: &mut Findings) -> Vec<ipnet::IpNet> 
         findings.value(list.referenced, "is empty; write the senders' prefixes, or leave the key out to allow any");
     }
     findings.list(&list.value, value::prefix).into_iter().map(|prefix| prefix.value).collect()
-}
-
-fn delivery(text: &str) -> Judged<()> {
-    if text == "stored" {
-        return Err("stored delivery is not in this version; write delivery: transparent".to_owned());
-    }
-    value::choice(text, &[("transparent", ())])
 }
 
 /// Reads a limit of connections at once.

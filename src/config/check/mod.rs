@@ -7,7 +7,10 @@ mod forwards;
 mod listeners;
 mod loops;
 mod peers;
+mod policy;
 mod services;
+mod spool;
+mod stored;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -21,10 +24,30 @@ use serde_saphyr::{Location, Spanned};
 use super::errors::{Finding, Subject};
 use super::raw::{self, Text};
 use super::value::{self, Judged, quote};
-use super::{Config, KeyFileError, Name, SecretKey, yaml};
+use super::{Config, KeyFileError, Name, SecretKey, SpoolKeyFile, yaml};
 
-/// Reads the key in a file, as the configuration names the file.
-pub type ReadKey<'a> = &'a dyn Fn(&Path) -> Result<SecretKey, KeyFileError>;
+/// Reads the keys in files, as the configuration names the files.
+pub type ReadKey<'a> = &'a dyn ReadKeys;
+
+/// Reads the keys in files; a function that does is one.
+pub trait ReadKeys {
+    /// Reads the key in a file.
+    ///
+    /// # Errors
+    /// The file gives no key.
+    fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError>;
+
+    /// Says where that file is.
+    fn place(&self, path: &Path) -> SpoolKeyFile {
+        SpoolKeyFile::File(path.to_owned())
+    }
+}
+
+impl<F: Fn(&Path) -> Result<SecretKey, KeyFileError>> ReadKeys for F {
+    fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
+        self(path)
+    }
+}
 
 /// Is where the health endpoints listen unless the file says otherwise: loopback, beside other Prometheus exporters.
 const HEALTH_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9575);
@@ -49,8 +72,10 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
     let state_dir = findings.optional(raw.state_dir.as_ref(), STATE_DIR.into(), value::absolute_path);
     let tunnel = tunnel::check(at, raw.tunnel.as_ref(), read_key, findings);
     let peers = peers::check(raw.peers.as_deref().unwrap_or_default(), &tunnel, read_key, findings);
+    let spool = state_dir.as_deref().map(|state_dir| spool::check(raw.spool.as_ref(), state_dir, read_key, findings));
     let forwards = forwards::check(raw.forwards.as_deref().unwrap_or_default(), &tunnel, &peers, findings);
     let services = services::check(raw.services.as_deref().unwrap_or_default(), &peers, findings);
+    spool::required(at, raw.spool.is_some(), &forwards, findings);
     let health = health(raw.health.as_ref(), findings);
     listeners::check(&tunnel, &forwards, &services, health, findings);
     let socket = raw.control.as_ref().and_then(|control| control.socket.as_ref());
@@ -63,6 +88,7 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
         peers: peers.into_iter().map(|draft| draft.peer).collect::<Option<_>>()?,
         forwards: forwards.into_iter().map(|draft| draft.forward).collect::<Option<_>>()?,
         services: services.into_iter().map(|draft| draft.service).collect::<Option<_>>()?,
+        spool: spool?,
         health_listen: health.map(|health| health.value),
         control_socket: control_socket?,
     })
@@ -204,7 +230,7 @@ impl Findings {
             self.value(at, "is a key itself; put the key into a file and write its path");
             return None;
         }
-        match read_key(Path::new(&text.value)) {
+        match read_key.read(Path::new(&text.value)) {
             Ok(key) => Some(key),
             Err(error) => {
                 let instead = kind.instead(&error);
@@ -220,6 +246,7 @@ impl Findings {
 enum SecretKind {
     Private,
     Preshared,
+    Spool,
 }
 
 impl SecretKind {
@@ -228,6 +255,7 @@ impl SecretKind {
         let (command, other) = match self {
             Self::Private => ("gen", ""),
             Self::Preshared => ("psk", "copy the peer's, or "),
+            Self::Spool => ("psk", ""),
         };
         match error {
             KeyFileError::Missing { path } => {
@@ -245,7 +273,7 @@ impl SecretKind {
     fn wg(self) -> &'static str {
         match self {
             Self::Private => "key",
-            Self::Preshared => "psk",
+            Self::Preshared | Self::Spool => "psk",
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The services: each by itself, and whether the peers that it allows are there.
 
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
 use serde_saphyr::Spanned;
 
 use super::forwards::{connections, find};
+use super::policy::Keys;
 use super::{At, Findings, peers};
 use crate::config::raw;
 use crate::config::value;
@@ -13,9 +13,6 @@ use crate::config::{Name, Probe, Service};
 
 /// Limits the connections to a receiver at once unless the file says otherwise.
 const CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
-/// Is the longest wait for an answer: beyond, the sender has given up long ago.
-const ACK_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
-
 /// Is a service, as far as it is right.
 pub(super) struct Draft {
     pub(super) service: Option<Service>,
@@ -40,8 +37,8 @@ fn service(raw: &Spanned<raw::Service>, peers: &[peers::Draft], findings: &mut F
         find(peer, peers, findings);
     }
     let port = raw.port.as_ref().map(|text| findings.read(text, value::port));
-    let ack = |text: &str| value::duration(text, Duration::from_secs(1)..=ACK_TIMEOUT_MAX).map(Some);
-    let ack_timeout = findings.optional(raw.ack_timeout.as_ref(), None, ack);
+    let stored = Keys::of_service(raw).read(findings);
+    let ack_timeout = raw.ack_timeout.as_ref().and(stored).map(|stored| stored.ack_timeout);
     let connections_max = findings.optional(raw.connections.as_ref(), CONNECTIONS, connections);
     let words = [("none", Probe::None), ("tcp", Probe::Tcp)];
     let probe = findings.optional(raw.probe.as_ref(), Probe::None, |text| value::choice(text, &words));
@@ -54,9 +51,10 @@ fn service(raw: &Spanned<raw::Service>, peers: &[peers::Draft], findings: &mut F
                 Some(port) => Some(port?.value),
                 None => None,
             },
-            ack_timeout: ack_timeout?,
+            ack_timeout,
             connections_max: connections_max?,
             probe: probe?,
+            stored: stored?,
         })
     };
     Draft { service: complete(), name, port: port.flatten() }

@@ -188,7 +188,7 @@ fn what_is_exported_is_read_back_as_the_other_side() {
          allowed_ips: [10.98.0.2, \"fd98::2\", 172.20.0.0/16]}}\n\
          services: [{{name: results, target: \"h:1\", allow_peers: [lab], port: 2577}}]\n"
     );
-    let config = config::parse(&text, Path::new("n.yaml"), &|_| Ok(SecretKey::new([3; 32]))).unwrap();
+    let config = config::parse(&text, Path::new("n.yaml"), &|_: &Path| Ok(SecretKey::new([3; 32]))).unwrap();
     let endpoint: Endpoint = "north.example.org:51820".parse().unwrap();
     let exported = counterpart(&config, &config.peers[0], Some(&endpoint));
     assert!(!exported.contains(SecretKey::new([3; 32]).to_base64().as_str()), "{exported}");

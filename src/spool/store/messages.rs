@@ -11,7 +11,7 @@ use crate::mllp::message::Header;
 use crate::spool::large::LargeFile;
 use crate::spool::queue::State;
 use crate::spool::seal::{Kind, Place};
-use crate::spool::{Damage, Epoch, Fingerprint, Limit, Queued, Refusal, Sequence, SpoolError};
+use crate::spool::{Damage, Digest, Epoch, Fingerprint, Limit, Queued, Refusal, Sequence, SpoolError};
 
 /// Ends the plain text of a payload that stands in the database.
 const INLINE: u8 = 0;
@@ -38,6 +38,7 @@ pub(super) struct Arrival {
 pub(super) struct Found {
     pub(super) sequence: Sequence,
     pub(super) epoch: Epoch,
+    pub(super) digest: Digest,
     pub(super) accepted: i64,
     pub(super) content: Content,
 }
@@ -45,7 +46,8 @@ pub(super) struct Found {
 impl Found {
     /// Makes it whole with the payload.
     pub(super) fn with(self, payload: Vec<u8>) -> Queued {
-        Queued { sequence: self.sequence, epoch: self.epoch, payload, accepted: time_of(self.accepted) }
+        let Self { sequence, epoch, digest, accepted, .. } = self;
+        Queued { sequence, epoch, payload, digest, accepted: time_of(accepted) }
     }
 }
 
@@ -215,8 +217,8 @@ impl Core {
         let mut found = Vec::with_capacity(messages.len());
         for message in messages {
             let content = self.content(&message)?;
-            let Message { sequence, accepted, .. } = message;
-            found.push(Found { sequence, epoch: self.epoch_of(sequence), accepted, content });
+            let Message { sequence, accepted, digest, .. } = message;
+            found.push(Found { sequence, epoch: self.epoch_of(sequence), digest: Digest(digest), accepted, content });
         }
         Ok(found)
     }

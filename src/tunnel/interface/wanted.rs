@@ -158,7 +158,7 @@ mod tests {
             peer(0),
             peer(1)
         );
-        config::parse(&text, Path::new("a.yaml"), &|_| Ok(SecretKey::new([1; 32]))).unwrap()
+        config::parse(&text, Path::new("a.yaml"), &|_: &Path| Ok(SecretKey::new([1; 32]))).unwrap()
     }
 
     fn routes(wanted: &Wanted) -> Vec<(u32, String)> {

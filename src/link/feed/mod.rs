@@ -1,0 +1,124 @@
+//! The stored messages of one forward on their way between two sites: what the two ends have in common.
+//!
+//! The near end ([`supply`]) reads the queue and sends ahead of the answers, within a window; the far end ([`reception`])
+//! takes each message in once and in order, hands it to the conversation with the receiver, and reports what became of it.
+//! Neither keeps a message itself. Rules: design, delivery.md ("stored: between the sites").
+
+mod digest;
+mod far;
+mod near;
+pub mod reception;
+pub mod supply;
+pub mod wire;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::spool::{Digest, Epoch, FarView, Judgement, Opening, Outcome, Queued, Sequence};
+
+/// Says why a store failed; it names no byte of a message.
+pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Is what the near end reads: the queue of a forward.
+pub trait Queue: Send + Sync {
+    /// Tells what this start of the queue is, and how far it came.
+    fn opening(&self) -> BoxFuture<'_, Result<Opening, StoreError>>;
+    /// Compares the far site's view with its own.
+    fn judge(&self, view: FarView) -> BoxFuture<'_, Result<Judgement, StoreError>>;
+    /// Reads what waits from a sequence on, in order, at least one if there is any; it counts as sent from then on.
+    fn read(&self, from: Sequence, messages: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Queued>, StoreError>>;
+    /// Writes down what became of messages and returns up to where all are settled. What is settled already is ignored.
+    fn settle(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>>;
+    /// Changes whenever the queue does.
+    fn tail(&self) -> watch::Receiver<QueueState>;
+}
+
+/// Is what the near end must know of the queue at each moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QueueState {
+    /// Is the last message.
+    pub last: Sequence,
+    /// Is up to where all are settled.
+    pub retired_through: Sequence,
+    /// Tells that an operator paused the forward.
+    pub paused: bool,
+    /// Says why the queue can be used no longer.
+    pub failed: Option<String>,
+}
+
+/// Is what the far end writes: how far a forward of a peer came.
+pub trait Book: Send + Sync {
+    /// Tells how far.
+    fn view(&self) -> BoxFuture<'_, FarView>;
+    /// Lists what became of messages above a sequence.
+    fn outcomes_after(&self, sequence: Sequence) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>>;
+    /// Puts up to `opening.retired_through` behind it, where that is not so already; a fresh book begins there.
+    fn raise(&self, opening: Opening) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Forgets what became of messages that the near site has settled.
+    fn prune(&self, retired_through: Sequence) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// Is a message that was taken in, on its way to the receiver. It has no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Is its number.
+    pub sequence: Sequence,
+    /// Is its epoch.
+    pub epoch: Epoch,
+    /// Is the running digest up to it.
+    pub digest: Digest,
+    /// Tells that a state that this site lost may have attempted it.
+    pub in_doubt: bool,
+    /// Is the message as the sender sent it.
+    pub payload: Vec<u8>,
+}
+
+/// Bounds what the far site takes in ahead of the receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Counts messages that are not retired.
+    pub messages_max: u32,
+    /// Counts the bytes of messages that have no outcome; one message may exceed it alone.
+    pub bytes_max: u64,
+    /// Bounds one message, in bytes.
+    pub message_bytes_max: u64,
+}
+
+impl Default for Window {
+    /// 2,000 messages a second over 40 ms need 80; a receiver in bursts, and a near site that settles in batches, more.
+    /// The bytes are half a second at 100 Mbit/s. The largest message is a forward's default limit.
+    fn default() -> Self {
+        Self { messages_max: 4096, bytes_max: 8 << 20, message_bytes_max: 64 << 20 }
+    }
+}
+
+/// Says that the head of the queue waits for an operator, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Is the message.
+    pub sequence: Sequence,
+    /// Is a stable code, as a number.
+    pub reason: u8,
+    /// Says why, without a byte of the message.
+    pub text: String,
+}
+
+/// Is what an operator wants of a message that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandKind {
+    /// It is to be attempted again, although it is held.
+    Retry,
+    /// It is to be taken out of the way.
+    Withdraw,
+}
+
+/// Is what the far site answers to a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The receiver never got a byte of it, and never will.
+    Withdrawn,
+    /// It was attempted, or is now: what became of it is reported as of any other.
+    Attempted,
+    /// It is not there.
+    Unknown,
+}
