@@ -97,12 +97,24 @@ pub enum SpoolError {
         sequence: Sequence,
     },
     /// Messages are queued for another destination than the one configured.
-    #[error("{messages} messages are queued for {target}, not for what is configured now: move them, or change it back")]
+    #[error(
+        "{messages} messages are queued for {target}, not for what is configured now: move them, or change it back"
+    )]
     Stranded {
         /// Counts them.
         messages: u64,
         /// Is the service or address that they were accepted for.
         target: String,
+    },
+    /// A peer has as many forwards here as it may have.
+    #[error("peer {peer} has sent stored messages of {forwards} forwards, and may of no more: remove what is old below {}", .path.display())]
+    TooManyForwards {
+        /// Names the peer.
+        peer: String,
+        /// Counts the forwards that are known of it.
+        forwards: usize,
+        /// Is where they are kept.
+        path: PathBuf,
     },
     /// The writer has ended.
     #[error("the spool is closed")]
@@ -178,7 +190,7 @@ impl SpoolError {
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
             Self::Damaged { damage, .. } => *damage == Damage::Database,
             Self::NotThere { .. } | Self::NotAllowed { .. } => false,
-            Self::Sent { .. } | Self::Stranded { .. } => false,
+            Self::Sent { .. } | Self::Stranded { .. } | Self::TooManyForwards { .. } => false,
         }
     }
 }

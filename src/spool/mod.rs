@@ -4,9 +4,11 @@
 //! message, only how far it came. Neither ever says that something is kept before fsync returned. Rules: design,
 //! delivery.md ("stored").
 
+pub mod delivery;
 mod digest;
 mod error;
 mod head;
+pub mod inbox;
 pub mod key;
 mod large;
 pub mod ledger;

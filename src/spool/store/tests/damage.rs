@@ -79,8 +79,10 @@ async fn a_changed_message_stops_the_forward_and_an_operator_decides() {
         ("UPDATE contents SET sealed = zeroblob(200) WHERE sequence = 2", Damage::TamperedMessage(2)),
         ("DELETE FROM contents WHERE sequence = 2", Damage::MissingMessage(2)),
         // Two rows that took each other's place.
-        ("UPDATE contents SET sealed = (SELECT sealed FROM contents WHERE sequence = 3) WHERE sequence = 2",
-         Damage::TamperedMessage(2)),
+        (
+            "UPDATE contents SET sealed = (SELECT sealed FROM contents WHERE sequence = 3) WHERE sequence = 2",
+            Damage::TamperedMessage(2),
+        ),
         ("UPDATE messages SET destination = 2 WHERE sequence = 2", Damage::TamperedMessage(2)),
         ("DELETE FROM days", Damage::Missing("key of a day")),
         ("UPDATE days SET sealed = zeroblob(72)", Damage::Tampered("key of a day")),
@@ -175,7 +177,9 @@ async fn a_large_payload_that_is_gone_is_named() {
     let spool = place.open();
     spool.append(vec![1; INLINE_BYTES_MAX + 1]).await.unwrap();
     let entries = fs::read_dir(place.directory.path().join("orders")).unwrap();
-    for path in entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "sealed")) {
+    for path in
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "sealed"))
+    {
         fs::remove_file(path).unwrap();
     }
     let read = spool.read(1, 9, usize::MAX).await;

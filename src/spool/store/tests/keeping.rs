@@ -24,8 +24,7 @@ async fn an_operator_parks_releases_and_discards_and_every_step_is_noted() {
     assert!(matches!(spool.payload(2, "anna").await, Err(SpoolError::NotAllowed { .. })));
     spool.retried(3, "anna").await.unwrap();
     let events = spool.read_outbox(3, 99).await.unwrap();
-    let told: Vec<_> =
-        events.iter().map(|e| (e.sequence, e.happening, e.by.as_str(), e.reason.as_str())).collect();
+    let told: Vec<_> = events.iter().map(|e| (e.sequence, e.happening, e.by.as_str(), e.reason.as_str())).collect();
     assert_eq!(
         told,
         [
@@ -183,11 +182,12 @@ async fn nothing_of_a_message_stands_in_clear_on_the_disk() {
     let needles: [&[u8]; 4] = [b"SYNTHETIC", b"MSH", b"NORTH", b"M1"];
     let clear = |needle: &[u8]| {
         let entries = fs::read_dir(place.directory.path().join("orders")).unwrap();
-        entries.filter(|entry| {
-            let bytes = fs::read(entry.as_ref().unwrap().path()).unwrap();
-            bytes.windows(needle.len()).any(|window| window == needle)
-        })
-        .count()
+        entries
+            .filter(|entry| {
+                let bytes = fs::read(entry.as_ref().unwrap().path()).unwrap();
+                bytes.windows(needle.len()).any(|window| window == needle)
+            })
+            .count()
     };
     // Two letters may come by chance in a megabyte that is sealed.
     for needle in &needles[..3] {
@@ -244,10 +244,7 @@ async fn a_divergence_ends_as_the_operator_chose() {
         assert_ne!(after.forward, before.forward);
         let next = after.retired_through + 1;
         assert_eq!(next, if choice == Choice::Resend { 1 } else { 3 });
-        assert_eq!(
-            spool.judge(FarView::Fresh).await.unwrap(),
-            Judgement::Agreed { next, in_doubt_through: 0 }
-        );
+        assert_eq!(spool.judge(FarView::Fresh).await.unwrap(), Judgement::Agreed { next, in_doubt_through: 0 });
         assert_eq!(spool.read(1, 9, usize::MAX).await.unwrap().len() as u64, expected.queued);
     }
 }
