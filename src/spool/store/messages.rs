@@ -249,6 +249,15 @@ impl Core {
         content.ok_or_else(|| self.damaged(Damage::TamperedMessage(sequence)))
     }
 
+    /// Notes that the file of a message is damaged, unless the message has left the queue meanwhile.
+    pub(super) fn confirm_damage(&mut self, sequence: Sequence, damage: &SpoolError) -> Result<(), SpoolError> {
+        if self.find_message(sequence)?.is_none_or(|message| message.state != State::Queued) {
+            return Ok(());
+        }
+        self.damage = Some(damage.clone());
+        Err(damage.clone())
+    }
+
     /// Raises what may have been sent; part of a transaction.
     pub(super) fn reserve_sent(&mut self, through: Sequence) {
         self.live.head.sent_through = self.live.head.sent_through.max(through);

@@ -370,10 +370,13 @@ fn tidy(core: &mut Core) -> Result<Duration, SpoolError> {
         Ok(tidied) if tidied.changed => {
             core.commit()?;
             core.follow_up()?;
-            if tidied.destroyed {
-                database::checkpoint(&core.connection, &core.path)?;
+            let emptied = if tidied.destroyed { database::checkpoint(&core.connection, &core.path) } else { Ok(()) };
+            match emptied {
+                Ok(()) => Ok(TIDY_PAUSE),
+                // The log is written back with the next checkpoint that finds room.
+                Err(SpoolError::Disk { .. }) => Ok(TIDY_EVERY),
+                Err(error) => Err(error),
             }
-            Ok(TIDY_PAUSE)
         }
         Ok(tidied) => {
             core.roll_back()?;

@@ -184,4 +184,7 @@ async fn a_large_payload_that_is_gone_is_named() {
     }
     let read = spool.read(1, 9, usize::MAX).await;
     assert!(matches!(read, Err(SpoolError::Damaged { damage: Damage::Missing(_), .. })));
+    assert!(matches!(spool.append(message(2)).await, Err(Refusal::Failed(SpoolError::Damaged { .. }))));
+    spool.discard(1, true, "anna", "damaged").await.unwrap();
+    assert_eq!(spool.append(message(2)).await.unwrap(), 2);
 }
