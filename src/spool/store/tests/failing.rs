@@ -15,6 +15,19 @@ async fn leave_room(spool: &Spool, pages: Option<i64>) {
         .unwrap();
 }
 
+/// Asks for both while the thread is busy, so that they come into one batch.
+async fn in_one_batch<A, B>(spool: &Spool, first: impl Future<Output = A>, second: impl Future<Output = B>) -> (A, B) {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let busy = spool.look(move |_| {
+        wait.recv().unwrap();
+        Ok(())
+    });
+    // Each is polled once, in this order, before any is polled again.
+    let (busy, first, second, _) = tokio::join!(busy, first, second, async { go.send(()).unwrap() });
+    busy.unwrap();
+    (first, second)
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_messages_keeps_the_rest_and_ends_with_the_space() {
     let place = Place::new();
@@ -28,8 +41,8 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_ends_with_the_space() {
         assert!(matches!(spool.append(big.clone()).await, Err(Refusal::Disk)));
     }
     // In one batch with a message that finds no room, an outcome still finds its own.
-    let (refused, settled) =
-        tokio::join!(spool.append(big.clone()), spool.settle(vec![outcome(1, Verdict::Delivered)]));
+    let settle = spool.settle(vec![outcome(1, Verdict::Delivered)]);
+    let (refused, settled) = in_one_batch(&spool, spool.append(big.clone()), settle).await;
     assert!(matches!(refused, Err(Refusal::Disk)));
     assert_eq!(settled.unwrap(), 1);
     assert_eq!(spool.tail().borrow().failed, None);
@@ -59,7 +72,7 @@ async fn after_a_failed_write_the_store_is_opened_again_and_nothing_of_it_is_the
     let spool = place.open();
     spool.append(message(1)).await.unwrap();
     let before = spool.opening().await.unwrap().epoch;
-    let (failed, with_it) = tokio::join!(fail(&spool), spool.append(message(2)));
+    let (failed, with_it) = in_one_batch(&spool, fail(&spool), spool.append(message(2))).await;
     assert!(matches!(failed, Err(SpoolError::File { .. })));
     assert!(matches!(with_it, Err(Refusal::Failed(SpoolError::File { .. }))));
     // It is opened again at once, which an epoch of its own shows.
