@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 mod codes;
 mod core;
 mod database;
+mod ledger;
 mod messages;
 mod open;
 mod operate;
@@ -248,7 +249,15 @@ impl Spool {
         let mut queued = Vec::with_capacity(found.len());
         for mut message in found {
             let content = std::mem::replace(&mut message.content, Content::Here(Vec::new()));
-            queued.push(message.with(self.whole(content).await?));
+            match self.whole(content).await {
+                Ok(payload) => queued.push(message.with(payload)),
+                // One that was settled meanwhile is not missing.
+                Err(error @ SpoolError::Damaged { .. }) => {
+                    let sequence = message.sequence;
+                    self.look(move |core| core.confirm_damage(sequence, &error)).await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(queued)
     }

@@ -7,6 +7,7 @@ use super::*;
 use crate::spool::{Digest, Divergence, Epoch, Judgement, Limit};
 
 mod damage;
+mod failing;
 mod keeping;
 mod model;
 
