@@ -122,3 +122,6 @@ pub enum Answer {
     /// It is not there.
     Unknown,
 }
+
+#[cfg(test)]
+mod tests;
