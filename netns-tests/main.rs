@@ -19,6 +19,7 @@
 mod cli;
 mod clock;
 mod endpoint_roaming;
+mod faults;
 mod filter;
 mod flood;
 mod harness;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         routes::tests(),
         wg_quick_files::tests(),
         wireguard_suite::tests(),
+        faults::tests(),
     ];
     let trials = cases.into_iter().flatten().map(|case| trial(case, isolated.clone())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()

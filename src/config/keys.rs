@@ -127,31 +127,38 @@ impl ReadKeys for KeyFiles {
     }
 
     fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
-        let (path, is_credential) = match self.place(path) {
-            SpoolKeyFile::Credential(path) => (path, true),
-            SpoolKeyFile::File(path) => (path, false),
-        };
-        // Opening a FIFO must not wait for its writer.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        let file = match file {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(KeyFileError::Missing { path });
-            }
-            Err(source) => return Err(KeyFileError::Read { path, source }),
-        };
-        match file.metadata() {
-            Err(source) => return Err(KeyFileError::Read { path, source }),
-            Ok(metadata) if !metadata.is_file() => return Err(KeyFileError::NotAFile { path }),
-            Ok(metadata)
-                if !is_credential && !is_private(metadata.mode(), metadata.uid(), metadata.gid(), group_wardlink) =>
-            {
-                return Err(KeyFileError::Mode { path, mode: metadata.mode() & 0o7777 });
-            }
-            Ok(_) => {}
+        match self.place(path) {
+            SpoolKeyFile::Credential(path) => read_key_file(path, true),
+            SpoolKeyFile::File(path) => read_key_file(path, false),
         }
-        read_key(file, path)
     }
+}
+
+/// Reads a key file by the rules for such files; of a credential, the directory is what guards it.
+///
+/// # Errors
+/// The file is missing, cannot be read, may be read by others, or holds no key.
+pub fn read_key_file(path: PathBuf, is_credential: bool) -> Result<SecretKey, KeyFileError> {
+    // Opening a FIFO must not wait for its writer.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+    let file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(KeyFileError::Missing { path });
+        }
+        Err(source) => return Err(KeyFileError::Read { path, source }),
+    };
+    match file.metadata() {
+        Err(source) => return Err(KeyFileError::Read { path, source }),
+        Ok(metadata) if !metadata.is_file() => return Err(KeyFileError::NotAFile { path }),
+        Ok(metadata)
+            if !is_credential && !is_private(metadata.mode(), metadata.uid(), metadata.gid(), group_wardlink) =>
+        {
+            return Err(KeyFileError::Mode { path, mode: metadata.mode() & 0o7777 });
+        }
+        Ok(_) => {}
+    }
+    read_key(file, path)
 }
 
 /// Whether only the owner, root and the group `wardlink` may read a file, and only the owner change it.

@@ -29,7 +29,7 @@ pub use changes::{Changes, Named};
 pub use check::{ReadKey, ReadKeys};
 pub use delivery::{ApplicationAck, Delivery, OnFull, OnUnreachable, Spool, SpoolKeyFile, Stored, Transparent};
 pub use errors::{Errors, Issue, Position};
-pub use keys::KeyFileError;
+pub use keys::{KeyFileError, read_key_file};
 pub use load::{fuzz_config, load, parse, schema};
 pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
 
