@@ -143,7 +143,7 @@ impl Far {
         encode(&Record::View(view), &mut self.urgent);
     }
 
-    /// Tells whether the book is below what the near site has settled: what is in hand is void then.
+    /// Tells whether the book is to be raised to what the near site has settled.
     pub(super) fn is_below_retired(&self) -> bool {
         let retired = self.opening.as_ref().map_or(0, |opening| opening.retired_through);
         self.watermark.is_none_or(|watermark| watermark < retired)
@@ -157,6 +157,9 @@ impl Far {
         let kind = record.kind();
         let event = match record {
             Record::Begin { after, .. } if self.phase == Phase::Opened => {
+                if self.hand.range(..=self.retired).next().is_some() {
+                    return Err(Fault::Settled); // an outcome is about to come: the next connection finds it
+                }
                 self.phase = Phase::Beginning { after };
                 Some(Event::Begin)
             }

@@ -90,3 +90,6 @@ pub struct Held {
     /// Says why, without a byte of the message.
     pub text: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,7 +123,8 @@ impl Near {
 
     /// Begins a connection: all that the one before left is void.
     pub(super) fn handle_connected(&mut self, opening: Opening) {
-        *self = Self { is_paused: self.is_paused, phase: Phase::Asking, ..Self::new() };
+        let (is_paused, in_doubt_through) = (self.is_paused, self.in_doubt_through);
+        *self = Self { is_paused, in_doubt_through, phase: Phase::Asking, ..Self::new() };
         (self.retired, self.retired_told) = (opening.retired_through, opening.retired_through);
         encode(&Record::Opening(opening.clone()), &mut self.urgent);
         self.opening = Some(opening);
@@ -132,7 +133,8 @@ impl Near {
     /// Ends a connection; what an operator must know stays.
     pub(super) fn handle_disconnected(&mut self) {
         let phase = if self.divergence().is_some() { self.phase } else { Phase::Idle };
-        *self = Self { is_paused: self.is_paused, phase, held: self.held.take(), ..Self::new() };
+        let (is_paused, in_doubt_through) = (self.is_paused, self.in_doubt_through);
+        *self = Self { is_paused, in_doubt_through, phase, held: self.held.take(), ..Self::new() };
     }
 
     /// Takes in a record.
@@ -169,19 +171,18 @@ impl Near {
             }
             Judgement::Agreed { next, in_doubt_through } => {
                 let retired = self.opening.as_ref().map_or(0, |opening| opening.retired_through);
-                // A far site that is raised to what is retired has nothing in hand that counts.
-                let is_raised = !matches!(view.far, FarView::At { watermark, .. } if watermark >= retired);
-                let taken = if is_raised { 0 } else { view.taken };
-                self.sent = next.saturating_sub(1).max(taken);
-                if self.sent > retired && !is_raised {
+                self.sent = next.saturating_sub(1).max(view.taken);
+                if self.sent > retired {
                     let messages = usize::try_from(view.messages).unwrap_or(usize::MAX);
                     self.carried = Carried { through: self.sent, messages, bytes: view.bytes };
                 }
                 self.begun_after = self.sent;
-                self.in_doubt_through = in_doubt_through;
+                // What was in doubt stays so: the connection may have broken before it was sent again.
+                self.in_doubt_through = self.in_doubt_through.max(in_doubt_through);
                 self.view = Some(view);
                 self.reported = Some(BTreeSet::new());
                 self.phase = Phase::Sending;
+                let in_doubt_through = self.in_doubt_through;
                 encode(&Record::Begin { after: self.sent, in_doubt_through }, &mut self.urgent);
             }
         }
@@ -267,7 +268,9 @@ impl Near {
     /// Says from which message on the queue is to be read, how many messages and how many bytes; nothing for now.
     pub(super) fn poll_read(&self) -> Option<(Sequence, usize, usize)> {
         let has_enough = self.ahead.len() > AHEAD_MESSAGES_MAX / 2 || self.ahead_bytes > AHEAD_BYTES_MAX / 2;
-        if self.phase != Phase::Sending || self.is_paused || has_enough || !self.has_room(0) {
+        // Until the far site wrote down that it begins, a loss of its book must not look like a first connection.
+        let has_begun = self.phase == Phase::Sending && self.reported.is_none();
+        if !has_begun || self.is_paused || has_enough || !self.has_room(0) {
             return None;
         }
         let from = self.ahead.back().map_or(self.sent, |queued| queued.sequence) + 1;

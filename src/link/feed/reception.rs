@@ -282,13 +282,6 @@ impl Reception {
 
     /// Writes down from where this site goes on.
     async fn begin(&self, opening: &Opening) -> Result<(), Ended> {
-        {
-            let inner = self.lock();
-            if inner.far.is_below_retired() && inner.far.has_messages() {
-                // The near site settled what is in hand without this one: the conversation is to begin anew.
-                return Err(Ended::Store("the near site is ahead of what is in hand".into()));
-            }
-        }
         if self.lock().far.is_below_retired() {
             self.book.raise(opening.clone()).await.map_err(Ended::Store)?;
         }

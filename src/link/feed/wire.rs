@@ -63,6 +63,9 @@ pub enum Fault {
     /// A message is not the one that was counted into the digest.
     #[error("a stored message does not match the digest")]
     Digest,
+    /// The near site settled a message that the receiver may be getting now.
+    #[error("a stored message is settled that is still in hand")]
+    Settled,
     /// An outcome is of no message that was sent.
     #[error("an outcome of a stored message that was not sent")]
     Outcome,
