@@ -93,6 +93,23 @@ pub enum AppError {
         /// Names the forward.
         forward: String,
     },
+    /// Queued messages would have no forward any more, or another destination than they were accepted for.
+    #[error(
+        "forward {forward} has {messages} queued messages, which would be stranded: let them drain, or move them with \
+         `wardlink queue move`"
+    )]
+    Strands {
+        /// Names the forward.
+        forward: String,
+        /// Counts them.
+        messages: u64,
+    },
+    /// Whether messages would be stranded cannot be known.
+    #[error("forward {forward} may have queued messages, which would be stranded: its spool is not open")]
+    MayStrand {
+        /// Names the forward.
+        forward: String,
+    },
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
     Random,

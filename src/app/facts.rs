@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Parts, Running};
 use crate::config::{Peer, Target};
-use crate::forward::{Forward, Way};
+use crate::forward::Forward;
 use crate::health::facts::{
     ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
     SiteFacts,
@@ -95,9 +95,9 @@ impl Parts {
             Target::Service(name) => format!("service {name}"),
             Target::Address(address) => address.to_string(),
         };
-        let (link, held) = match forward.way() {
-            Way::Link(link) => (link_facts(&link, &target, config.peer.as_str()), link.session().held()),
-            Way::Address(_) => (Link::NotUsed, 0),
+        let (link, held) = match forward.way().link() {
+            Some(link) => (link_facts(link, &target, config.peer.as_str()), link.session().held()),
+            None => (Link::NotUsed, 0),
         };
         ForwardFacts {
             name: config.name.to_string(),
@@ -130,7 +130,7 @@ impl Parts {
 fn link_facts(link: &Outbound, target: &str, peer: &str) -> Link {
     match link.state() {
         LinkState::New => Link::New,
-        LinkState::Up { since } => Link::Up { since, round_trip: link.session().round_trip() },
+        LinkState::Up { since } => Link::Up { since, round_trip: link.round_trip() },
         LinkState::Down { since, cause, why } => {
             let cause = match cause {
                 Cause::ServiceUnknown => format!("{target} is not known at {peer}"),

@@ -6,6 +6,7 @@
 mod batch;
 mod held;
 mod judge;
+pub mod store;
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -116,9 +116,10 @@ impl Outbound {
         })
     }
 
-    /// Tells whether the link leads to this service at this peer and its link port.
-    pub fn leads_to(&self, service: &str, peer: &Name, address: SocketAddr) -> bool {
-        self.route.service == service && self.route.peer == *peer && self.route.address == address
+    /// Tells whether the link leads where a route does: to its service at its peer and the link port there.
+    pub fn leads_as(&self, route: &Route) -> bool {
+        let (now, is_same_peer) = (&self.route, self.route.peer == route.peer);
+        is_same_peer && now.service == route.service && now.address == route.address
     }
 
     /// Says which peer's signs of life count from now on: `awake` changes at each.

@@ -33,6 +33,17 @@ pub struct Dropped {
     pub anomalies: u64,
 }
 
+/// Says which answers are awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// All that the message asks for.
+    AsAsked,
+    /// The accept acknowledgement alone where the message asks for both.
+    Accept,
+    /// None, whatever the message asks for.
+    Nothing,
+}
+
 /// Exchanges one message after the other on one connection.
 ///
 /// A message whose control id is empty, or was used before on this connection, cannot be told from another by its
@@ -65,6 +76,11 @@ impl Exchange {
 
     /// Takes note of the payload of a message that is about to be sent, to be answered before the deadline.
     pub fn begin(&mut self, payload: &[u8], deadline: Instant) {
+        self.begin_awaiting(payload, deadline, Awaited::AsAsked);
+    }
+
+    /// Does the same where not every answer is awaited that the message asks for.
+    pub fn begin_awaiting(&mut self, payload: &[u8], deadline: Instant, awaited: Awaited) {
         let header = Header::parse(payload);
         let (commit_due, application_due) = match header.as_ref().map(|header| (header, header.mode())) {
             Some((header, _)) if !header.requires_answer() => (false, false),
@@ -74,9 +90,21 @@ impl Exchange {
                 (accept.is_due(true), application.is_due(true) && header.msa().is_none())
             }
         };
+        let (commit_due, application_due) = match awaited {
+            Awaited::AsAsked => (commit_due, application_due),
+            Awaited::Accept => (commit_due, application_due && !commit_due),
+            Awaited::Nothing => (false, false),
+        };
         let control_id = header.map(|header| header.control_id().to_vec()).unwrap_or_default();
         let waiting = Waiting { control_id, deadline, commit_due, application_due };
         self.inner.waiting = (commit_due || application_due).then_some(waiting);
+    }
+
+    /// Moves the deadline, as the message is still being written, or was answered in part.
+    pub fn postpone(&mut self, deadline: Instant) {
+        if let Some(waiting) = &mut self.inner.waiting {
+            waiting.deadline = deadline;
+        }
     }
 
     /// Takes the next bytes from the receiver and hands over the answers to the message, in order.

@@ -106,6 +106,16 @@ pub enum SpoolError {
         /// Is the service or address that they were accepted for.
         target: String,
     },
+    /// A peer has as many forwards here as it may have.
+    #[error("peer {peer} has sent stored messages of {forwards} forwards, and may of no more: remove what is old below {}", .path.display())]
+    TooManyForwards {
+        /// Names the peer.
+        peer: String,
+        /// Counts the forwards that are known of it.
+        forwards: usize,
+        /// Is where they are kept.
+        path: PathBuf,
+    },
     /// The writer has ended.
     #[error("the spool is closed")]
     Closed,
@@ -178,8 +188,14 @@ impl SpoolError {
         match self {
             Self::File { .. } | Self::Store { .. } | Self::Disk { .. } | Self::Random | Self::Closed => true,
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
-            Self::Damaged { .. } | Self::NotThere { .. } | Self::NotAllowed { .. } => false,
+<<<<<<< HEAD
+            Self::Damaged { damage, .. } => *damage == Damage::Database,
+            Self::NotThere { .. } | Self::NotAllowed { .. } => false,
             Self::Sent { .. } | Self::Stranded { .. } => false,
+=======
+            Self::Damaged { .. } | Self::NotThere { .. } | Self::NotAllowed { .. } => false,
+            Self::Sent { .. } | Self::Stranded { .. } | Self::TooManyForwards { .. } => false,
+>>>>>>> i4-D
         }
     }
 }

@@ -4,13 +4,18 @@
 //! message, only how far it came. Neither ever says that something is kept before fsync returned. Rules: design,
 //! delivery.md ("stored").
 
+pub mod delivery;
 mod digest;
 mod error;
 mod head;
+pub mod inbox;
 pub mod key;
 pub mod ledger;
+mod large;
+mod mark;
 pub mod queue;
 mod seal;
+pub mod store;
 
 use std::fmt;
 use std::time::SystemTime;
@@ -20,6 +25,7 @@ use crate::mllp::ack::AckCode;
 pub use digest::Fingerprint;
 pub use error::{Damage, Limit, Refusal, SpoolError};
 pub use ledger::{Attempt, Finished, Ledger};
+pub use store::Spool;
 
 /// Numbers a message of a spool: from 1, in the order of acceptance, over the whole life of the spool, none twice.
 pub type Sequence = u64;

@@ -60,6 +60,7 @@ impl Place {
 }
 
 /// Seals and opens with one key.
+#[derive(Clone)]
 pub(super) struct Sealer(XChaCha20Poly1305);
 
 impl Sealer {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::cli::columns::{Row, line, table};
+
 /// Is what the tables show of a site's status.
 #[derive(Debug, Deserialize)]
 pub(super) struct Status {
@@ -107,13 +109,6 @@ struct Service {
     messages_total: Option<u64>,
 }
 
-/// Is a row of a table: its cells, and under them why the thing is not ok, and what else is to be known.
-struct Row<'a> {
-    cells: Vec<String>,
-    cause: Option<&'a str>,
-    note: Option<&'static str>,
-}
-
 /// Writes the status as people read it.
 pub(super) fn render(status: &Status) -> String {
     let mut text =
@@ -196,37 +191,6 @@ fn service(service: &Service) -> Row<'_> {
 fn row<const N: usize>(verdict: &Verdict, cells: [String; N]) -> Row<'_> {
     let first = [verdict.name.clone(), verdict.status.clone(), verdict.since.clone()];
     Row { cells: first.into_iter().chain(cells).collect(), cause: verdict.cause.as_deref(), note: None }
-}
-
-/// Writes a table with columns as wide as their widest cell; nothing where there are no rows.
-fn table(text: &mut String, titles: &[&str], rows: &[Row]) {
-    if rows.is_empty() {
-        return;
-    }
-    let width = |(column, title): (usize, &&str)| {
-        let cells = rows.iter().filter_map(|row| row.cells.get(column));
-        cells.map(|cell| cell.chars().count()).fold(title.len(), usize::max)
-    };
-    let widths: Vec<usize> = titles.iter().enumerate().map(width).collect();
-    line(text, "");
-    cells(text, titles, &widths);
-    for row in rows {
-        cells(text, &row.cells, &widths);
-        for below in [row.cause, row.note].into_iter().flatten() {
-            line(text, &format!("  {below}"));
-        }
-    }
-}
-
-fn cells(text: &mut String, cells: &[impl AsRef<str>], widths: &[usize]) {
-    let padded: Vec<String> =
-        cells.iter().zip(widths).map(|(cell, width)| format!("{:width$}", cell.as_ref())).collect();
-    line(text, padded.join("  ").trim_end());
-}
-
-fn line(text: &mut String, content: &str) {
-    text.push_str(content);
-    text.push('\n');
 }
 
 fn number(count: Option<u64>) -> String {

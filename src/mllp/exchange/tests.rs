@@ -131,3 +131,25 @@ fn an_answer_whose_last_cr_is_missing_ends_by_silence_or_with_the_stream() {
     exchange.handle_end_of_stream(&mut |answer| codes.push(answer.code));
     assert_eq!(codes, [AckCode::ApplicationAccept; 2]);
 }
+
+#[test]
+fn fewer_answers_may_be_awaited_than_are_asked_for() {
+    let soon = Instant::now() + Duration::from_secs(5);
+    let mut exchange = Exchange::new(Limits::default());
+    exchange.begin_awaiting(&message("1", "AL", "AL"), soon, Awaited::Accept);
+    assert_eq!(feed(&mut exchange, &[ack("CA", "1"), ack("AA", "1")].concat()), ["CA"]);
+    exchange.begin_awaiting(&message("2", "NE", "AL"), soon, Awaited::Accept);
+    assert_eq!(feed(&mut exchange, &ack("AA", "2")), ["AA"]);
+    exchange.begin_awaiting(&message("3", "", ""), soon, Awaited::Nothing);
+    assert!(exchange.is_done());
+    assert_eq!(feed(&mut exchange, &ack("AA", "3")), [""; 0]);
+    assert_eq!(exchange.dropped(), Dropped { late: 2, ..Dropped::default() });
+}
+
+#[test]
+fn a_deadline_moves_while_the_message_is_on_its_way() {
+    let mut exchange = begin("1", "", "");
+    let later = Instant::now() + Duration::from_secs(60);
+    exchange.postpone(later);
+    assert_eq!(exchange.next_deadline(), Some(later));
+}

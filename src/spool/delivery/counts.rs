@@ -1,0 +1,103 @@
+//! What was counted of the conversation with a receiver: given out by value, never a byte of a message.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::mllp::ack::AckCode;
+use crate::mllp::exchange::Dropped;
+use crate::spool::Verdict;
+
+/// Lists the codes that are counted, in the order of the counts.
+const CODES: [AckCode; 9] = [
+    AckCode::ApplicationAccept,
+    AckCode::ApplicationError,
+    AckCode::ApplicationReject,
+    AckCode::CommitAccept,
+    AckCode::CommitError,
+    AckCode::CommitReject,
+    AckCode::TransportNak,
+    AckCode::Other,
+    AckCode::Absent,
+];
+
+/// Is what was counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Counts messages that were delivered.
+    pub delivered: u64,
+    /// Counts messages that were set aside because the receiver rejected them.
+    pub rejected: u64,
+    /// Counts messages that were set aside because the receiver failed on them again and again.
+    pub failed: u64,
+    /// Counts messages that an operator took out of the way.
+    pub withdrawn: u64,
+    /// Counts attempts that were not a message's first.
+    pub retries: u64,
+    /// Counts those of them that the receiver may have twice.
+    pub in_doubt_resends: u64,
+    /// Counts connections that were opened.
+    pub connections: u64,
+    /// Counts attempts to open one that failed.
+    pub connect_failures: u64,
+    /// Counts messages that came again although they were here.
+    pub repeated: u64,
+    /// Counts what the receiver sent and is no answer to the message that was under way.
+    pub dropped: Dropped,
+    /// Is how long the last answer took, from the last byte of its message.
+    pub latency: Option<Duration>,
+    answers: [u64; CODES.len()],
+}
+
+impl Counts {
+    /// Yields the answers by their code.
+    pub fn answers(&self) -> impl Iterator<Item = (AckCode, u64)> {
+        CODES.into_iter().zip(self.answers)
+    }
+
+    pub(super) fn answer(&mut self, code: AckCode) {
+        if let Some((_, count)) = CODES.iter().zip(&mut self.answers).find(|(listed, _)| **listed == code) {
+            add(count, 1);
+        }
+    }
+
+    pub(super) fn begin(&mut self, number: u32, is_in_doubt: bool) {
+        add(&mut self.retries, u64::from(number > 1));
+        add(&mut self.in_doubt_resends, u64::from(is_in_doubt));
+    }
+
+    pub(super) fn finish(&mut self, verdict: Verdict) {
+        let count = match verdict {
+            Verdict::Delivered | Verdict::DeliveredBefore => &mut self.delivered,
+            Verdict::Rejected => &mut self.rejected,
+            Verdict::Failed => &mut self.failed,
+            Verdict::Withdrawn => &mut self.withdrawn,
+        };
+        add(count, 1);
+    }
+
+    pub(super) fn drop_answers(&mut self, dropped: Dropped) {
+        add(&mut self.dropped.late, dropped.late);
+        add(&mut self.dropped.foreign, dropped.foreign);
+        add(&mut self.dropped.no_answer, dropped.no_answer);
+        add(&mut self.dropped.anomalies, dropped.anomalies);
+    }
+}
+
+fn add(count: &mut u64, more: u64) {
+    *count = count.saturating_add(more);
+}
+
+/// Shares what was counted with whoever shows it; it goes on over a restart of the conversation.
+#[derive(Default)]
+pub struct Counter(Mutex<Counts>);
+
+impl Counter {
+    /// Returns what was counted so far.
+    pub fn counts(&self) -> Counts {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, counts: Counts) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+}

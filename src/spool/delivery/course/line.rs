@@ -1,0 +1,87 @@
+//! The connection to the receiver as the course sees it, and the pauses before another one.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::{Duration, Instant};
+
+use crate::mllp::exchange::Exchange;
+use crate::mllp::frame::Limits;
+
+/// Bounds a receiver's answer, in bytes: the field's are a few hundred, with an embedded report some hundred thousand.
+const ANSWER_FRAME_BYTES_MAX: u64 = 1 << 20;
+/// Counts the control ids that are remembered of one connection; with more it is opened anew. 16 bytes each.
+const CONTROL_IDS_MAX: usize = 1 << 16;
+
+/// Tells what is known of the receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiver {
+    /// Nothing yet.
+    Unknown,
+    /// It takes connections, and answered the last message that was sent.
+    Up,
+    /// It does not, for this reason: a stable code.
+    Down(&'static str),
+}
+
+pub(super) enum Line {
+    /// There is no connection; one may be opened.
+    Down,
+    /// None may be opened before this.
+    Backoff { until: Instant },
+    /// One is being opened.
+    Dialing,
+    /// One is open.
+    Up(Box<Up>),
+}
+
+/// Is an open connection.
+pub(super) struct Up {
+    pub(super) exchange: Exchange,
+    /// Tells whether a byte of a message was sent on it.
+    pub(super) is_used: bool,
+    pub(super) silence_at: Option<Instant>,
+    /// Holds the hashes of the control ids that were sent on it: an equal hash costs a new connection, no more.
+    control_ids: HashSet<u64>,
+}
+
+impl Line {
+    pub(super) fn up() -> Self {
+        let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, ..Limits::default() };
+        let exchange = Exchange::new(limits);
+        Self::Up(Box::new(Up { exchange, is_used: false, silence_at: None, control_ids: HashSet::new() }))
+    }
+}
+
+impl Up {
+    /// Takes note of a control id, and tells whether its answer cannot be confused with an earlier one's: an empty one
+    /// can with any, a repeated one with its first.
+    pub(super) fn take_control_id(&mut self, control_id: &[u8]) -> bool {
+        let has_others = !self.control_ids.is_empty();
+        if has_others && (control_id.is_empty() || self.control_ids.len() >= CONTROL_IDS_MAX) {
+            return false;
+        }
+        let mut hasher = DefaultHasher::new();
+        control_id.hash(&mut hasher);
+        self.control_ids.insert(hasher.finish())
+    }
+}
+
+/// Makes pauses differ (SplitMix64), so that many senders do not come back at once.
+pub(super) struct Jitter(u64);
+
+impl Jitter {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Returns something between half and all of a pause.
+    pub(super) fn shorten(&mut self, longest: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let part = u32::try_from((mixed ^ (mixed >> 31)) >> 48).unwrap_or(0);
+        let half = longest / 2;
+        half + half.saturating_mul(part) / (1 << 16)
+    }
+}
