@@ -188,14 +188,9 @@ impl SpoolError {
         match self {
             Self::File { .. } | Self::Store { .. } | Self::Disk { .. } | Self::Random | Self::Closed => true,
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
-<<<<<<< HEAD
             Self::Damaged { damage, .. } => *damage == Damage::Database,
             Self::NotThere { .. } | Self::NotAllowed { .. } => false,
-            Self::Sent { .. } | Self::Stranded { .. } => false,
-=======
-            Self::Damaged { .. } | Self::NotThere { .. } | Self::NotAllowed { .. } => false,
             Self::Sent { .. } | Self::Stranded { .. } | Self::TooManyForwards { .. } => false,
->>>>>>> i4-D
         }
     }
 }

@@ -5,8 +5,8 @@
 //! delivery.md ("stored"); the format is in ARCHITECTURE.md ("The spool").
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Sender};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 mod codes;
 mod core;
 mod database;
+mod ledger;
 mod messages;
 mod open;
 mod operate;
@@ -240,12 +241,7 @@ impl Spool {
     ///
     /// # Errors
     /// The store failed, a message is damaged, or messages are queued for another destination.
-    pub async fn read(
-        &self,
-        from: Sequence,
-        messages_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Queued>, SpoolError> {
+    pub async fn read(&self, from: Sequence, messages_max: usize, bytes_max: usize) -> Result<Vec<Queued>, SpoolError> {
         let (reply, answer) = oneshot::channel();
         let limits = (messages_max, bytes_max as u64);
         self.send(Work::Read(Read { from, limits, reply })).await?;
@@ -253,7 +249,15 @@ impl Spool {
         let mut queued = Vec::with_capacity(found.len());
         for mut message in found {
             let content = std::mem::replace(&mut message.content, Content::Here(Vec::new()));
-            queued.push(message.with(self.whole(content).await?));
+            match self.whole(content).await {
+                Ok(payload) => queued.push(message.with(payload)),
+                // One that was settled meanwhile is not missing.
+                Err(error @ SpoolError::Damaged { .. }) => {
+                    let sequence = message.sequence;
+                    self.look(move |core| core.confirm_damage(sequence, &error)).await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(queued)
     }

@@ -45,7 +45,12 @@ pub(super) fn make_directory(directory: &Path) -> Result<(), SpoolError> {
     let is_new = !directory.exists();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|source| SpoolError::file("make", directory, source))?;
-    if is_new { key::sync_directory(directory) } else { Ok(()) }
+    if is_new {
+        key::sync_directory(directory)?;
+        // The one above may be as new.
+        key::sync_directory(directory.parent().unwrap_or(directory))?;
+    }
+    Ok(())
 }
 
 /// Tells whether the database was ever written.

@@ -38,7 +38,7 @@ pub(super) struct Arrival {
 pub(super) struct Found {
     pub(super) sequence: Sequence,
     pub(super) epoch: Epoch,
-    pub(super) digest: [u8; 32],
+    pub(super) digest: Digest,
     pub(super) accepted: i64,
     pub(super) content: Content,
 }
@@ -46,8 +46,8 @@ pub(super) struct Found {
 impl Found {
     /// Makes it whole with the payload.
     pub(super) fn with(self, payload: Vec<u8>) -> Queued {
-        let (digest, accepted) = (Digest(self.digest), time_of(self.accepted));
-        Queued { sequence: self.sequence, epoch: self.epoch, digest, payload, accepted }
+        let Self { sequence, epoch, digest, accepted, .. } = self;
+        Queued { sequence, epoch, payload, digest, accepted: time_of(accepted) }
     }
 }
 
@@ -128,8 +128,7 @@ impl Core {
     fn insert(&mut self, arrival: &Arrival, at: i64) -> Result<Sequence, SpoolError> {
         let sequence = self.live.head.last + 1;
         let day = day_of(at);
-        let digest =
-            self.keys.digest.following_fingerprint(&self.live.head.digest, sequence, &arrival.payload);
+        let digest = self.keys.digest.following_fingerprint(&self.live.head.digest, sequence, &arrival.payload);
         let place = self.message_place(sequence, day, self.destination);
         let mut sealed = std::mem::take(&mut self.buffer);
         let (parts, file): ([&[u8]; 2], _) = match &arrival.content {
@@ -217,8 +216,8 @@ impl Core {
         let mut found = Vec::with_capacity(messages.len());
         for message in messages {
             let content = self.content(&message)?;
-            let Message { sequence, digest, accepted, .. } = message;
-            found.push(Found { sequence, epoch: self.epoch_of(sequence), digest, accepted, content });
+            let Message { sequence, accepted, digest, .. } = message;
+            found.push(Found { sequence, epoch: self.epoch_of(sequence), digest: Digest(digest), accepted, content });
         }
         Ok(found)
     }
@@ -248,6 +247,15 @@ impl Core {
             _ => None,
         };
         content.ok_or_else(|| self.damaged(Damage::TamperedMessage(sequence)))
+    }
+
+    /// Notes that the file of a message is damaged, unless the message has left the queue meanwhile.
+    pub(super) fn confirm_damage(&mut self, sequence: Sequence, damage: &SpoolError) -> Result<(), SpoolError> {
+        if self.find_message(sequence)?.is_none_or(|message| message.state != State::Queued) {
+            return Ok(());
+        }
+        self.damage = Some(damage.clone());
+        Err(damage.clone())
     }
 
     /// Raises what may have been sent; part of a transaction.

@@ -101,7 +101,7 @@ impl Core {
         self.note(&Entry { bytes: message.bytes, ..Entry::by(by, reason, happening, sequence) }, now())?;
         // The operator has decided about what was damaged; what is left of it is found again.
         self.damage = None;
-        self.advance()
+        self.advance_past(sequence)
     }
 
     /// Queues a message again under a new number, which is returned: one that was set aside, or delivered and kept.
@@ -118,7 +118,7 @@ impl Core {
         }
         let reason = format!("queued again as {again}");
         self.note(&Entry { bytes: message.bytes, ..Entry::by(by, &reason, Happening::Released, sequence) }, now())?;
-        self.advance()?;
+        self.advance_past(sequence)?;
         Ok(again)
     }
 

@@ -133,6 +133,17 @@ impl Core {
         Ok(())
     }
 
+    /// Does the same after an operator's decision about a message, which may have been retired long ago.
+    pub(super) fn advance_past(&mut self, sequence: Sequence) -> Result<(), SpoolError> {
+        self.advance()?;
+        if self.limits.keep_delivered.is_zero()
+            && let Some(message) = self.find_message(sequence)?
+        {
+            self.remove_if_over(&message, i64::MAX)?;
+        }
+        Ok(())
+    }
+
     /// Walks from what is retired to the first queued message.
     fn walk(&mut self, before: Sequence) -> Result<(), SpoolError> {
         let failed = |source| database::failure("read the queue", &self.path, source);

@@ -130,6 +130,7 @@ impl Append {
             Some(error) => Err(Refusal::from(error.clone())),
             None => self.outcome,
         };
+        drop(self.draft);
         drop(self.reply.send(outcome));
     }
 }
@@ -231,8 +232,7 @@ impl Writer {
         for job in batch {
             turn.look(core, job);
         }
-        let ended = turn.end(core);
-        self.tail.send_replace(core.tail());
+        let ended = turn.end(core, &self.tail);
         if let Err(error) = ended {
             self.close(error);
         }
@@ -255,7 +255,8 @@ impl Writer {
                 }
                 Err(cause) => {
                     self.tail.send_modify(|tail| tail.failed = Some(cause.to_string()));
-                    *trouble = Trouble { cause, pause: (trouble.pause * 2).min(REOPEN_MAX), retry_at: at + trouble.pause };
+                    *trouble =
+                        Trouble { cause, pause: (trouble.pause * 2).min(REOPEN_MAX), retry_at: at + trouble.pause };
                 }
             },
             Ok(core) if at >= self.tidy_at => {
@@ -304,12 +305,15 @@ impl Turn {
     }
 
     /// Commits and answers the rest; an error is the store's.
-    fn end(mut self, core: &mut Core) -> Result<(), SpoolError> {
+    fn end(mut self, core: &mut Core, tail: &watch::Sender<Tail>) -> Result<(), SpoolError> {
         if let Some(error) = self.failure.take() {
             self.answer(Some(&error));
             return Err(error);
         }
         if self.changes.is_empty() && self.reserve.is_none() {
+            if core.damage.is_some() {
+                tail.send_replace(core.tail());
+            }
             return Ok(());
         }
         let mut outcome = self.commit(core, true);
@@ -320,6 +324,8 @@ impl Turn {
         }
         match outcome {
             Ok(()) => {
+                // First, so that who has an answer finds it in the tail.
+                tail.send_replace(core.tail());
                 self.answer(None);
                 core.follow_up()
             }
@@ -364,10 +370,13 @@ fn tidy(core: &mut Core) -> Result<Duration, SpoolError> {
         Ok(tidied) if tidied.changed => {
             core.commit()?;
             core.follow_up()?;
-            if tidied.destroyed {
-                database::checkpoint(&core.connection, &core.path)?;
+            let emptied = if tidied.destroyed { database::checkpoint(&core.connection, &core.path) } else { Ok(()) };
+            match emptied {
+                Ok(()) => Ok(TIDY_PAUSE),
+                // The log is written back with the next checkpoint that finds room.
+                Err(SpoolError::Disk { .. }) => Ok(TIDY_EVERY),
+                Err(error) => Err(error),
             }
-            Ok(TIDY_PAUSE)
         }
         Ok(tidied) => {
             core.roll_back()?;
