@@ -41,6 +41,7 @@ mod receiver_down;
 mod reload;
 mod routes;
 mod self_test;
+mod stored_intake;
 mod tunnel;
 mod uapi;
 mod wg_quick_files;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         cli::tests(),
         clock::tests(),
         flood::tests(),
+        stored_intake::tests(),
         tunnel::tests(),
         uapi::tests(),
         routes::tests(),

@@ -5,6 +5,7 @@
 
 mod facts;
 mod prepare;
+mod queues;
 mod reload;
 mod serve;
 
@@ -144,6 +145,8 @@ struct Parts {
     reloader: Reloader,
     /// Is since when the interface has been seen at fault.
     interface_fault: Mutex<Option<SystemTime>>,
+    /// Is what was seen of the queues.
+    watch: queues::Watch,
 }
 
 /// Is what a reload may change; each replaces the whole.
@@ -209,6 +212,7 @@ impl Site {
             inside,
             reloader,
             interface_fault: Mutex::new(None),
+            watch: queues::Watch::default(),
         };
         Ok(Self { parts: Arc::new(parts), prepared, arrivals, requests, health, control })
     }

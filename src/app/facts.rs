@@ -122,7 +122,7 @@ impl Parts {
             acks: counts.acks,
             anomalies: counts.anomalies,
             closed: counts.closed,
-            queue: None,
+            queue: self.watch.facts(forward),
         }
     }
 }

@@ -12,8 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::prepare::{NextForward, NextService, Prepared, Step, hold_for};
-use super::{AppError, Now, Parts, Running};
-use crate::control::queue::QueueAnswer;
+use super::{AppError, Now, Parts, Running, queues};
 use crate::control::{self, Answers, ControlListener};
 use crate::forward::{Forward, Way};
 use crate::health::http::Source;
@@ -174,16 +173,16 @@ pub(super) fn serve_watchers(
             }
         });
     }
-    let reloader = parts.reloader.clone();
+    let (reloader, now) = (parts.reloader.clone(), Arc::clone(&parts.now));
     let answers = Answers {
         status: Arc::new(move || {
             let facts = source();
             serde_json::to_value(assess(&facts, SystemTime::now())).unwrap_or_default()
         }),
         reload: Arc::new(move || Box::pin(reloader.clone().reload_for_command())),
-        queue: Arc::new(|request, _| {
-            let cause = format!("no stored forward is named {}", request.forward);
-            Box::pin(async { QueueAnswer::Failed { cause } })
+        queue: Arc::new(move |request, by| {
+            let now = Arc::clone(&now);
+            Box::pin(async move { queues::answer(&now, request, by).await })
         }),
     };
     tasks.keep_for_ever("the control socket", async move {

@@ -175,6 +175,8 @@ pub struct QueueEntry {
     pub accepted: String,
     /// Counts its bytes.
     pub bytes: u64,
+    /// Is the service or address that it was accepted for.
+    pub target: String,
     /// Says whether the far site may have it.
     pub sent: bool,
     /// Says when it was settled, in RFC 3339.
@@ -187,10 +189,6 @@ pub struct QueueEntry {
     pub attempts: u32,
     /// Counts those of them whose end is not known.
     pub in_doubt: u32,
-    /// Says why an operator gave it up.
-    pub reason: Option<String>,
-    /// Is the number under which it was queued again.
-    pub released_as: Option<u64>,
 }
 
 #[cfg(test)]

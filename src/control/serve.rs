@@ -33,15 +33,18 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
 /// Is the pause after a failed accept: it fails for want of file descriptors, and would spin.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// Is an answer that takes its time.
+type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// Gives the site's answers.
 #[derive(Clone)]
 pub struct Answers {
     /// Gives the status as JSON; called on each request, so it must not block.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Reads the configuration again and takes it up.
-    pub reload: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>> + Send + Sync>,
+    pub reload: Arc<dyn Fn() -> Later<Reloaded> + Send + Sync>,
     /// Does what is asked of a queue, for the user that is named; who asks may.
-    pub queue: Arc<dyn Fn(QueueRequest, String) -> Pin<Box<dyn Future<Output = QueueAnswer> + Send>> + Send + Sync>,
+    pub queue: Arc<dyn Fn(QueueRequest, String) -> Later<QueueAnswer> + Send + Sync>,
 }
 
 /// Is the open control socket; its file goes when this is dropped.

@@ -47,7 +47,8 @@ thread_local! {
 
 /// Keeps messages.
 pub(super) trait Keep: Sync {
-    /// Keeps a message behind those of earlier calls; it is on disk when this returns. The first poll puts it in line.
+    /// Keeps a message; it is on disk when this returns. The first poll puts it in line, unless it is so large that it
+    /// is written beforehand: see [`READ_BYTES`].
     fn append(&self, payload: Vec<u8>) -> impl Future<Output = Result<(), NotKept>> + Send;
 }
 

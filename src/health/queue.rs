@@ -64,6 +64,8 @@ pub struct QueueFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Queue {
+    /// Its spool is being opened, and takes nothing yet.
+    Opening,
     /// They do, as far as the way to it is open.
     Flowing,
     /// An operator has paused it.
@@ -98,11 +100,12 @@ pub enum Queue {
 
 impl Queue {
     /// Lists the words of all states.
-    pub const WORDS: [&str; 5] = ["flowing", "paused", "held", "diverged", "failed"];
+    pub const WORDS: [&str; 6] = ["opening", "flowing", "paused", "held", "diverged", "failed"];
 
     /// Returns the word, as the JSON has it.
     pub fn as_str(&self) -> &'static str {
         match self {
+            Self::Opening => "opening",
             Self::Flowing => "flowing",
             Self::Paused => "paused",
             Self::Held { .. } => "held",

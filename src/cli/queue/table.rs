@@ -27,7 +27,7 @@ fn row(entry: &QueueEntry) -> Row<'_> {
         attempts(entry),
         entry.code.clone().unwrap_or_default(),
     ];
-    Row { cells, cause: entry.reason.as_deref(), note: None }
+    Row { cells, cause: None, note: None }
 }
 
 /// Writes such as `3, 1 in doubt`.
@@ -43,19 +43,17 @@ fn attempts(entry: &QueueEntry) -> String {
 pub(super) fn entry(entry: &QueueEntry) -> String {
     let mut text = String::new();
     let some = |text: &Option<String>| text.clone().unwrap_or_default();
-    let released = entry.released_as.map(|sequence| sequence.to_string()).unwrap_or_default();
     let lines = [
         ("message", entry.sequence.to_string()),
         ("state", entry.state.clone()),
         ("accepted", entry.accepted.clone()),
+        ("for", entry.target.clone()),
         ("bytes", entry.bytes.to_string()),
         ("sent", if entry.sent { "yes, the far site may have it" } else { "no" }.to_owned()),
         ("attempts", attempts(entry)),
         ("settled", some(&entry.settled)),
         ("outcome", some(&entry.verdict)),
         ("answer", some(&entry.code)),
-        ("reason", some(&entry.reason)),
-        ("released as", released),
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         line(&mut text, &format!("{name:<12} {value}"));

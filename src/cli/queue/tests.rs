@@ -51,7 +51,7 @@ async fn asked_with(words: &str, answer: impl Fn(QueueRequest) -> QueueAnswer + 
 
 fn entry(sequence: u64, state: &str) -> QueueEntry {
     let accepted = "2026-11-22T13:59:00Z".into();
-    QueueEntry { sequence, state: state.into(), accepted, bytes: 512, ..QueueEntry::default() }
+    QueueEntry { sequence, state: state.into(), accepted, bytes: 512, target: "orders".into(), ..QueueEntry::default() }
 }
 
 #[tokio::test]
@@ -119,6 +119,7 @@ more: wardlink queue list orders --from 1043
 message      7
 state        queued
 accepted     2026-11-22T13:59:00Z
+for          orders
 bytes        512
 sent         yes, the far site may have it
 attempts     3, 1 in doubt
@@ -149,7 +150,7 @@ fn part_of(content: &[u8], offset: u64) -> QueueAnswer {
 
 #[tokio::test]
 async fn a_content_comes_whole_however_long_it_is() {
-    let content: Vec<u8> = (0..CONTENT_BYTES_MAX + 1000).map(|index| (index % 251) as u8).collect();
+    let content: Vec<u8> = (0..=250).cycle().take(CONTENT_BYTES_MAX + 1000).collect();
     let sent = content.clone();
     let (site, directory) = site_that(move |request| match request.action {
         QueueAction::Content { sequence: 7, offset } => part_of(&sent, offset),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 
 use super::judge::{Fate, judge};
-use super::{Keep, NotKept};
+use super::{Keep, NotKept, READ_BYTES};
 use crate::config::{OnFull, Stored};
 use crate::forward::answer::Mark;
 use crate::link::tally::Tally;
@@ -120,23 +120,28 @@ impl<'a> Batch<'a> {
     /// Dropping the future loses answers, never a message that was answered.
     pub(super) async fn settle<K: Keep>(self, keep: &K) -> Answers {
         let Self { tally, terms, entries, ends, at, .. } = self;
-        let mut waiting = Vec::with_capacity(entries.len());
+        let (mut waiting, mut kept) = (Vec::with_capacity(entries.len()), VecDeque::with_capacity(entries.len()));
         let mut steps = VecDeque::with_capacity(entries.len());
         for Entry { head, step } in entries {
             match step {
                 Step::Store { payload, code } => {
+                    let is_large = payload.len() > READ_BYTES;
                     waiting.push(keep.append(payload));
                     steps.push_back((head, Some(code)));
+                    // It is written before it is in line; of one read, only the first frame can be so large.
+                    if is_large {
+                        kept.extend(join_all(waiting.drain(..)).await);
+                    }
                 }
                 Step::Refuse => steps.push_back((head, None)),
             }
         }
-        let mut kept = join_all(waiting).await.into_iter();
+        kept.extend(join_all(waiting).await);
         let mut answers = Writer { tally, at, answers: Answers { bytes: Vec::new(), ends } };
         for (head, stored) in steps {
             let code = match stored {
                 None => Err((NO_ANSWER, NO_APPLICATION_ANSWER_TEXT, OnFull::Nak)),
-                Some(code) => match kept.next().unwrap_or(Err(NotKept::Failed)) {
+                Some(code) => match kept.pop_front().unwrap_or(Err(NotKept::Failed)) {
                     Ok(()) => Ok(code),
                     Err(why) => Err((why.code(), NOT_STORED_TEXT, terms.on_full)),
                 },

@@ -5,8 +5,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
@@ -61,6 +62,10 @@ pub struct Store {
     /// Has it opened again now.
     again: Notify,
     retired: watch::Sender<bool>,
+    /// Counts attempts without a known end, as outcomes tell of them.
+    in_doubt: AtomicU64,
+    /// Is when a message was settled last.
+    settled: Mutex<Option<Instant>>,
 }
 
 impl Store {
@@ -72,6 +77,8 @@ impl Store {
             state: watch::Sender::default(),
             again: Notify::new(),
             retired: watch::Sender::new(false),
+            in_doubt: AtomicU64::new(0),
+            settled: Mutex::new(None),
         })
     }
 
@@ -95,6 +102,16 @@ impl Store {
             Opened::Failed(_, error) => Err(error),
             Opened::Not => Err(SpoolError::Closed),
         }
+    }
+
+    /// Counts the attempts since the start whose end is not known.
+    pub fn in_doubt(&self) -> u64 {
+        self.in_doubt.load(Ordering::Relaxed)
+    }
+
+    /// Says when a message was settled last, since the start.
+    pub fn last_settled(&self) -> Option<Instant> {
+        *self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the spool, on a thread that may block.
@@ -243,7 +260,13 @@ impl Queue for Store {
     }
 
     fn settle(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>> {
-        Box::pin(async move { Ok(self.spool()?.settle(outcomes).await?) })
+        Box::pin(async move {
+            let in_doubt = outcomes.iter().map(|outcome| u64::from(outcome.in_doubt)).sum();
+            let retired = self.spool()?.settle(outcomes).await?;
+            self.in_doubt.fetch_add(in_doubt, Ordering::Relaxed);
+            *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            Ok(retired)
+        })
     }
 
     fn tail(&self) -> watch::Receiver<QueueState> {

@@ -363,5 +363,5 @@ async fn a_connection_that_is_told_to_end_does_so_between_two_messages() {
     assert!(here.is_silent(Duration::from_millis(100)).await);
     here.send(&message[50..]).await;
     assert_eq!(here.answers(1).await, ["AA 1"]);
-    assert_eq!(here.closed().await.0, "stopping");
+    assert_eq!(here.closed_within(SECOND).await.0, "stopping", "at once, not when the time is over");
 }

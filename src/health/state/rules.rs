@@ -5,6 +5,8 @@
 
 mod queue;
 
+pub(super) use queue::spool_fault;
+
 use std::time::{Duration, SystemTime};
 
 use super::super::facts::{
@@ -94,7 +96,8 @@ fn no_session_cause(facts: &SiteFacts, peer: &PeerFacts) -> String {
 pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: SystemTime) -> Verdict {
     let peer = facts.peers.iter().find(|peer| peer.name == forward.peer);
     listener_fault(forward)
-        .or_else(|| queue::spool_fault(forward))
+        .or_else(|| spool_fault(facts, forward))
+        .or_else(|| queue::fullness(facts, forward))
         .or_else(|| interface_fault(facts))
         .or_else(|| peer.map(|peer| judge_peer(facts, peer, now)).filter(|verdict| verdict.status == Status::Down))
         .or_else(|| link_fault(facts, forward))

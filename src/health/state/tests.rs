@@ -454,6 +454,7 @@ fn a_queue_that_stands_still_says_why_and_what_to_do() {
     let state = |state: Queue| stored(move |_, queue| queue.state = state);
     let verdict = state(Queue::Failed { since, cause: "the disk is gone".into() });
     check("failed", &verdict, Status::Down, since, "spool: the disk is gone");
+    check("opening", &state(Queue::Opening), Status::Unknown, ago(10_000), "the spool is being opened");
     let verdict = state(Queue::Held { since, sequence: 7, cause: "AE, 6 attempts".into() });
     let text = "held at message 7: AE, 6 attempts; 3 wait, see wardlink queue show results 7";
     check("held", &verdict, Status::Down, since, text);
@@ -475,11 +476,30 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
     let text = "the queue has 800 of at most 1000 messages (max_queue_messages)";
     check("filling", &stored(|_, queue| queue.depth = 800), Status::Degraded, ago(10_000), text);
     assert_eq!(stored(|_, queue| queue.depth = 799).status, Status::Ok);
+    let offline = stored(|facts, queue| {
+        lose_session(facts);
+        queue.depth = 1000;
+    });
+    assert!(offline.cause.unwrap().starts_with("the queue has 1000 of at most 1000"), "what senders meet is first");
     let text = "the queue has 1048576 of at most 1048576 bytes (max_queue_bytes)";
     check("full", &stored(|_, queue| queue.bytes = 1 << 20), Status::Down, ago(10_000), text);
     let text = "the disk of the spool is full in 11h 59m, if it goes on so";
     let verdict = stored(|_, queue| queue.disk_full_in = Some(Duration::from_secs(12 * 3600 - 1)));
     check("disk", &verdict, Status::Degraded, ago(10_000), text);
+}
+
+#[test]
+fn a_site_is_not_ready_while_a_spool_takes_nothing() {
+    let mut facts = site();
+    facts.forwards.push(super::super::fixture::stored());
+    assert!(unready(&facts).is_empty());
+    let queue = |facts: &mut SiteFacts, state| facts.forwards[2].queue.as_mut().unwrap().state = state;
+    queue(&mut facts, Queue::Opening);
+    assert_eq!(unready(&facts), ["forward results: the spool is being opened"]);
+    queue(&mut facts, Queue::Failed { since: ago(1), cause: "the disk is gone".into() });
+    assert_eq!(unready(&facts), ["forward results: spool: the disk is gone"]);
+    queue(&mut facts, Queue::Paused);
+    assert!(unready(&facts).is_empty(), "it takes messages");
 }
 
 #[test]

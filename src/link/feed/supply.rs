@@ -19,7 +19,7 @@ use super::{Answer, CommandKind, Held, Queue};
 use crate::link::echo::Echo;
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
 use crate::link::wire::{Cause, ReceiverState};
-use crate::spool::{Divergence, Sequence};
+use crate::spool::{Divergence, FarView, Sequence};
 
 /// Commands that wait for their answer: an operator gives one at a time.
 const COMMANDS_MAX: usize = 16;
@@ -29,6 +29,8 @@ const COMMANDS_MAX: usize = 16;
 pub struct SupplyState {
     /// Says how the two sites differ, where they do: nothing is sent until an operator reconciles them.
     pub diverged: Option<Divergence>,
+    /// Is how far the far site said last that it came.
+    pub far: Option<FarView>,
     /// Is the message that waits for an operator at the far site.
     pub held: Option<Held>,
     /// Is the message that is larger than the far site takes; all others wait behind it.
@@ -51,6 +53,7 @@ pub struct Supply {
 
 struct Inner {
     near: Near,
+    far: Option<FarView>,
     is_connected: bool,
     commands: HashMap<u32, oneshot::Sender<Answer>>,
     next_command: u32,
@@ -65,6 +68,7 @@ impl Supply {
             queue,
             inner: Mutex::new(Inner {
                 near: Near::new(),
+                far: None,
                 is_connected: false,
                 commands: HashMap::new(),
                 next_command: 1,
@@ -85,9 +89,11 @@ impl Supply {
 
     /// Tells how the messages between the two sites are.
     pub fn state(&self) -> SupplyState {
-        let near = &self.lock().near;
+        let inner = self.lock();
+        let near = &inner.near;
         SupplyState {
             diverged: near.divergence(),
+            far: inner.far,
             held: near.held().cloned(),
             too_large: near.too_large(),
             in_flight: near.in_flight(),
@@ -203,6 +209,7 @@ impl Supply {
             Event::Judge(view) => {
                 let judgement = self.queue.judge(view).await.map_err(Ended::Store)?;
                 let mut inner = self.lock();
+                inner.far = Some(view);
                 inner.near.handle_judgement(judgement);
                 inner.is_connected = inner.near.divergence().is_none();
                 self.read_on.notify_one();

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::super::super::facts::{ForwardFacts, Queue, ServiceFacts, SiteFacts};
+use super::super::super::facts::{ForwardFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
 use super::super::{Status, Verdict};
 use super::age_text;
 
@@ -15,9 +15,10 @@ const FILLING_PERCENT: u64 = 80;
 const DISK_FULL_SOON: Duration = Duration::from_secs(12 * 3600);
 
 /// Notes a spool that takes and gives nothing.
-pub(super) fn spool_fault(forward: &ForwardFacts) -> Option<Verdict> {
+pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     match &forward.queue.as_ref()?.state {
         Queue::Failed { since, cause } => Some(Verdict::new(Status::Down, *since, &format!("spool: {cause}"))),
+        Queue::Opening => Some(Verdict::new(Status::Unknown, facts.started, "the spool is being opened")),
         Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => None,
     }
 }
@@ -32,7 +33,7 @@ pub(super) fn divergence(forward: &ForwardFacts) -> Option<Verdict> {
             );
             Some(Verdict::new(Status::Down, *since, &text))
         }
-        Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Failed { .. } => None,
+        Queue::Opening | Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Failed { .. } => None,
     }
 }
 
@@ -50,27 +51,39 @@ pub(super) fn standstill(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Ve
             let text = format!("paused, {} wait; wardlink forward resume {} ends it", queue.depth, forward.name);
             Some(Verdict::new(Status::Degraded, facts.started, &text))
         }
-        Queue::Flowing | Queue::Diverged { .. } | Queue::Failed { .. } => None,
+        Queue::Opening | Queue::Flowing | Queue::Diverged { .. } | Queue::Failed { .. } => None,
     }
 }
 
-/// Notes a queue or a disk that is full, or soon will be.
+/// Notes a queue that has as much as it may: messages are not taken.
+pub(super) fn fullness(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+    let (text, percent) = fill(forward.queue.as_ref()?);
+    (percent >= 100).then(|| Verdict::new(Status::Down, facts.started, &text))
+}
+
+/// Notes a queue or a disk that soon will be full.
 pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref()?;
-    let limits = [
-        (queue.depth, queue.depth_max, "messages", "max_queue_messages"),
-        (queue.bytes, queue.bytes_max, "bytes", "max_queue_bytes"),
-    ];
-    let percent = |count: u64, max: u64| count.saturating_mul(100) / max.max(1);
-    let worst = limits.into_iter().max_by_key(|(count, max, ..)| percent(*count, *max));
-    if let Some((count, max, what, key)) = worst.filter(|(count, max, ..)| percent(*count, *max) >= FILLING_PERCENT) {
-        let status = if count >= max { Status::Down } else { Status::Degraded };
-        let text = format!("the queue has {count} of at most {max} {what} ({key})");
-        return Some(Verdict::new(status, facts.started, &text));
+    let (text, percent) = fill(queue);
+    if percent >= FILLING_PERCENT {
+        return Some(Verdict::new(Status::Degraded, facts.started, &text));
     }
     let left = queue.disk_full_in.filter(|left| *left <= DISK_FULL_SOON)?;
     let text = format!("the disk of the spool is full in {}, if it goes on so", age_text(left));
     Some(Verdict::new(Status::Degraded, facts.started, &text))
+}
+
+/// Says how full the queue is, by the limit that is nearer, in words and in percent.
+fn fill(queue: &QueueFacts) -> (String, u64) {
+    let percent = |count: u64, max: u64| count.saturating_mul(100) / max.max(1);
+    let say = |count: u64, max: u64, what: &str| format!("the queue has {count} of at most {max} {what}");
+    let messages = percent(queue.depth, queue.depth_max);
+    let bytes = percent(queue.bytes, queue.bytes_max);
+    if messages >= bytes {
+        (say(queue.depth, queue.depth_max, "messages (max_queue_messages)"), messages)
+    } else {
+        (say(queue.bytes, queue.bytes_max, "bytes (max_queue_bytes)"), bytes)
+    }
 }
 
 /// Notes a peer's queue that is held at a receiver.
