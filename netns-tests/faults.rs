@@ -6,6 +6,7 @@
 mod account;
 mod disk;
 mod life;
+mod steps;
 mod table;
 mod traffic;
 
@@ -24,6 +25,7 @@ use crate::impair::fate::Chance;
 use account::planted;
 use disk::{Action, Class, Disk};
 use life::{Fault, Life};
+use steps::Begins;
 use table::Table;
 
 tests![
@@ -34,6 +36,8 @@ tests![
     a_name_is_durable_with_its_directory needs "cc" "python3",
     a_program_dies_at_the_event_that_is_said needs "cc" "python3",
     a_full_disk_takes_no_more needs "cc" "python3",
+    what_is_acknowledged_is_kept_at_every_step needs "cc",
+    a_disk_that_lies_is_found_out_at_the_near_site needs "cc",
     nothing_is_lost_whatever_happens needs "cc",
     a_disk_that_lies_is_found_out needs "cc",
     a_restored_near_site_waits_for_a_decision needs "cc",
@@ -54,6 +58,29 @@ fn the_judge_finds_what_must_not_be() {
 
 fn the_judge_accepts_what_has_a_reason() {
     planted::what_has_a_reason_is_not();
+}
+
+/// Is every how many steps one is tried here; all of them at the size of the acceptance criteria.
+const STRIDE: u64 = 13;
+
+/// Loses power at one event after the other, of the first start with the first messages, and of a later one.
+fn what_is_acknowledged_is_kept_at_every_step() {
+    let stride = if full() { 1 } else { STRIDE };
+    let seed = number("WARDLINK_FAULT_SEED", 1) as u64;
+    for begins in [Begins::Fresh, Begins::Again] {
+        let (steps, lost) = steps::every_step(begins, false, stride, seed);
+        if full() {
+            eprintln!("{begins:?}: power lost at each of {steps} events, {} messages lost", lost.len());
+        }
+        assert!(steps > 20, "only {steps} events");
+        assert!(lost.is_empty(), "lost: {}", lost.join("\n"));
+    }
+}
+
+/// A site whose fsync does nothing, as with `synchronous=OFF`, must be found to lose messages; else nothing is proven.
+fn a_disk_that_lies_is_found_out_at_the_near_site() {
+    let (_, lost) = steps::every_step(Begins::Fresh, true, 5 * STRIDE, 1);
+    assert!(!lost.is_empty());
 }
 
 /// Reads a number from the environment.
