@@ -27,15 +27,20 @@ pub(crate) enum Begins {
 }
 
 /// Goes through every `stride`th step; returns how many steps there are, and what was lost. A disk that lies says yes to
-/// every fsync and does nothing.
+/// every fsync and does nothing, from the first start on.
 pub(crate) fn every_step(begins: Begins, lies: bool, stride: u64, seed: u64) -> (u64, Vec<String>) {
     let mut pair = Pair::unstarted();
     let disk = Disk::new(&pair.north.dir);
     pair.north.environment = disk.environment();
-    disk.lie(lies);
     let key = pair.north.dir.join("keys/spool.key").display().to_string();
     let plan = Plan::of(&pair.north).peer(&pair.south).spool(&key);
     pair.north.write(&plan.forward("orders", FORWARD, "south", "service: orders", &["delivery: stored"]));
+    if lies {
+        pair.north.restart();
+        pair.north.kill();
+        disk.adopt();
+        disk.lie(true);
+    }
     let (mut chance, mut acked, mut lost) = (Chance(seed), Vec::new(), Vec::new());
     for step in (1 + seed % stride..).step_by(stride as usize) {
         if begins == Begins::Fresh {
