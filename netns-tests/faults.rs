@@ -6,18 +6,27 @@
 mod account;
 mod disk;
 mod life;
+mod steps;
 mod table;
 mod traffic;
 
+use std::any::Any;
 use std::fs;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use crate::harness::isolation::STATE;
-use crate::harness::tests;
+use crate::harness::{full, tests};
 use crate::impair::fate::Chance;
 use account::planted;
 use disk::{Action, Class, Disk};
+use life::{Fault, Life};
+use steps::Begins;
+use table::Table;
 
 tests![
     the_judge_finds_what_must_not_be,
@@ -27,7 +36,21 @@ tests![
     a_name_is_durable_with_its_directory needs "cc" "python3",
     a_program_dies_at_the_event_that_is_said needs "cc" "python3",
     a_full_disk_takes_no_more needs "cc" "python3",
+    what_is_acknowledged_is_kept_at_every_step needs "cc",
+    a_disk_that_lies_is_found_out_at_the_near_site needs "cc",
+    nothing_is_lost_whatever_happens needs "cc",
+    a_disk_that_lies_is_found_out needs "cc",
+    a_restored_near_site_waits_for_a_decision needs "cc",
 ];
+
+/// Counts the faults of one life of a pair of sites.
+const FAULTS_OF_A_LIFE: usize = 40;
+
+/// Counts the faults in all, here and at the size of the acceptance criteria.
+const FAULTS: (usize, usize) = (24, 3000);
+
+/// Counts the lives at the same time.
+const LIVES_AT_ONCE: (usize, usize) = (2, 6);
 
 fn the_judge_finds_what_must_not_be() {
     planted::what_must_not_be_is_found();
@@ -35,6 +58,91 @@ fn the_judge_finds_what_must_not_be() {
 
 fn the_judge_accepts_what_has_a_reason() {
     planted::what_has_a_reason_is_not();
+}
+
+/// Is every how many steps one is tried here; all of them at the size of the acceptance criteria.
+const STRIDE: u64 = 13;
+
+/// Loses power at one event after the other, of the first start with the first messages, and of a later one.
+fn what_is_acknowledged_is_kept_at_every_step() {
+    let stride = if full() { 1 } else { STRIDE };
+    let seed = number("WARDLINK_FAULT_SEED", 1) as u64;
+    for begins in [Begins::Fresh, Begins::Again] {
+        let (steps, lost) = steps::every_step(begins, false, stride, seed);
+        if full() {
+            eprintln!("{begins:?}: power lost at each of {steps} events, {} messages lost", lost.len());
+        }
+        assert!(steps > 20, "only {steps} events");
+        assert!(lost.is_empty(), "lost: {}", lost.join("\n"));
+    }
+}
+
+/// A site whose fsync does nothing, as with `synchronous=OFF`, must be found to lose messages; else nothing is proven.
+fn a_disk_that_lies_is_found_out_at_the_near_site() {
+    let (_, lost) = steps::every_step(Begins::Again, true, 5 * STRIDE, 1);
+    assert!(!lost.is_empty());
+}
+
+/// Reads a number from the environment.
+fn number(name: &str, usual: usize) -> usize {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Lives lives at once until so many faults have happened; with `WARDLINK_FAULT_TABLE` the table goes to that file.
+fn nothing_is_lost_whatever_happens() {
+    let of = |sizes: (usize, usize)| if full() { sizes.1 } else { sizes.0 };
+    let faults = number("WARDLINK_FAULT_RUNS", of(FAULTS));
+    let at_once = number("WARDLINK_FAULT_LIVES", of(LIVES_AT_ONCE)).max(1);
+    let each = FAULTS_OF_A_LIFE.min(faults.div_ceil(at_once));
+    let first = number("WARDLINK_FAULT_SEED", 1);
+    let (lives, next) = (faults.div_ceil(each), AtomicUsize::new(0));
+    let outcome = Mutex::new((Table::default(), Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..at_once.min(lives) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= lives {
+                        return;
+                    }
+                    let seed = (first + seed) as u64;
+                    let (table, wrong) = catch_unwind(|| life::live(seed, each))
+                        .unwrap_or_else(|panic| (Table::default(), vec![format!("seed {seed}: {}", text_of(&*panic))]));
+                    let mut outcome = outcome.lock().unwrap();
+                    outcome.0.merge(&table);
+                    outcome.1.extend(wrong);
+                }
+            });
+        }
+    });
+    let (table, wrong) = outcome.into_inner().unwrap();
+    if let Some(path) = std::env::var_os("WARDLINK_FAULT_TABLE") {
+        fs::write(path, table.to_string()).expect("the table is written");
+    }
+    if full() {
+        eprintln!("{table}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(table.total().0 >= faults as u64 && table.messages > 0 && table.total().1.is_clean());
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// A site whose fsync does nothing, as with `synchronous=OFF`, must be found to lose messages; else nothing is proven.
+fn a_disk_that_lies_is_found_out() {
+    let (table, wrong) = life::live_on_a_lie(1);
+    assert!(table.total().1.lost > 0, "{table}\n{}", wrong.join("\n"));
+}
+
+fn a_restored_near_site_waits_for_a_decision() {
+    let mut life = Life::start(3);
+    life.suffer(Fault::NearRestored);
+    life.suffer(Fault::NearRestored);
+    let (table, wrong) = life.account();
+    assert!(wrong.is_empty() && table.total().1.is_clean(), "{table}\n{}", wrong.join("\n"));
 }
 
 /// Runs a program in python on a disk of its own: `live` is its state. Returns what it printed.

@@ -45,7 +45,6 @@ const COUNTDOWN: u64 = 2;
 const FULL: u64 = 3;
 const LIES: u64 = 4;
 const FIRED: u64 = 5;
-const EVENTS: u64 = 6;
 const NUMBERS: usize = 12;
 
 /// Is the disk of one site.
@@ -104,11 +103,6 @@ impl Disk {
     /// Counts what has happened that was armed, since the disk was made.
     pub(crate) fn fired(&self) -> u64 {
         self.get(FIRED)
-    }
-
-    /// Counts the events of a class, since the disk was made.
-    pub(crate) fn events(&self, class: Class) -> u64 {
-        self.get(EVENTS + class as u64)
     }
 
     /// Makes all that is live durable, as after a day without events. The program must not run.
@@ -219,6 +213,15 @@ impl Disk {
         let state = self.live.join("state");
         fs::remove_dir_all(&state).expect("the live files go");
         make_dir(&state).expect("a directory");
+        self.adopt();
+    }
+
+    /// Is new. The program must not run.
+    pub(crate) fn lose_everything(&self) {
+        for part in PARTS {
+            fs::remove_dir_all(self.live.join(part)).expect("the live files go");
+            make_dir(&self.live.join(part)).expect("a directory");
+        }
         self.adopt();
     }
 

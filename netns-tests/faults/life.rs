@@ -1,13 +1,13 @@
 //! One life of a pair of sites: messages flow, and fault after fault, drawn from a seed, hits one of the sites, the wire,
 //! or the receiver. At the end everything is well and drains, and the account is made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::account::{Account, Answer, Number, Seen, judge};
+use super::account::{Answer, Number, Seen, judge};
 use super::disk::{Action, Class, Disk};
 use super::table::Table;
 use super::traffic::{Mood, Recorder, Run, Senders, Sent, below};
@@ -69,7 +69,7 @@ pub(crate) enum Fault {
 }
 
 /// Lists what is drawn from; what has many steps is there more often.
-const DRAWN: [Fault; 36] = {
+const DRAWN: [Fault; 37] = {
     use End::{Far, Near};
     use Fault::{
         DiskFull, FarRestored, FarStateLost, Killed, NearRestored, PowerLost, PowerLostTorn, ReceiverCloses,
@@ -112,6 +112,7 @@ const DRAWN: [Fault; 36] = {
         ReceiverRejects,
         FarStateLost,
         FarRestored,
+        NearRestored,
     ]
 };
 
@@ -133,7 +134,7 @@ pub(crate) struct Life {
     chance: Chance,
     run: Run,
     losses: Vec<usize>,
-    backups: BTreeSet<End>,
+    has_backup: bool,
     what: Vec<(Fault, Step)>,
 }
 
@@ -150,7 +151,6 @@ impl Life {
         let run = Arc::new(AtomicUsize::new(0));
         let recorder = Recorder::start(&pair.south.namespace, TARGET, &run);
         let senders = Senders::start(&pair.north.namespace, FORWARD, SENDERS, SENDER_PAUSE, &run);
-        let what = vec![(Fault::WireCut, Step::Any)];
         let mut life = Self {
             pair,
             disks,
@@ -159,10 +159,9 @@ impl Life {
             chance: Chance(seed),
             run,
             losses: Vec::new(),
-            backups: BTreeSet::new(),
-            what,
+            has_backup: false,
+            what: Vec::new(),
         };
-        life.what.clear();
         life.flows();
         life
     }
@@ -188,8 +187,8 @@ impl Life {
             Fault::DiskFull(end) => self.is_full(end),
             Fault::WireCut => self.is_cut(),
             Fault::FarStateLost => self.loses_state(),
-            Fault::FarRestored => self.is_restored(End::Far),
-            Fault::NearRestored => self.is_restored(End::Near),
+            Fault::FarRestored => self.far_is_restored(),
+            Fault::NearRestored => self.near_is_restored(),
             Fault::ReceiverKilled => self.receiver_is_killed(),
             Fault::ReceiverSlow => self.receiver_is(Mood::Slow(Duration::from_millis(100))),
             Fault::ReceiverCloses => self.receiver_is(Mood::Closes(1)),
@@ -239,7 +238,7 @@ impl Life {
     fn ends(&mut self, end: End, power_and_torn: Option<bool>) -> Step {
         let step = self.dies(end);
         let mut chance = Chance(self.chance.next());
-        let backs_up = self.draw(4) == 0;
+        let backs_up = end == End::Far && self.draw(4) == 0;
         let (site, disk) = self.site(end);
         match power_and_torn {
             Some(true) => disk.lose_power(Some(&mut chance)),
@@ -250,7 +249,7 @@ impl Life {
             let to = backup_of(site);
             let _ = std::fs::remove_dir_all(&to);
             disk.back_up(&to);
-            self.backups.insert(end);
+            self.has_backup = true;
         }
         self.site(end).0.restart();
         step
@@ -336,16 +335,61 @@ impl Life {
         step
     }
 
-    /// Puts a backup in place, where there is one that the life has gone on from.
-    fn is_restored(&mut self, end: End) -> Step {
-        let step = self.dies(end);
-        if self.backups.contains(&end) {
+    /// Puts a backup of the far site in place, where there is one that the life has gone on from.
+    fn far_is_restored(&mut self) -> Step {
+        let step = self.dies(End::Far);
+        if self.has_backup {
             self.losses.push(self.recorder.count());
-            let (site, disk) = self.site(end);
-            disk.restore(&backup_of(site));
+            self.disks[1].restore(&backup_of(&self.pair.south));
         }
-        self.site(end).0.restart();
+        self.pair.south.restart();
         step
+    }
+
+    /// Puts a backup of the near site in place that knows nothing of the latest messages, all of which have come. The
+    /// sites are held as diverged; meanwhile messages are kept, and what an operator decides lets them flow again.
+    fn near_is_restored(&mut self) -> Step {
+        let backup = backup_of(&self.pair.north);
+        let accept_far = self.draw(2) == 0;
+        {
+            let _nothing_is_under_way = self.senders.pause();
+            drains(&self.pair, &self.senders.sent(), &self.recorder);
+            self.pair.north.kill();
+            let _ = std::fs::remove_dir_all(&backup);
+            self.disks[0].back_up(&backup);
+            self.pair.north.restart();
+        }
+        self.flows();
+        {
+            let _nothing_is_under_way = self.senders.pause();
+            drains(&self.pair, &self.senders.sent(), &self.recorder);
+            self.pair.north.kill();
+            self.losses.push(self.recorder.count());
+            self.disks[0].restore(&backup);
+            self.pair.north.restart();
+            until(FLOW_LIMIT, "the sites are held as diverged", || {
+                let state = "forward=\"orders\",state=\"diverged\"";
+                (self.pair.north.metric("forward_queue_state", state) > 0.5).then_some(())
+            });
+        }
+        let (acked, came) = (self.senders.acked(), self.recorder.count());
+        until(FLOW_LIMIT, "messages are kept meanwhile", || (self.senders.acked() > acked + 10).then_some(()));
+        assert_eq!(self.recorder.count(), came, "nothing is sent until somebody decides");
+        self.operator(if accept_far {
+            "queue reconcile orders --accept-far"
+        } else {
+            "queue reconcile orders --resend"
+        });
+        Step::Any
+    }
+
+    /// Runs a command of wardlink at north, as an operator does.
+    #[track_caller]
+    fn operator(&self, command: &str) -> String {
+        let words: Vec<&str> = command.split(' ').collect();
+        let socket = self.pair.north.dir.join("control.sock").display().to_string();
+        let command = self.pair.north.command(&[&words[..], &["--socket", &socket]].concat());
+        self.pair.north.namespace.must(&command.join(" "))
     }
 
     fn receiver_is_killed(&mut self) -> Step {
@@ -430,10 +474,18 @@ pub(crate) fn live(seed: u64, faults: usize) -> (Table, Vec<String>) {
     (table, wrong)
 }
 
-/// Sums an account over a table's rows.
-#[allow(dead_code)]
-pub(crate) fn total(accounts: &BTreeMap<usize, Account>) -> Account {
-    let mut sum = Account::default();
-    accounts.values().for_each(|account| sum.add(account));
-    sum
+/// Lives on a near disk that says yes to every fsync and does nothing, and loses power with messages in its queue.
+pub(crate) fn live_on_a_lie(seed: u64) -> (Table, Vec<String>) {
+    let mut life = Life::start(seed);
+    life.disks[0].lie(true);
+    life.recorder.down();
+    let acked = life.senders.acked();
+    until(FLOW_LIMIT, "messages are kept", || (life.senders.acked() > acked + 50).then_some(()));
+    life.pair.north.kill();
+    life.disks[0].lose_power(None);
+    life.pair.north.restart();
+    life.recorder.up();
+    life.what.push((Fault::PowerLost(End::Near), Step::Any));
+    life.flows();
+    life.account()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,8 @@ pub(crate) struct Sent {
 /// Is a number of senders at work.
 pub(crate) struct Senders {
     stop: Arc<AtomicBool>,
+    /// Is held by each sender while a message of it is under way.
+    gate: Arc<RwLock<()>>,
     sent: Arc<Mutex<Sent>>,
     count: usize,
     threads: Vec<JoinHandle<()>>,
@@ -70,28 +72,36 @@ impl Senders {
     /// Starts them inside a site.
     pub(crate) fn start(namespace: &Arc<Namespace>, to: SocketAddr, count: usize, pause: Duration, run: &Run) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Sent::default())));
+        let gate = Arc::new(RwLock::new(()));
         let threads = (0..count)
             .map(|sender| {
                 let (namespace, run) = (Arc::clone(namespace), Arc::clone(run));
-                let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+                let (stop, sent, gate) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&gate));
                 thread::spawn(move || {
                     let mut connection = None;
                     for count in 1.. {
                         let number = Number { sender, count };
+                        let under_way = gate.read().unwrap();
                         if !get_through(&namespace, to, number, &mut connection, &stop, &sent, &run) {
                             return;
                         }
+                        drop(under_way);
                         thread::sleep(pause);
                     }
                 })
             })
             .collect();
-        Self { stop, sent, count, threads }
+        Self { stop, gate, sent, count, threads }
     }
 
     /// Returns what they know so far.
     pub(crate) fn sent(&self) -> Sent {
         self.sent.lock().unwrap().clone()
+    }
+
+    /// Waits until no message is under way; none is sent until what is returned is dropped.
+    pub(crate) fn pause(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap()
     }
 
     /// Counts what was acknowledged so far.
