@@ -11,7 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::super::reception::{Command, Station};
+use super::super::Command;
+use super::super::reception::Station;
 use super::super::wire;
 use super::super::{Answer, CommandKind, Held, Taken, Window};
 use super::memory::{MemoryBook, MemoryQueue, outcome};
@@ -59,13 +60,13 @@ async fn converse(
     loop {
         let taken = tokio::select! {
             Some(command) = commands.recv() => {
-                let answer = if command.kind == CommandKind::Withdraw && !received.lock().unwrap().contains(&command.sequence) {
+                let answer = if command.order == CommandKind::Withdraw && !received.lock().unwrap().contains(&command.sequence) {
                     withdrawn.push(command.sequence);
                     Answer::Withdrawn
                 } else {
                     Answer::Attempted
                 };
-                command.answer.send(answer).ok();
+                command.reply.send(answer).ok();
                 continue;
             }
             Some(taken) = async {

@@ -248,8 +248,8 @@ impl Queue for MemoryQueue {
 pub(super) struct MemoryBook(pub(super) Mutex<BookState>);
 
 impl Book for MemoryBook {
-    fn view(&self) -> BoxFuture<'_, FarView> {
-        async { self.0.lock().unwrap().view() }.boxed()
+    fn view(&self) -> BoxFuture<'_, Result<FarView, StoreError>> {
+        async { Ok(self.0.lock().unwrap().view()) }.boxed()
     }
 
     fn outcomes_after(&self, sequence: Sequence) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
