@@ -198,7 +198,7 @@ fn held_queue(talk: &Talk) -> Option<HeldQueue> {
 }
 
 /// Says in one line why a queue is held, and at which message.
-fn held_text(reason: &str, sequence: u64) -> String {
+pub(super) fn held_text(reason: &str, sequence: u64) -> String {
     let why = match reason {
         "failed" => "the receiver failed on it again and again",
         "rejected" => "the receiver rejected it",

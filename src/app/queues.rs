@@ -7,13 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use super::Now;
+use super::facts::held_text;
 use crate::control::operate::{Courier, Desk, operate, told};
 use crate::control::queue::{QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
-use crate::link::outbound::Outbound;
 use crate::spool::store::Tail;
 
 /// Remembers of each queue, by its forward's name, what one look alone does not show.
@@ -74,7 +74,10 @@ impl Watch {
             accepted_total: accepted,
             settled_total: settled,
             refused: forward.tally().counts().refused,
-            in_doubt_total: store.in_doubt(),
+            in_doubt_total: match &onward {
+                Onward::Link(_) => store.in_doubt(),
+                Onward::Here(here) => here.in_doubt(),
+            },
             last_settled_age: store.last_settled().map(|at| at.elapsed()),
             accepted_per_second: pace.accepted_per_second,
             settled_per_second: pace.settled_per_second,
@@ -105,6 +108,17 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     }
     let supply = match onward {
         Onward::Link(link) => link.supply().map(|supply| supply.state()),
+        Onward::Here(here) => {
+            let state = here.state().borrow().clone();
+            if let Some(cause) = state.ledger_failed {
+                return Queue::Failed { since: watched.since(&cause), cause };
+            }
+            if let Some(held) = state.held.filter(|_| !tail.paused) {
+                let cause = held_text(held.reason.code(), held.sequence);
+                return Queue::Held { since: watched.since(&cause), sequence: held.sequence, cause };
+            }
+            None
+        }
     };
     if let Some(divergence) = supply.as_ref().and_then(|supply| supply.diverged) {
         let cause = told(divergence).to_owned();
@@ -145,18 +159,26 @@ pub(super) async fn answer(now: &Now, request: QueueRequest, by: String) -> Queu
             cause: format!("no forward is named {}; with a queue: {known}", request.forward),
         };
     };
-    let Way::Stored(store, Onward::Link(link)) = forward.way() else {
+    let Way::Stored(store, onward) = forward.way() else {
         let cause = format!("forward {} has no queue: its delivery is transparent", request.forward);
         return QueueAnswer::Failed { cause };
     };
-    work(&request, &store, &link, &by).await
+    work(&request, &store, &onward, &by).await
 }
 
-async fn work(request: &QueueRequest, store: &Store, link: &Outbound, by: &str) -> QueueAnswer {
+async fn work(request: &QueueRequest, store: &Store, onward: &Onward, by: &str) -> QueueAnswer {
     match store.spool() {
         Ok(spool) => {
             let destination = store.place().destination;
-            let desk = Desk { forward: &request.forward, spool: &spool, courier: Courier::Far(link), destination };
+            let (commands, state);
+            let courier = match onward {
+                Onward::Link(link) => Courier::Far(link),
+                Onward::Here(here) => {
+                    (commands, state) = (here.commands(), here.state());
+                    Courier::Here { commands: &commands, state: &state }
+                }
+            };
+            let desk = Desk { forward: &request.forward, spool: &spool, courier, destination };
             operate(&desk, request.action.clone(), by).await
         }
         Err(error) => QueueAnswer::Failed { cause: format!("the spool of {} is not open: {error}", request.forward) },

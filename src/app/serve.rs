@@ -13,8 +13,9 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::prepare::{NextForward, NextService, Prepared, Step, hold_for};
 use super::{AppError, Now, Parts, Running, queues};
+use crate::config::Delivery;
 use crate::control::{self, Answers, ControlListener};
-use crate::forward::{Forward, Way};
+use crate::forward::{Forward, Onward, Way};
 use crate::health::http::Source;
 use crate::health::state::assess;
 use crate::link::cause_chain;
@@ -103,6 +104,9 @@ fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Fo
         if let Some(store) = way.store().filter(|_| !runs) {
             tasks.keep(Arc::clone(store).run());
         }
+        if let Way::Stored(_, Onward::Here(here)) = way {
+            tasks.serve(Arc::clone(here).run());
+        }
         if let Some(link) = way.link() {
             tasks.keep(Arc::clone(link).run(random_fraction));
         }
@@ -121,8 +125,12 @@ fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Fo
             forward
         }
     };
-    if let (Some(store), Some(place)) = (forward.way().store(), place) {
+    let way = forward.way();
+    if let (Some(store), Some(place)) = (way.store(), place) {
         store.move_to(place);
+    }
+    if let (Way::Stored(_, Onward::Here(here)), Delivery::Stored(terms)) = (way, forward.config().delivery) {
+        here.set_policy(terms.receiver);
     }
     if let Some(listener) = listener {
         tasks.serve(Arc::clone(&forward).serve(listener));

@@ -27,6 +27,7 @@ use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
 use deliver::Delivery;
+use stored::here::Here;
 use stored::store::Store;
 use stored::{Held, Intake};
 
@@ -62,6 +63,8 @@ pub enum Way {
 pub enum Onward {
     /// Over a link to a service.
     Link(Arc<Outbound>),
+    /// By this site itself, to an address inside the tunnel.
+    Here(Arc<Here>),
 }
 
 impl Way {
@@ -69,7 +72,7 @@ impl Way {
     pub fn link(&self) -> Option<&Arc<Outbound>> {
         match self {
             Self::Link(link) | Self::Stored(_, Onward::Link(link)) => Some(link),
-            Self::Address(_) => None,
+            Self::Address(_) | Self::Stored(_, Onward::Here(_)) => None,
         }
     }
 
@@ -183,6 +186,7 @@ impl Forward {
     pub fn receiver(&self) -> (ReceiverState, SystemTime) {
         match self.way() {
             Way::Link(link) | Way::Stored(_, Onward::Link(link)) => link.receiver(),
+            Way::Stored(_, Onward::Here(here)) => here.receiver(),
             Way::Address(_) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
@@ -312,6 +316,9 @@ impl Course {
         self.drain.send_replace(true);
         if let Some(link) = self.way.link() {
             link.retire();
+        }
+        if let Way::Stored(_, Onward::Here(here)) = &self.way {
+            here.retire();
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod batch;
 mod held;
+pub mod here;
 mod judge;
 pub mod store;
 

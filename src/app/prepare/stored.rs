@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{AppError, Ground};
 use crate::config::{self, Config, Delivery, Target};
+use crate::forward::stored::here::Here;
 use crate::forward::stored::store::{Opened, Place, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::link::outbound::Outbound;
@@ -21,16 +22,31 @@ impl Ground<'_> {
     ) -> Result<Option<Way>, AppError> {
         let no_way = || AppError::NoWay { forward: config.name.to_string() };
         let place = place(site, config, terms).ok_or_else(no_way)?;
-        let Target::Service(service) = &config.target else { return Err(no_way()) };
-        let route = self.route(site, config, service)?;
         let store = now.and_then(Way::store);
-        let leads_there = now.and_then(Way::link).is_some_and(|link| link.leads_as(&route));
-        if store.is_some() && leads_there {
-            return Ok(None);
+        let next = || store.map_or_else(|| Store::new(place), Arc::clone);
+        match &config.target {
+            Target::Address(to) => {
+                if let Some(Way::Stored(_, Onward::Here(here))) = now
+                    && here.leads_to(*to, &config.peer)
+                {
+                    return Ok(None);
+                }
+                let store = next();
+                let (peer, inside) = (config.peer.clone(), self.inside.clone());
+                let here = Here::new(*to, peer, inside, Arc::clone(&store), terms.receiver);
+                Ok(Some(Way::Stored(store, Onward::Here(here))))
+            }
+            Target::Service(service) => {
+                let route = self.route(site, config, service)?;
+                let leads_there = now.and_then(Way::link).is_some_and(|link| link.leads_as(&route));
+                if store.is_some() && leads_there {
+                    return Ok(None);
+                }
+                let store = next();
+                let link = Outbound::stored(route, self.inside.clone(), Arc::clone(&store) as _);
+                Ok(Some(Way::Stored(store, Onward::Link(link))))
+            }
         }
-        let store = store.map_or_else(|| Store::new(place), Arc::clone);
-        let link = Outbound::stored(route, self.inside.clone(), Arc::clone(&store) as _);
-        Ok(Some(Way::Stored(store, Onward::Link(link))))
     }
 
     /// Checks that no queued message would be stranded, or go elsewhere than it was accepted for.

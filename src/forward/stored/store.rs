@@ -104,6 +104,16 @@ impl Store {
         }
     }
 
+    /// Follows how the spool is.
+    pub fn follow_opened(&self) -> watch::Receiver<Opened> {
+        self.opened.subscribe()
+    }
+
+    /// Notes that a message was settled beside [`Queue::settle`].
+    pub fn note_settled(&self) {
+        *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     /// Counts the attempts since the start whose end is not known.
     pub fn in_doubt(&self) -> u64 {
         self.in_doubt.load(Ordering::Relaxed)
@@ -248,7 +258,11 @@ impl Keep for Store {
 
 impl Queue for Store {
     fn opening(&self) -> BoxFuture<'_, Result<Opening, StoreError>> {
-        Box::pin(async { Ok(self.spool()?.opening().await?) })
+        Box::pin(async {
+            // At the start of a site the link may be up before the spool is.
+            self.follow_opened().wait_for(|opened| !matches!(opened, Opened::Not)).await?;
+            Ok(self.spool()?.opening().await?)
+        })
     }
 
     fn judge(&self, view: FarView) -> BoxFuture<'_, Result<Judgement, StoreError>> {
@@ -264,7 +278,7 @@ impl Queue for Store {
             let in_doubt = outcomes.iter().map(|outcome| u64::from(outcome.in_doubt)).sum();
             let retired = self.spool()?.settle(outcomes).await?;
             self.in_doubt.fetch_add(in_doubt, Ordering::Relaxed);
-            *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            self.note_settled();
             Ok(retired)
         })
     }
