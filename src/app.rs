@@ -295,7 +295,9 @@ fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Ar
             let running = opens.get();
             let service = running.service(&service).ok_or(Cause::ServiceUnknown);
             let (directory, spool) = (running.config.state_dir.join("inbox"), running.config.spool.clone());
-            Box::pin(async move { service.map_err(|cause: Cause| cause.to_string())?.open_station(directory, spool, peer, forward).await })
+            Box::pin(async move {
+                service.map_err(|cause: Cause| cause.to_string())?.open_station(directory, spool, peer, forward).await
+            })
         })),
         arrivals,
         site,

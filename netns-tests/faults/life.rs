@@ -413,10 +413,19 @@ impl Life {
     #[track_caller]
     fn flows(&mut self) {
         let (now, before) = (Instant::now(), self.recorder.count());
-        let what = format!("messages flow after {:?}", self.what.last());
-        until(FLOW_LIMIT, &what, || {
-            (self.senders.all_answered_since(now) && self.recorder.count() > before).then_some(())
-        });
+        while !(self.senders.all_answered_since(now) && self.recorder.count() > before) {
+            assert!(now.elapsed() < FLOW_LIMIT, "no messages flow after {:?}: {}", self.what.last(), self.state());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Describes what everybody sees.
+    fn state(&self) -> String {
+        let sent = self.senders.sent();
+        let (acked, refused, came) = (sent.acked.len(), sent.refused, self.recorder.count());
+        let health = |site: &Site| site.try_get("/healthz").map(|answer| answer.body).unwrap_or_default();
+        let (near, far) = (health(&self.pair.north), health(&self.pair.south));
+        format!("{acked} acknowledged, {refused} refused, {came} came, {:?}\n{near}\n{far}", sent.wrong)
     }
 }
 

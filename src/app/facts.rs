@@ -10,8 +10,8 @@ use super::{Parts, Running};
 use crate::config::{Peer, Target};
 use crate::forward::Forward;
 use crate::health::facts::{
-    ForwardFacts, HeldQueue, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
-    SiteFacts,
+    ForwardFacts, HeldQueue, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy,
+    SetByWg, SiteFacts,
 };
 use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};

@@ -83,8 +83,7 @@ impl Service {
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let state = watch::Sender::default();
         let counter = Arc::new(Counter::default());
-        let talk =
-            Talk { peer, state: state.subscribe(), held_since: Arc::default(), counter: Arc::clone(&counter) };
+        let talk = Talk { peer, state: state.subscribe(), held_since: Arc::default(), counter: Arc::clone(&counter) };
         let (held, held_now) = watch::channel(None);
         let (policy, policies) = watch::channel(self.config().stored);
         let dialer = Arc::clone(&self);
