@@ -32,8 +32,8 @@ const EVENTS_MAX: u64 = 24;
 /// Bounds the time until messages flow again after everything is well.
 const FLOW_LIMIT: Duration = Duration::from_secs(40);
 
-/// Bounds the time until everything has arrived at the end.
-const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// Bounds the time in which nothing comes at the end, though something is to come.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Is how long after the last arrival a repeat is waited for.
 const QUIET: Duration = Duration::from_millis(300);
@@ -432,17 +432,20 @@ impl Life {
 /// Waits until all that was acknowledged has come, or no more comes; the judge says what that means.
 fn drains(pair: &Pair, sent: &Sent, recorder: &Recorder) {
     let acked: BTreeSet<Number> = sent.acked.iter().map(|(message, _)| *message).collect();
-    let start = Instant::now();
     let is_settled = |answer| matches!(answer, Answer::Accepted | Answer::Rejected);
-    while start.elapsed() < DRAIN_LIMIT {
+    let (mut last, mut since) = (0, Instant::now());
+    while since.elapsed() < DRAIN_LIMIT {
         let came = recorder.arrivals().into_iter().filter(|arrival| is_settled(arrival.answer));
         let came: BTreeSet<Number> = came.map(|arrival| arrival.message).collect();
         if acked.is_subset(&came) {
             break;
         }
+        if came.len() > last {
+            (last, since) = (came.len(), Instant::now());
+        }
         thread::sleep(Duration::from_millis(100));
     }
-    if start.elapsed() >= DRAIN_LIMIT {
+    if since.elapsed() >= DRAIN_LIMIT {
         eprintln!("not drained: {}\n{}", pair.north.health(), pair.south.health());
     }
     let mut count = recorder.count();
