@@ -33,7 +33,7 @@ const EVENTS_MAX: u64 = 24;
 const FLOW_LIMIT: Duration = Duration::from_secs(40);
 
 /// Bounds the time in which nothing comes at the end, though something is to come.
-const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 
 /// Is how long after the last arrival a repeat is waited for.
 const QUIET: Duration = Duration::from_millis(300);

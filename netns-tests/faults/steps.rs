@@ -9,6 +9,7 @@ use super::disk::{Action, Class, Disk};
 use crate::harness::mllp::{Sender, control_id, message};
 use crate::harness::pair::{FORWARD, Pair};
 use crate::harness::plan::Plan;
+use crate::harness::until;
 use crate::impair::fate::Chance;
 
 /// Counts the messages of a run: the first, the usual one, one in a file of its own, and one after it.
@@ -16,6 +17,9 @@ const SIZES: [usize; 4] = [500, 500, 1_200_000, 500];
 
 /// Bounds the wait for the program's end or its answers.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// Is what a site says of a spool that is not as it was left.
+const ROLLED_BACK: &str = "it was rolled back";
 
 /// Says what a run begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +58,13 @@ pub(crate) fn every_step(begins: Begins, lies: bool, stride: u64, seed: u64) -> 
         disk.disarm();
         pair.north.kill();
         disk.lose_power(if chance.next() % 2 == 0 { Some(&mut chance) } else { None });
-        pair.north.restart();
+        if lies && !comes_up(&mut pair) {
+            lost.push(format!("all of {}, and the site says so", acked.len()));
+            return (step, lost);
+        }
+        if !lies {
+            pair.north.restart();
+        }
         let queued = queued(&pair);
         pair.north.kill();
         let gone = acked.iter().filter(|id| !queued.contains(*id));
@@ -65,6 +75,18 @@ pub(crate) fn every_step(begins: Begins, lies: bool, stride: u64, seed: u64) -> 
         }
     }
     unreachable!("a program ends");
+}
+
+/// Starts the site; tells whether it is ready, and not because its spool was rolled back.
+fn comes_up(pair: &mut Pair) -> bool {
+    let before = pair.north.log().matches(ROLLED_BACK).count();
+    pair.north.launch();
+    let (is_ready, _) = until(LIMIT, "the site is ready, or its spool rolled back", || {
+        let is_ready = pair.north.try_get("/readyz").is_some_and(|answer| answer.status == 200);
+        let is_rolled_back = pair.north.log().matches(ROLLED_BACK).count() > before;
+        (is_ready || is_rolled_back).then_some(is_ready)
+    });
+    is_ready
 }
 
 /// Sends messages until the program has died, or all are acknowledged; tells whether it died.
