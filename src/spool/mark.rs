@@ -94,7 +94,10 @@ mod tests {
         assert!(matches!(Mark::open(&path), Err(SpoolError::Damaged { damage: Damage::Missing("mark"), .. })));
         let mut mark = Mark::create(&path).unwrap();
         let tampered = |mark: &Mark| {
-            matches!(mark.read(&sealer, &spool, false), Err(SpoolError::Damaged { damage: Damage::Tampered("mark"), .. }))
+            matches!(
+                mark.read(&sealer, &spool, false),
+                Err(SpoolError::Damaged { damage: Damage::Tampered("mark"), .. })
+            )
         };
         assert!(tampered(&mark));
         assert_eq!(mark.read(&sealer, &spool, true).unwrap(), 0);
@@ -105,7 +108,7 @@ mod tests {
         // The write of 6 is torn: 5 stands.
         mark.write(&sealer, &spool, 6).unwrap();
         mark.file.write_all_at(&[0; 8], 0).unwrap();
-        assert_eq!(Mark::open(&path).unwrap()  .read(&sealer, &spool, true).unwrap(), 5);
+        assert_eq!(Mark::open(&path).unwrap().read(&sealer, &spool, true).unwrap(), 5);
         mark.file.write_all_at(&[0; 8], SLOT_BYTES).unwrap();
         mark.sync().unwrap();
         assert!(tampered(&mark));

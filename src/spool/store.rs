@@ -5,8 +5,8 @@
 //! delivery.md ("stored"); the format is in ARCHITECTURE.md ("The spool").
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Sender};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
@@ -240,12 +240,7 @@ impl Spool {
     ///
     /// # Errors
     /// The store failed, a message is damaged, or messages are queued for another destination.
-    pub async fn read(
-        &self,
-        from: Sequence,
-        messages_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Queued>, SpoolError> {
+    pub async fn read(&self, from: Sequence, messages_max: usize, bytes_max: usize) -> Result<Vec<Queued>, SpoolError> {
         let (reply, answer) = oneshot::channel();
         let limits = (messages_max, bytes_max as u64);
         self.send(Work::Read(Read { from, limits, reply })).await?;

@@ -194,9 +194,10 @@ impl Core {
     /// Reads the key of a day; `None` where it was destroyed.
     fn day_key(&mut self, day: i64) -> Result<Option<Sealer>, SpoolError> {
         let sql = "SELECT sealed FROM days WHERE day = ?1";
-        let found = self.connection.prepare_cached(sql).and_then(|mut statement| {
-            statement.query_row([day], |row| row.get::<_, Vec<u8>>(0)).optional()
-        });
+        let found = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([day], |row| row.get::<_, Vec<u8>>(0)).optional());
         let Some(sealed) = found.map_err(|source| database::failure("read a key", &self.path, source))? else {
             return Ok(None);
         };

@@ -128,8 +128,7 @@ impl Core {
     fn insert(&mut self, arrival: &Arrival, at: i64) -> Result<Sequence, SpoolError> {
         let sequence = self.live.head.last + 1;
         let day = day_of(at);
-        let digest =
-            self.keys.digest.following_fingerprint(&self.live.head.digest, sequence, &arrival.payload);
+        let digest = self.keys.digest.following_fingerprint(&self.live.head.digest, sequence, &arrival.payload);
         let place = self.message_place(sequence, day, self.destination);
         let mut sealed = std::mem::take(&mut self.buffer);
         let (parts, file): ([&[u8]; 2], _) = match &arrival.content {

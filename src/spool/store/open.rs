@@ -79,8 +79,7 @@ fn make(way: &Way, path: &Path, connection: &Connection) -> Result<(), SpoolErro
     let failed = |source| database::failure("make the spool", path, source);
     let (spool, meta, digest) = (seal::random_id()?, seal::random_key()?, seal::random_key()?);
     let identity = [&spool[..], meta.as_slice(), digest.as_slice()].concat();
-    let identity =
-        Sealer::new(&way.key.sealing()).seal(&Place::new(Kind::Identity, &[0; 16], [0; 4]), &identity)?;
+    let identity = Sealer::new(&way.key.sealing()).seal(&Place::new(Kind::Identity, &[0; 16], [0; 4]), &identity)?;
     let meta = Sealer::new(&meta);
     let head = Head::new(seal::random_id()?);
     let sealed_head = meta.seal(&Place::new(Kind::Head, &spool, [0; 4]), &head.encode())?;
@@ -137,9 +136,8 @@ fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> R
 fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, SpoolError> {
     let damaged = |damage| SpoolError::Damaged { path: path.to_owned(), damage };
     let sql = "SELECT format, key_check, identity FROM meta WHERE id = 1";
-    let meta = connection.query_row(sql, [], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
-    });
+    let meta = connection
+        .query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)));
     let meta = meta.optional().map_err(|source| database::failure("read the identity", path, source))?;
     let (format, check, identity) = meta.ok_or_else(|| damaged(Damage::Missing("identity")))?;
     if format != FORMAT {
@@ -260,11 +258,7 @@ fn epochs(connection: &Connection, path: &Path) -> Result<Vec<(Sequence, Epoch)>
     rows.collect::<rusqlite::Result<_>>().map_err(failed)
 }
 
-fn destinations(
-    connection: &Connection,
-    path: &Path,
-    keys: &Keys,
-) -> Result<BTreeMap<i64, Destination>, SpoolError> {
+fn destinations(connection: &Connection, path: &Path, keys: &Keys) -> Result<BTreeMap<i64, Destination>, SpoolError> {
     let failed = |source| database::failure("read the destinations", path, source);
     let mut statement = connection.prepare("SELECT id, sealed FROM destinations").map_err(failed)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;

@@ -172,10 +172,7 @@ async fn a_refused_large_payload_leaves_no_file() {
 async fn the_far_view_is_judged_by_what_both_can_know() {
     let place = Place::new();
     let spool = place.open();
-    assert_eq!(
-        spool.judge(FarView::Fresh).await.unwrap(),
-        Judgement::Agreed { next: 1, in_doubt_through: 0 }
-    );
+    assert_eq!(spool.judge(FarView::Fresh).await.unwrap(), Judgement::Agreed { next: 1, in_doubt_through: 0 });
     for number in 1..=5 {
         spool.append(message(number)).await.unwrap();
     }

@@ -255,7 +255,8 @@ impl Writer {
                 }
                 Err(cause) => {
                     self.tail.send_modify(|tail| tail.failed = Some(cause.to_string()));
-                    *trouble = Trouble { cause, pause: (trouble.pause * 2).min(REOPEN_MAX), retry_at: at + trouble.pause };
+                    *trouble =
+                        Trouble { cause, pause: (trouble.pause * 2).min(REOPEN_MAX), retry_at: at + trouble.pause };
                 }
             },
             Ok(core) if at >= self.tidy_at => {
