@@ -59,6 +59,9 @@ def rate(part):
         [way["label"], *(spread(values(part, f"{way['key']} {trip}")) for trip in ROUND_TRIPS_MS)] for way in shown])
     text += [f"- {way['label']}: {way['version']}" for way in shown if way["version"] and way["key"] != "transparent"]
     text += [f"- {way['label']}: not run ({way['missing']})" for way in part["ways"] if way["missing"]]
+    sync = values(part, "sync_us")
+    text.append(f"- fdatasync of the spool's disk: p50 {spread(sync)} µs, so that one sender that waits for each answer cannot "
+                f"have more than {1e6 / statistics.median(sync):,.0f} messages a second kept")
     return [*text, ""]
 
 

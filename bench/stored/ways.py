@@ -18,12 +18,12 @@ QUEUE_MESSAGES_MAX = 2_000_000
 
 
 class Stored(lab.Wardlink):
-    """Two wardlink sites with a forward; `state` is on the disk that is measured."""
+    """Two wardlink sites with a forward; the spool is on the disk that is measured, or in memory."""
 
-    def __init__(self, delivery):
+    def __init__(self, delivery, key=None, label=None, in_memory=False):
         super().__init__("auto")
-        self.delivery, self.key = delivery, delivery
-        self.label = f"wardlink, {delivery}"
+        self.delivery, self.key, self.in_memory = delivery, key or delivery, in_memory
+        self.label = label or f"wardlink, {delivery}"
 
     def sections(self, site, state):
         """Returns a site's part of the forward."""
@@ -38,7 +38,7 @@ class Stored(lab.Wardlink):
                 f"spool:\n  key_file: {state.parent}/{site.namespace}.spool-key\n{health}")
 
     def start_site(self, site, state, endpoint=None):
-        own = state / f"{site.namespace}-{self.delivery}"
+        own = state / f"{site.namespace}-{self.key}"
         return self.start(site, endpoint=endpoint, state=own, more=self.sections(site, state))
 
     def start_all(self, pair, state, proxied):
@@ -144,6 +144,7 @@ def ways():
     """Lists all, wardlink first."""
     return [
         Stored("stored"),
+        Stored("stored", "memory", "the same, spool in memory", in_memory=True),
         Stored("transparent"),
         Vpn(),
         OverVpn("haproxy", "HAProxy over it", ["haproxy"], haproxy),

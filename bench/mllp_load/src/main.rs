@@ -1,8 +1,8 @@
 //! Measures stored delivery: numbered 500-byte messages from many connections, each of which sends the next one when the
 //! answer to the last has come; a receiver that keeps account of what came twice or late; what an fdatasync takes.
 //!
-//! `mllp_load send ADDRESS COUNT CONNECTIONS` prints the seconds, the p50 and p99 of an answer in microseconds, and how
-//! often a message was sent again; `mllp_load receive ADDRESS` prints its account whenever it has changed, at most ten
+//! `mllp_load send ADDRESS COUNT CONNECTIONS FIRST` prints the seconds, the p50 and p99 of an answer in microseconds, and
+//! how often a message was sent again; its senders are numbered from FIRST; `mllp_load receive ADDRESS` prints its account whenever it has changed, at most ten
 //! times a second; `mllp_load sync DIRECTORY COUNT` prints the p50 and p99 of an append and its fdatasync in microseconds.
 
 mod receive;
@@ -21,8 +21,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words[..] {
         ["receive", address] => receive::receive(address),
-        ["send", address, count, connections] => match (count.parse(), connections.parse()) {
-            (Ok(count), Ok(connections)) => send::send(address, count, connections),
+        ["send", address, count, connections, first] => match (count.parse(), connections.parse(), first.parse()) {
+            (Ok(count), Ok(connections), Ok(first)) => send::send(address, count, connections, first),
             _ => return usage(),
         },
         ["sync", directory, count] => match count.parse() {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: mllp_load receive ADDRESS | send ADDRESS COUNT CONNECTIONS | sync DIRECTORY COUNT");
+    eprintln!("usage: mllp_load receive ADDRESS | send ADDRESS COUNT CONNECTIONS FIRST | sync DIRECTORY COUNT");
     ExitCode::from(64)
 }
 

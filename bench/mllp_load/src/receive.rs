@@ -103,7 +103,8 @@ fn serve(mut stream: TcpStream, account: &Mutex<Account>) -> io::Result<()> {
             let id = field(&bytes[..end], 9);
             let (sender, number) = parse(id).ok_or_else(|| io::Error::other("a message of somebody else"))?;
             account.lock().map_err(|_| poisoned())?.note(sender, number, connection);
-            let answer = [b"\x0bMSH|^~\\&|LAB|S|HIS|N|20260101||ACK|A", id, b"|P|2.5\rMSA|AA|", id, b"\r\x1c\r"].concat();
+            let answer =
+                [b"\x0bMSH|^~\\&|LAB|S|HIS|N|20260101||ACK|A", id, b"|P|2.5\rMSA|AA|", id, b"\r\x1c\r"].concat();
             stream.write_all(&answer)?;
             bytes.drain(..end + 2);
         }

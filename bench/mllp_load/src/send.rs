@@ -30,15 +30,15 @@ struct Sender {
     began: Instant,
 }
 
-/// Sends `count` messages in all.
-pub fn send(address: &str, count: usize, connections: usize) -> io::Result<()> {
+/// Sends `count` messages in all, by senders that are numbered from `first`.
+pub fn send(address: &str, count: usize, connections: usize, first: usize) -> io::Result<()> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
     let mut poll = Poll::new()?;
     let mut senders = Vec::new();
     for number in 0..connections {
         let share = count / connections + usize::from(number < count % connections);
         let stream = connect(&poll, address, number)?;
-        let frame = frame(number);
+        let frame = frame(first + number);
         let began = Instant::now();
         senders.push(Sender { stream, frame, written: 0, answer: Vec::new(), left: share, next: 1, began });
     }
@@ -107,7 +107,7 @@ impl Sender {
 
     fn begin(&mut self) {
         let mut number = self.next;
-        for digit in self.frame[NUMBER_AT + 5..NUMBER_AT + 14].iter_mut().rev() {
+        for digit in self.frame[NUMBER_AT + 7..NUMBER_AT + 16].iter_mut().rev() {
             *digit = b'0' + (number % 10) as u8;
             number /= 10;
         }
@@ -131,7 +131,7 @@ fn is_positive(answer: &[u8]) -> bool {
 }
 
 fn frame(sender: usize) -> Vec<u8> {
-    let text = format!("\x0bMSH|^~\\&|HIS|N|LAB|S|20260101||ORU^R01|{sender:04}-000000000|P|2.5\rOBX|1|ST|");
+    let text = format!("\x0bMSH|^~\\&|HIS|N|LAB|S|20260101||ORU^R01|{sender:06}-000000000|P|2.5\rOBX|1|ST|");
     let mut frame = text.into_bytes();
     frame.resize(MESSAGE_BYTES, b'A');
     frame.extend_from_slice(b"\r\x1c\r");
