@@ -189,11 +189,14 @@ class Wardlink:
         except RuntimeError:
             return must([self.program, "--version"])
 
-    def start(self, site, keepalive=0):
+    def start(self, site, keepalive=0, endpoint=None, state=None, more=""):
+        """Starts a site; `endpoint` instead of the peer's own address ("": it comes by itself), `more` sections."""
         base = SCRATCH / f"{site.namespace}-{self.key}"
         every = f"\n    persistent_keepalive: {keepalive}s" if keepalive else ""
+        endpoint = f"{site.other.outer}:{UDP_PORT}" if endpoint is None else endpoint
+        at = f'\n    endpoint: "{endpoint}"' if endpoint else ""
         base.with_suffix(".yaml").write_text(f"""site: {site.name}
-state_dir: {base}-state
+state_dir: {state or f"{base}-state"}
 tunnel:
   interface: {site.device}
   backend: {self.backend}
@@ -203,13 +206,12 @@ tunnel:
   mtu: {MTU_BYTES}
 peers:
   - name: {site.other.name}
-    public_key: "{site.other.public_key}"
-    endpoint: {site.other.outer}:{UDP_PORT}
+    public_key: "{site.other.public_key}"{at}
     allowed_ips: [{site.other.inner}/32]
     host_access: true{every}
 control:
   socket: {base}.sock
-""")
+{more}""")
         return Tunnel(site, site.start([self.program, "run", "-c", f"{base}.yaml"], self.key), self.key)
 
     def target(self, site):
@@ -232,14 +234,15 @@ class Userspace:
         said = must([self.program, "--version"]).splitlines()[0]
         return f"{said} (package {package})" if package else said
 
-    def start(self, site, keepalive=0):
+    def start(self, site, keepalive=0, endpoint=None):
+        endpoint = f"{site.other.outer}:{UDP_PORT}" if endpoint is None else endpoint
         words = [self.program, *self.options, site.device]
         process = site.start(["env", "WG_SUDO=1", *words], self.key)
         path = f"/run/wireguard/{site.device}.sock"
         until(f"{self.name} listens at {path}", lambda: listens(path))
         site.must(
             f"wg set {site.device} listen-port {UDP_PORT} private-key {site.key_file} peer {site.other.public_key} "
-            f"endpoint {site.other.outer}:{UDP_PORT} allowed-ips {site.other.inner}/32 persistent-keepalive {keepalive}"
+            f"{f'endpoint {endpoint} ' if endpoint else ''}allowed-ips {site.other.inner}/32 persistent-keepalive {keepalive}"
         )
         must(f"ip -n {site.namespace} addr add {site.inner}/32 dev {site.device}")
         must(f"ip -n {site.namespace} link set {site.device} up mtu {MTU_BYTES}")
@@ -296,3 +299,19 @@ def iperf3(client, server, target, options):
     if done.returncode or "error" in report:
         raise RuntimeError(f"iperf3 {options}: {report.get('error', done.stderr.strip())}")
     return report["end"]
+
+
+def draw(drawing):
+    """Runs a script with its arguments by a python3 that has matplotlib, installed into target/bench-venv where need be."""
+    venv = ROOT / "target/bench-venv"
+    for python in (sys.executable, str(venv / "bin/python3")):
+        if subprocess.run([python, "-c", "import matplotlib"], capture_output=True).returncode == 0:
+            subprocess.run([python, *drawing], check=True)
+            return
+        if python == sys.executable:
+            try:
+                must([sys.executable, "-m", "venv", str(venv)])
+                must([str(venv / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", "matplotlib==3.10.7"])
+            except RuntimeError as error:
+                print(f"no plot: matplotlib cannot be installed ({str(error).splitlines()[0]})")
+                return

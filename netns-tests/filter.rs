@@ -23,6 +23,7 @@ tests![
     udp_does_not_arrive needs "wg" "wireguard-go",
     other_source_addresses_are_dropped needs "wg" "wireguard-go",
     other_destinations_of_the_host_are_not_reachable needs "wg" "wireguard-go",
+    routed_does_not_open_other_addresses_of_the_host needs "wg" "wireguard-go",
     nmap_finds_only_what_is_offered needs "wg" "wireguard-go" "nmap",
     the_link_port_is_not_reachable_from_outside,
     only_wireguard_is_on_the_wire,
@@ -131,6 +132,48 @@ fn other_source_addresses_are_dropped() {
     }
     assert_eq!(intrusion.receiver.connections(), before);
     intrusion.the_tunnel_works();
+}
+
+/// Says whether TCP and UDP reach an address of the site's host, and whether TCP was refused by an RST.
+fn reach(intrusion: &Intrusion, address: [u8; 4], port: u16) -> (bool, bool, bool) {
+    let (site, intruder) = (&intrusion.site, &intrusion.intruder);
+    let _sshd = site.namespace.listen(SocketAddr::from((address, port))).expect("free");
+    let socket = site.namespace.udp(SocketAddr::from((address, port))).expect("free");
+    socket.set_read_timeout(Some(Duration::from_millis(500))).expect("not zero");
+    let from = SocketAddr::new(intruder.inner.into(), 0);
+    let tcp = intrusion.try_from(Some(from), SocketAddr::from((address, port)));
+    let sender = intruder.namespace.udp(from).expect("a socket");
+    sender.send_to(b"hello", SocketAddr::from((address, port))).expect("sent");
+    let is_refused = tcp.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+    (tcp.is_ok(), is_refused, socket.recv(&mut [0; 16]).is_ok())
+}
+
+fn routed_does_not_open_other_addresses_of_the_host() {
+    let [extra, later] = [[172, 31, 0, 1], [172, 31, 0, 2]];
+    let begin = |lines: &[&str]| {
+        let intrusion = Intrusion::start(lines);
+        intrusion.site.namespace.ip("addr add 172.31.0.1/32 dev lo");
+        let (key, inner, intruder) = (&intrusion.site.public_key, intrusion.site.inner, &intrusion.intruder.namespace);
+        intruder.must(&format!("wg set {INTERFACE} peer {key} allowed-ips {inner}/32,172.31.0.0/24"));
+        intruder.ip(&format!("route add 172.31.0.0/24 dev {INTERFACE}"));
+        std::thread::sleep(Duration::from_millis(300));
+        intrusion
+    };
+    let intrusion = begin(&["routed: true"]);
+    assert_eq!(reach(&intrusion, extra, 22), (false, true, false));
+    assert_eq!(reach(&intrusion, extra, OFFERED), (false, true, false), "services are at the tunnel's address only");
+    intrusion.site.namespace.ip("addr add 172.31.0.2/24 dev w0");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(reach(&intrusion, later, 22), (false, true, false), "an address that came later");
+    // a connection that the host begins itself, from that address
+    let at = SocketAddr::new(intrusion.intruder.inner.into(), 2222);
+    let _listener = intrusion.intruder.namespace.listen(at).expect("free");
+    let from = Some(SocketAddr::from((extra, 0)));
+    intrusion.site.namespace.connect_within(from, at, REFUSAL_LIMIT).expect("its answers pass");
+    intrusion.the_tunnel_works();
+    drop(intrusion);
+    let intrusion = begin(&["routed: true", "host_access: true"]);
+    assert_eq!(reach(&intrusion, extra, 22), (true, false, true));
 }
 
 fn other_destinations_of_the_host_are_not_reachable() {

@@ -5,6 +5,7 @@
 
 mod facts;
 mod prepare;
+mod queues;
 mod reload;
 mod serve;
 
@@ -93,6 +94,23 @@ pub enum AppError {
         /// Names the forward.
         forward: String,
     },
+    /// Queued messages would have no forward any more, or another destination than they were accepted for.
+    #[error(
+        "forward {forward} has {messages} queued messages, which would be stranded: let them drain, or move them with \
+         `wardlink queue move`"
+    )]
+    Strands {
+        /// Names the forward.
+        forward: String,
+        /// Counts them.
+        messages: u64,
+    },
+    /// Whether messages would be stranded cannot be known.
+    #[error("forward {forward} may have queued messages, which would be stranded: its spool is not open")]
+    MayStrand {
+        /// Names the forward.
+        forward: String,
+    },
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
     Random,
@@ -127,6 +145,8 @@ struct Parts {
     reloader: Reloader,
     /// Is since when the interface has been seen at fault.
     interface_fault: Mutex<Option<SystemTime>>,
+    /// Is what was seen of the queues.
+    watch: queues::Watch,
 }
 
 /// Is what a reload may change; each replaces the whole.
@@ -192,6 +212,7 @@ impl Site {
             inside,
             reloader,
             interface_fault: Mutex::new(None),
+            watch: queues::Watch::default(),
         };
         Ok(Self { parts: Arc::new(parts), prepared, arrivals, requests, health, control })
     }
@@ -239,7 +260,13 @@ impl Site {
             let now = parts.now.get();
             now.forwards.iter().for_each(|forward| forward.retire());
             now.services.iter().for_each(|service| service.retire());
-            tokio::time::timeout(DRAIN_WITHIN, async { while serving.join_next().await.is_some() {} }).await.ok();
+            let drained = async {
+                while serving.join_next().await.is_some() {}
+                for service in &now.services {
+                    service.talked_out().await;
+                }
+            };
+            tokio::time::timeout(DRAIN_WITHIN, drained).await.ok();
         }
         serving.shutdown().await;
         parts.inbound.fail_all(Cause::Stopping);
@@ -256,7 +283,7 @@ fn make_state_dir(path: &Path) -> Result<(), AppError> {
 }
 
 fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Arrival>, instance: Instance) -> Gate {
-    let (offers, tells) = (Arc::clone(now), Arc::clone(now));
+    let (offers, tells, opens) = (Arc::clone(now), Arc::clone(now), Arc::clone(now));
     Gate {
         owners: inside.owners().clone(),
         service: Box::new(move |name, peer| {
@@ -264,6 +291,14 @@ fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Ar
             if service.allows(peer) { Ok(service.config().name.clone()) } else { Err(Cause::ServiceNotAllowed) }
         }),
         receiver: Box::new(move |name| tells.get().service(name).map(|service| service.subscribe())),
+        stations: Some(Box::new(move |peer, service, forward| {
+            let running = opens.get();
+            let service = running.service(&service).ok_or(Cause::ServiceUnknown);
+            let (directory, spool) = (running.config.state_dir.join("inbox"), running.config.spool.clone());
+            Box::pin(async move {
+                service.map_err(|cause: Cause| cause.to_string())?.open_station(directory, spool, peer, forward).await
+            })
+        })),
         arrivals,
         site,
         instance,

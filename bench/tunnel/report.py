@@ -2,8 +2,6 @@
 
 import json
 import statistics
-import subprocess
-import sys
 
 import lab
 
@@ -105,17 +103,5 @@ def share(numbers, limit):
 
 
 def plot(results):
-    """Draws the plot by matplotlib, which is installed into target/bench-venv where python3 does not have it."""
-    drawing = [str(lab.ROOT / "bench/tunnel/plot.py"), str(results / "runs.json"), str(results / "throughput.svg")]
-    venv = lab.ROOT / "target/bench-venv"
-    for python in (sys.executable, str(venv / "bin/python3")):
-        if subprocess.run([python, "-c", "import matplotlib"], capture_output=True).returncode == 0:
-            subprocess.run([python, *drawing], check=True)
-            return
-        if python == sys.executable:
-            try:
-                lab.must([sys.executable, "-m", "venv", str(venv)])
-                lab.must([str(venv / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", "matplotlib==3.10.7"])
-            except RuntimeError as error:
-                print(f"no plot: matplotlib cannot be installed ({str(error).splitlines()[0]})")
-                return
+    """Draws the plot."""
+    lab.draw([str(lab.ROOT / "bench/tunnel/plot.py"), str(results / "runs.json"), str(results / "throughput.svg")])

@@ -14,6 +14,7 @@ pub(crate) struct Plan {
     peers: String,
     forwards: String,
     services: String,
+    spool: String,
 }
 
 /// Is the UDP port of every site.
@@ -35,7 +36,14 @@ impl Plan {
             peers: String::new(),
             forwards: String::new(),
             services: String::new(),
+            spool: String::new(),
         }
+    }
+
+    /// Says where the key of the spools is.
+    pub(crate) fn spool(mut self, key_file: &str) -> Self {
+        self.spool = format!("\nspool:\n  key_file: {key_file}\n");
+        self
     }
 
     /// Gives the inner addresses, instead of the IPv4 one.
@@ -109,6 +117,7 @@ impl Plan {
                 let _ = write!(text, "\n{section}:\n{entries}");
             }
         }
+        text.push_str(&self.spool);
         let _ = write!(text, "\nhealth:\n  listen: {HEALTH}\n\ncontrol:\n  socket: {dir}/control.sock\n");
         text
     }

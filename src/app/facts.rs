@@ -8,15 +8,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{Parts, Running};
 use crate::config::{Peer, Target};
-use crate::forward::{Forward, Way};
+use crate::forward::Forward;
 use crate::health::facts::{
-    ForwardFacts, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy, SetByWg,
-    SiteFacts,
+    ForwardFacts, HeldQueue, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy,
+    SetByWg, SiteFacts,
 };
 use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::service::Service;
+use crate::service::stored::Talk;
 use crate::tunnel::Offloads;
 use crate::tunnel::peers::PeerFacts as TunnelFacts;
 
@@ -95,9 +96,9 @@ impl Parts {
             Target::Service(name) => format!("service {name}"),
             Target::Address(address) => address.to_string(),
         };
-        let (link, held) = match forward.way() {
-            Way::Link(link) => (link_facts(&link, &target, config.peer.as_str()), link.session().held()),
-            Way::Address(_) => (Link::NotUsed, 0),
+        let (link, held) = match forward.way().link() {
+            Some(link) => (link_facts(link, &target, config.peer.as_str()), link.session().held()),
+            None => (Link::NotUsed, 0),
         };
         ForwardFacts {
             name: config.name.to_string(),
@@ -122,6 +123,7 @@ impl Parts {
             acks: counts.acks,
             anomalies: counts.anomalies,
             closed: counts.closed,
+            queue: self.watch.facts(forward),
         }
     }
 }
@@ -129,7 +131,7 @@ impl Parts {
 fn link_facts(link: &Outbound, target: &str, peer: &str) -> Link {
     match link.state() {
         LinkState::New => Link::New,
-        LinkState::Up { since } => Link::Up { since, round_trip: link.session().round_trip() },
+        LinkState::Up { since } => Link::Up { since, round_trip: link.round_trip() },
         LinkState::Down { since, cause, why } => {
             let cause = match cause {
                 Cause::ServiceUnknown => format!("{target} is not known at {peer}"),
@@ -170,6 +172,7 @@ fn service_facts(service: &Service) -> ServiceFacts {
     let counts = service.tally().counts();
     let (receiver, since) = service.receiver();
     let target = config.target.to_string();
+    let (talks, in_doubt_total) = service.talks();
     ServiceFacts {
         name: config.name.to_string(),
         receiver: receiver_facts(receiver, since, &target),
@@ -179,5 +182,29 @@ fn service_facts(service: &Service) -> ServiceFacts {
         waiting: service.waiting(),
         messages_total: counts.messages,
         acks: counts.acks,
+        in_doubt_total,
+        held: talks.iter().filter_map(held_queue).collect(),
     }
+}
+
+fn held_queue(talk: &Talk) -> Option<HeldQueue> {
+    let held = talk.state.borrow().held?;
+    Some(HeldQueue {
+        peer: talk.peer.to_string(),
+        since: talk.held_since(),
+        sequence: held.sequence,
+        cause: held_text(held.reason.code(), held.sequence),
+    })
+}
+
+/// Says in one line why a queue is held, and at which message.
+pub(super) fn held_text(reason: &str, sequence: u64) -> String {
+    let why = match reason {
+        "failed" => "the receiver failed on it again and again",
+        "rejected" => "the receiver rejected it",
+        "in_doubt" => "the receiver may have it or not",
+        "quarantined" => "the process ended while it was delivered, again and again",
+        other => other,
+    };
+    format!("message {sequence} is held: {why}; see `wardlink queue`")
 }

@@ -3,6 +3,8 @@
 //! Everything that can fail is here, so that a reload changes all or nothing. The start of a site is the same from an
 //! empty one.
 
+mod stored;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use tokio::net::TcpListener;
 
 use super::{AppError, Running};
 use crate::config::{self, Config, Delivery, OnUnreachable, Target, Transparent};
+use crate::forward::stored::store::Place;
 use crate::forward::{self, Forward, Way};
 use crate::link::inside::Inside;
 use crate::link::outbound::{Outbound, Route};
@@ -32,6 +35,8 @@ pub(super) struct NextForward {
     /// Is where it listens from now on; none where that stays.
     pub(super) listener: Option<Arc<TcpListener>>,
     pub(super) step: Step,
+    /// Is where its spool is and what it is for, where it stores.
+    pub(super) place: Option<Place>,
 }
 
 /// Says what becomes of a forward's way.
@@ -66,8 +71,9 @@ impl Ground<'_> {
     /// Prepares a configuration.
     ///
     /// # Errors
-    /// A port cannot be bound; nothing is left behind.
+    /// A port cannot be bound, or queued messages would be stranded; nothing is left behind.
     pub(super) fn prepare(&self, config: Config) -> Result<Prepared, AppError> {
+        self.strands_none(&config)?;
         let forwards =
             config.forwards.iter().map(|forward| self.forward(&config, forward)).collect::<Result<_, AppError>>()?;
         let services =
@@ -91,7 +97,11 @@ impl Ground<'_> {
             (Some(old), None) => Step::Keep(Arc::clone(old)),
             (None, None) => return Err(AppError::NoWay { forward: config.name.to_string() }),
         };
-        Ok(NextForward { config: config.clone(), listener, step })
+        let place = match config.delivery {
+            Delivery::Stored(terms) => stored::place(site, config, terms),
+            Delivery::Transparent(_) => None,
+        };
+        Ok(NextForward { config: config.clone(), listener, step, place })
     }
 
     /// Makes the way that a forward takes; none where the one that runs takes it already.
@@ -102,42 +112,36 @@ impl Ground<'_> {
         old: Option<&Arc<Forward>>,
     ) -> Result<Option<Way>, AppError> {
         let now = old.map(|old| old.way());
+        if let Delivery::Stored(terms) = config.delivery {
+            return self.stored_way(site, config, terms, now.as_ref());
+        }
         match &config.target {
             Target::Address(to) => {
                 let leads_there = matches!(now, Some(Way::Address(now)) if now == *to);
                 Ok((!leads_there).then_some(Way::Address(*to)))
             }
             Target::Service(service) => {
-                let address = site.peer(&config.peer).and_then(|peer| peer.address);
-                let no_way = || AppError::NoWay { forward: config.name.to_string() };
-                let address = SocketAddr::new(address.ok_or_else(no_way)?, site.tunnel.link_port);
-                let leads_there =
-                    matches!(&now, Some(Way::Link(link)) if link.leads_to(service.as_str(), &config.peer, address));
-                if leads_there {
-                    return Ok(None);
-                }
-                Ok(Some(Way::Link(self.link(site, config, service, address)?)))
+                let route = self.route(site, config, service)?;
+                let leads_there = matches!(&now, Some(Way::Link(link)) if link.leads_as(&route));
+                let link = || Outbound::new(route, self.inside.clone(), hold_for(config));
+                Ok((!leads_there).then(|| Way::Link(link())))
             }
         }
     }
 
-    fn link(
-        &self,
-        site: &Config,
-        config: &config::Forward,
-        service: &config::Name,
-        address: SocketAddr,
-    ) -> Result<Arc<Outbound>, AppError> {
+    fn route(&self, site: &Config, config: &config::Forward, service: &config::Name) -> Result<Route, AppError> {
+        let address = site.peer(&config.peer).and_then(|peer| peer.address);
+        let no_way = || AppError::NoWay { forward: config.name.to_string() };
+        let address = SocketAddr::new(address.ok_or_else(no_way)?, site.tunnel.link_port);
         let link = getrandom::u64().map_err(|_| AppError::Random)?;
-        let route = Route {
+        Ok(Route {
             site: site.site.to_string(),
             instance: Instance::new(self.start, link),
             forward: config.name.to_string(),
             service: service.to_string(),
             peer: config.peer.clone(),
             address,
-        };
-        Ok(Outbound::new(route, self.inside.clone(), hold_for(config)))
+        })
     }
 
     /// Binds a forward's port, or takes the listener of a forward that leaves it.

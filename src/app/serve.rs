@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::prepare::{NextForward, NextService, Prepared, Step, hold_for};
-use super::{AppError, Now, Parts, Running};
+use super::{AppError, Now, Parts, Running, queues};
+use crate::config::Delivery;
 use crate::control::{self, Answers, ControlListener};
-use crate::forward::{Forward, Way};
+use crate::forward::{Forward, Onward, Way};
 use crate::health::http::Source;
 use crate::health::state::assess;
 use crate::link::cause_chain;
@@ -88,7 +89,7 @@ pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) 
     }
     for forward in &forwards {
         let peer = config.peer(&forward.config().peer).and_then(|peer| parts.tunnel.peer(&peer.public_key));
-        if let (Way::Link(link), Some(peer)) = (forward.way(), peer) {
+        if let (Some(link), Some(peer)) = (forward.way().link(), peer) {
             link.follow(peer.awake());
         }
     }
@@ -97,9 +98,18 @@ pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) 
 }
 
 fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Forward> {
-    let NextForward { config, listener, step } = next;
-    if let Step::Begin(Way::Link(link)) | Step::Redirect(_, Way::Link(link)) = &step {
-        tasks.keep(Arc::clone(link).run(random_fraction));
+    let NextForward { config, listener, step, place } = next;
+    if let Step::Begin(way) | Step::Redirect(_, way) = &step {
+        let runs = matches!(&step, Step::Redirect(old, _) if old.way().store().is_some());
+        if let Some(store) = way.store().filter(|_| !runs) {
+            tasks.keep(Arc::clone(store).run());
+        }
+        if let Way::Stored(_, Onward::Here(here)) = way {
+            tasks.serve(Arc::clone(here).run());
+        }
+        if let Some(link) = way.link() {
+            tasks.keep(Arc::clone(link).run(random_fraction));
+        }
     }
     let forward = match step {
         Step::Begin(way) => Forward::new(config, way, parts.inside.clone()),
@@ -115,6 +125,13 @@ fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Fo
             forward
         }
     };
+    let way = forward.way();
+    if let (Some(store), Some(place)) = (way.store(), place) {
+        store.move_to(place);
+    }
+    if let (Way::Stored(_, Onward::Here(here)), Delivery::Stored(terms)) = (way, forward.config().delivery) {
+        here.set_policy(terms.receiver);
+    }
     if let Some(listener) = listener {
         tasks.serve(Arc::clone(&forward).serve(listener));
     }
@@ -164,13 +181,17 @@ pub(super) fn serve_watchers(
             }
         });
     }
-    let reloader = parts.reloader.clone();
+    let (reloader, now) = (parts.reloader.clone(), Arc::clone(&parts.now));
     let answers = Answers {
         status: Arc::new(move || {
             let facts = source();
             serde_json::to_value(assess(&facts, SystemTime::now())).unwrap_or_default()
         }),
         reload: Arc::new(move || Box::pin(reloader.clone().reload_for_command())),
+        queue: Arc::new(move |request, by| {
+            let now = Arc::clone(&now);
+            Box::pin(async move { queues::answer(&now, request, by).await })
+        }),
     };
     tasks.keep_for_ever("the control socket", async move {
         control::serve(control, answers, until).await;

@@ -3,10 +3,13 @@
 //! Exit codes: 0 success, 1 failed at run time, 64 bad arguments or configuration, 77 not permitted.
 
 pub mod check_config;
+mod columns;
 pub mod demo;
 pub mod export;
+pub mod forward;
 pub mod import;
 pub mod key;
+pub mod queue;
 pub mod receive;
 pub mod reload;
 pub mod run;
@@ -54,6 +57,10 @@ enum Command {
     Reload(reload::Args),
     /// Show peers, forwards and services as the running site sees them.
     Status(status::Args),
+    /// Look into the queue of a stored forward, and decide on what waits there.
+    Queue(queue::Args),
+    /// Pause a stored forward, or resume it.
+    Forward(forward::Args),
     /// Send messages to an MLLP receiver and print each answer.
     Send(send::Args),
     /// Receive MLLP messages and answer them.
@@ -79,6 +86,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Queue(args) => queue::run(&args),
+        Command::Forward(args) => forward::run(&args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),
     }

@@ -18,10 +18,10 @@ pub(super) const SOCKET_DIRECTORY: &str = "/run/wardlink";
 #[derive(Debug, clap::Args)]
 pub(super) struct SiteArgs {
     /// The site's configuration file
-    #[arg(short, long, value_name = "FILE", conflicts_with = "socket")]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "socket", global = true)]
     pub(super) config: Option<PathBuf>,
     /// The site's control socket
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     pub(super) socket: Option<PathBuf>,
 }
 

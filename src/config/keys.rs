@@ -127,11 +127,10 @@ impl ReadKeys for KeyFiles {
     }
 
     fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
-        let (path, is_credential) = match self.place(path) {
-            SpoolKeyFile::Credential(path) => (path, true),
-            SpoolKeyFile::File(path) => (path, false),
-        };
-        read_key_file(path, is_credential)
+        match self.place(path) {
+            SpoolKeyFile::Credential(path) => read_key_file(path, true),
+            SpoolKeyFile::File(path) => read_key_file(path, false),
+        }
     }
 }
 

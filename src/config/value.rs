@@ -129,7 +129,7 @@ pub(super) fn size_bytes(text: &str, range: RangeInclusive<u64>) -> Judged<u64> 
 
 /// Writes a size in the largest unit that it is a whole number of.
 pub(super) fn size_text(size_bytes: u64) -> String {
-    let fitting = UNITS.iter().find(|(_, bytes)| size_bytes >= *bytes && size_bytes % bytes == 0);
+    let fitting = UNITS.iter().find(|(_, bytes)| size_bytes >= *bytes && size_bytes.is_multiple_of(*bytes));
     let (unit, bytes) = fitting.copied().unwrap_or(("B", 1));
     format!("{}{unit}", size_bytes / bytes)
 }

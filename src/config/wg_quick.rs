@@ -284,7 +284,10 @@ impl Reader {
             Some("Table") => match table(value) {
                 Some(table) => self.file.interface.table = Some(table),
                 None => {
-                    let instead = "a table is named by its number; write tunnel.table";
+                    // Not auto, which would take a default route where wg-quick takes none.
+                    self.file.interface.table = Some(Table::Off);
+                    let instead = "a table is named by its number, so that tunnel.table is off here and no route is \
+                                   set: write the number as tunnel.table, or set the routes into that table yourself";
                     self.file.leftovers.push(Leftover { line, key: "Table", instead });
                 }
             },

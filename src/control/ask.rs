@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{ANSWER_BYTES_MAX, Answer, ControlError, RELOAD_TIME_MAX, Request};
+use super::{ANSWER_BYTES_MAX, Answer, CHANGE_TIME_MAX, ControlError, Request};
 
 /// Limits the wait for a site to take the request or go on with its answer: it answers from memory, within milliseconds.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ControlEr
 fn exchange(mut stream: &UnixStream, request: Request) -> io::Result<String> {
     let answer_time_max = match request {
         Request::Status => ANSWER_TIME_MAX,
-        Request::Reload => RELOAD_TIME_MAX,
+        Request::Reload | Request::Queue(_) => CHANGE_TIME_MAX,
     };
     stream.set_read_timeout(Some(answer_time_max))?;
     stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;

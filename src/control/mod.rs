@@ -1,10 +1,12 @@
 //! The local socket that the commands talk to: one line of JSON asks, one line of JSON answers.
 //!
 //! It decides nothing of the site. Root and the user that the site runs as may change it; the members of the group wardlink
-//! may read its status; by the credentials that the kernel gives (SO_PEERCRED, unix(7)): the mode of the socket's file is
+//! may read its status and its queues; by the credentials that the kernel gives (SO_PEERCRED, unix(7)): the mode of the socket's file is
 //! the first gate, not the only one.
 
 mod ask;
+pub mod operate;
+pub mod queue;
 mod serve;
 
 use std::io;
@@ -14,28 +16,32 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use ask::ask;
+use queue::QueueRequest;
 pub use serve::{Answers, ControlListener, bind, serve};
 
 /// Names the group whose members may read the status.
 pub const READER_GROUP: &str = "wardlink";
 
-/// Limits a request, in bytes: the longest today has 21.
+/// Limits a request, in bytes: the longest gives a message up for a reason.
 const REQUEST_BYTES_MAX: u64 = 4 * 1024;
 
 /// Limits an answer, in bytes: hundreds of peers and forwards fit, at about 1 KiB each.
 const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Limits the wait for a reload: names and routes are looked up, and a busy machine takes its time.
-const RELOAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// Limits the wait for what changes a site: names and routes are looked up, a far site is asked, and a busy machine takes
+/// its time.
+const CHANGE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Is what a command asks of a running site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Request {
     /// The verdict on the site and the facts that it rests on, as `/healthz` gives them.
     Status,
     /// To read its configuration again and take it up.
     Reload,
+    /// Something of the queue of a stored forward.
+    Queue(QueueRequest),
 }
 
 /// Is what came of a reload.

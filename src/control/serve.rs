@@ -21,7 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, ControlError, READER_GROUP, RELOAD_TIME_MAX, REQUEST_BYTES_MAX, Reloaded, Request};
+use super::queue::{QueueAnswer, QueueRequest};
+use super::{Answer, CHANGE_TIME_MAX, ControlError, READER_GROUP, REQUEST_BYTES_MAX, Reloaded, Request};
 
 /// Limits the connections at once: commands that people and a few monitoring checks run.
 const CONNECTIONS_MAX: usize = 16;
@@ -32,13 +33,18 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
 /// Is the pause after a failed accept: it fails for want of file descriptors, and would spin.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// Is an answer that takes its time.
+type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// Gives the site's answers.
 #[derive(Clone)]
 pub struct Answers {
     /// Gives the status as JSON; called on each request, so it must not block.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Reads the configuration again and takes it up.
-    pub reload: Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>> + Send + Sync>,
+    pub reload: Arc<dyn Fn() -> Later<Reloaded> + Send + Sync>,
+    /// Does what is asked of a queue, for the user that is named; who asks may.
+    pub queue: Arc<dyn Fn(QueueRequest, String) -> Later<QueueAnswer> + Send + Sync>,
 }
 
 /// Is the open control socket; its file goes when this is dropped.
@@ -179,7 +185,7 @@ async fn exchange(stream: UnixStream, answers: &Answers) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     timeout(CONNECTION_TIME_MAX, BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line)).await??;
-    let answer = timeout(RELOAD_TIME_MAX, answer(&line, credentials, answers)).await?;
+    let answer = timeout(CHANGE_TIME_MAX, answer(&line, credentials, answers)).await?;
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
     timeout(CONNECTION_TIME_MAX, writer.write_all(&bytes)).await?
@@ -202,7 +208,25 @@ async fn answer(line: &str, credentials: UCred, answers: &Answers) -> Answer {
             let reloaded = if may_change(uid) { (answers.reload)().await } else { Reloaded::NotPermitted };
             Answer::Ok(serde_json::to_value(reloaded).unwrap_or_default())
         }
+        Request::Queue(request) => {
+            let may = if request.action.is_for_root() { may_change(uid) } else { is_reader(uid, gid).await };
+            let answered = if may { operate(request, uid, answers).await } else { QueueAnswer::NotPermitted };
+            Answer::Ok(serde_json::to_value(answered).unwrap_or_default())
+        }
     }
+}
+
+/// Has it done, and writes down who asked for what; the reason of a command stays with the message.
+async fn operate(request: QueueRequest, uid: Uid, answers: &Answers) -> QueueAnswer {
+    let (forward, action, sequence) =
+        (request.forward.clone(), request.action.name(), request.action.sequence().unwrap_or_default());
+    let is_for_root = request.action.is_for_root();
+    let answered = (answers.queue)(request, format!("uid {uid}")).await;
+    if is_for_root {
+        let is_done = !matches!(answered, QueueAnswer::Failed { .. });
+        tracing::info!(target: "wardlink::audit", %forward, action, sequence, %uid, is_done, "a queue was operated");
+    }
+    answered
 }
 
 /// Tells who may change the site: root, and the user that it runs as, who could anyway.

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::queue::{QueueAction, QueueAnswer};
 use super::*;
 
 struct Served {
@@ -30,6 +31,10 @@ async fn served() -> Served {
     let answers = Answers {
         status: Arc::new(|| json!({ "site": "north-hospital" })),
         reload: Arc::new(|| Box::pin(async { Reloaded::Done { changes: "nothing changed".to_owned() } })),
+        queue: Arc::new(|request, _| {
+            let said = format!("{} of {}", request.action.name(), request.forward);
+            Box::pin(async { QueueAnswer::Done { said } })
+        }),
     };
     let task = tokio::spawn(serve(listener, answers, stopped));
     Served { directory, path, stop, task }
@@ -118,6 +123,23 @@ async fn only_root_and_the_own_user_may_change_the_site() {
     assert_eq!(answer, json!({ "outcome": "done", "changes": "nothing changed" }));
     assert!(serve::may_change(Uid::from_raw(0)));
     assert!(!serve::may_change(Uid::from_raw(STRANGER)), "whatever its groups are");
+}
+
+#[tokio::test]
+async fn a_queue_is_asked_by_its_forwards_name() {
+    let served = served().await;
+    for (asked, action) in [
+        ("\"retry\"", QueueAction::Retry),
+        ("\"discard\",\"sequence\":7,\"reason\":\"x\"", QueueAction::Discard { sequence: 7, reason: "x".into() }),
+    ] {
+        let expected = format!("{{\"ok\":{{\"outcome\":\"done\",\"said\":\"{} of orders\"}}}}\n", action.name());
+        let line = format!("{{\"command\":\"queue\",\"forward\":\"orders\",\"action\":{asked}}}\n");
+        assert_eq!(served.raw(line.into()).await, expected);
+        let path = served.path.clone();
+        let request = Request::Queue(QueueRequest { forward: "orders".into(), action });
+        let answer = spawn_blocking(move || ask(&path, request)).await.expect("no panic").expect("answer");
+        assert_eq!(answer["outcome"], "done");
+    }
 }
 
 #[test]

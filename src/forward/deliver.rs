@@ -7,17 +7,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
-
 use super::{Course, Forward, Way, refuse};
 use crate::config::{OnUnreachable, Transparent};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
-use crate::link::inside::tune;
 use crate::link::wire::{Cause, ReceiverState};
 use crate::mllp::frame::Limits;
 
-/// Unacknowledged bytes to a sender end its connection after so long: it is gone, or its host is.
-const SENDER_TIMEOUT: Duration = Duration::from_secs(120);
 /// A connection through the tunnel outlives the wire's cuts by this much more than the hold.
 const TIMEOUT_BEYOND_HOLD: Duration = Duration::from_secs(30);
 /// A connection attempt inside the tunnel that takes longer is begun anew.
@@ -45,20 +40,10 @@ impl<'a> Delivery<'a> {
         self.course.drain.subscribe().wait_for(|drain| *drain).await.ok();
     }
 
-    pub(super) async fn serve(&self, tcp: TcpStream, from: SocketAddr) {
-        let tally = &self.forward.tally;
-        let connection = tally.begin();
-        let sender = TcpLeg::sender(tcp);
-        let ended = match tune(sender.tcp(), SENDER_TIMEOUT) {
-            Ok(()) => self.deliver(&sender, connection).await,
-            Err(_) => Ended::Failed(Cause::SenderGone),
-        };
-        tally.end(connection, ended.code());
-        tracing::debug!(forward = %self.course.config.name, %from, reason = ended.code(), "a sender's connection ended");
-    }
-
-    async fn deliver(&self, sender: &TcpLeg, connection: u64) -> Ended {
+    /// Serves a sender until its connection ends, and says how.
+    pub(super) async fn deliver(&self, sender: &TcpLeg, connection: u64) -> Ended {
         match (&self.course.way, self.terms.on_unreachable) {
+            (Way::Stored(..), _) => Ended::Failed(Cause::Refused), // no course of transparent delivery has it
             (_, OnUnreachable::Nak) => self.deliver_or_refuse(sender, connection).await,
             (Way::Link(link), OnUnreachable::Hold | OnUnreachable::Close) => {
                 let mut stream = match link.session().open() {
@@ -152,6 +137,7 @@ impl<'a> Delivery<'a> {
     async fn deliver_or_refuse(&self, sender: &TcpLeg, connection: u64) -> Ended {
         loop {
             let ended = match &self.course.way {
+                Way::Stored(..) => return Ended::Failed(Cause::Refused), // as above
                 Way::Link(link) => match link.session().open() {
                     Err(cause) => Err(cause),
                     Ok(mut stream) => match tokio::time::timeout(NAK_WITHIN, stream.opened()).await {

@@ -4,8 +4,10 @@
 //! byte twice. A change of its configuration counts for the senders that connect from then on; those that are connected
 //! keep what they began with. Rules: design, delivery.md ("transparent").
 
+mod answer;
 mod deliver;
 mod refuse;
+pub mod stored;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,14 +21,20 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config;
-use crate::link::inside::Inside;
+use crate::link::carry::TcpLeg;
+use crate::link::inside::{Inside, tune};
 use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
-use crate::link::wire::ReceiverState;
+use crate::link::wire::{Cause, ReceiverState};
 use deliver::Delivery;
+use stored::here::Here;
+use stored::store::Store;
+use stored::{Held, Intake};
 
 /// Senders that connect at once and wait to be accepted: with fewer places a burst waits a second for its next SYN.
 const BACKLOG: u32 = 1024;
+/// Unacknowledged bytes to a sender end its connection after so long: it is gone, or its host is.
+const SENDER_TIMEOUT: Duration = Duration::from_secs(120);
 /// `accept` failed, as for want of descriptors: it is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,6 +54,35 @@ pub enum Way {
     Link(Arc<Outbound>),
     /// By TCP to an address inside the tunnel.
     Address(SocketAddr),
+    /// Into a spool first.
+    Stored(Arc<Store>, Onward),
+}
+
+/// Says how stored messages reach their receiver.
+#[derive(Clone)]
+pub enum Onward {
+    /// Over a link to a service.
+    Link(Arc<Outbound>),
+    /// By this site itself, to an address inside the tunnel.
+    Here(Arc<Here>),
+}
+
+impl Way {
+    /// Returns the link, where there is one.
+    pub fn link(&self) -> Option<&Arc<Outbound>> {
+        match self {
+            Self::Link(link) | Self::Stored(_, Onward::Link(link)) => Some(link),
+            Self::Address(_) | Self::Stored(_, Onward::Here(_)) => None,
+        }
+    }
+
+    /// Returns the spool, where there is one.
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        match self {
+            Self::Stored(store, _) => Some(store),
+            Self::Link(_) | Self::Address(_) => None,
+        }
+    }
 }
 
 /// Is how senders that connect are served.
@@ -72,6 +109,8 @@ pub struct Forward {
     open: AtomicUsize,
     inside: Inside,
     tally: Tally,
+    /// Bounds what its senders have begun and is not stored yet.
+    held: Held,
     /// What connecting showed, for a receiver that is reached by its address.
     receiver: Mutex<(ReceiverState, SystemTime)>,
 }
@@ -114,6 +153,7 @@ impl Forward {
             open: AtomicUsize::new(0),
             inside,
             tally: Tally::default(),
+            held: Held::default(),
             receiver: Mutex::new((ReceiverState::Unknown, SystemTime::now())),
         })
     }
@@ -145,7 +185,8 @@ impl Forward {
     /// Tells what is known of the receiver, and since when.
     pub fn receiver(&self) -> (ReceiverState, SystemTime) {
         match self.way() {
-            Way::Link(link) => link.session().receiver(),
+            Way::Link(link) | Way::Stored(_, Onward::Link(link)) => link.receiver(),
+            Way::Stored(_, Onward::Here(here)) => here.receiver(),
             Way::Address(_) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
@@ -160,6 +201,10 @@ impl Forward {
     pub fn redirect(&self, config: config::Forward, way: Way) {
         let course = Course { config: Arc::new(config), way, drain: watch::Sender::new(false) };
         let old = std::mem::replace(&mut *self.course.lock().unwrap_or_else(PoisonError::into_inner), course);
+        let store = old.way.store().filter(|old| !self.way().store().is_some_and(|new| Arc::ptr_eq(old, new)));
+        if let Some(store) = store {
+            store.retire();
+        }
         *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = (ReceiverState::Unknown, SystemTime::now());
         old.retire();
     }
@@ -167,7 +212,11 @@ impl Forward {
     /// Lets no sender in any more; those that are connected end where no message is on its way, within a bound.
     pub fn retire(&self) {
         self.open_door(None);
-        self.course().retire();
+        let course = self.course();
+        if let Some(store) = course.way.store() {
+            store.retire();
+        }
+        course.retire();
     }
 
     fn open_door(&self, listener: Option<Arc<TcpListener>>) -> watch::Receiver<bool> {
@@ -223,11 +272,34 @@ impl Forward {
             return;
         }
         let place = Place::new(self);
-        let config::Delivery::Transparent(terms) = course.config.delivery else { return };
         senders.spawn(async move {
-            Delivery::new(&place.0, course, terms).serve(tcp, from).await;
+            place.0.serve_sender(course, tcp, from).await;
             drop(place);
         });
+    }
+
+    async fn serve_sender(&self, course: Course, tcp: TcpStream, from: SocketAddr) {
+        let connection = self.tally.begin();
+        let sender = TcpLeg::sender(tcp);
+        let config = Arc::clone(&course.config);
+        let code = if tune(sender.tcp(), SENDER_TIMEOUT).is_err() {
+            Cause::SenderGone.code()
+        } else {
+            match (config.delivery, &course.way) {
+                (config::Delivery::Stored(terms), Way::Stored(store, _)) => {
+                    let (tally, held, stop) = (&self.tally, &self.held, course.drain.subscribe());
+                    let intake = Intake { config: Arc::clone(&config), terms, keep: store.as_ref(), tally, held, stop };
+                    intake.serve(&sender, connection).await
+                }
+                (config::Delivery::Transparent(terms), _) => {
+                    Delivery::new(self, course, terms).deliver(&sender, connection).await.code()
+                }
+                // a course has the way of its delivery
+                (config::Delivery::Stored(_), _) => Cause::Refused.code(),
+            }
+        };
+        self.tally.end(connection, code);
+        tracing::debug!(forward = %config.name, %from, reason = code, "a sender's connection ended");
     }
 
     fn note_receiver(&self, to: SocketAddr, state: ReceiverState) {
@@ -242,8 +314,11 @@ impl Forward {
 impl Course {
     fn retire(&self) {
         self.drain.send_replace(true);
-        if let Way::Link(link) = &self.way {
+        if let Some(link) = self.way.link() {
             link.retire();
+        }
+        if let Way::Stored(_, Onward::Here(here)) = &self.way {
+            here.retire();
         }
     }
 }

@@ -3,12 +3,13 @@
 //! It never keeps more of a message than its header, and never refuses what was forwarded. The answer is AR, in
 //! enhanced mode CR, with ERR 207 (HL7 v2.5.1, chapter 2.9.3 and table 0357) and a fixed text.
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
+use super::answer::{Mark, write_all};
 use crate::link::carry::{Ended, Leg, TcpLeg};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
-use crate::mllp::ack::{AckCode, FrameKind, Stamp, refusal};
+use crate::mllp::ack::{AckCode, FrameKind, UNREACHABLE_TEXT, refusal};
 use crate::mllp::frame::{Decoder, END_SILENCE, Event, Limits, encode};
 use crate::mllp::message::{HEADER_BYTES_MAX, Header};
 use crate::mllp::observe::Observation;
@@ -79,29 +80,7 @@ fn answer_to(head: &[u8], payload_bytes: u64, tally: &Tally) -> Option<Vec<u8>> 
     let now = Instant::now();
     tally.count(Observation::Message { bytes: payload_bytes }, now);
     let header = Header::parse(head)?;
-    let control_id = format!("WL{:016X}", getrandom::u64().unwrap_or_default());
-    let timestamp = timestamp(SystemTime::now());
-    let stamp = Stamp { control_id: control_id.as_bytes(), timestamp: timestamp.as_bytes() };
-    let answer = refusal(&header, stamp)?;
+    let (_, answer) = refusal(&header, Mark::new().stamp(), UNREACHABLE_TEXT)?;
     tally.count(Observation::Ack { code: AckCode::ApplicationReject, latency: None }, now);
     Some(answer)
-}
-
-/// Writes a time as HL7 does (TS, v2.5.1 chapter 2.A.77), in UTC.
-fn timestamp(time: SystemTime) -> String {
-    let rfc3339 = humantime::format_rfc3339_seconds(time).to_string();
-    let digits: String = rfc3339.chars().filter(char::is_ascii_digit).collect();
-    format!("{digits}+0000")
-}
-
-async fn write_all(sender: &TcpLeg, mut bytes: &[u8]) -> Result<(), Ended> {
-    while !bytes.is_empty() {
-        match sender.try_write(bytes) {
-            Moved::Bytes(written) => bytes = bytes.get(written..).unwrap_or(&[]),
-            Moved::Blocked => sender.writable().await,
-            Moved::End => return Err(Ended::Finished),
-            Moved::Failed(cause) => return Err(Ended::Failed(cause)),
-        }
-    }
-    Ok(())
 }

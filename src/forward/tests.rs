@@ -179,3 +179,139 @@ async fn a_retired_forward_closes_its_port_and_ends() {
     tokio::time::timeout(Duration::from_secs(5), served).await.expect("the quiet connection ends").unwrap();
     std::net::TcpStream::connect(config.listen).expect_err("closed");
 }
+
+/// Makes a forward whose messages are kept in a real spool, at most so many.
+fn storing(messages_max: u64, on_full: config::OnFull) -> config::Forward {
+    let terms = config::Stored {
+        on_full,
+        queue_messages_max: messages_max,
+        queue_bytes_max: 64 << 20,
+        keep_delivered: Duration::ZERO,
+        application_ack: config::ApplicationAck::Refuse,
+        receiver: config::ReceiverPolicy::default(),
+    };
+    let listen = (HERE, 0).into();
+    config::Forward {
+        delivery: Delivery::Stored(terms),
+        message_bytes_max: 8 << 20,
+        ..config(listen, (HERE, 1).into())
+    }
+}
+
+/// Serves it, with a spool in this directory; waits until that is open, or known not to open.
+async fn serve_stored(config: &mut config::Forward, directory: &std::path::Path) -> (Arc<Forward>, Arc<Store>) {
+    use crate::config::SpoolKeyFile;
+    use crate::link::outbound::Route;
+    use crate::link::wire::Instance;
+    use crate::spool::store::{Destination, Limits};
+    let Delivery::Stored(terms) = config.delivery else { panic!("stored") };
+    let listener = bound(config, None);
+    let lab = |_| Some((PublicKey([7; 32]), Name::new("lab").unwrap()));
+    let inside = Inside::new("lo", vec![HERE], Owners::new(lab, watch::channel(0).1));
+    let store = Store::new(stored::store::Place {
+        name: config.name.to_string(),
+        key: SpoolKeyFile::File(directory.join("key")),
+        directory: directory.join("spool"),
+        destination: Destination { peer_key: [7; 32], target: "orders".into() },
+        limits: Limits {
+            messages_max: terms.queue_messages_max,
+            bytes_max: terms.queue_bytes_max,
+            keep_delivered: terms.keep_delivered,
+        },
+    });
+    tokio::spawn(Arc::clone(&store).run());
+    let route = Route {
+        site: "north".into(),
+        instance: Instance::new(1, 1),
+        forward: config.name.to_string(),
+        service: "orders".into(),
+        peer: config.peer.clone(),
+        address: (HERE, 1).into(),
+    };
+    let link = Outbound::stored(route, inside.clone(), Arc::clone(&store) as _);
+    let forward = Forward::new(config.clone(), Way::Stored(Arc::clone(&store), Onward::Link(link)), inside);
+    tokio::spawn(Arc::clone(&forward).serve(listener));
+    while matches!(store.opened(), stored::store::Opened::Not) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    (forward, store)
+}
+
+/// Sends a message and returns MSA-1 of its answer; none where the connection ends.
+async fn stored(to: SocketAddr, message: &'static [u8]) -> Option<String> {
+    let exchange = move || {
+        let mut sender = std::net::TcpStream::connect(to).unwrap();
+        let (mut answer, mut piece) = (Vec::new(), [0; 256]);
+        sender.write_all(message).unwrap();
+        while !answer.ends_with(b"\x1c\r") {
+            match sender.read(&mut piece) {
+                Ok(count) if count > 0 => answer.extend_from_slice(&piece[..count]),
+                _ => return None,
+            }
+        }
+        let text = String::from_utf8(answer).unwrap();
+        text.split('|').skip_while(|field| !field.ends_with("MSA")).nth(1).map(str::to_owned)
+    };
+    tokio::task::spawn_blocking(exchange).await.unwrap()
+}
+
+const ORIGINAL: &[u8] = b"\x0bMSH|^~\\&|H|N|L|S|20260101||ORU^R01|7|P|2.5\rPID|1\r\x1c\r";
+const ENHANCED: &[u8] = b"\x0bMSH|^~\\&|H|N|L|S|20260101||ORU^R01|8|P|2.5|||AL|NE\r\x1c\r";
+
+#[tokio::test]
+async fn what_a_stored_forward_acknowledged_is_in_the_spool_that_is_opened_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = storing(10, config::OnFull::Close);
+    let (_forward, _store) = serve_stored(&mut config, directory.path()).await;
+    assert_eq!(stored(config.listen, ORIGINAL).await.as_deref(), Some("AA"));
+    assert_eq!(stored(config.listen, ENHANCED).await.as_deref(), Some("CA"));
+    // As after kill -9: nothing of the site that runs is closed, and its directory is looked at as it is on the disk.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(directory.path().join(".")).arg(copy.path()).status();
+    assert!(copied.unwrap().success());
+    let (_other, store) = serve_stored(&mut storing(10, config::OnFull::Close), copy.path()).await;
+    let kept = store.spool().unwrap().read(1, 10, 1 << 20).await.unwrap();
+    let kept: Vec<Vec<u8>> = kept.into_iter().map(|message| message.payload).collect();
+    assert_eq!(kept, [ORIGINAL, ENHANCED].map(|frame| frame[1..frame.len() - 2].to_vec()), "byte for byte, in order");
+}
+
+#[tokio::test]
+async fn a_full_queue_closes_or_refuses_as_configured() {
+    for (on_full, expected) in [(config::OnFull::Close, [None, None]), (config::OnFull::Nak, [Some("AR"), Some("CR")])]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = storing(1, on_full);
+        let (forward, store) = serve_stored(&mut config, directory.path()).await;
+        assert_eq!(stored(config.listen, ORIGINAL).await.as_deref(), Some("AA"));
+        let answers = [stored(config.listen, ORIGINAL).await, stored(config.listen, ENHANCED).await];
+        assert_eq!(answers.each_ref().map(Option::as_deref), expected);
+        assert_eq!(forward.tally().counts().refused.get("queue_full"), Some(&2));
+        assert_eq!(store.spool().unwrap().tail().borrow().depth, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_spool_that_cannot_be_opened_takes_nothing_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("key"), "no key").unwrap();
+    let mut config = storing(9, config::OnFull::Close);
+    let (forward, store) = serve_stored(&mut config, directory.path()).await;
+    assert!(matches!(store.opened(), stored::store::Opened::Failed(..)));
+    assert_eq!(stored(config.listen, ORIGINAL).await, None);
+    assert_eq!(forward.tally().counts().refused.get("spool_failed"), Some(&1));
+}
+
+#[tokio::test]
+async fn a_large_message_keeps_its_place_before_a_small_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = storing(9, config::OnFull::Close);
+    let (_forward, store) = serve_stored(&mut config, directory.path()).await;
+    let large = [&ORIGINAL[..ORIGINAL.len() - 2], &vec![b'x'; 3 << 20], b"\r\x1c\r"].concat();
+    let both: &'static [u8] = Box::leak([&large, ORIGINAL].concat().into_boxed_slice());
+    assert_eq!(stored(config.listen, both).await.as_deref(), Some("AA"));
+    while store.spool().unwrap().tail().borrow().depth < 2 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let kept = store.spool().unwrap().list(1, None, 9).await.unwrap();
+    assert_eq!(kept.iter().map(|one| one.bytes > 1 << 20).collect::<Vec<_>>(), [true, false]);
+}

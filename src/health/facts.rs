@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
+pub use super::queue::{HeldQueue, Queue, QueueFacts};
+
 /// Is the last second that RFC 3339 can write, 9999-12-31T23:59:59Z, in seconds since 1970.
 const RFC3339_SECONDS_MAX: u64 = 253_402_300_799;
 
@@ -161,7 +163,7 @@ pub struct ForwardFacts {
     pub listen: SocketAddr,
     /// Says what at the peer receives: `service NAME`, or an address inside the tunnel.
     pub target: String,
-    /// Says how the forward delivers: `transparent`.
+    /// Says how the forward delivers: `transparent` or `stored`.
     pub delivery: &'static str,
     /// Says whether senders can connect.
     pub listener: Part,
@@ -177,7 +179,7 @@ pub struct ForwardFacts {
     pub messages_total: u64,
     /// Counts the bytes of these messages' payloads.
     pub message_bytes_total: u64,
-    /// Counts the answers by their code (MSA-1: AA, AE, AR, CA, CE, CR).
+    /// Counts the answers by their code (MSA-1: AA, AE, AR, CA, CE, CR); in stored delivery those that this site gave.
     pub acks: BTreeMap<&'static str, u64>,
     /// Counts what was odd in the framing or the answers, by kind.
     pub anomalies: BTreeMap<&'static str, u64>,
@@ -196,6 +198,9 @@ pub struct ForwardFacts {
     pub ack_latency: Histogram,
     /// Counts the senders' connections that ended, by reason.
     pub closed: BTreeMap<&'static str, u64>,
+    /// Is what its queue knows, where it is stored.
+    #[serde(flatten)]
+    pub queue: Option<QueueFacts>,
 }
 
 /// Says whether the link that carries a forward is up.
@@ -287,6 +292,10 @@ pub struct ServiceFacts {
     pub messages_total: u64,
     /// Counts the receiver's answers by their code (MSA-1).
     pub acks: BTreeMap<&'static str, u64>,
+    /// Counts the attempts to deliver stored messages whose end is not known, so that the receiver may have one twice.
+    pub in_doubt_total: u64,
+    /// Lists the queues of peers' forwards that are held at this receiver.
+    pub held: Vec<HeldQueue>,
 }
 
 /// Writes a time as RFC 3339 in UTC, in whole seconds; what lies outside 1970 to 9999 becomes the nearest end.
@@ -305,7 +314,7 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
-fn seconds_maybe<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn seconds_maybe<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration {
         Some(duration) => seconds(duration, serializer),
         None => serializer.serialize_none(),

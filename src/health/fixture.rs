@@ -52,6 +52,8 @@ pub(crate) fn site() -> SiteFacts {
             waiting: 0,
             messages_total: 7,
             acks: BTreeMap::from([("AA", 7)]),
+            in_doubt_total: 0,
+            held: Vec::new(),
         }],
     }
 }
@@ -86,5 +88,30 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
             sum: Duration::from_millis(2500),
         },
         closed: BTreeMap::from([("sender_closed", 4)]),
+        queue: None,
     }
+}
+
+/// Makes a forward whose messages are stored, and flow.
+pub(crate) fn stored() -> ForwardFacts {
+    let queue = QueueFacts {
+        state: Queue::Flowing,
+        depth: 3,
+        depth_max: 1000,
+        bytes: 1500,
+        bytes_max: 1 << 20,
+        oldest_age: Some(Duration::from_secs(2)),
+        parked: 1,
+        accepted_total: 103,
+        settled_total: 100,
+        refused: BTreeMap::from([("queue_full", 2)]),
+        in_doubt_total: 4,
+        last_settled_age: Some(Duration::from_secs(1)),
+        accepted_per_second: Some(2.5),
+        settled_per_second: Some(4.0),
+        drained_in: Some(Duration::from_secs(2)),
+        disk_free_bytes: Some(1 << 30),
+        disk_full_in: None,
+    };
+    ForwardFacts { delivery: "stored", queue: Some(queue), ..forward("results", "service results") }
 }

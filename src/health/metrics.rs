@@ -4,6 +4,7 @@
 //! 2.5.
 
 mod family;
+mod queue;
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -47,6 +48,7 @@ impl Collector for Scrape {
         forwards(&mut encoder, &report.forwards)?;
         forward_messages(&mut encoder, &report.forwards)?;
         forward_answers(&mut encoder, &report.forwards)?;
+        queue::encode(&mut encoder, &report.forwards)?;
         services(&mut encoder, &report.services)
     }
 }
@@ -177,7 +179,7 @@ fn forward_messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFa
 }
 
 fn forward_answers(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
-    let help = "Answers of the receiver, by their code (MSA-1)";
+    let help = "Answers to senders, by their code (MSA-1)";
     family(encoder, counter("forward_acks", help), forwards, |to, forward| {
         counts(to, label(forward), "code", &forward.facts.acks)
     })?;
@@ -228,6 +230,14 @@ fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -
     let help = "Answers of the receiver, by their code (MSA-1)";
     family(encoder, counter("service_acks", help), services, |to, service| {
         counts(to, label(service), "code", &service.facts.acks)
+    })?;
+    let help = "Attempts to deliver stored messages whose end is not known: the receiver may have a message twice";
+    family(encoder, counter("service_in_doubt", help), services, |to, service| {
+        count(to, &[label(service)], service.facts.in_doubt_total)
+    })?;
+    let help = "Queues of peers that are held at this receiver now";
+    family(encoder, gauge("service_held_queues", help), services, |to, service| {
+        number(to, label(service), service.facts.held.len() as u64)
     })
 }
 

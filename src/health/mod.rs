@@ -6,6 +6,8 @@
 pub mod facts;
 pub mod http;
 pub mod metrics;
+mod queue;
+pub mod rates;
 pub mod state;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::facts::{ConfigFacts, ForwardFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339};
 use rules::{
     interface_fault, judge_forward, judge_peer, judge_service, link_listener_fault, listener_fault,
-    service_listener_fault,
+    service_listener_fault, spool_fault,
 };
 
 /// Limits a cause, in characters: one line of a monitoring system; some of the text comes from the peer.
@@ -135,9 +135,17 @@ pub fn unready(facts: &SiteFacts) -> Vec<String> {
     let own = [interface_fault(facts), link_listener_fault(facts)];
     let forwards =
         facts.forwards.iter().map(|forward| Some(listener_fault(forward)?.prefixed("forward", &forward.name)));
+    let spools =
+        facts.forwards.iter().map(|forward| Some(spool_fault(facts, forward)?.prefixed("forward", &forward.name)));
     let services =
         facts.services.iter().map(|service| Some(service_listener_fault(service)?.prefixed("service", &service.name)));
-    own.into_iter().chain(forwards).chain(services).flatten().filter_map(|verdict| verdict.cause).collect()
+    own.into_iter()
+        .chain(forwards)
+        .chain(spools)
+        .chain(services)
+        .flatten()
+        .filter_map(|verdict| verdict.cause)
+        .collect()
 }
 
 impl Verdict {

@@ -40,10 +40,14 @@ pub enum Cause {
     Refused = 15,
     /// The site does not offer the service to this peer any more.
     Withdrawn = 16,
+    /// The other side is of a version that does not carry stored messages.
+    StoredUnsupported = 17,
+    /// The site cannot keep what it must of stored messages.
+    StoreFailed = 18,
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::ReceiverRefuses,
         Self::ReceiverSilent,
         Self::ReceiverUnreachable,
@@ -60,11 +64,18 @@ impl Cause {
         Self::Protocol,
         Self::Refused,
         Self::Withdrawn,
+        Self::StoredUnsupported,
+        Self::StoreFailed,
     ];
 
     /// Reads a cause; one that a later version added counts as a protocol matter.
     pub(super) fn from_byte(byte: u8) -> Self {
         Self::ALL.into_iter().find(|cause| *cause as u8 == byte).unwrap_or(Self::Protocol)
+    }
+
+    /// Reads a stable code; one that is not listed here is another end of the receiver's connection.
+    pub fn from_code(code: &str) -> Self {
+        Self::ALL.into_iter().find(|cause| cause.code() == code).unwrap_or(Self::ReceiverReset)
     }
 
     /// Tells whether no byte can have reached the receiver where a stream is refused so: it may be opened again.
@@ -85,7 +96,9 @@ impl Cause {
             | Self::Lost
             | Self::Protocol
             | Self::Refused
-            | Self::Withdrawn => false,
+            | Self::Withdrawn
+            | Self::StoredUnsupported
+            | Self::StoreFailed => false,
         }
     }
 
@@ -108,6 +121,8 @@ impl Cause {
             Self::Protocol => "protocol",
             Self::Refused => "refused",
             Self::Withdrawn => "service_withdrawn",
+            Self::StoredUnsupported => "stored_unsupported",
+            Self::StoreFailed => "store_failed",
         }
     }
 }
@@ -131,6 +146,8 @@ impl fmt::Display for Cause {
             Self::Protocol => "the sites speak no common protocol version",
             Self::Refused => "the bytes were refused",
             Self::Withdrawn => "the service is not offered to this site any more",
+            Self::StoredUnsupported => "the other site's version does not carry stored messages",
+            Self::StoreFailed => "the other site cannot keep what it must of stored messages",
         })
     }
 }

@@ -4,6 +4,7 @@
 //! Who may use what can change while links are up: [`Inbound::review`] has them judged again.
 
 mod kept;
+mod stored;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,13 +18,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::carry::DRAIN_WITHIN;
+use super::feed::reception::OpenStation;
 use super::owners::Owners;
 use super::session::{Ended, Session};
 use super::stream_end::StreamEnd;
-use super::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
+use super::wire::{CARRIES_STORED, Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
 use super::{FLUSH_WITHIN, cause_chain};
 use crate::config::{Name, PublicKey};
 use kept::{Link, LinkKey, Links, has_room, take_ghosts};
+use stored::Receptions;
 
 /// Connections of one peer that have not greeted yet, or wait for an older one of their link to end.
 const GREETING_OF_PEER_MAX: usize = 32;
@@ -70,6 +73,8 @@ pub struct Gate {
     pub service: FindService,
     /// Tells how a service's receiver is, and whenever that changes.
     pub receiver: FindReceiver,
+    /// Opens the station of a peer's stored messages; without it a peer is told that such are not carried.
+    pub stations: Option<OpenStation>,
     /// Takes the streams.
     pub arrivals: mpsc::Sender<Arrival>,
     /// Names this site.
@@ -82,6 +87,7 @@ pub struct Gate {
 pub struct Inbound {
     gate: Gate,
     links: Mutex<Links>,
+    receptions: Mutex<Receptions>,
     doors: Mutex<HashMap<PublicKey, Arc<Door>>>,
     /// Changes when who may use what may have changed.
     reviews: watch::Sender<u64>,
@@ -98,7 +104,13 @@ struct Door {
 impl Inbound {
     /// Makes the end; [`Inbound::run`] serves a listener.
     pub fn new(gate: Gate) -> Arc<Self> {
-        Arc::new(Self { gate, links: Mutex::default(), doors: Mutex::default(), reviews: watch::Sender::new(0) })
+        Arc::new(Self {
+            gate,
+            links: Mutex::default(),
+            receptions: Mutex::default(),
+            doors: Mutex::default(),
+            reviews: watch::Sender::new(0),
+        })
     }
 
     /// Looks again who may use which service: links of peers that may not end, their streams first.
@@ -132,7 +144,13 @@ impl Inbound {
             connections.spawn(async move {
                 let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, from, peer)).await;
                 if let Ok(Some(greeted)) = greeted {
-                    inbound.serve(greeted, &door, place).await;
+                    if greeted.hello.capabilities & CARRIES_STORED != 0
+                        && let Some(open) = &inbound.gate.stations
+                    {
+                        inbound.serve_stored(greeted, &door, place, open).await;
+                    } else {
+                        inbound.serve(greeted, &door, place).await;
+                    }
                 }
             });
         }
@@ -165,6 +183,9 @@ impl Inbound {
         let (hello, early) = read_hello(&mut tcp).await?;
         let refusal = match (self.gate.service)(&hello.service, &peer) {
             _ if !(hello.version_min..=hello.version_max).contains(&VERSION) => Cause::Protocol,
+            Ok(service) if hello.capabilities & CARRIES_STORED != 0 && self.gate.stations.is_some() => {
+                return Some(Greeted { tcp, early, from, peer, hello, service });
+            }
             _ if !has_room(&mut self.lock(), &LinkKey::new(&peer, &hello)) => Cause::TooManyStreams,
             Ok(service) => return Some(Greeted { tcp, early, from, peer, hello, service }),
             Err(cause) => cause,
@@ -198,7 +219,7 @@ impl Inbound {
                     // The newer connection's own `run` goes on with the streams.
                     _ = turn.changed() => Ended::Replaced,
                     ended = tie.hold(session.run(tcp, early, resumed)) => ended.unwrap_or(Ended::Moved),
-                    () = self.tell_receiver(&session, &service) => Ended::Closed,
+                    () = self.tell_receiver(&service, |state| session.tell_receiver(state)) => Ended::Closed,
                     cause = self.expelled(&session, from, &peer, &service) => {
                         tracing::warn!(%peer, %forward, %service, %cause, "closed a link");
                         self.lock().remove(&link_key);
@@ -306,13 +327,13 @@ impl Inbound {
     }
 
     /// Tells the near site how the receiver is, at once and at each change, for as long as the link is up.
-    async fn tell_receiver(&self, session: &Arc<Session>, service: &Name) {
+    async fn tell_receiver(&self, service: &Name, tell: impl Fn(ReceiverState)) {
         let mut reviews = self.reviews.subscribe();
         loop {
             if let Some(mut receiver) = (self.gate.receiver)(service) {
                 loop {
                     let state = *receiver.borrow_and_update();
-                    session.tell_receiver(state);
+                    tell(state);
                     if receiver.changed().await.is_err() {
                         break;
                     }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 pub mod carry;
 mod cause;
+mod echo;
 mod ending;
+pub mod feed;
 mod half;
 pub mod inbound;
 pub mod inside;

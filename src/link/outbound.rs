@@ -4,28 +4,28 @@
 //! life, because TCP's own backoff would not (design, delivery.md). A link that the configuration no longer names ends
 //! when its streams have.
 
-use std::io;
+mod greeting;
+mod life;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
-use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::carry::DRAIN_WITHIN;
+use super::feed::Queue;
+use super::feed::supply::Supply;
 use super::inside::Inside;
 use super::session::{Ended, Session};
-use super::wire::{Cause, Hello, Instance, Record, VERSION, Welcome, WireError, decode, encode};
-use super::{FLUSH_WITHIN, USER_TIMEOUT, cause_chain};
+use super::wire::{Cause, Instance, ReceiverState};
+use super::{FLUSH_WITHIN, cause_chain};
 use crate::config::Name;
+pub use greeting::DialError;
+use life::SignsOfLife;
 
-/// A connection attempt that takes longer is begun anew: its SYN waits in a backoff.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// The greeting is answered within this.
-const GREET_WITHIN: Duration = Duration::from_secs(5);
 /// The pause after the first failure; it doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause: a peer that is back is found within it, even if it says nothing.
@@ -35,8 +35,6 @@ const STEADY: Duration = Duration::from_secs(2);
 /// The streams of a link that is no longer wanted end by themselves within [`DRAIN_WITHIN`], and have so much more time to
 /// say so.
 const DRAIN_MORE: Duration = Duration::from_secs(2);
-/// A greeting is one small record, in bytes.
-const GREETING_BYTES_MAX: usize = 1024;
 
 /// Says how a link is.
 #[derive(Debug, Clone)]
@@ -59,60 +57,6 @@ pub enum LinkState {
     },
 }
 
-/// Says why a link does not come up.
-#[derive(Debug, Error)]
-pub enum DialError {
-    /// TCP cannot connect.
-    #[error("cannot connect to the link port {address}")]
-    Connect {
-        /// Is where.
-        address: SocketAddr,
-        /// Says why.
-        source: io::Error,
-    },
-    /// Nobody answers.
-    #[error("no answer from the link port {address}")]
-    Silent {
-        /// Is where.
-        address: SocketAddr,
-    },
-    /// The other side speaks something else.
-    #[error("the link port {address} does not speak wardlink's protocol")]
-    Foreign {
-        /// Is where.
-        address: SocketAddr,
-        /// Says what is wrong.
-        source: WireError,
-    },
-    /// The connection broke in the greeting.
-    #[error("the link port {address} broke the connection off")]
-    Broken {
-        /// Is where.
-        address: SocketAddr,
-    },
-    /// The address belongs to another peer, or to none: `wg` can move it.
-    #[error("the address of the link port {address} does not belong to the peer")]
-    NotThePeers {
-        /// Is where.
-        address: SocketAddr,
-    },
-    /// The other side refuses, and says why.
-    #[error("{0}")]
-    Refused(Cause),
-}
-
-impl DialError {
-    fn cause(&self) -> Cause {
-        match self {
-            Self::Refused(cause) => *cause,
-            Self::Foreign { .. } => Cause::Protocol,
-            Self::Connect { .. } | Self::Silent { .. } | Self::Broken { .. } | Self::NotThePeers { .. } => {
-                Cause::LinkDown
-            }
-        }
-    }
-}
-
 /// Says what a link connects.
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -133,6 +77,8 @@ pub struct Route {
 /// Is the near end of a link.
 pub struct Outbound {
     session: Arc<Session>,
+    /// Carries stored messages, in place of streams.
+    supply: Option<Arc<Supply>>,
     state: Mutex<LinkState>,
     route: Route,
     inside: Inside,
@@ -148,8 +94,18 @@ impl Outbound {
     ///
     /// `hold_for` bounds how long streams outlive their connection.
     pub fn new(route: Route, inside: Inside, hold_for: Duration) -> Arc<Self> {
+        Self::carrying(route, inside, hold_for, None)
+    }
+
+    /// Makes the end of a link that carries the stored messages of a queue, and no streams.
+    pub fn stored(route: Route, inside: Inside, queue: Arc<dyn Queue>) -> Arc<Self> {
+        Self::carrying(route, inside, Duration::ZERO, Some(Supply::new(queue)))
+    }
+
+    fn carrying(route: Route, inside: Inside, hold_for: Duration, supply: Option<Arc<Supply>>) -> Arc<Self> {
         Arc::new(Self {
             session: Session::near(hold_for),
+            supply,
             state: Mutex::new(LinkState::New),
             route,
             inside,
@@ -160,9 +116,10 @@ impl Outbound {
         })
     }
 
-    /// Tells whether the link leads to this service at this peer and its link port.
-    pub fn leads_to(&self, service: &str, peer: &Name, address: SocketAddr) -> bool {
-        self.route.service == service && self.route.peer == *peer && self.route.address == address
+    /// Tells whether the link leads where a route does: to its service at its peer and the link port there.
+    pub fn leads_as(&self, route: &Route) -> bool {
+        let (now, is_same_peer) = (&self.route, self.route.peer == route.peer);
+        is_same_peer && now.service == route.service && now.address == route.address
     }
 
     /// Says which peer's signs of life count from now on: `awake` changes at each.
@@ -189,6 +146,26 @@ impl Outbound {
     /// Ends the link as soon as its streams have ended, within a bound; [`Outbound::run`] then returns.
     pub fn retire(&self) {
         self.retired.send_replace(true);
+    }
+
+    /// Returns the stored messages, where the link carries such.
+    pub fn supply(&self) -> Option<&Arc<Supply>> {
+        self.supply.as_ref()
+    }
+
+    /// Greets again, so that the two sites compare their views of the stored messages anew.
+    pub fn begin_again(&self) {
+        self.regreet.notify_one();
+    }
+
+    /// Returns the last round trip that was measured on the link.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.supply.as_ref().map_or_else(|| self.session.round_trip(), |supply| supply.round_trip())
+    }
+
+    /// Returns what the far site said last of its receiver, and since when it says so.
+    pub fn receiver(&self) -> (ReceiverState, SystemTime) {
+        self.supply.as_ref().map_or_else(|| self.session.receiver(), |supply| supply.receiver())
     }
 
     /// Returns the streams.
@@ -244,7 +221,7 @@ impl Outbound {
                     if began.elapsed() >= STEADY {
                         pause = PAUSE_MIN;
                     }
-                    self.down(Cause::LinkDown, cause_chain(&ended));
+                    self.down(ended.cause(), cause_chain(&ended));
                 }
                 Err(error) => self.down(error.cause(), cause_chain(&error)),
             }
@@ -268,67 +245,25 @@ impl Outbound {
         let wake = async {
             loop {
                 awake.next().await;
-                self.session.wake();
+                match &self.supply {
+                    Some(supply) => supply.wake(),
+                    None => self.session.wake(),
+                }
             }
         };
         let Some(tie) = self.inside.owners().tie(&tcp, self.route.address.ip(), &self.route.peer) else {
             return Some(Ended::Moved);
         };
+        let carry = async {
+            match &self.supply {
+                Some(supply) => supply.run(tcp, early).await,
+                None => self.session.run(tcp, early, resumed).await,
+            }
+        };
         tokio::select! {
-            ended = tie.hold(self.session.run(tcp, early, resumed)) => Some(ended.unwrap_or(Ended::Moved)),
+            ended = tie.hold(carry) => Some(ended.unwrap_or(Ended::Moved)),
             ended = wake => Some(ended),
             () = self.regreet.notified() => None,
-        }
-    }
-
-    async fn greet(&self) -> Result<(TcpStream, Welcome, BytesMut), DialError> {
-        let address = self.route.address;
-        if !self.inside.owners().is_at(&self.route.peer, address.ip()) {
-            return Err(DialError::NotThePeers { address });
-        }
-        let connect = tokio::time::timeout(CONNECT_WITHIN, self.inside.connect(address, USER_TIMEOUT)).await;
-        let mut tcp = connect
-            .map_err(|_| DialError::Silent { address })?
-            .map_err(|source| DialError::Connect { address, source })?;
-        tokio::time::timeout(GREET_WITHIN, self.exchange_greetings(&mut tcp))
-            .await
-            .map_err(|_| DialError::Silent { address })?
-            .map(|(welcome, early)| (tcp, welcome, early))
-    }
-
-    async fn exchange_greetings(&self, tcp: &mut TcpStream) -> Result<(Welcome, BytesMut), DialError> {
-        let address = self.route.address;
-        let mut hello = BytesMut::new();
-        encode(&Record::Hello(self.hello()), &mut hello);
-        tcp.write_all(&hello).await.map_err(|source| DialError::Connect { address, source })?;
-        let mut buffer = BytesMut::with_capacity(GREETING_BYTES_MAX);
-        loop {
-            let read = tcp.read_buf(&mut buffer).await.map_err(|source| DialError::Connect { address, source })?;
-            if read == 0 || buffer.len() > GREETING_BYTES_MAX * 8 {
-                return Err(DialError::Broken { address });
-            }
-            let (answer, answer_bytes) =
-                match decode(&buffer).map_err(|source| DialError::Foreign { address, source })? {
-                    None => continue,
-                    Some((Record::Welcome(welcome), bytes)) if welcome.version == VERSION => (Ok(welcome), bytes),
-                    Some((Record::Refuse(cause), bytes)) => (Err(DialError::Refused(cause)), bytes),
-                    Some((_, bytes)) => (Err(DialError::Refused(Cause::Protocol)), bytes),
-                };
-            let early = buffer.split_off(answer_bytes);
-            return answer.map(|welcome| (welcome, early));
-        }
-    }
-
-    fn hello(&self) -> Hello {
-        Hello {
-            version_min: VERSION,
-            version_max: VERSION,
-            capabilities: 0,
-            instance: self.route.instance,
-            linger_ms: u32::try_from(self.hold_for().as_millis()).unwrap_or(u32::MAX),
-            site: self.route.site.clone(),
-            forward: self.route.forward.clone(),
-            service: self.route.service.clone(),
         }
     }
 
@@ -352,44 +287,5 @@ impl Outbound {
             }
         };
         *state = LinkState::Down { since, cause, why };
-    }
-}
-
-/// Is the peer's signs of life, whichever peer is followed.
-struct SignsOfLife {
-    followed: watch::Receiver<Option<watch::Receiver<u64>>>,
-    now: Option<watch::Receiver<u64>>,
-}
-
-impl SignsOfLife {
-    fn new(mut followed: watch::Receiver<Option<watch::Receiver<u64>>>) -> Self {
-        let now = followed.borrow_and_update().clone();
-        Self { followed, now }
-    }
-
-    /// Passes over the signs so far.
-    fn forget(&mut self) {
-        if let Some(now) = &mut self.now {
-            now.borrow_and_update();
-        }
-    }
-
-    /// Waits for the next sign; for ever, where the peer or the tunnel is gone. Cancel-safe.
-    async fn next(&mut self) {
-        loop {
-            let sign = async {
-                let is_sign = match &mut self.now {
-                    Some(now) => now.changed().await.is_ok(),
-                    None => false,
-                };
-                if !is_sign {
-                    std::future::pending::<()>().await;
-                }
-            };
-            tokio::select! {
-                () = sign => return,
-                Ok(()) = self.followed.changed() => self.now = self.followed.borrow_and_update().clone(),
-            }
-        }
     }
 }

@@ -80,6 +80,13 @@ pub struct Tie {
 }
 
 impl Tie {
+    /// Waits until the far address is another peer's, and cuts the connection off then: what is unsent is thrown away.
+    pub async fn cut_off(self) {
+        self.owners.leaves(self.far, self.key).await;
+        self.socket.set_linger(Some(Duration::ZERO)).ok();
+        self.socket.shutdown(std::net::Shutdown::Both).ok();
+    }
+
     /// Does `work` over the connection for as long as its far address is the peer's; `None`: it is another's now, and the
     /// connection is cut off as soon as `work` and the caller have let go of it.
     pub async fn hold<T>(self, work: impl Future<Output = T>) -> Option<T> {

@@ -15,22 +15,19 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
 
+use super::echo::Echo;
+use super::feed::StoreError;
+use super::feed::wire::Fault;
 use super::stream_end::StreamEnd;
 use super::streams::{Event, Side, Streams};
 use super::wire::{Cause, ReceiverState, Record, WireError, decode};
 
 /// Records that are gathered for one write, in bytes.
-const WRITE_BYTES: usize = 64 << 10;
+pub(super) const WRITE_BYTES: usize = 64 << 10;
 /// Room for one read, in bytes: the largest record and more.
-const READ_BYTES: usize = 128 << 10;
+pub(super) const READ_BYTES: usize = 128 << 10;
 /// What the kernel may hold unsent of a link, in bytes: beyond it a small message would wait behind large ones.
-const UNSENT_BYTES: u32 = 128 << 10;
-/// A link on which nothing came for so long is asked for an echo.
-const PING_AFTER: Duration = Duration::from_secs(5);
-/// A link that does not echo within this is given up; its streams stay for the next one.
-const ECHO_WITHIN: Duration = Duration::from_secs(5);
-/// The same after a sign of life of the peer: its host answers now, or the connection is stale.
-const ECHO_WITHIN_AWAKE: Duration = Duration::from_secs(1);
+pub(super) const UNSENT_BYTES: u32 = 128 << 10;
 /// Time is looked at this finely while streams wait.
 const CLOCK_STEP: Duration = Duration::from_millis(10);
 
@@ -52,12 +49,39 @@ pub enum Ended {
     /// The other side broke the rules of offsets or credit.
     #[error("the other site broke the rules of the link")]
     Violation,
+    /// The other side broke the rules of stored records.
+    #[error("the other site broke the rules of stored messages")]
+    Rules(#[from] Fault),
+    /// The other side goes on no longer, and says why.
+    #[error("{0}")]
+    Refused(Cause),
+    /// What this side keeps of the messages failed.
+    #[error("this site cannot keep what it must of the messages")]
+    Store(#[source] StoreError),
     /// A newer connection carries the streams on.
     #[error("a newer connection took over")]
     Replaced,
     /// Its far address belongs to another peer now.
     #[error("the address of the other site belongs to another peer now")]
     Moved,
+}
+
+impl Ended {
+    /// Returns the kind of failure.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Refused(cause) => *cause,
+            Self::Store(_) => Cause::StoreFailed,
+            Self::Closed
+            | Self::Broken(_)
+            | Self::Silent
+            | Self::Wire(_)
+            | Self::Violation
+            | Self::Rules(_)
+            | Self::Replaced
+            | Self::Moved => Cause::LinkDown,
+        }
+    }
 }
 
 /// Is one end of a link.
@@ -264,12 +288,18 @@ impl Session {
         // Without it the link carries all the same, only less fairly.
         SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES).ok();
         self.with(|streams| streams.handle_connected(resumed));
-        let echo = Mutex::new(Echo { heard: Instant::now(), asked: None, token: 0 });
+        let echo = Echo::new();
+        let ping = |token| {
+            self.with(|streams| {
+                streams.handle_idle();
+                streams.push_record(&Record::Ping(token));
+            });
+        };
         let (reader, writer) = tcp.split();
         let ended = tokio::select! {
             ended = self.read(connection, reader, early, &echo) => ended,
             ended = self.write(connection, writer) => ended,
-            ended = self.ask(&echo) => ended,
+            () = echo.ask(&self.awake, ping) => Ended::Silent,
         };
         // However the older one ended: it must not take the newer one's streams down.
         if self.is_replaced(connection) { Ended::Replaced } else { ended }
@@ -279,13 +309,7 @@ impl Session {
         self.lock().connection != connection
     }
 
-    async fn read(
-        self: &Arc<Self>,
-        connection: u64,
-        mut reader: ReadHalf<'_>,
-        early: BytesMut,
-        echo: &Mutex<Echo>,
-    ) -> Ended {
+    async fn read(self: &Arc<Self>, connection: u64, mut reader: ReadHalf<'_>, early: BytesMut, echo: &Echo) -> Ended {
         let mut buffer = early;
         loop {
             if self.is_replaced(connection) {
@@ -303,14 +327,13 @@ impl Session {
         }
     }
 
-    fn take_records(self: &Arc<Self>, buffer: &mut BytesMut, echo: &Mutex<Echo>) -> Result<(), Ended> {
+    fn take_records(self: &Arc<Self>, buffer: &mut BytesMut, echo: &Echo) -> Result<(), Ended> {
         let now = Instant::now();
-        echo.lock().unwrap_or_else(PoisonError::into_inner).heard = now;
+        echo.hear(now);
         while let Some((record, record_bytes)) = decode(buffer)? {
             match record {
                 Record::Pong(token) => {
-                    let round_trip = echo.lock().unwrap_or_else(PoisonError::into_inner).answered(token, now);
-                    if let Some(round_trip) = round_trip {
+                    if let Some(round_trip) = echo.answered(token, now) {
                         self.lock().round_trip = Some(round_trip);
                     }
                 }
@@ -339,60 +362,6 @@ impl Session {
             }
             out.clear();
         }
-    }
-
-    /// Waits until an echo is overdue; a sign of life of the peer meanwhile brings that nearer.
-    async fn await_echo(&self, mut until: Instant) {
-        while Instant::now() < until {
-            tokio::select! {
-                () = tokio::time::sleep_until(until.into()) => return,
-                () = self.awake.notified() => until = until.min(Instant::now() + ECHO_WITHIN_AWAKE),
-            }
-        }
-    }
-
-    /// Asks for an echo where nothing came for long, or the peer woke; ends where none comes.
-    async fn ask(self: &Arc<Self>, echo: &Mutex<Echo>) -> Ended {
-        let mut due = Instant::now(); // measures the round trip once at the start
-        loop {
-            let within = tokio::select! {
-                () = tokio::time::sleep_until(due.into()) => ECHO_WITHIN,
-                () = self.awake.notified() => ECHO_WITHIN_AWAKE,
-            };
-            let asked = Instant::now();
-            let token = echo.lock().unwrap_or_else(PoisonError::into_inner).ask(asked);
-            self.with(|streams| {
-                streams.handle_idle();
-                streams.push_record(&Record::Ping(token));
-            });
-            self.await_echo(asked + within).await;
-            let state = echo.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.heard < asked {
-                return Ended::Silent;
-            }
-            due = state.heard.max(asked) + PING_AFTER;
-        }
-    }
-}
-
-/// Is what was asked and heard on one connection.
-struct Echo {
-    heard: Instant,
-    asked: Option<Instant>,
-    token: u64,
-}
-
-impl Echo {
-    fn ask(&mut self, now: Instant) -> u64 {
-        self.token += 1;
-        self.asked = Some(now);
-        self.token
-    }
-
-    fn answered(&mut self, token: u64, now: Instant) -> Option<Duration> {
-        let asked = self.asked.filter(|_| token == self.token)?;
-        self.asked = None;
-        Some(now.duration_since(asked))
     }
 }
 

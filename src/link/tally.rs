@@ -31,6 +31,8 @@ pub struct Counts {
     pub unsolicited: u64,
     /// Counts deviations by code.
     pub anomalies: BTreeMap<&'static str, u64>,
+    /// Counts messages of stored delivery that were not taken, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
     /// Counts connections that ended, by reason.
     pub closed: BTreeMap<&'static str, u64>,
     /// Counts answers by how long they took; the last bucket is beyond the bounds.
@@ -77,6 +79,11 @@ impl Tally {
     /// Counts a connection that was not let in.
     pub fn refuse(&self, reason: &'static str) {
         *self.lock().closed.entry(reason).or_default() += 1;
+    }
+
+    /// Counts a message that was not taken.
+    pub fn refuse_message(&self, reason: &'static str) {
+        *self.lock().refused.entry(reason).or_default() += 1;
     }
 
     /// Counts what was observed.

@@ -7,7 +7,10 @@
 use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 
+mod fields;
+
 pub use super::cause::Cause;
+pub(super) use fields::Fields;
 
 /// The protocol version that this build speaks.
 pub const VERSION: u8 = 1;
@@ -15,10 +18,10 @@ pub const VERSION: u8 = 1;
 pub const WINDOW_BYTES_INITIAL: u64 = 64 << 10;
 /// The payload of one DATA record, in bytes: small enough that streams take turns.
 pub const DATA_BYTES_MAX: usize = 16 << 10;
-/// The bytes of a record before its fields: length and kind.
-const PREFIX_BYTES: usize = 3;
 /// Streams in one RESUME record: 16 bytes each, so that it stays below 64 KiB.
 pub const RESUME_STREAMS_MAX: usize = 4000;
+/// Is the capability of a link that carries stored records (`feed::wire`) after the greeting, in place of streams.
+pub const CARRIES_STORED: u32 = 1;
 const MAGIC: [u8; 4] = *b"WLNK";
 
 /// Numbers a stream on the wire, from 1, never twice: 64 bits do not run out.
@@ -62,7 +65,7 @@ pub struct Hello {
     pub version_min: u8,
     /// Is the highest.
     pub version_max: u8,
-    /// Is reserved for what later versions can do beyond the version; unknown bits are ignored.
+    /// Says what it wants beyond the version, [`CARRIES_STORED`]; unknown bits are ignored.
     pub capabilities: u32,
     /// Identifies its start, and the link.
     pub instance: Instance,
@@ -81,7 +84,7 @@ pub struct Hello {
 pub struct Welcome {
     /// Is the version that both speak from now on.
     pub version: u8,
-    /// Is reserved, as in [`Hello`].
+    /// Says which of the capabilities in [`Hello`] it understands: what it does not say it does not do.
     pub capabilities: u32,
     /// Identifies its start.
     pub instance: Instance,
@@ -169,6 +172,9 @@ pub enum WireError {
     /// The other end does not speak this protocol.
     #[error("the other end of the link is not wardlink")]
     BadMagic,
+    /// A field has a value that is not known.
+    #[error("a link record of kind {0} with an unknown value")]
+    UnknownValue(u8),
     /// A name is not text.
     #[error("a name in a link record is not text")]
     BadText,
@@ -176,9 +182,14 @@ pub enum WireError {
 
 /// Appends a record.
 pub fn encode(record: &Record<'_>, out: &mut BytesMut) {
+    put_record(out, |out| encode_fields(record, out));
+}
+
+/// Appends a record whose kind and fields `put` writes.
+pub(super) fn put_record(out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_u16(0);
-    encode_fields(record, out);
+    put(out);
     let length = u16::try_from(out.len() - start - 2).unwrap_or(u16::MAX);
     if let Some(prefix) = out.get_mut(start..start + 2) {
         prefix.copy_from_slice(&length.to_be_bytes());
@@ -274,109 +285,62 @@ fn put_text(text: &str, out: &mut BytesMut) {
 /// # Errors
 /// The bytes are no record of this protocol.
 pub fn decode(bytes: &[u8]) -> Result<Option<(Record<'_>, usize)>, WireError> {
-    let Some([high, low]) = bytes.first_chunk::<2>() else { return Ok(None) };
-    let whole = 2 + usize::from(u16::from_be_bytes([*high, *low]));
-    if whole < PREFIX_BYTES {
-        return Err(WireError::Truncated(0));
-    }
-    let Some(body) = bytes.get(2..whole) else { return Ok(None) };
-    let mut fields = Fields { kind: body.first().copied().unwrap_or(0), rest: body.get(1..).unwrap_or(&[]) };
-    Ok(Some((fields.record()?, whole)))
+    let Some((mut fields, whole)) = Fields::of_record(bytes)? else { return Ok(None) };
+    Ok(Some((record(&mut fields)?, whole)))
 }
 
-struct Fields<'a> {
-    kind: u8,
-    rest: &'a [u8],
-}
-
-impl<'a> Fields<'a> {
-    fn record(&mut self) -> Result<Record<'a>, WireError> {
-        Ok(match self.kind {
-            1 => Record::Hello(self.hello()?),
-            2 => {
-                self.magic()?;
-                Record::Welcome(Welcome {
-                    version: self.byte()?,
-                    capabilities: self.u32()?,
-                    instance: Instance(self.chunk()?),
-                    resumed: self.byte()? != 0,
-                    site: self.text()?,
-                })
-            }
-            3 => Record::Refuse(Cause::from_byte(self.byte()?)),
-            4 => Record::Resume { last: self.byte()? != 0, opened_through: self.u64()?, streams: self.streams()? },
-            5 => Record::Open(self.u64()?),
-            6 => Record::Accept(self.u64()?),
-            7 => Record::Data {
-                stream: self.u64()?,
-                offset: self.u64()?,
-                ack: self.u64()?,
-                bytes: std::mem::take(&mut self.rest),
-            },
-            8 => Record::Fin { stream: self.u64()?, offset: self.u64()?, ack: self.u64()? },
-            9 => Record::Reset { stream: self.u64()?, cause: Cause::from_byte(self.byte()?) },
-            10 => Record::Credit { stream: self.u64()?, ack: self.u64()?, limit: self.u64()? },
-            11 => Record::Ping(self.u64()?),
-            12 => Record::Pong(self.u64()?),
-            13 => Record::Receiver(match (self.byte()?, self.byte()?) {
-                (1, _) => ReceiverState::Up,
-                (2, cause) => ReceiverState::Down(Cause::from_byte(cause)),
-                _ => ReceiverState::Unknown,
-            }),
-            kind => return Err(WireError::UnknownKind(kind)),
-        })
-    }
-
-    fn hello(&mut self) -> Result<Hello, WireError> {
-        self.magic()?;
-        Ok(Hello {
-            version_min: self.byte()?,
-            version_max: self.byte()?,
-            capabilities: self.u32()?,
-            instance: Instance(self.chunk()?),
-            linger_ms: self.u32()?,
-            site: self.text()?,
-            forward: self.text()?,
-            service: self.text()?,
-        })
-    }
-
-    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (chunk, rest) = self.rest.split_first_chunk().ok_or(WireError::Truncated(self.kind))?;
-        self.rest = rest;
-        Ok(*chunk)
-    }
-
-    fn byte(&mut self) -> Result<u8, WireError> {
-        self.chunk::<1>().map(|[byte]| byte)
-    }
-
-    fn u32(&mut self) -> Result<u32, WireError> {
-        self.chunk().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, WireError> {
-        self.chunk().map(u64::from_be_bytes)
-    }
-
-    fn magic(&mut self) -> Result<(), WireError> {
-        if self.chunk()? == MAGIC { Ok(()) } else { Err(WireError::BadMagic) }
-    }
-
-    fn text(&mut self) -> Result<String, WireError> {
-        let length = usize::from(self.byte()?);
-        let (text, rest) = self.rest.split_at_checked(length).ok_or(WireError::Truncated(self.kind))?;
-        self.rest = rest;
-        String::from_utf8(text.to_vec()).map_err(|_| WireError::BadText)
-    }
-
-    fn streams(&mut self) -> Result<Vec<(StreamId, u64)>, WireError> {
-        let mut streams = Vec::with_capacity(self.rest.len() / 16);
-        while !self.rest.is_empty() {
-            streams.push((self.u64()?, self.u64()?));
+fn record<'a>(fields: &mut Fields<'a>) -> Result<Record<'a>, WireError> {
+    Ok(match fields.kind() {
+        1 => Record::Hello(hello(fields)?),
+        2 => {
+            fields.magic()?;
+            Record::Welcome(Welcome {
+                version: fields.byte()?,
+                capabilities: fields.u32()?,
+                instance: Instance(fields.chunk()?),
+                resumed: fields.byte()? != 0,
+                site: fields.text()?,
+            })
         }
-        Ok(streams)
+        3 => Record::Refuse(Cause::from_byte(fields.byte()?)),
+        4 => Record::Resume { last: fields.byte()? != 0, opened_through: fields.u64()?, streams: streams(fields)? },
+        5 => Record::Open(fields.u64()?),
+        6 => Record::Accept(fields.u64()?),
+        7 => Record::Data { stream: fields.u64()?, offset: fields.u64()?, ack: fields.u64()?, bytes: fields.rest() },
+        8 => Record::Fin { stream: fields.u64()?, offset: fields.u64()?, ack: fields.u64()? },
+        9 => Record::Reset { stream: fields.u64()?, cause: Cause::from_byte(fields.byte()?) },
+        10 => Record::Credit { stream: fields.u64()?, ack: fields.u64()?, limit: fields.u64()? },
+        11 => Record::Ping(fields.u64()?),
+        12 => Record::Pong(fields.u64()?),
+        13 => Record::Receiver(match (fields.byte()?, fields.byte()?) {
+            (1, _) => ReceiverState::Up,
+            (2, cause) => ReceiverState::Down(Cause::from_byte(cause)),
+            _ => ReceiverState::Unknown,
+        }),
+        kind => return Err(WireError::UnknownKind(kind)),
+    })
+}
+
+fn hello(fields: &mut Fields<'_>) -> Result<Hello, WireError> {
+    fields.magic()?;
+    Ok(Hello {
+        version_min: fields.byte()?,
+        version_max: fields.byte()?,
+        capabilities: fields.u32()?,
+        instance: Instance(fields.chunk()?),
+        linger_ms: fields.u32()?,
+        site: fields.text()?,
+        forward: fields.text()?,
+        service: fields.text()?,
+    })
+}
+
+fn streams(fields: &mut Fields<'_>) -> Result<Vec<(StreamId, u64)>, WireError> {
+    let mut streams = Vec::with_capacity(fields.left() / 16);
+    while fields.left() > 0 {
+        streams.push((fields.u64()?, fields.u64()?));
     }
+    Ok(streams)
 }
 
 #[cfg(test)]

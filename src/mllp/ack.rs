@@ -13,8 +13,13 @@ use super::message::{Header, Mode};
 const COMMIT_ACK: u8 = 0x06;
 const COMMIT_NAK: u8 = 0x15;
 
-/// Is what a negative answer of wardlink's own says, in words.
-pub const REFUSAL_TEXT: &[u8] = b"Receiver not reachable and message not delivered";
+/// Says that a message was not forwarded.
+pub const UNREACHABLE_TEXT: &[u8] = b"Receiver not reachable and message not delivered";
+/// Says that a message was not stored: it is to be sent again.
+pub const NOT_STORED_TEXT: &[u8] = b"Message cannot be stored now; send it again later";
+/// Says that a message asks for what stored delivery cannot give.
+pub const NO_APPLICATION_ANSWER_TEXT: &[u8] =
+    b"Message wants an answer of the application, which stored delivery cannot give; use transparent delivery";
 
 /// Is "application internal error" of HL7 table 0357, the only code there for what is not the message's fault.
 const REFUSAL_ERROR: &[u8] = b"207";
@@ -181,14 +186,23 @@ pub fn answer(header: &Header<'_>, code: AckCode, stamp: Stamp<'_>) -> Vec<u8> {
     out.payload
 }
 
+/// Returns the code of the answer that is due for a message once it is safely stored, and not delivered yet: AA, in
+/// enhanced mode CA where MSH-15 asks for it. An answer is not answered, but for what its MSH-15 asks.
+pub fn stored_code(header: &Header<'_>) -> Option<AckCode> {
+    match header.mode() {
+        Mode::Original => header.msa().is_none().then_some(AckCode::ApplicationAccept),
+        Mode::Enhanced { accept, .. } => accept.is_due(true).then_some(AckCode::CommitAccept),
+    }
+}
+
 /// Writes the refusal of a message that cannot be delivered: AR, in enhanced mode CR, with ERR 207 and a fixed text;
 /// `None` where the message asks for no answer.
-pub fn refusal(header: &Header<'_>, stamp: Stamp<'_>) -> Option<Vec<u8>> {
+pub fn refusal(header: &Header<'_>, stamp: Stamp<'_>, text: &'static [u8]) -> Option<(AckCode, Vec<u8>)> {
     let code = codes_due(header, Verdict::Reject).first().copied()?;
     let payload = answer(header, code, stamp);
     let mut out = Writer { payload, separator: header.field_separator() };
-    out.segment(&[b"ERR", b"", b"", REFUSAL_ERROR, b"E", b"", b"", b"", REFUSAL_TEXT]);
-    Some(out.payload)
+    out.segment(&[b"ERR", b"", b"", REFUSAL_ERROR, b"E", b"", b"", b"", text]);
+    Some((code, out.payload))
 }
 
 /// Mirrors MSH-9 as far as the message has it: `ACK`, `ACK^A01`, `ACK^A01^ACK`.

@@ -10,6 +10,10 @@ mod tests;
 /// Limits how much of a payload is looked at, in bytes: an MSH has a few hundred; what is behind is not header.
 pub const HEADER_BYTES_MAX: usize = 2048;
 
+/// Lists the queries whose type does not begin with Q: enhanced queries, master files, networks, orders, requests for
+/// patient information, stored procedures, virtual tables.
+const QUERIES: [&[u8]; 11] = [b"EQQ", b"MFQ", b"NMQ", b"OSQ", b"RQA", b"RQC", b"RQI", b"RQP", b"RQQ", b"SPQ", b"VQQ"];
+
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Shows the MSH of a message; of a batch (FHS, BHS), that of its first message.
@@ -104,6 +108,36 @@ impl<'a> Header<'a> {
             (AckCondition::Absent, AckCondition::Absent) => Mode::Original,
             _ => Mode::Enhanced { accept, application },
         }
+    }
+
+    /// Says whether the message requires an answer that only an application can give: MSH-16 asks for one (an answer is
+    /// never answered so), or it is a query.
+    pub fn requires_application_answer(&self) -> bool {
+        if self.msa().is_some() {
+            return false;
+        }
+        let is_asked = match self.mode() {
+            Mode::Original => false,
+            Mode::Enhanced { application, .. } => !matches!(application, AckCondition::Absent | AckCondition::Never),
+        };
+        is_asked || self.is_query()
+    }
+
+    /// Says whether the message is a query by its type, MSH-9.1 (HL7 v2.8.2 table 0076, chapters 5 and 11).
+    fn is_query(&self) -> bool {
+        let kind = self.kind();
+        (kind.len() == 3 && kind.starts_with(b"Q") && kind != b"QCK") || QUERIES.contains(&kind)
+    }
+
+    /// Says whether the message is nothing but an answer, by its type.
+    pub fn is_acknowledgement(&self) -> bool {
+        [b"ACK", b"MCF"].iter().any(|kind| self.kind() == *kind)
+    }
+
+    /// Returns the first component of the message type.
+    fn kind(&self) -> &'a [u8] {
+        let separator = self.component_separator();
+        self.message_type().split(|byte| *byte == separator).next().unwrap_or_default()
     }
 
     /// Finds the MSA segment: the message is an answer.

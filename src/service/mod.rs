@@ -4,6 +4,8 @@
 //! before it is. A change of its configuration counts for the connections that begin from then on; who may not use it any
 //! more is cut off at once.
 
+pub mod stored;
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +52,10 @@ pub struct Service {
     ports: Mutex<Ports>,
     /// Take places back that are taken now, where there are to be fewer.
     takers: Mutex<JoinSet<()>>,
+    /// Are the conversations about stored messages.
+    talks: Mutex<Vec<stored::Talk>>,
+    /// Counts attempts in doubt of those that have ended.
+    in_doubt_before: AtomicU64,
 }
 
 /// Is where peers that run plain WireGuard connect.
@@ -73,6 +79,8 @@ impl Service {
             drain: watch::Sender::new(false),
             ports: Mutex::default(),
             takers: Mutex::default(),
+            talks: Mutex::default(),
+            in_doubt_before: AtomicU64::new(0),
         })
     }
 
@@ -252,11 +260,15 @@ impl Service {
 
     /// Connects to the receiver as soon as it may have one more connection.
     async fn connect(&self) -> Result<(TcpLeg, OwnedSemaphorePermit), Cause> {
-        let _waiting = Waiting::new(&self.waiting);
-        let slot = tokio::time::timeout(SLOT_WITHIN, Arc::clone(&self.slots).acquire_owned()).await;
-        let slot = slot.ok().and_then(Result::ok).ok_or(Cause::ReceiverBusy)?;
+        let slot = self.slot().await?;
         let tcp = self.open().await?;
         Ok((TcpLeg::receiver(tcp), slot))
+    }
+
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, Cause> {
+        let _waiting = Waiting::new(&self.waiting);
+        let slot = tokio::time::timeout(SLOT_WITHIN, Arc::clone(&self.slots).acquire_owned()).await;
+        slot.ok().and_then(Result::ok).ok_or(Cause::ReceiverBusy)
     }
 
     async fn open(&self) -> Result<TcpStream, Cause> {

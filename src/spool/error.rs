@@ -188,7 +188,8 @@ impl SpoolError {
         match self {
             Self::File { .. } | Self::Store { .. } | Self::Disk { .. } | Self::Random | Self::Closed => true,
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
-            Self::Damaged { .. } | Self::NotThere { .. } | Self::NotAllowed { .. } => false,
+            Self::Damaged { damage, .. } => *damage == Damage::Database,
+            Self::NotThere { .. } | Self::NotAllowed { .. } => false,
             Self::Sent { .. } | Self::Stranded { .. } | Self::TooManyForwards { .. } => false,
         }
     }

@@ -4,7 +4,7 @@
 //! is fixed: big-endian integers in the order of `Head::encode`.
 
 use super::queue::State;
-use super::{Digest, Sequence};
+use super::{Attempt, Digest, Sequence};
 
 /// Is the number of states.
 const STATES: usize = State::ALL.len();
@@ -18,17 +18,6 @@ pub(super) struct Tally {
     pub(super) messages: u64,
     /// Counts the bytes of their payloads, also of those that are shredded by now.
     pub(super) bytes: u64,
-}
-
-/// Is how far the attempts at a message are, as the ledger of a conversation keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Attempting {
-    /// Is the message.
-    pub(super) sequence: Sequence,
-    /// Counts the attempts, those that ended unknown, and those of them that a stop cut off.
-    pub(super) counts: [u32; 3],
-    /// Says whether one is under way.
-    pub(super) under_way: bool,
 }
 
 /// Is the head.
@@ -55,7 +44,7 @@ pub(super) struct Head {
     /// Says whether an operator paused the forward.
     pub(super) is_paused: bool,
     /// Is the attempt that is written down, where the spool is the ledger of its receiver.
-    pub(super) attempting: Option<Attempting>,
+    pub(super) attempting: Option<Attempt>,
     tallies: [Tally; STATES],
 }
 
@@ -120,10 +109,12 @@ impl Head {
             out.extend_from_slice(&tally.bytes.to_be_bytes());
         }
         out.push(u8::from(self.is_paused));
-        let attempting = self.attempting.unwrap_or(Attempting { sequence: 0, counts: [0; 3], under_way: false });
+        let none = Attempt { sequence: 0, number: 0, in_doubt: 0, interrupted: 0, under_way: false };
+        let attempting = self.attempting.unwrap_or(none);
         out.push(u8::from(self.attempting.is_some()));
         out.extend_from_slice(&attempting.sequence.to_be_bytes());
-        out.extend(attempting.counts.iter().flat_map(|count| count.to_be_bytes()));
+        let counts = [attempting.number, attempting.in_doubt, attempting.interrupted];
+        out.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
         out.push(u8::from(attempting.under_way));
         out
     }
@@ -146,12 +137,12 @@ impl Head {
         head.is_paused = take::<1>(&mut rest)? == [1];
         let is_attempting = take::<1>(&mut rest)? == [1];
         let sequence = number(&mut rest)?;
-        let mut counts = [0; 3];
-        for count in &mut counts {
-            *count = u32::from_be_bytes(take(&mut rest)?);
-        }
+        let number = u32::from_be_bytes(take(&mut rest)?);
+        let in_doubt = u32::from_be_bytes(take(&mut rest)?);
+        let interrupted = u32::from_be_bytes(take(&mut rest)?);
         let under_way = take::<1>(&mut rest)? == [1];
-        head.attempting = is_attempting.then_some(Attempting { sequence, counts, under_way });
+        let attempt = Attempt { sequence, number, in_doubt, interrupted, under_way };
+        head.attempting = is_attempting.then_some(attempt);
         rest.is_empty().then_some(head)
     }
 }
@@ -176,7 +167,7 @@ mod tests {
         (head.generation, head.last, head.retired_through, head.sent_through) = (2, 3, 4, 5);
         (head.outbox_last, head.outbox_events, head.is_paused) = (6, 7, true);
         (head.digest, head.retired_digest) = (Digest([8; 32]), Digest([9; 32]));
-        head.attempting = Some(Attempting { sequence: 10, counts: [11, 12, 13], under_way: true });
+        head.attempting = Some(Attempt { sequence: 10, number: 11, in_doubt: 12, interrupted: 13, under_way: true });
         for (state, bytes) in State::ALL.into_iter().zip(100..) {
             head.enter(state, bytes);
         }

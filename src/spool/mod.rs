@@ -10,9 +10,12 @@ mod error;
 mod head;
 pub mod inbox;
 pub mod key;
+mod large;
 pub mod ledger;
+mod mark;
 pub mod queue;
 mod seal;
+pub mod store;
 
 use std::fmt;
 use std::time::SystemTime;
@@ -22,6 +25,7 @@ use crate::mllp::ack::AckCode;
 pub use digest::Fingerprint;
 pub use error::{Damage, Limit, Refusal, SpoolError};
 pub use ledger::{Attempt, Finished, Ledger};
+pub use store::Spool;
 
 /// Numbers a message of a spool: from 1, in the order of acceptance, over the whole life of the spool, none twice.
 pub type Sequence = u64;
@@ -150,6 +154,8 @@ pub struct Queued {
     pub sequence: Sequence,
     /// Is its epoch.
     pub epoch: Epoch,
+    /// Is the running digest up to and with it.
+    pub digest: Digest,
     /// Is the message as the sender sent it.
     pub payload: Vec<u8>,
     /// Is when it was accepted.

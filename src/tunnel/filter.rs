@@ -42,6 +42,8 @@ pub enum Verdict {
 pub enum Whose {
     /// This site's own, on the tunnel interface.
     Ours,
+    /// This host's, on another interface.
+    Hosts,
     /// The peer's that sent the packet, by the longest prefix.
     ThisPeers,
     /// Another peer's or nobody's.
@@ -53,21 +55,19 @@ pub fn judge(packet: &IpPacket<'_>, rules: &PeerRules, whose: impl Fn(IpAddr) ->
     if whose(packet.source) != Whose::ThisPeers {
         return Verdict::Drop(Drop::SourceNotAllowed);
     }
-    if whose(packet.destination) != Whose::Ours {
-        return if rules.routed && is_routable(packet.destination) {
-            Verdict::Pass
-        } else {
-            Verdict::Drop(Drop::NotForUs)
-        };
+    let destination = whose(packet.destination);
+    if destination != Whose::Ours && !(rules.routed && is_routable(packet.destination)) {
+        return Verdict::Drop(Drop::NotForUs);
     }
-    if rules.host_access {
+    // What is routed lies behind this host: its own other addresses are no more open than the tunnel's.
+    if rules.host_access || !matches!(destination, Whose::Ours | Whose::Hosts) {
         return Verdict::Pass;
     }
     if packet.fragment_or_options {
         return Verdict::Drop(Drop::Fragment);
     }
     match (packet.protocol, packet.destination) {
-        (TCP, _) => judge_tcp(packet, rules),
+        (TCP, _) => judge_tcp(packet, rules, destination),
         (ICMP, IpAddr::V4(_)) => judge_icmp(packet, whose),
         (ICMPV6, IpAddr::V6(_)) => judge_icmpv6(packet, whose),
         _ => Verdict::Drop(Drop::ProtocolNotAllowed),
@@ -83,12 +83,12 @@ fn is_routable(address: IpAddr) -> bool {
     !(local || address.is_loopback() || address.is_multicast() || address.is_unspecified())
 }
 
-fn judge_tcp(packet: &IpPacket<'_>, rules: &PeerRules) -> Verdict {
+/// Services are offered at the tunnel's addresses only.
+fn judge_tcp(packet: &IpPacket<'_>, rules: &PeerRules, destination: Whose) -> Verdict {
+    let is_offered = |port| destination == Whose::Ours && rules.ports.contains(&port);
     match packet.tcp() {
         None => Verdict::Drop(Drop::Malformed),
-        Some(tcp) if tcp.opens() && !rules.ports.contains(&tcp.destination_port) => {
-            Verdict::Reset(Drop::PortNotOffered)
-        }
+        Some(tcp) if tcp.opens() && !is_offered(tcp.destination_port) => Verdict::Reset(Drop::PortNotOffered),
         Some(_) => Verdict::Pass,
     }
 }
@@ -126,7 +126,7 @@ fn judge_icmpv6(packet: &IpPacket<'_>, whose: impl Fn(IpAddr) -> Whose) -> Verdi
 /// Tells whether an ICMP error is about what we sent to this very peer: none may speak for another.
 fn quotes_our_flow(packet: &IpPacket<'_>, whose: impl Fn(IpAddr) -> Whose) -> bool {
     packet.quoted().is_some_and(|quoted| {
-        whose(quoted.source) == Whose::Ours
+        matches!(whose(quoted.source), Whose::Ours | Whose::Hosts)
             && whose(quoted.destination) == Whose::ThisPeers
             && matches!(quoted.protocol, TCP | ICMP | ICMPV6)
     })

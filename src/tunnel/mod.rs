@@ -13,6 +13,7 @@ mod error;
 pub mod filter;
 mod fuzz;
 mod interface;
+mod locals;
 pub mod offload;
 pub mod packet;
 pub mod peer;
@@ -44,6 +45,7 @@ use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
 use interface::Upkeep;
+use locals::{HostAddresses, Locals};
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
 pub use settings::SetByWg;
@@ -66,6 +68,7 @@ struct Shared {
     random: AtomicU64,
     unreachables: Mutex<unreachable::Limit>,
     clock: Mutex<Clock>,
+    locals: Arc<Locals>,
 }
 
 impl Shared {
@@ -96,9 +99,12 @@ impl Shared {
     }
 
     /// Says whose an inner address is, seen from a peer.
-    fn whose(&self, peers: &Peers, address: IpAddr, peer: &Arc<PeerEntry>) -> Whose {
+    fn whose(peers: &Peers, hosts: &HostAddresses, address: IpAddr, peer: &Arc<PeerEntry>) -> Whose {
         if peers.addresses.contains(&address) {
             return Whose::Ours;
+        }
+        if hosts.contains(address) {
+            return Whose::Hosts;
         }
         let is_the_peers = peers.owner(address).is_some_and(|owner| Arc::ptr_eq(owner, peer));
         if is_the_peers { Whose::ThisPeers } else { Whose::Others }
@@ -186,6 +192,7 @@ impl Tunnel {
             random: seed.into(),
             unreachables: Mutex::default(),
             clock: wall::start(&config.state_dir).into(),
+            locals: upkeep.locals(),
         });
         let control = Arc::new(Control::begin(Arc::clone(&shared), upkeep.kept(), config).await);
         let (ended, failed) = watch::channel(None);

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
+use crate::control::queue::QueueAnswer;
 use crate::control::{self, Answers};
 
 /// Asks a site whose reload has this outcome, in the only socket of its directory.
@@ -19,6 +20,7 @@ async fn asked(outcome: Reloaded) -> (u8, String) {
             let outcome = outcome.clone();
             Box::pin(async move { outcome })
         }),
+        queue: Arc::new(|_, _| Box::pin(async { QueueAnswer::NotPermitted })),
     };
     let site = tokio::spawn(control::serve(listener, answers, stopped));
     let ask = move || {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::cli::columns::{Row, line, table};
+
 /// Is what the tables show of a site's status.
 #[derive(Debug, Deserialize)]
 pub(super) struct Status {
@@ -76,6 +78,26 @@ struct Forward {
     connections: Option<u64>,
     messages_total: Option<u64>,
     last_ack_age_seconds: Option<f64>,
+    #[serde(flatten)]
+    queued: Queued,
+}
+
+/// Is what a stored forward says of its queue.
+#[derive(Debug, Deserialize)]
+pub(super) struct Queued {
+    queue: Option<QueueState>,
+    queue_depth: Option<u64>,
+    oldest_queued_age_seconds: Option<f64>,
+    parked_messages: Option<u64>,
+    accepted_per_second: Option<f64>,
+    settled_per_second: Option<f64>,
+    drained_in_seconds: Option<f64>,
+    disk_full_in_seconds: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct QueueState {
+    state: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,13 +107,6 @@ struct Service {
     target: String,
     connections: Option<u64>,
     messages_total: Option<u64>,
-}
-
-/// Is a row of a table: its cells, and under them why the thing is not ok, and what else is to be known.
-struct Row<'a> {
-    cells: Vec<String>,
-    cause: Option<&'a str>,
-    note: Option<&'static str>,
 }
 
 /// Writes the status as people read it.
@@ -116,6 +131,9 @@ pub(super) fn render(status: &Status) -> String {
     let forwards: Vec<_> = status.forwards.iter().map(forward).collect();
     let titles = ["FORWARD", "STATUS", "SINCE", "LISTEN", "TO", "SENDERS", "MESSAGES", "LAST ACK"];
     table(&mut text, &titles, &forwards);
+    let queues: Vec<_> = status.forwards.iter().filter_map(queue).collect();
+    let titles = ["QUEUE", "STATE", "WAITING", "OLDEST", "PARKED", "IN/S", "OUT/S", "DRAINED IN", "DISK FULL IN"];
+    table(&mut text, &titles, &queues);
     let services: Vec<_> = status.services.iter().map(service).collect();
     let titles = ["SERVICE", "STATUS", "SINCE", "RECEIVER", "CONNECTIONS", "MESSAGES"];
     table(&mut text, &titles, &services);
@@ -147,6 +165,24 @@ fn forward(forward: &Forward) -> Row<'_> {
     row(&forward.verdict, [forward.listen.clone(), to, connections, messages, age(forward.last_ack_age_seconds)])
 }
 
+/// Shows the queue of a stored forward.
+fn queue(forward: &Forward) -> Option<Row<'_>> {
+    let queued = &forward.queued;
+    let rate = |rate: Option<f64>| rate.map(|rate| format!("{rate:.1}")).unwrap_or_default();
+    let cells = vec![
+        forward.verdict.name.clone(),
+        queued.queue.as_ref()?.state.clone(),
+        number(queued.queue_depth),
+        duration(queued.oldest_queued_age_seconds),
+        number(queued.parked_messages),
+        rate(queued.accepted_per_second),
+        rate(queued.settled_per_second),
+        duration(queued.drained_in_seconds),
+        duration(queued.disk_full_in_seconds),
+    ];
+    Some(Row { cells, cause: None, note: None })
+}
+
 fn service(service: &Service) -> Row<'_> {
     let cells = [service.target.clone(), number(service.connections), number(service.messages_total)];
     row(&service.verdict, cells)
@@ -157,48 +193,25 @@ fn row<const N: usize>(verdict: &Verdict, cells: [String; N]) -> Row<'_> {
     Row { cells: first.into_iter().chain(cells).collect(), cause: verdict.cause.as_deref(), note: None }
 }
 
-/// Writes a table with columns as wide as their widest cell; nothing where there are no rows.
-fn table(text: &mut String, titles: &[&str], rows: &[Row]) {
-    if rows.is_empty() {
-        return;
-    }
-    let width = |(column, title): (usize, &&str)| {
-        let cells = rows.iter().filter_map(|row| row.cells.get(column));
-        cells.map(|cell| cell.chars().count()).fold(title.len(), usize::max)
-    };
-    let widths: Vec<usize> = titles.iter().enumerate().map(width).collect();
-    line(text, "");
-    cells(text, titles, &widths);
-    for row in rows {
-        cells(text, &row.cells, &widths);
-        for below in [row.cause, row.note].into_iter().flatten() {
-            line(text, &format!("  {below}"));
-        }
-    }
-}
-
-fn cells(text: &mut String, cells: &[impl AsRef<str>], widths: &[usize]) {
-    let padded: Vec<String> =
-        cells.iter().zip(widths).map(|(cell, width)| format!("{:width$}", cell.as_ref())).collect();
-    line(text, padded.join("  ").trim_end());
-}
-
-fn line(text: &mut String, content: &str) {
-    text.push_str(content);
-    text.push('\n');
-}
-
 fn number(count: Option<u64>) -> String {
     count.map(|count| count.to_string()).unwrap_or_default()
 }
 
-/// Writes an age by its two largest units, such as `3h 2m ago`.
+/// Writes an age such as `3h 2m ago`.
 fn age(seconds: Option<f64>) -> String {
-    let Some(age) = seconds.map(f64::trunc).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) else {
-        return "never".to_owned();
+    match duration(seconds) {
+        none if none.is_empty() => "never".to_owned(),
+        some => some + " ago",
+    }
+}
+
+/// Writes a time by its two largest units, such as `3h 2m`; nothing where there is none.
+fn duration(seconds: Option<f64>) -> String {
+    let Some(time) = seconds.map(f64::trunc).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) else {
+        return String::new();
     };
-    let exact = humantime::format_duration(age).to_string();
-    exact.split_whitespace().take(2).chain(["ago"]).collect::<Vec<_>>().join(" ")
+    let exact = humantime::format_duration(time).to_string();
+    exact.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// Writes a count of bytes in the unit that fits, with one digit after the point.
@@ -261,6 +274,28 @@ orders   down    2026-11-22T13:59:00Z  0.0.0.0:2575  service orders at city-lab 
   receiver 192.168.10.40:6661 refuses connections at city-lab
 ";
         assert_eq!(render(&serde_json::from_value(status).expect("status")), expected);
+    }
+
+    #[test]
+    fn a_stored_forward_has_a_row_for_its_queue() {
+        let status = json!({
+            "status": "down", "site": "lab", "version": "0.1.0", "started": "2026-11-22T11:00:00Z",
+            "forwards": [{
+                "name": "results", "status": "down", "since": "2026-11-22T13:59:00Z", "listen": "0.0.0.0:2575",
+                "peer": "city-lab", "target": "service results", "connections": 2, "messages_total": 10,
+                "last_ack_age_seconds": 4.2, "cause": "held at message 7: AE",
+                "queue": { "state": "held", "since": "2026-11-22T13:59:00Z", "sequence": 7, "cause": "AE" },
+                "queue_depth": 12000, "oldest_queued_age_seconds": 3723.5, "parked_messages": 1,
+                "accepted_per_second": 12.345, "settled_per_second": 0.0, "drained_in_seconds": null,
+                "disk_full_in_seconds": 90_000.0,
+            }],
+        });
+        let expected = "
+QUEUE    STATE  WAITING  OLDEST  PARKED  IN/S  OUT/S  DRAINED IN  DISK FULL IN
+results  held   12000    1h 2m   1       12.3  0.0                1day 1h
+";
+        let text = render(&serde_json::from_value(status).expect("status"));
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

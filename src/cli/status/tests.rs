@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::super::site::socket_of;
 use super::*;
+use crate::control::queue::QueueAnswer;
 use crate::control::{self, Answers, Reloaded};
 use crate::health;
 
@@ -23,6 +24,7 @@ async fn asked(status: serde_json::Value, json: bool) -> Result<String, StatusEr
     let answers = Answers {
         status: Arc::new(move || status.clone()),
         reload: Arc::new(|| Box::pin(async { Reloaded::NotPermitted })),
+        queue: Arc::new(|_, _| Box::pin(async { QueueAnswer::NotPermitted })),
     };
     let site = tokio::spawn(control::serve(listener, answers, stopped));
     let ask = move || shown(&args(None, None, json), directory.path());

@@ -108,7 +108,9 @@ fn marks_and_tables_are_read_as_wg_does() {
         assert!(said[0].starts_with("2: FwMark"), "{said:?}");
     }
     assert_eq!(interface("Table = 7").interface.table, Some(Table::Number(7)));
-    assert_eq!(interface("Table = hospital").leftovers[0].key, "Table");
+    let named = interface("Table = hospital");
+    assert_eq!((named.leftovers[0].key, named.interface.table), ("Table", Some(Table::Off)));
+    assert!(named.leftovers[0].instead.contains("set the routes into that table yourself"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::facts::Receiver;
-use super::super::fixture::{NOW, site};
+use super::super::fixture::{NOW, site, stored};
 use super::*;
 
 /// Checks the grammar of OpenMetrics text as far as this file uses it; returns the sample lines.
@@ -84,6 +84,38 @@ fn a_scrape_is_well_formed_and_says_what_the_facts_say() {
     }
     let series: BTreeSet<_> = samples.iter().map(|sample| (&sample.0, &sample.1)).collect();
     assert_eq!(series.len(), samples.len(), "no series comes twice");
+}
+
+/// Is what a stored forward shows beside.
+const SHOWN_OF_QUEUES: &str = r#"
+wardlink_forward_queue_depth{forward="results"} 3
+wardlink_forward_queue_depth_max{forward="results"} 1000
+wardlink_forward_queue_bytes{forward="results"} 1500
+wardlink_forward_queue_max_bytes{forward="results"} 1048576
+wardlink_forward_oldest_queued_age_seconds{forward="results"} 2.0
+wardlink_forward_parked_messages{forward="results"} 1
+wardlink_forward_accepted_messages_total{forward="results"} 103
+wardlink_forward_settled_messages_total{forward="results"} 100
+wardlink_forward_refused_messages_total{forward="results",reason="queue_full"} 2
+wardlink_forward_in_doubt_total{forward="results"} 4
+wardlink_forward_last_settled_age_seconds{forward="results"} 1.0
+wardlink_forward_queue_state{forward="results",state="flowing"} 1
+wardlink_forward_queue_state{forward="results",state="held"} 0
+wardlink_forward_queue_drained_in_seconds{forward="results"} 2.0
+wardlink_forward_spool_disk_free_bytes{forward="results"} 1073741824
+"#;
+
+#[test]
+fn a_stored_forward_shows_its_queue_and_a_transparent_one_has_none() {
+    let mut facts = site();
+    facts.forwards.push(stored());
+    let text = encode(facts, *NOW).expect("encodes");
+    let samples = parse(&text);
+    for line in SHOWN_OF_QUEUES.trim().lines() {
+        assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+    }
+    assert_eq!(value(&samples, "wardlink_forward_queue_depth", r#"forward="orders""#), None);
+    assert_eq!(value(&samples, "wardlink_forward_spool_disk_full_in_seconds", r#"forward="results""#), None);
 }
 
 #[test]

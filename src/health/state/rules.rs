@@ -3,6 +3,10 @@
 //! Of several faults the first on a message's way is named: this site, tunnel, link, receiver. Never looks at a clock.
 //! The rules are those of the product's HTTP contract; that an idle session expires is WireGuard's (whitepaper section 6).
 
+mod queue;
+
+pub(super) use queue::spool_fault;
+
 use std::time::{Duration, SystemTime};
 
 use super::super::facts::{
@@ -92,10 +96,15 @@ fn no_session_cause(facts: &SiteFacts, peer: &PeerFacts) -> String {
 pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: SystemTime) -> Verdict {
     let peer = facts.peers.iter().find(|peer| peer.name == forward.peer);
     listener_fault(forward)
+        .or_else(|| spool_fault(facts, forward))
+        .or_else(|| queue::fullness(facts, forward))
         .or_else(|| interface_fault(facts))
         .or_else(|| peer.map(|peer| judge_peer(facts, peer, now)).filter(|verdict| verdict.status == Status::Down))
         .or_else(|| link_fault(facts, forward))
+        .or_else(|| queue::divergence(forward))
         .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
+        .or_else(|| queue::standstill(facts, forward))
+        .or_else(|| queue::shortage(facts, forward))
         .or_else(|| overdue_answer(forward, now))
         .or_else(|| negative_answer(forward, now))
         .or_else(|| missing_evidence(facts, forward, peer, now))
@@ -127,19 +136,22 @@ fn receiver_fault(receiver: &Receiver, place: &str) -> Option<Verdict> {
 
 fn overdue_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
     let age = forward.oldest_unanswered_age.filter(|age| *age > ANSWER_OVERDUE)?;
-    let text = format!(
-        "receiver at {} is slow: {} unanswered, the oldest for {}",
-        forward.peer,
-        forward.unanswered,
-        age_text(age)
-    );
+    let who = match &forward.queue {
+        None => format!("receiver at {}", forward.peer),
+        Some(_) => "the spool".to_owned(),
+    };
+    let text = format!("{who} is slow: {} unanswered, the oldest for {}", forward.unanswered, age_text(age));
     Some(Verdict::new(Status::Degraded, before(now, age.saturating_sub(ANSWER_OVERDUE)), &text))
 }
 
 fn negative_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
     let is_last = |age: &Duration| forward.last_ack_age.is_none_or(|last_ack| *age <= last_ack);
     let last = forward.last_negative_ack.filter(|last| last.age <= NEGATIVE_ACK_RECENT && is_last(&last.age))?;
-    let text = format!("receiver at {} answered {} {} ago", forward.peer, last.code, age_text(last.age));
+    let who = match &forward.queue {
+        None => format!("receiver at {}", forward.peer),
+        Some(_) => "this site".to_owned(),
+    };
+    let text = format!("{who} answered {} {} ago", last.code, age_text(last.age));
     Some(Verdict::new(Status::Degraded, before(now, last.age), &text))
 }
 
@@ -152,11 +164,16 @@ fn missing_evidence(
 ) -> Option<Verdict> {
     let session_up = peer.is_none_or(|peer| matches!(peer.session, Session::Up { .. }));
     let known = matches!(forward.receiver, Receiver::Ok { .. });
-    let fresh = forward.last_ack_age.is_some_and(|age| age <= EVIDENCE_FRESH);
+    // What this site answers itself says nothing of the receiver.
+    let answered = match &forward.queue {
+        None => forward.last_ack_age,
+        Some(queue) => queue.last_settled_age,
+    };
+    let fresh = answered.is_some_and(|age| age <= EVIDENCE_FRESH);
     if session_up && (known || fresh) {
         return None;
     }
-    let (since, evidence) = match forward.last_ack_age {
+    let (since, evidence) = match answered {
         Some(age) => {
             let since = before(now, age.saturating_sub(EVIDENCE_FRESH));
             (since, format!("its last answer came {} ago", age_text(age)))
@@ -197,6 +214,7 @@ pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdic
         .or_else(|| link_listener_fault(facts))
         .or_else(|| service_listener_fault(service))
         .or_else(|| receiver_fault(&service.receiver, ""))
+        .or_else(|| queue::held_at(service))
         .unwrap_or_else(|| match service.receiver {
             Receiver::Ok { since } => Verdict::ok(since),
             Receiver::Unknown | Receiver::Down { .. } => unknown(),

@@ -1,6 +1,6 @@
 //! Tests of every rule of the verdict.
 
-use super::super::facts::{Link, NegativeAck, Part, Receiver, Session};
+use super::super::facts::{HeldQueue, Link, NegativeAck, Part, Queue, QueueFacts, Receiver, Session};
 use super::super::fixture::{NOW, ago, site};
 use super::rules::{ANSWER_OVERDUE, EVIDENCE_FRESH, NEGATIVE_ACK_RECENT};
 use super::*;
@@ -426,4 +426,102 @@ fn the_json_is_the_contract() {
     assert_eq!(forward["last_ack_age_seconds"], 42.0);
     assert_eq!(forward["link"]["state"], "up");
     assert_eq!(json["services"][0]["receiver"]["state"], "ok");
+}
+
+/// Judges a stored forward whose queue is changed.
+fn stored(change: impl FnOnce(&mut SiteFacts, &mut QueueFacts)) -> Verdict {
+    let mut facts = site();
+    let mut forward = super::super::fixture::stored();
+    change(&mut facts, forward.queue.as_mut().unwrap());
+    facts.forwards.push(forward);
+    assess(&facts, *NOW).forwards.last().unwrap().verdict.clone()
+}
+
+#[test]
+fn a_queue_that_flows_is_ok_and_its_own_answers_are_no_evidence() {
+    check("flows", &stored(|_, _| {}), Status::Ok, ago(3000), "");
+    let mut facts = site();
+    facts.forwards[0] = super::super::fixture::stored();
+    facts.forwards[0].receiver = Receiver::Unknown;
+    facts.forwards[0].queue.as_mut().unwrap().last_settled_age = None;
+    let cause = "whether the receiver at city-lab answers is not known: it has not answered yet, and no probe tells";
+    check("no evidence", &assess(&facts, *NOW).forwards[0].verdict, Status::Unknown, ago(10_000), cause);
+}
+
+#[test]
+fn a_queue_that_stands_still_says_why_and_what_to_do() {
+    let (since, cause) = (ago(60), "x".to_owned());
+    let state = |state: Queue| stored(move |_, queue| queue.state = state);
+    let verdict = state(Queue::Failed { since, cause: "the disk is gone".into() });
+    check("failed", &verdict, Status::Down, since, "spool: the disk is gone");
+    check("opening", &state(Queue::Opening), Status::Unknown, ago(10_000), "the spool is being opened");
+    let verdict = state(Queue::Held { since, sequence: 7, cause: "AE, 6 attempts".into() });
+    let text = "held at message 7: AE, 6 attempts; 3 wait, see wardlink queue show results 7";
+    check("held", &verdict, Status::Down, since, text);
+    let verdict = state(Queue::Diverged { since, cause: "it is ahead".into() });
+    let text = "diverged from city-lab: it is ahead; nothing is sent until wardlink queue reconcile results";
+    check("diverged", &verdict, Status::Down, since, text);
+    let text = "paused, 3 wait; wardlink forward resume results ends it";
+    check("paused", &state(Queue::Paused), Status::Degraded, ago(10_000), text);
+    // What is first on a message's way is named.
+    let tunnel_down = stored(|facts, queue| {
+        lose_session(facts);
+        queue.state = Queue::Held { since, sequence: 7, cause };
+    });
+    assert!(tunnel_down.cause.unwrap().starts_with("no session with city-lab"));
+}
+
+#[test]
+fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
+    let text = "the queue has 800 of at most 1000 messages (max_queue_messages)";
+    check("filling", &stored(|_, queue| queue.depth = 800), Status::Degraded, ago(10_000), text);
+    assert_eq!(stored(|_, queue| queue.depth = 799).status, Status::Ok);
+    let offline = stored(|facts, queue| {
+        lose_session(facts);
+        queue.depth = 1000;
+    });
+    assert!(offline.cause.unwrap().starts_with("the queue has 1000 of at most 1000"), "what senders meet is first");
+    let text = "the queue has 1048576 of at most 1048576 bytes (max_queue_bytes)";
+    check("full", &stored(|_, queue| queue.bytes = 1 << 20), Status::Down, ago(10_000), text);
+    let text = "the disk of the spool is full in 11h 59m, if it goes on so";
+    let verdict = stored(|_, queue| queue.disk_full_in = Some(Duration::from_secs(12 * 3600 - 1)));
+    check("disk", &verdict, Status::Degraded, ago(10_000), text);
+}
+
+#[test]
+fn a_site_is_not_ready_while_a_spool_takes_nothing() {
+    let mut facts = site();
+    facts.forwards.push(super::super::fixture::stored());
+    assert!(unready(&facts).is_empty());
+    let queue = |facts: &mut SiteFacts, state| facts.forwards[2].queue.as_mut().unwrap().state = state;
+    queue(&mut facts, Queue::Opening);
+    assert_eq!(unready(&facts), ["forward results: the spool is being opened"]);
+    queue(&mut facts, Queue::Failed { since: ago(1), cause: "the disk is gone".into() });
+    assert_eq!(unready(&facts), ["forward results: spool: the disk is gone"]);
+    queue(&mut facts, Queue::Paused);
+    assert!(unready(&facts).is_empty(), "it takes messages");
+}
+
+#[test]
+fn what_a_stored_forward_answers_is_said_of_this_site() {
+    let verdict = |change: fn(&mut super::super::facts::ForwardFacts)| {
+        let mut facts = site();
+        facts.forwards[0] = super::super::fixture::stored();
+        change(&mut facts.forwards[0]);
+        assess(&facts, *NOW).forwards[0].verdict.clone().cause.unwrap()
+    };
+    let slow = verdict(|forward| (forward.unanswered, forward.oldest_unanswered_age) = (5, Some(LONG)));
+    assert_eq!(slow, "the spool is slow: 5 unanswered, the oldest for 3h 2m");
+    let refused = verdict(|forward| {
+        forward.last_ack_age = Some(Duration::from_secs(9));
+        forward.last_negative_ack = Some(NegativeAck { code: "AR", age: Duration::from_secs(9) });
+    });
+    assert_eq!(refused, "this site answered AR 9s ago");
+}
+
+#[test]
+fn a_peers_queue_that_is_held_here_is_the_services_fault() {
+    let held = |since, sequence| HeldQueue { peer: "city-lab".into(), since, sequence, cause: "AE".into() };
+    let verdict = service(|facts| facts.services[0].held = vec![held(ago(5), 9), held(ago(50), 7)]);
+    check("held", &verdict, Status::Down, ago(50), "the queue of city-lab is held at message 7: AE");
 }

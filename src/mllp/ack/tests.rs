@@ -77,16 +77,17 @@ fn a_refusal_says_ar_or_cr_and_207() {
     for (accept, application, expected) in [("", "", "AR"), ("AL", "AL", "CR"), ("ER", "NE", "CR"), ("NE", "AL", "AR")]
     {
         let message = with_mode(accept, application, "");
-        let payload = refusal(&Header::parse(&message).unwrap(), STAMP).unwrap();
+        let (refused, payload) = refusal(&Header::parse(&message).unwrap(), STAMP, UNREACHABLE_TEXT).unwrap();
+        assert_eq!(refused.code(), expected);
         assert_eq!(Header::parse(&payload).unwrap().msa().unwrap().code(), expected.as_bytes());
-        assert!(payload.ends_with(&[b"\rERR|||207|E||||", REFUSAL_TEXT, b"\r"].concat()));
+        assert!(payload.ends_with(&[b"\rERR|||207|E||||", UNREACHABLE_TEXT, b"\r"].concat()));
     }
 }
 
 #[test]
 fn nothing_is_refused_that_asks_for_no_answer() {
     for message in [with_mode("NE", "NE", ""), with_mode("SU", "NE", ""), with_mode("", "", "MSA|AA|1\r")] {
-        assert!(refusal(&Header::parse(&message).unwrap(), STAMP).is_none());
+        assert!(refusal(&Header::parse(&message).unwrap(), STAMP, NOT_STORED_TEXT).is_none());
     }
 }
 

@@ -48,6 +48,16 @@ impl FrameReader {
         followed.inspect_err(|_| self.payload = Vec::new())
     }
 
+    /// Counts the bytes of the partial payload.
+    pub fn held_bytes(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Says whether no frame is begun.
+    pub fn is_between_frames(&self) -> bool {
+        self.decoder.is_between_frames()
+    }
+
     /// Takes the end of the stream.
     pub fn handle_end_of_stream(&mut self, sink: &mut dyn FnMut(Read)) {
         let Self { decoder, payload } = self;

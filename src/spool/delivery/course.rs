@@ -287,7 +287,7 @@ impl Course {
         let is_able = matches!(self.line, Line::Up(_)) && !self.is_stopping;
         let attempting = self.head.as_ref().and_then(|head| head.to_write_down(is_able));
         let is_noted = self.head.as_ref().is_none_or(|head| head.is_noted);
-        let begins = attempting.is_some_and(|attempt| attempt.under_way);
+        let begins = is_able && self.head.as_ref().is_some_and(|head| head.phase == Phase::Ready);
         if self.ended.is_none() && is_noted && !begins {
             return None;
         }

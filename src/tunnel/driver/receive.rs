@@ -239,6 +239,7 @@ impl<'a> Receiver<'a> {
     /// Judges the packets of a batch and hands them to the interface, joined where they belong together.
     fn deliver(&mut self, entry: &Arc<PeerEntry>) -> Result<(), TunnelError> {
         let (shared, peers, rules) = (self.shared, self.shared.peers(), entry.rules());
+        let hosts = shared.locals.now();
         let packets = std::mem::take(&mut self.packets);
         let mut run: Option<Run> = None;
         for at in &packets {
@@ -253,7 +254,7 @@ impl<'a> Receiver<'a> {
                 entry.drops.count(Drop::Malformed);
                 continue;
             };
-            match filter::judge(&packet, &rules, |address| shared.whose(&peers, address, entry)) {
+            match filter::judge(&packet, &rules, |address| Shared::whose(&peers, &hosts, address, entry)) {
                 Verdict::Pass => {
                     let whole = at.start..at.start + packet.total_bytes;
                     run = shared.tun.joins().then(|| Run::begin(&self.plain, whole.clone())).flatten();

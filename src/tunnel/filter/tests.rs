@@ -10,6 +10,8 @@ const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const PEER: &str = "10.98.0.2";
 const OURS: &str = "10.98.0.1";
+/// This host's address on another interface.
+const HOSTS: &str = "192.0.2.7";
 
 fn rules() -> PeerRules {
     PeerRules { ports: HashSet::from([2570, 2576]), ..PeerRules::default() }
@@ -21,6 +23,7 @@ fn verdict_by(bytes: &[u8], rules: &PeerRules) -> Verdict {
     judge(&IpPacket::parse(bytes).unwrap(), rules, |address| match address {
         address if ours.contains(&address) => Whose::Ours,
         address if theirs.contains(&address) => Whose::ThisPeers,
+        address if address.to_string() == HOSTS => Whose::Hosts,
         _ => Whose::Others,
     })
 }
@@ -66,6 +69,23 @@ fn other_destinations_need_routed() {
     }
     let own = tcp_packet(PEER, OURS, (40000, 22), SYN);
     assert_eq!(verdict_by(&own, &routed), Verdict::Reset(Drop::PortNotOffered), "routed is not host_access");
+}
+
+#[test]
+fn routed_does_not_open_this_hosts_other_addresses() {
+    let routed = PeerRules { routed: true, ..rules() };
+    for port in [22, 2570] {
+        let packet = tcp_packet(PEER, HOSTS, (40000, port), SYN);
+        assert_eq!(verdict_by(&packet, &routed), Verdict::Reset(Drop::PortNotOffered), "{port}");
+        assert_eq!(verdict(&packet), Verdict::Drop(Drop::NotForUs), "{port}");
+    }
+    let udp = ip_packet(PEER, HOSTS, UDP, &[0; 8]);
+    assert_eq!(verdict_by(&udp, &routed), Verdict::Drop(Drop::ProtocolNotAllowed));
+    let answer = tcp_packet(PEER, HOSTS, (2575, 40000), SYN_ACK);
+    assert_eq!(verdict_by(&answer, &routed), Verdict::Pass, "of a connection that this host began");
+    let open = PeerRules { host_access: true, ..routed };
+    assert_eq!(verdict_by(&udp, &open), Verdict::Pass);
+    assert_eq!(verdict_by(&tcp_packet(PEER, HOSTS, (40000, 22), SYN), &open), Verdict::Pass);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use rtnetlink::{AddressMessageBuilder, Handle, IpVersion, LinkUnspec, RouteMessa
 use tokio::task::AbortHandle;
 
 use super::super::TunnelError;
+use super::super::locals::HostAddresses;
 use super::super::udp::segments_max;
 use super::wanted::{Family, Route, Rule, Wanted};
 
@@ -32,6 +33,8 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x57);
 /// Where our rules stand: right before the kernel's rule for the main table (32766), after what an admin added before.
 const MAIN_PRIORITY: u32 = 32764;
 const UNMARKED_PRIORITY: u32 = 32765;
+/// The kernel's own table of what ends at this host (linux/rtnetlink.h).
+const RT_TABLE_LOCAL: u8 = 255;
 
 /// Speaks to the kernel about one interface.
 pub(super) struct Kernel {
@@ -97,6 +100,21 @@ impl Kernel {
             }
         }
         Ok(found)
+    }
+
+    /// Lists what the kernel takes for this host, whatever the interface: its addresses and their broadcast addresses.
+    pub(super) async fn local_addresses(&self) -> Result<HostAddresses, rtnetlink::Error> {
+        let mut found = Vec::new();
+        for family in families() {
+            let mut request = RouteMessage::default();
+            request.header.address_family = address_family(family);
+            request.header.table = RT_TABLE_LOCAL;
+            let mut routes = self.handle.route().get(request).execute();
+            while let Some(message) = routes.try_next().await? {
+                found.extend(is_local(&message).then(|| prefix_of(&message)).flatten());
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
     pub(super) async fn set_link(&self, mtu: u16) -> Result<(), rtnetlink::Error> {
@@ -264,6 +282,11 @@ fn route_of(message: &RouteMessage, index: u32) -> Option<Route> {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
+    let prefix = prefix_of(message)?;
+    Some(Route { table: table.unwrap_or(message.header.table.into()), prefix })
+}
+
+fn prefix_of(message: &RouteMessage) -> Option<IpNet> {
     let destination = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
         RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
@@ -273,8 +296,30 @@ fn route_of(message: &RouteMessage, index: u32) -> Option<Route> {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let prefix = IpNet::new(destination.unwrap_or(nothing), message.header.destination_prefix_length).ok()?;
-    Some(Route { table: table.unwrap_or(message.header.table.into()), prefix })
+    IpNet::new(destination.unwrap_or(nothing), message.header.destination_prefix_length).ok()
+}
+
+/// Tells whether a route says that packets end at this host; other tables than the kernel's own hold special cases.
+fn is_local(message: &RouteMessage) -> bool {
+    message.header.table == RT_TABLE_LOCAL
+        && matches!(message.header.kind, RouteType::Local | RouteType::Broadcast | RouteType::Anycast)
+}
+
+/// Tells whether what the kernel tells its listeners may change which addresses are this host's.
+pub(super) fn moves_locals(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
+            is_local(route)
+        }
+        NetlinkPayload::InnerMessage(inner) => matches!(
+            inner,
+            // Where an interface goes down or an address is removed, the kernel may tell of no route.
+            RouteNetlinkMessage::DelLink(_) | RouteNetlinkMessage::DelAddress(_) | RouteNetlinkMessage::NewAddress(_)
+        ),
+        NetlinkPayload::Done(_) | NetlinkPayload::Noop => false,
+        // Something was lost: it may have been one of these.
+        _ => true,
+    }
 }
 
 fn leaves_by(message: &RouteMessage, index: u32) -> bool {

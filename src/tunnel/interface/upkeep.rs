@@ -13,8 +13,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::TunnelError;
+use super::super::locals::Locals;
 use super::host;
-use super::kernel::{Events, Kernel, errno};
+use super::kernel::{Events, Kernel, errno, moves_locals};
 use super::wanted::{Rule, Wanted, own_table};
 use crate::config::Config;
 
@@ -43,6 +44,7 @@ pub(in crate::tunnel) struct Kept {
     has_rules: AtomicBool,
     fault: StdMutex<Option<String>>,
     restored: AtomicU64,
+    locals: Arc<Locals>,
 }
 
 struct Goal {
@@ -66,7 +68,10 @@ impl Upkeep {
             has_rules: AtomicBool::new(false),
             fault: StdMutex::new(None),
             restored: AtomicU64::new(0),
+            locals: Arc::default(),
         });
+        // Before anything can come out of the tunnel: none of them is open to who is merely routed.
+        kept.look_at_locals().await.map_err(failed(|| "the local addresses".to_owned()))?;
         kept.remove_stale().await;
         let watch = tokio::spawn(watch(Arc::clone(&kept), events)).abort_handle();
         let upkeep = Self { kept, watch };
@@ -77,6 +82,11 @@ impl Upkeep {
     /// Returns what changes the interface on a reload.
     pub(in crate::tunnel) fn kept(&self) -> Arc<Kept> {
         Arc::clone(&self.kept)
+    }
+
+    /// Returns this host's own addresses, which follow the kernel's.
+    pub(in crate::tunnel) fn locals(&self) -> Arc<Locals> {
+        Arc::clone(&self.kept.locals)
     }
 
     /// Says what the kernel lacks, and could not be restored yet.
@@ -162,6 +172,12 @@ impl Kept {
         // The kernel takes some things along with others, as secondary addresses with the first.
         self.look(&goal, true).await;
         host::check(new);
+        Ok(())
+    }
+
+    /// Takes up which addresses are this host's; where the kernel does not say, those of before hold.
+    async fn look_at_locals(&self) -> Result<(), rtnetlink::Error> {
+        self.locals.set(self.kernel.local_addresses().await?);
         Ok(())
     }
 
@@ -256,6 +272,9 @@ async fn watch(kept: Arc<Kept>, mut events: Events) {
     loop {
         tokio::select! {
             Some(event) = events.next() => {
+                if moves_locals(&event) {
+                    follow_locals(&kept).await;
+                }
                 if !restore && kept.kernel.concerns(&event) {
                     next = next.min(Instant::now() + LOOK_AFTER);
                 }
@@ -263,6 +282,7 @@ async fn watch(kept: Arc<Kept>, mut events: Events) {
             }
             () = sleep_until(next) => {}
         }
+        follow_locals(&kept).await;
         let is_well = kept.look(&*kept.goal.lock().await, restore).await;
         let now = Instant::now();
         if restore {
@@ -270,6 +290,12 @@ async fn watch(kept: Arc<Kept>, mut events: Events) {
             pause = if is_again || !is_well { (pause * 2).min(RESTORE_AFTER_MAX) } else { RESTORE_AFTER };
         }
         (next, restore) = if is_well { (now + LOOK_EVERY, false) } else { (now + pause, true) };
+    }
+}
+
+async fn follow_locals(kept: &Kept) {
+    if let Err(error) = kept.look_at_locals().await {
+        tracing::warn!(%error, "the kernel does not say which addresses are this host's; those of before hold");
     }
 }
 

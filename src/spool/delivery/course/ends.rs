@@ -216,7 +216,9 @@ impl Course {
             },
             Some(Failure::Unknown | Failure::Error) => {
                 let until = now + self.pause(number);
-                self.head.as_mut().map(|head| head.phase = Phase::Resting { until });
+                if let Some(head) = &mut self.head {
+                    head.phase = Phase::Resting { until };
+                }
                 return;
             }
         };

@@ -1,0 +1,195 @@
+//! Stored delivery at the sender's site while the other one is away: what is acknowledged is kept, and operators see and
+//! decide what becomes of it.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::harness::mllp::{MARKER, message};
+use crate::harness::pair::{FORWARD, Pair};
+use crate::harness::plan::Plan;
+use crate::harness::{tests, until};
+
+tests![
+    senders_are_served_while_the_peer_is_away_and_nothing_is_lost_by_kill_9,
+    a_full_queue_refuses_and_says_so_in_health,
+    operators_see_park_release_discard_and_export,
+    a_pause_outlives_a_restart,
+    another_key_stops_only_that_forward_and_says_why,
+];
+
+/// Bounds what a site does by itself.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Makes a pair whose north stores its orders, starts north alone, which is ready once it takes messages.
+fn alone(lines: &[&str]) -> Pair {
+    let mut pair = Pair::unstarted();
+    let plan = plan(&pair, lines);
+    pair.north.start(&plan);
+    pair
+}
+
+fn plan(pair: &Pair, lines: &[&str]) -> Plan {
+    let lines: Vec<&str> = ["delivery: stored"].into_iter().chain(lines.iter().copied()).collect();
+    let key = pair.north.dir.join("spool.key").display().to_string();
+    let plan = Plan::of(&pair.north).peer(&pair.south).spool(&key);
+    plan.forward("orders", FORWARD, "south", "service: orders", &lines)
+}
+
+/// Sends a message, and returns MSA-1 and MSA-2 of its answer, as `AA 7`.
+#[track_caller]
+fn send(pair: &Pair, id: &str) -> String {
+    let mut sender = pair.sender();
+    sender.send(&message(id, 500)).expect("open");
+    let answer = String::from_utf8(sender.answer(SOON).expect("an answer")).expect("wardlink's own text");
+    let msa = answer.split('\r').find(|segment| segment.starts_with("MSA|")).expect("an MSA").to_owned();
+    let fields: Vec<&str> = msa.split('|').collect();
+    format!("{} {}", fields[1], fields[2])
+}
+
+/// Runs a command against north; returns its exit code and all that it printed.
+fn run(pair: &Pair, words: &str) -> (Option<i32>, String) {
+    let socket = pair.north.dir.join("control.sock").display().to_string();
+    let words = format!("{words} --socket {socket}");
+    let words = pair.north.command(&words.split(' ').collect::<Vec<_>>());
+    let output = pair.north.namespace.output(&format!("timeout 20 {}", words.join(" ")));
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// Runs a command that succeeds.
+#[track_caller]
+fn done(pair: &Pair, words: &str) -> String {
+    let (code, text) = run(pair, words);
+    assert_eq!(code, Some(0), "{words}: {text}");
+    text
+}
+
+/// Lists message and state of the queue.
+#[track_caller]
+fn states(pair: &Pair) -> Vec<(u64, String)> {
+    let text = done(pair, "queue list orders --json");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("json");
+    let entries = json["entries"].as_array().expect("entries");
+    let state = |entry: &serde_json::Value| {
+        (entry["sequence"].as_u64().expect("a number"), entry["state"].as_str().expect("a word").to_owned())
+    };
+    entries.iter().map(state).collect()
+}
+
+fn senders_are_served_while_the_peer_is_away_and_nothing_is_lost_by_kill_9() {
+    let mut pair = alone(&[]);
+    for id in ["one", "two", "three"] {
+        assert_eq!(send(&pair, id), format!("AA {id}"));
+    }
+    pair.north.kill();
+    pair.north.restart();
+    assert_eq!(send(&pair, "four"), "AA four");
+    let (forward, _) = until(SOON, "the depth is told", || {
+        Some(pair.north.health_of("forwards", "orders")).filter(|forward| forward["queue_depth"] == 4)
+    });
+    assert_eq!((&forward["delivery"], &forward["accepted_total"]), (&"stored".into(), &4.into()), "{forward}");
+    assert!(forward["oldest_queued_age_seconds"].is_f64(), "{forward}");
+    assert!((pair.north.metric("forward_queue_depth", "forward=\"orders\"") - 4.0).abs() < 0.1);
+    assert_eq!(states(&pair).len(), 4);
+    let status = done(&pair, "status");
+    assert!(status.lines().any(|line| line.starts_with("orders") && line.contains("flowing  4")), "{status}");
+    // Nothing of a message where no message belongs.
+    assert!(!pair.north.log().contains(MARKER) && !status.contains(MARKER));
+    let mut files = vec![pair.north.dir.join("state")];
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+        } else {
+            let content = fs::read(&path).expect("a file");
+            let found = memchr::memmem::find(&content, MARKER.as_bytes());
+            assert_eq!(found, None, "in the clear in {}", path.display());
+        }
+    }
+}
+
+fn a_full_queue_refuses_and_says_so_in_health() {
+    let pair = alone(&["max_queue_messages: 2", "on_full: nak"]);
+    assert_eq!([send(&pair, "1"), send(&pair, "2"), send(&pair, "3")], ["AA 1", "AA 2", "AR 3"]);
+    let reason = "forward=\"orders\",reason=\"queue_full\"";
+    assert!((pair.north.metric("forward_refused_messages_total", reason) - 1.0).abs() < 0.1);
+    let forward = pair.north.health_of("forwards", "orders");
+    assert_eq!((&forward["status"], &forward["queue_depth"]), (&"down".into(), &2.into()), "{forward}");
+    // Room again, and it is taken again.
+    done(&pair, "queue discard orders 1 --reason test");
+    assert_eq!(send(&pair, "3"), "AA 3");
+}
+
+fn operators_see_park_release_discard_and_export() {
+    let pair = alone(&[]);
+    for id in ["1", "2", "3"] {
+        send(&pair, id);
+    }
+    let listed = done(&pair, "queue list orders");
+    assert!(listed.starts_with("MESSAGE  STATE") && listed.lines().count() == 4, "{listed}");
+    assert!(!listed.contains(MARKER) && !done(&pair, "queue show orders 1").contains(MARKER));
+    let payload = done(&pair, "queue show orders 1 --payload");
+    assert_eq!(payload.as_bytes(), message("1", 500));
+    assert!(pair.north.log().contains("a queue was operated"), "who looked is written down");
+    done(&pair, "queue park orders 1");
+    done(&pair, "queue release orders 1");
+    done(&pair, "queue discard orders 2 --reason test");
+    let expected = [(1, "released"), (2, "discarded"), (3, "queued"), (4, "queued")];
+    assert_eq!(states(&pair), expected.map(|(sequence, state)| (sequence, state.to_owned())));
+    let out = pair.north.dir.join("out");
+    done(&pair, &format!("queue export orders --out {}", out.display()));
+    for (sequence, id) in [(3, "3"), (4, "1")] {
+        assert_eq!(fs::read(out.join(format!("orders-{sequence}.hl7"))).expect("a file"), message(id, 500));
+    }
+    for (words, code, part) in [
+        ("queue show orders 9", 1, "there is no message 9"),
+        ("queue show orders 2 --payload", 1, "wardlink: "),
+        ("queue list results", 1, "no forward is named results; with a queue: orders"),
+        ("queue retry orders", 1, "nothing is held"),
+        ("queue reconcile orders", 1, "nothing to reconcile"),
+        ("queue discard orders 3", 64, "--reason"),
+    ] {
+        let (said, text) = run(&pair, words);
+        assert!(said == Some(code) && text.contains(part), "{words}: {said:?} {text}");
+    }
+}
+
+fn a_pause_outlives_a_restart() {
+    let mut pair = alone(&[]);
+    assert!(done(&pair, "forward pause orders").contains("is paused"));
+    assert_eq!(send(&pair, "1"), "AA 1", "messages are still taken in");
+    pair.north.kill();
+    pair.north.restart();
+    assert_eq!(pair.north.health_of("forwards", "orders")["queue"]["state"], "paused");
+    assert!(done(&pair, "forward resume orders").contains("goes on"));
+    until(SOON, "it goes on", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+}
+
+fn another_key_stops_only_that_forward_and_says_why() {
+    let mut pair = alone(&[]);
+    send(&pair, "1");
+    pair.north.kill();
+    let key = pair.north.dir.join("spool.key");
+    let kept = fs::read(&key).expect("the key was made");
+    fs::write(&key, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n").expect("written");
+    pair.north.launch();
+    let (ready, _) = until(SOON, "the fault is told", || {
+        pair.north
+            .try_get("/readyz")
+            .filter(|_| pair.north.health_of("forwards", "orders")["queue"]["state"] == "failed")
+    });
+    assert_eq!(ready.status, 503);
+    let forward = pair.north.health_of("forwards", "orders");
+    let cause = forward["cause"].as_str().unwrap_or_default();
+    assert!(cause.starts_with("spool: ") && cause.contains("another key"), "{forward}");
+    let mut sender = pair.sender();
+    sender.send(&message("2", 500)).expect("open");
+    assert!(sender.answer(SOON).is_err(), "no positive answer");
+    assert!(run(&pair, "queue list orders").1.contains("another key"));
+    fs::write(&key, kept).expect("written");
+    until(SOON + SOON, "it is opened by itself", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+    assert_eq!(send(&pair, "2"), "AA 2");
+    assert_eq!(states(&pair).len(), 2);
+}

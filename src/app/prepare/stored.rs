@@ -1,0 +1,98 @@
+//! Prepares what a forward with stored delivery needs: its spool's place and its way. It refuses what would strand or
+//! redirect messages that are queued.
+
+use std::sync::Arc;
+
+use super::{AppError, Ground};
+use crate::config::{self, Config, Delivery, Target};
+use crate::forward::stored::here::Here;
+use crate::forward::stored::store::{Opened, Place, Store};
+use crate::forward::{Forward, Onward, Way};
+use crate::link::outbound::Outbound;
+use crate::spool::store::{Destination, Limits};
+
+impl Ground<'_> {
+    /// Makes the way of a forward that stores; none where the one that runs takes it already. Its spool goes on.
+    pub(super) fn stored_way(
+        &self,
+        site: &Config,
+        config: &config::Forward,
+        terms: config::Stored,
+        now: Option<&Way>,
+    ) -> Result<Option<Way>, AppError> {
+        let no_way = || AppError::NoWay { forward: config.name.to_string() };
+        let place = place(site, config, terms).ok_or_else(no_way)?;
+        let store = now.and_then(Way::store);
+        let next = || store.map_or_else(|| Store::new(place), Arc::clone);
+        match &config.target {
+            Target::Address(to) => {
+                if let Some(Way::Stored(_, Onward::Here(here))) = now
+                    && here.leads_to(*to, &config.peer)
+                {
+                    return Ok(None);
+                }
+                let store = next();
+                let (peer, inside) = (config.peer.clone(), self.inside.clone());
+                let here = Here::new(*to, peer, inside, Arc::clone(&store), terms.receiver);
+                Ok(Some(Way::Stored(store, Onward::Here(here))))
+            }
+            Target::Service(service) => {
+                let route = self.route(site, config, service)?;
+                let leads_there = now.and_then(Way::link).is_some_and(|link| link.leads_as(&route));
+                if store.is_some() && leads_there {
+                    return Ok(None);
+                }
+                let store = next();
+                let link = Outbound::stored(route, self.inside.clone(), Arc::clone(&store) as _);
+                Ok(Some(Way::Stored(store, Onward::Link(link))))
+            }
+        }
+    }
+
+    /// Checks that no queued message would be stranded, or go elsewhere than it was accepted for.
+    ///
+    /// # Errors
+    /// One would, or it cannot be known because its spool is not open.
+    pub(super) fn strands_none(&self, site: &Config) -> Result<(), AppError> {
+        self.running.forwards.iter().try_for_each(|forward| strands_none(forward, site))
+    }
+}
+
+fn strands_none(forward: &Forward, site: &Config) -> Result<(), AppError> {
+    let way = forward.way();
+    let Some(store) = way.store() else { return Ok(()) };
+    let was = store.place();
+    let next = site.forwards.iter().find(|next| next.name == forward.config().name);
+    let next = next.and_then(|next| match next.delivery {
+        Delivery::Stored(terms) => place(site, next, terms),
+        Delivery::Transparent(_) => None,
+    });
+    if next.is_some_and(|next| next.destination == was.destination && next.directory == was.directory) {
+        return Ok(());
+    }
+    let messages = match store.opened() {
+        Opened::Open(spool) => spool.tail().borrow().depth,
+        Opened::Not | Opened::Failed(..) => return Err(AppError::MayStrand { forward: was.name }),
+    };
+    if messages == 0 { Ok(()) } else { Err(AppError::Strands { forward: was.name, messages }) }
+}
+
+/// Says where the spool of a forward is, and what it is for.
+pub(super) fn place(site: &Config, config: &config::Forward, terms: config::Stored) -> Option<Place> {
+    let spool = site.spool.as_ref()?;
+    let target = match &config.target {
+        Target::Service(name) => name.to_string(),
+        Target::Address(address) => address.to_string(),
+    };
+    Some(Place {
+        name: config.name.to_string(),
+        directory: spool.dir.clone(),
+        key: spool.key.clone(),
+        destination: Destination { peer_key: site.peer(&config.peer)?.public_key.0, target },
+        limits: Limits {
+            messages_max: terms.queue_messages_max,
+            bytes_max: terms.queue_bytes_max,
+            keep_delivered: terms.keep_delivered,
+        },
+    })
+}

@@ -1,0 +1,62 @@
+//! What `wardlink queue` prints of messages: never their content. Pure.
+
+use crate::cli::columns::{Row, line, table};
+use crate::control::queue::QueueEntry;
+
+/// Lists messages, and says how to see more.
+pub(super) fn list(forward: &str, entries: &[QueueEntry], next: Option<u64>) -> String {
+    let mut text = String::new();
+    let rows: Vec<Row> = entries.iter().map(row).collect();
+    table(&mut text, &["MESSAGE", "STATE", "ACCEPTED", "BYTES", "SENT", "ATTEMPTS", "ANSWER"], &rows);
+    if rows.is_empty() {
+        line(&mut text, "no such messages");
+    }
+    if let Some(next) = next {
+        line(&mut text, &format!("more: wardlink queue list {forward} --from {next}"));
+    }
+    text.trim_start_matches('\n').to_owned()
+}
+
+fn row(entry: &QueueEntry) -> Row<'_> {
+    let cells = vec![
+        entry.sequence.to_string(),
+        entry.state.clone(),
+        entry.accepted.clone(),
+        entry.bytes.to_string(),
+        if entry.sent { "yes" } else { "no" }.to_owned(),
+        attempts(entry),
+        entry.code.clone().unwrap_or_default(),
+    ];
+    Row { cells, cause: None, note: None }
+}
+
+/// Writes such as `3, 1 in doubt`.
+fn attempts(entry: &QueueEntry) -> String {
+    match (entry.attempts, entry.in_doubt) {
+        (0, _) => String::new(),
+        (attempts, 0) => attempts.to_string(),
+        (attempts, in_doubt) => format!("{attempts}, {in_doubt} in doubt"),
+    }
+}
+
+/// Shows all that is known of a message.
+pub(super) fn entry(entry: &QueueEntry) -> String {
+    let mut text = String::new();
+    let some = |text: &Option<String>| text.clone().unwrap_or_default();
+    let lines = [
+        ("message", entry.sequence.to_string()),
+        ("state", entry.state.clone()),
+        ("accepted", entry.accepted.clone()),
+        ("for", entry.target.clone()),
+        ("bytes", entry.bytes.to_string()),
+        ("sent", if entry.sent { "yes, the far site may have it" } else { "no" }.to_owned()),
+        ("attempts", attempts(entry)),
+        ("settled", some(&entry.settled)),
+        ("outcome", some(&entry.verdict)),
+        ("answer", some(&entry.code)),
+    ];
+    for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+        line(&mut text, &format!("{name:<12} {value}"));
+    }
+    text
+}

@@ -1,0 +1,258 @@
+//! Does what an operator asks of a queue: the spool does it, and the far site where a message may be there already.
+//!
+//! Never touches a message that was sent before the far site has given it up. Rules: design, delivery.md ("stored: between
+//! the sites").
+
+mod courier;
+
+use std::time::{Duration, SystemTime};
+
+use super::queue::{CONTENT_BYTES_MAX, Choice, ENTRIES_MAX, QueueAction, QueueAnswer, QueueEntry};
+use crate::link::feed::{Answer, CommandKind};
+use crate::spool::queue::State;
+use crate::spool::store::{self, Destination, Listed, Tail};
+use crate::spool::{Divergence, FarView, Sequence, Spool, SpoolError, Verdict};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+pub use courier::Courier;
+
+/// Is the last time that RFC 3339 can write, 9999-12-31T23:59:59Z, since 1970.
+const RFC3339_MAX: Duration = Duration::from_secs(253_402_300_799);
+
+/// Is a queue, and the way to who delivers its messages.
+pub struct Desk<'a> {
+    /// Names the forward.
+    pub forward: &'a str,
+    /// Is the spool.
+    pub spool: &'a Spool,
+    /// Is who delivers.
+    pub courier: Courier<'a>,
+    /// Is where messages go by the configuration.
+    pub destination: Destination,
+}
+
+/// Does what is asked, and says what came of it.
+pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAnswer {
+    let done = match action {
+        QueueAction::List { from, max, state } => desk.list(from, max.min(ENTRIES_MAX), state).await,
+        QueueAction::Show { sequence } => desk.show(sequence).await,
+        QueueAction::Content { sequence, offset } => desk.content(sequence, offset, by).await,
+        QueueAction::Retry => desk.retry(by).await,
+        QueueAction::Park { sequence } => desk.park(sequence, by).await,
+        QueueAction::Release { sequence } => desk.release(sequence, by).await,
+        QueueAction::Discard { sequence, reason } => desk.discard(sequence, &reason, by).await,
+        QueueAction::Move => desk.move_here(by).await,
+        QueueAction::Reconcile { choice } => desk.reconcile(choice, by).await,
+        QueueAction::Pause => desk.pause(true, by).await,
+        QueueAction::Resume => desk.pause(false, by).await,
+    };
+    done.unwrap_or_else(|cause| QueueAnswer::Failed { cause })
+}
+
+/// Says what was done, or why not.
+type Done = Result<QueueAnswer, String>;
+
+fn said(said: impl Into<String>) -> Done {
+    Ok(QueueAnswer::Done { said: said.into() })
+}
+
+fn failed(error: SpoolError) -> String {
+    error.to_string()
+}
+
+impl Desk<'_> {
+    async fn list(&self, from: Sequence, max: u32, state: Option<String>) -> Done {
+        let state = match state {
+            None => None,
+            Some(word) => Some(named(&word).ok_or_else(|| format!("no message is ever {word}"))?),
+        };
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let mut listed = self.spool.list(from, state, max.saturating_add(1)).await.map_err(failed)?;
+        let next = listed.get(max).map(|more| more.sequence);
+        listed.truncate(max);
+        Ok(QueueAnswer::Entries { entries: listed.iter().map(entry).collect(), next })
+    }
+
+    async fn show(&self, sequence: Sequence) -> Done {
+        let listed = self.spool.show(sequence).await.map_err(failed)?;
+        Ok(QueueAnswer::Entry { entry: entry(&listed) })
+    }
+
+    async fn content(&self, sequence: Sequence, offset: u64, by: &str) -> Done {
+        let content = self.spool.payload(sequence, by).await.map_err(failed)?;
+        let rest = usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default();
+        let part = rest.get(..CONTENT_BYTES_MAX).unwrap_or(rest);
+        let total_bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
+        Ok(QueueAnswer::Content { total_bytes, part: STANDARD.encode(part) })
+    }
+
+    async fn retry(&self, by: &str) -> Done {
+        let Some(held) = self.courier.held() else {
+            return Err("nothing is held: messages go on as far as the way to the receiver is open".to_owned());
+        };
+        match self.courier.ask(CommandKind::Retry, held).await? {
+            Answer::Attempted => {
+                self.spool.retried(held, by).await.map_err(failed)?;
+                said(format!("message {held} is tried again"))
+            }
+            Answer::Withdrawn | Answer::Unknown => Err(format!("message {held} is not held any more: list the queue")),
+        }
+    }
+
+    async fn park(&self, sequence: Sequence, by: &str) -> Done {
+        match self.spool.park(sequence, false, by).await {
+            Err(SpoolError::Sent { .. }) => {
+                self.withdraw(sequence).await?;
+                match self.spool.park(sequence, true, by).await {
+                    // The far site's report that it was withdrawn came first.
+                    Ok(()) | Err(SpoolError::NotAllowed { state: "parked", .. }) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            done => done.map_err(failed)?,
+        }
+        said(format!("message {sequence} is set aside; wardlink queue release {} {sequence} sends it", self.forward))
+    }
+
+    async fn discard(&self, sequence: Sequence, reason: &str, by: &str) -> Done {
+        match self.spool.discard(sequence, false, by, reason).await {
+            Err(SpoolError::Sent { .. }) => {
+                self.withdraw(sequence).await?;
+                self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
+            }
+            done => done.map_err(failed)?,
+        }
+        said(format!("message {sequence} is given up"))
+    }
+
+    async fn release(&self, sequence: Sequence, by: &str) -> Done {
+        let again = self.spool.release(sequence, by).await.map_err(failed)?;
+        said(format!("message {sequence} is queued again as {again}"))
+    }
+
+    async fn move_here(&self, by: &str) -> Done {
+        let moved = self.spool.move_to(self.destination.clone(), by).await.map_err(failed)?;
+        self.courier.begin_again();
+        said(format!("{moved} messages go to {} now", self.destination.target))
+    }
+
+    async fn pause(&self, is_paused: bool, by: &str) -> Done {
+        self.spool.pause(is_paused, by).await.map_err(failed)?;
+        let Tail { depth, .. } = self.tail();
+        let name = self.forward;
+        said(match is_paused {
+            true => format!("{name} is paused with {depth} waiting; wardlink forward resume {name} ends it"),
+            false => format!("{name} goes on with {depth} waiting"),
+        })
+    }
+
+    /// Has the far site give a message up.
+    async fn withdraw(&self, sequence: Sequence) -> Result<(), String> {
+        match self.courier.ask(CommandKind::Withdraw, sequence).await? {
+            Answer::Withdrawn => Ok(()),
+            Answer::Attempted => Err(format!(
+                "message {sequence} was attempted already: what came of it will be told, wardlink queue show {} {sequence}",
+                self.forward
+            )),
+            // It is not there: sent, perhaps, over a link that broke. It will not be sent again before this is done.
+            Answer::Unknown => {
+                Err(format!("message {sequence} is on its way and not there yet: ask again in a moment"))
+            }
+        }
+    }
+
+    fn tail(&self) -> Tail {
+        self.spool.tail().borrow().clone()
+    }
+
+    async fn reconcile(&self, choice: Option<Choice>, by: &str) -> Done {
+        let Some((divergence, far)) = self.courier.divergence() else {
+            return Err("the two sites agree, as far as they have spoken: there is nothing to reconcile".to_owned());
+        };
+        let choice = match choice {
+            None => return said(self.stories(divergence, far)),
+            Some(Choice::AcceptFar) => store::Choice::AcceptFar,
+            Some(Choice::Resend) => store::Choice::Resend,
+        };
+        let done = self.spool.reconcile(choice, far, by).await.map_err(failed)?;
+        self.courier.begin_again();
+        said(format!(
+            "reconciled: {} taken as delivered, {} set aside, {} queued",
+            done.settled, done.parked, done.queued
+        ))
+    }
+
+    /// Tells both sides' stories, and what each choice would do.
+    fn stories(&self, divergence: Divergence, far: FarView) -> String {
+        let Tail { last, retired_through, depth, .. } = self.tail();
+        let far = match far {
+            FarView::Fresh => "knows nothing of this queue".to_owned(),
+            FarView::At { watermark, .. } => format!("is behind everything up to message {watermark}"),
+        };
+        let name = self.forward;
+        format!(
+            "{}\n\
+             this site   has messages up to {last}, of which all up to {retired_through} are settled; {depth} wait\n\
+             far site    {far}\n\n\
+             wardlink queue reconcile {name} --accept-far\n    \
+             believes the far site: what it says that it has is not sent, the rest is; where nobody can tell which\n    \
+             messages it has, those from before this start are set aside (wardlink queue release sends them)\n\
+             wardlink queue reconcile {name} --resend\n    \
+             sends all {depth} that wait: the receiver may get messages a second time",
+            told(divergence)
+        )
+    }
+}
+
+/// Says how two sites differ.
+pub fn told(divergence: Divergence) -> &'static str {
+    match divergence {
+        Divergence::FarAhead => "the far site is ahead of all that this one has: this one was restored from a backup",
+        Divergence::UnknownEpoch => {
+            "the far site names a start that this one never had: one was restored from a backup"
+        }
+        Divergence::OtherMessages => {
+            "the same numbers are other messages at the far site: one was restored from a backup"
+        }
+    }
+}
+
+fn named(word: &str) -> Option<State> {
+    State::ALL.into_iter().find(|state| state.name() == word)
+}
+
+fn entry(listed: &Listed) -> QueueEntry {
+    let outcome = listed.outcome.as_ref();
+    QueueEntry {
+        sequence: listed.sequence,
+        state: listed.state.name().to_owned(),
+        accepted: time(listed.accepted),
+        bytes: listed.bytes,
+        target: listed.target.clone(),
+        sent: listed.may_be_sent,
+        settled: listed.settled.map(time),
+        verdict: outcome.and_then(|outcome| outcome.verdict).map(|verdict| what_became(verdict).to_owned()),
+        code: outcome.and_then(|outcome| outcome.code).map(|code| code.code().to_owned()),
+        attempts: outcome.map_or(0, |outcome| outcome.attempts),
+        in_doubt: outcome.map_or(0, |outcome| outcome.in_doubt),
+    }
+}
+
+fn what_became(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Delivered => "delivered",
+        Verdict::Rejected => "rejected by the receiver",
+        Verdict::Failed => "failed at the receiver",
+        Verdict::Withdrawn => "withdrawn by an operator",
+        Verdict::DeliveredBefore => "delivered, before the far site's state was lost",
+    }
+}
+
+/// Writes a time as RFC 3339 in UTC; what that cannot write becomes the nearest end.
+fn time(time: SystemTime) -> String {
+    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(RFC3339_MAX);
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since_1970).to_string()
+}
+
+#[cfg(test)]
+mod tests;

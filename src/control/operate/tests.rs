@@ -1,0 +1,284 @@
+//! Tests of what operators do, with a real spool and a link that is down.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+
+use super::*;
+use crate::config::{Name, PublicKey};
+use crate::link::feed::{Queue, QueueState, StoreError};
+use crate::link::inside::Inside;
+use crate::link::outbound::{Outbound, Route};
+use crate::link::owners::Owners;
+use crate::link::wire::Instance;
+use crate::mllp::ack::AckCode;
+use crate::spool::delivery::course::{Held, Reply};
+use crate::spool::delivery::{Command, DeliveryState, Reason};
+use crate::spool::key::SpoolKey;
+use crate::spool::store::Limits;
+use crate::spool::{Judgement, Opening, Outcome, Queued};
+
+/// Is a queue that a link which never comes up asks nothing of.
+struct Untouched;
+
+impl Queue for Untouched {
+    fn opening(&self) -> BoxFuture<'_, Result<Opening, StoreError>> {
+        Box::pin(std::future::pending())
+    }
+    fn judge(&self, _: FarView) -> BoxFuture<'_, Result<Judgement, StoreError>> {
+        Box::pin(std::future::pending())
+    }
+    fn read(&self, _: Sequence, _: usize, _: usize) -> BoxFuture<'_, Result<Vec<Queued>, StoreError>> {
+        Box::pin(std::future::pending())
+    }
+    fn settle(&self, _: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>> {
+        Box::pin(std::future::pending())
+    }
+    fn tail(&self) -> watch::Receiver<QueueState> {
+        watch::channel(QueueState::default()).1
+    }
+}
+
+struct Site {
+    directory: tempfile::TempDir,
+    spool: Arc<Spool>,
+    link: Arc<Outbound>,
+}
+
+fn destination(target: &str) -> Destination {
+    Destination { peer_key: [7; 32], target: target.into() }
+}
+
+fn open(directory: &std::path::Path, target: &str) -> Arc<Spool> {
+    let limits = Limits { messages_max: 100, bytes_max: 1 << 20, keep_delivered: Duration::from_secs(3600) };
+    Spool::open(directory, "orders", &SpoolKey::from_bytes([1; 32]), destination(target), limits).unwrap()
+}
+
+impl Site {
+    /// Makes a site whose queue has so many messages, `MSH|1` and so on.
+    async fn with(messages: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = open(directory.path(), "orders");
+        for sequence in 1..=messages {
+            assert_eq!(spool.append(format!("MSH|{sequence}").into_bytes()).await.unwrap(), sequence);
+        }
+        let peer = Name::new("lab").unwrap();
+        let route = Route {
+            site: "north".into(),
+            instance: Instance::new(1, 1),
+            forward: "orders".into(),
+            service: "orders".into(),
+            peer: peer.clone(),
+            address: (Ipv4Addr::LOCALHOST, 1).into(),
+        };
+        let lab = move |_| Some((PublicKey([7; 32]), peer.clone()));
+        let owners = Owners::new(lab, watch::channel(0).1);
+        let inside = Inside::new("lo", vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], owners);
+        Self { directory, spool, link: Outbound::stored(route, inside, Arc::new(Untouched)) }
+    }
+
+    async fn ask(&self, action: QueueAction) -> QueueAnswer {
+        let desk = Desk {
+            forward: "orders",
+            spool: &self.spool,
+            courier: Courier::Far(&self.link),
+            destination: destination("orders"),
+        };
+        operate(&desk, action, "uid 0").await
+    }
+
+    /// Asks for what is to be done, and returns what is said.
+    async fn done(&self, action: QueueAction) -> String {
+        match self.ask(action).await {
+            QueueAnswer::Done { said } => said,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks for what cannot be done, and returns why.
+    async fn failed(&self, action: QueueAction) -> String {
+        match self.ask(action).await {
+            QueueAnswer::Failed { cause } => cause,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn states(&self) -> Vec<(u64, String)> {
+        match self.ask(QueueAction::List { from: 1, max: 100, state: None }).await {
+            QueueAnswer::Entries { entries, next: None } => {
+                entries.into_iter().map(|entry| (entry.sequence, entry.state)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn content(&self, sequence: u64, offset: u64) -> (u64, Vec<u8>) {
+        match self.ask(QueueAction::Content { sequence, offset }).await {
+            QueueAnswer::Content { total_bytes, part } => (total_bytes, STANDARD.decode(part).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_are_listed_page_by_page_and_by_state() {
+    let site = Site::with(5).await;
+    site.done(QueueAction::Park { sequence: 2 }).await;
+    let list = |from, max, state: Option<&str>| QueueAction::List { from, max, state: state.map(str::to_owned) };
+    let page = async |action| match site.ask(action).await {
+        QueueAnswer::Entries { entries, next } => {
+            (entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), next)
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(page(list(1, 2, None)).await, (vec![1, 2], Some(3)));
+    assert_eq!(page(list(3, 3, None)).await, (vec![3, 4, 5], None));
+    assert_eq!(page(list(1, 3, Some("queued"))).await, (vec![1, 3, 4], Some(5)));
+    assert_eq!(page(list(1, 9, Some("parked"))).await, (vec![2], None));
+    assert_eq!(site.failed(list(1, 9, Some("lost"))).await, "no message is ever lost");
+    match site.ask(QueueAction::Show { sequence: 2 }).await {
+        QueueAnswer::Entry { entry } => {
+            let shown = (entry.sequence, entry.state.as_str(), entry.bytes, entry.target.as_str(), entry.sent);
+            assert_eq!(shown, (2, "parked", 5, "orders", false));
+            assert!(entry.accepted.ends_with('Z') && entry.settled.is_some(), "{entry:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(site.failed(QueueAction::Show { sequence: 9 }).await, "there is no message 9");
+}
+
+#[tokio::test]
+async fn a_content_comes_in_parts_and_who_looked_is_kept() {
+    let site = Site::with(0).await;
+    let content: Vec<u8> = (0..=250).cycle().take(CONTENT_BYTES_MAX / 2 * 3).collect();
+    // Beyond the limit of this queue, it is not taken.
+    assert!(site.spool.append(content).await.is_err());
+    let content: Vec<u8> = (0..=250).cycle().take(100_000).collect();
+    site.spool.append(content.clone()).await.unwrap();
+    assert_eq!(site.content(1, 0).await, (100_000, content.clone()));
+    assert_eq!(site.content(1, 99_990).await, (100_000, content[99_990..].to_vec()));
+    assert_eq!(site.content(1, u64::MAX).await, (100_000, Vec::new()));
+    let events = site.spool.read_outbox(0, 100).await.unwrap();
+    let looked: Vec<_> = events.iter().filter(|event| event.by == "uid 0").map(|event| event.sequence).collect();
+    assert_eq!(looked, [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_message_is_set_aside_queued_again_and_given_up() {
+    let site = Site::with(3).await;
+    let parked = "message 1 is set aside; wardlink queue release orders 1 sends it";
+    assert_eq!(site.done(QueueAction::Park { sequence: 1 }).await, parked);
+    assert_eq!(site.failed(QueueAction::Park { sequence: 1 }).await, "message 1 is parked");
+    assert_eq!(site.done(QueueAction::Release { sequence: 1 }).await, "message 1 is queued again as 4");
+    assert_eq!(site.content(4, 0).await.1, b"MSH|1");
+    let discard = QueueAction::Discard { sequence: 2, reason: "sent by fax".into() };
+    assert_eq!(site.done(discard.clone()).await, "message 2 is given up");
+    let states = site.states().await;
+    let expected = [(1, "released"), (2, "discarded"), (3, "queued"), (4, "queued")];
+    assert_eq!(states, expected.map(|(sequence, state)| (sequence, state.to_owned())));
+    let events = site.spool.read_outbox(0, 100).await.unwrap();
+    assert!(events.iter().any(|event| event.reason == "sent by fax" && event.sequence == 2));
+    assert!(!site.failed(discard).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_may_be_at_the_far_site_waits_for_its_word() {
+    let site = Site::with(2).await;
+    site.spool.read(1, 1, 1 << 20).await.unwrap();
+    for action in [QueueAction::Park { sequence: 1 }, QueueAction::Discard { sequence: 1, reason: "x".into() }] {
+        let cause = site.failed(action).await;
+        assert!(cause.starts_with("message 1 may be at the far site, and the link to it is down"), "{cause}");
+    }
+    assert_eq!(site.states().await[0], (1, "queued".to_owned()), "nothing was changed");
+    assert!(site.failed(QueueAction::Retry).await.starts_with("nothing is held"));
+    let cause = site.failed(QueueAction::Reconcile { choice: None }).await;
+    assert!(cause.starts_with("the two sites agree"), "{cause}");
+}
+
+/// Asks for this of message 1, which was sent, while its conversation answers so.
+async fn asked_of_a_conversation(action: QueueAction, reply: Reply, held: bool) -> (QueueAnswer, Vec<(u64, String)>) {
+    let site = Site::with(2).await;
+    site.spool.read(1, 1, 1 << 20).await.unwrap();
+    let (commands, mut orders) = mpsc::channel::<Command>(1);
+    let held = held.then_some(Held { sequence: 1, reason: Reason::Failed, code: AckCode::ApplicationError });
+    let (_state, state) = watch::channel(DeliveryState { held, ..DeliveryState::default() });
+    tokio::spawn(async move {
+        while let Some(command) = orders.recv().await {
+            assert_eq!(command.sequence, 1);
+            command.reply.send(reply).unwrap();
+        }
+    });
+    let courier = Courier::Here { commands: &commands, state: &state };
+    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: destination("orders") };
+    let answer = operate(&desk, action, "uid 0").await;
+    (answer, site.states().await)
+}
+
+#[tokio::test]
+async fn what_is_being_delivered_is_set_aside_only_where_it_was_withdrawn() {
+    let park = || QueueAction::Park { sequence: 1 };
+    let discard = || QueueAction::Discard { sequence: 1, reason: "x".into() };
+    for (action, state) in [(park(), "parked"), (discard(), "discarded")] {
+        let (answer, states) = asked_of_a_conversation(action, Reply::Withdrawn, false).await;
+        assert!(matches!(answer, QueueAnswer::Done { .. }), "{answer:?}");
+        assert_eq!(states[0], (1, state.to_owned()));
+    }
+    for (action, reply) in [(park(), Reply::Attempted), (park(), Reply::Unknown), (discard(), Reply::Attempted)] {
+        let (answer, states) = asked_of_a_conversation(action, reply, false).await;
+        assert!(matches!(answer, QueueAnswer::Failed { .. }), "{answer:?}");
+        assert_eq!(states[0], (1, "queued".to_owned()), "nothing was changed");
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_is_tried_again() {
+    let (answer, _) = asked_of_a_conversation(QueueAction::Retry, Reply::Attempted, true).await;
+    assert_eq!(answer, QueueAnswer::Done { said: "message 1 is tried again".into() });
+    let (answer, _) = asked_of_a_conversation(QueueAction::Retry, Reply::Unknown, true).await;
+    assert!(matches!(answer, QueueAnswer::Failed { .. }), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_forward_is_paused_and_goes_on() {
+    let site = Site::with(2).await;
+    let said = site.done(QueueAction::Pause).await;
+    assert_eq!(said, "orders is paused with 2 waiting; wardlink forward resume orders ends it");
+    site.spool.tail().wait_for(|tail| tail.paused).await.unwrap();
+    assert!(site.spool.read(1, 9, 1 << 20).await.unwrap().is_empty());
+    assert_eq!(site.done(QueueAction::Resume).await, "orders goes on with 2 waiting");
+    assert_eq!(site.spool.read(1, 9, 1 << 20).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_waits_for_another_destination_is_moved_by_word_only() {
+    let site = Site::with(2).await;
+    let Site { directory, spool, link } = site;
+    drop(spool);
+    let spool = open(directory.path(), "images");
+    assert!(spool.read(1, 9, 1 << 20).await.is_err(), "held");
+    let desk =
+        Desk { forward: "orders", spool: &spool, courier: Courier::Far(&link), destination: destination("images") };
+    let answer = operate(&desk, QueueAction::Move, "uid 0").await;
+    assert_eq!(answer, QueueAnswer::Done { said: "2 messages go to images now".into() });
+    assert_eq!(spool.read(1, 9, 1 << 20).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn both_stories_are_told_before_anybody_decides() {
+    let site = Site::with(3).await;
+    let desk = Desk {
+        forward: "orders",
+        spool: &site.spool,
+        courier: Courier::Far(&site.link),
+        destination: destination("orders"),
+    };
+    let opening = site.spool.opening().await.unwrap();
+    let far = FarView::At { epoch: opening.epoch, watermark: 9, digest: opening.retired_digest };
+    let told = desk.stories(Divergence::FarAhead, far);
+    for part in ["restored from a backup", "up to 3", "up to message 9", "--accept-far", "--resend", "all 3 that wait"]
+    {
+        assert!(told.contains(part), "{part} in\n{told}");
+    }
+}

@@ -1,0 +1,253 @@
+//! The sender's connection in stored delivery: each message is kept, then acknowledged.
+//!
+//! It never acknowledges what the spool has not kept, and never looks at a receiver. Messages that come together are
+//! kept together and answered in order, with one write. Rules: design, delivery.md ("stored: intake") and mllp.md.
+
+mod batch;
+mod held;
+pub mod here;
+mod judge;
+pub mod store;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::answer::write_all;
+use crate::config;
+use crate::link::carry::{DRAIN_WITHIN, Ended, Leg, TcpLeg};
+use crate::link::streams::Moved;
+use crate::link::tally::Tally;
+use crate::link::wire::Cause;
+use crate::mllp::frame::{END_SILENCE, FrameReader, Limits, Violation};
+use batch::Batch;
+pub(super) use held::Held;
+use held::Share;
+
+/// One read, in bytes: what a sender that does not wait has sent during one commit. Shared by all connections of a thread.
+const READ_BYTES: usize = 64 << 10;
+/// A frame that has been begun may take so long, and a second more for each [`FRAME_RATE_MIN`]: who sends slower holds
+/// memory and sends nothing.
+const FRAME_TIME: Duration = Duration::from_secs(30);
+/// Is the least rate of a frame's bytes, in bytes a second: a modem's.
+const FRAME_RATE_MIN: u64 = 1 << 10;
+/// Is why a connection ends whose frame comes slower.
+const TOO_SLOW: &str = "frame_too_slow";
+/// Is why a connection ends that goes beyond what all senders may hold together.
+const TOO_MUCH_HELD: &str = "too_many_bytes_held";
+/// Is why a connection ends that was silent for too long.
+const IDLE: &str = "idle_timeout";
+/// Is the end of a connection whose sender has finished.
+const FINISHED: &str = "finished";
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// Keeps messages.
+pub(super) trait Keep: Sync {
+    /// Keeps a message; it is on disk when this returns. The first poll puts it in line, unless it is so large that it
+    /// is written beforehand: see [`READ_BYTES`].
+    fn append(&self, payload: Vec<u8>) -> impl Future<Output = Result<(), NotKept>> + Send;
+}
+
+/// Says why a message is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotKept {
+    /// The queue has as much as it may.
+    Full,
+    /// The disk has no room.
+    Disk,
+    /// The store takes nothing more.
+    Failed,
+}
+
+impl NotKept {
+    /// Returns the stable code, for counters.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::Full => "queue_full",
+            Self::Disk => "disk_full",
+            Self::Failed => "spool_failed",
+        }
+    }
+}
+
+/// Is what the connection of one sender needs to know.
+pub(super) struct Intake<'a, K> {
+    pub(super) config: Arc<config::Forward>,
+    pub(super) terms: config::Stored,
+    pub(super) keep: &'a K,
+    pub(super) tally: &'a Tally,
+    pub(super) held: &'a Held,
+    /// Turns true when the connection is to end: between two messages, after [`DRAIN_WITHIN`] in any case.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// Is a connection that is being served.
+struct Served<'a, K> {
+    intake: Intake<'a, K>,
+    sender: &'a TcpLeg,
+    connection: u64,
+    reader: FrameReader,
+    share: Share<'a>,
+    /// Is when the present frame was begun.
+    begun: Option<Instant>,
+    last_byte: Instant,
+    /// Is when the connection was told to end.
+    told: Option<Instant>,
+}
+
+/// Says what waiting brought.
+enum Woken {
+    /// There may be bytes.
+    Readable,
+    /// Nothing came for as long as ends a frame without its CR.
+    Silence,
+    /// The connection is to end, for this reason.
+    End(&'static str),
+}
+
+impl<'a, K: Keep> Intake<'a, K> {
+    /// Serves a sender until its connection ends, and returns why as a stable code.
+    pub(super) async fn serve(self, sender: &'a TcpLeg, connection: u64) -> &'static str {
+        let limits = Limits { frame_bytes_max: self.config.message_bytes_max, ..Limits::default() };
+        let share = self.held.share();
+        let reader = FrameReader::new(limits);
+        let last_byte = Instant::now();
+        let mut served = Served { intake: self, sender, connection, reader, share, begun: None, last_byte, told: None };
+        served.run().await
+    }
+}
+
+impl<'a, K: Keep> Served<'a, K> {
+    async fn run(&mut self) -> &'static str {
+        loop {
+            let mut batch = Batch::new(self.intake.tally, self.intake.terms);
+            let ends = match self.read(&mut batch) {
+                Ok(Moved::Bytes(_)) => None,
+                Ok(Moved::Blocked) => match self.wait().await {
+                    Woken::Readable => continue,
+                    Woken::Silence => {
+                        self.reader.handle_silence(&mut |read| batch.handle(read));
+                        None
+                    }
+                    Woken::End(reason) => return reason,
+                },
+                Ok(Moved::End) => {
+                    self.reader.handle_end_of_stream(&mut |read| batch.handle(read));
+                    Some(FINISHED)
+                }
+                Ok(Moved::Failed(cause)) => return cause.code(),
+                Err(violation) => Some(violation.code()),
+            };
+            let ends = self.measure(&batch).or(ends);
+            if let Some(reason) = self.settle(batch).await.or(ends) {
+                return reason;
+            }
+        }
+    }
+
+    /// Reads once, without waiting.
+    fn read(&mut self, batch: &mut Batch<'a>) -> Result<Moved, Violation> {
+        let Self { sender, reader, last_byte, .. } = self;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let moved = sender.try_read(scratch);
+            if let Moved::Bytes(count) = moved {
+                *last_byte = batch.at();
+                reader.handle_bytes(scratch.get(..count).unwrap_or(&[]), &mut |read| batch.handle(read))?;
+            }
+            Ok(moved)
+        })
+    }
+
+    /// Takes note of how much is held now, and since when the present frame comes.
+    fn measure(&mut self, batch: &Batch<'a>) -> Option<&'static str> {
+        let partial_bytes = self.partial_bytes();
+        self.begun = match self.begun {
+            _ if self.reader.is_between_frames() => None,
+            Some(begun) if batch.is_empty() => Some(begun),
+            _ => Some(batch.at()),
+        };
+        let may = self.share.set(partial_bytes.saturating_add(batch.payload_bytes), self.message_bytes_max());
+        (!may).then_some(TOO_MUCH_HELD)
+    }
+
+    fn partial_bytes(&self) -> u64 {
+        u64::try_from(self.reader.held_bytes()).unwrap_or(u64::MAX)
+    }
+
+    fn message_bytes_max(&self) -> u64 {
+        self.intake.config.message_bytes_max
+    }
+
+    /// Has the messages kept, and answers them; returns why the connection ends, where it does.
+    async fn settle(&mut self, batch: Batch<'a>) -> Option<&'static str> {
+        if batch.is_empty() {
+            return batch.ends;
+        }
+        let tally = self.intake.tally;
+        tally.waits(self.connection, batch.len(), Some(batch.at()));
+        let answers = batch.settle(self.intake.keep).await;
+        tally.waits(self.connection, 0, None);
+        self.share.set(self.partial_bytes(), self.message_bytes_max());
+        let written = write_all(self.sender, &answers.bytes).await;
+        answers.ends.or(written.err().map(Ended::code))
+    }
+
+    /// Waits for bytes, for the end of a frame that silence ends, or for what ends the connection.
+    async fn wait(&mut self) -> Woken {
+        loop {
+            if self.told.is_some() && self.reader.is_between_frames() {
+                return Woken::End(Cause::Stopping.code());
+            }
+            let next = self.next_deadline();
+            let (told, stop) = (self.told.is_some(), &mut self.intake.stop);
+            tokio::select! {
+                () = self.sender.readable() => return Woken::Readable,
+                () = until(next.map(|(at, _)| at)) => {
+                    return match next {
+                        Some((_, Due::End(reason))) => Woken::End(reason),
+                        _ => Woken::Silence,
+                    };
+                }
+                // Once it is true, or nobody is left to say so, the deadline alone is waited for.
+                _ = stop.wait_for(|stop| *stop), if !told => {}
+            }
+            self.told = Some(Instant::now());
+        }
+    }
+
+    /// Returns what is due next if no byte comes; nothing for an ordinary connection between two messages.
+    fn next_deadline(&self) -> Option<(Instant, Due)> {
+        let idle = self.intake.config.idle_timeout.filter(|_| self.reader.is_between_frames());
+        let seconds = self.partial_bytes() / FRAME_RATE_MIN;
+        let slow = self.begun.map(|begun| (begun + FRAME_TIME + Duration::from_secs(seconds), Due::End(TOO_SLOW)));
+        let all = [
+            self.reader.awaits_silence().then(|| (self.last_byte + END_SILENCE, Due::Silence)),
+            slow,
+            idle.map(|idle| (self.last_byte + idle, Due::End(IDLE))),
+            self.told.map(|told| (told + DRAIN_WITHIN, Due::End(Cause::Stopping.code()))),
+        ];
+        all.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+}
+
+/// Says what a deadline brings.
+#[derive(Clone, Copy)]
+enum Due {
+    Silence,
+    End(&'static str),
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

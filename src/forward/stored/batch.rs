@@ -1,0 +1,203 @@
+//! What one read completes: frames that are judged, stored together, and answered in order.
+//!
+//! Never writes a positive answer before the message is stored. Rules: design, delivery.md ("stored: intake").
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+
+use super::judge::{Fate, judge};
+use super::{Keep, NotKept, READ_BYTES};
+use crate::config::{OnFull, Stored};
+use crate::forward::answer::Mark;
+use crate::link::tally::Tally;
+use crate::mllp::ack::{self, AckCode, NO_APPLICATION_ANSWER_TEXT, NOT_STORED_TEXT};
+use crate::mllp::frame::{Anomaly, Read, encode};
+use crate::mllp::message::{HEADER_BYTES_MAX, Header};
+use crate::mllp::observe::Observation;
+
+/// Counts messages that require an answer of the application.
+const NO_ANSWER: &str = "application_answer_required";
+
+/// Is a message that waits for its answer.
+struct Entry {
+    /// Is the begin of the payload, with all of its header.
+    head: Vec<u8>,
+    step: Step,
+}
+
+/// Says what is done with a message.
+enum Step {
+    Store { payload: Vec<u8>, code: Option<AckCode> },
+    Refuse,
+}
+
+/// Is what a sender is told, and whether it may go on.
+#[derive(Default)]
+pub(super) struct Answers {
+    /// Is what is to be written, in one piece.
+    pub(super) bytes: Vec<u8>,
+    /// Is why the connection ends behind that, as a stable code.
+    pub(super) ends: Option<&'static str>,
+}
+
+/// Collects the frames of one read.
+pub(super) struct Batch<'a> {
+    tally: &'a Tally,
+    terms: Stored,
+    entries: Vec<Entry>,
+    /// Counts the bytes of the payloads.
+    pub(super) payload_bytes: u64,
+    /// Is why nothing behind these frames counts, as a stable code.
+    pub(super) ends: Option<&'static str>,
+    at: Instant,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(tally: &'a Tally, terms: Stored) -> Self {
+        Self { tally, terms, entries: Vec::new(), payload_bytes: 0, ends: None, at: Instant::now() }
+    }
+
+    /// Takes the next frame, or the news of something odd.
+    pub(super) fn handle(&mut self, read: Read) {
+        if self.ends.is_some() {
+            return;
+        }
+        match read {
+            Read::Payload(payload) => self.judge(payload),
+            Read::Anomaly(anomaly) => {
+                self.count(anomaly);
+                // The partial message is nobody's any more: what its sender begins anew comes on a new connection.
+                if anomaly == Anomaly::StartedOver {
+                    self.ends = Some(anomaly.code());
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, payload: Vec<u8>) {
+        let fate = judge(&payload, self.terms.application_ack);
+        let step = match fate {
+            Fate::Ignore(anomaly) => return anomaly.into_iter().for_each(|anomaly| self.count(anomaly)),
+            Fate::Unreadable => {
+                self.count(Anomaly::NoHeader);
+                self.ends = Some(Anomaly::NoHeader.code());
+                return;
+            }
+            Fate::Refuse | Fate::Store(_) => fate,
+        };
+        let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
+        self.tally.count(Observation::Message { bytes }, self.at);
+        self.payload_bytes = self.payload_bytes.saturating_add(bytes);
+        let head = payload.get(..HEADER_BYTES_MAX).unwrap_or(&payload).to_vec();
+        let step = match step {
+            Fate::Store(code) => Step::Store { payload, code },
+            _ => Step::Refuse,
+        };
+        self.entries.push(Entry { head, step });
+    }
+
+    fn count(&self, anomaly: Anomaly) {
+        self.tally.count(Observation::Anomaly(anomaly), self.at);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Says when the frames came.
+    pub(super) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// Hands all messages to the store at once, in order, waits until each is kept or not, and makes the answers.
+    ///
+    /// Dropping the future loses answers, never a message that was answered.
+    pub(super) async fn settle<K: Keep>(self, keep: &K) -> Answers {
+        let Self { tally, terms, entries, ends, at, .. } = self;
+        let (mut waiting, mut kept) = (Vec::with_capacity(entries.len()), VecDeque::with_capacity(entries.len()));
+        let mut steps = VecDeque::with_capacity(entries.len());
+        for Entry { head, step } in entries {
+            match step {
+                Step::Store { payload, code } => {
+                    let is_large = payload.len() > READ_BYTES;
+                    waiting.push(keep.append(payload));
+                    steps.push_back((head, Some(code)));
+                    // It is written before it is in line; of one read, only the first frame can be so large.
+                    if is_large {
+                        kept.extend(join_all(waiting.drain(..)).await);
+                    }
+                }
+                Step::Refuse => steps.push_back((head, None)),
+            }
+        }
+        kept.extend(join_all(waiting).await);
+        let mut answers = Writer { tally, at, answers: Answers { bytes: Vec::new(), ends } };
+        for (head, stored) in steps {
+            let code = match stored {
+                None => Err((NO_ANSWER, NO_APPLICATION_ANSWER_TEXT, OnFull::Nak)),
+                Some(code) => match kept.pop_front().unwrap_or(Err(NotKept::Failed)) {
+                    Ok(()) => Ok(code),
+                    Err(why) => Err((why.code(), NOT_STORED_TEXT, terms.on_full)),
+                },
+            };
+            let goes_on = match code {
+                Ok(code) => answers.accept(&head, code),
+                Err((reason, text, then)) => answers.refuse(&head, reason, text, then),
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        answers.answers
+    }
+}
+
+/// Writes the answers, in order.
+struct Writer<'a> {
+    tally: &'a Tally,
+    at: Instant,
+    answers: Answers,
+}
+
+impl Writer<'_> {
+    fn accept(&mut self, head: &[u8], code: Option<AckCode>) -> bool {
+        if let Some((code, header)) = code.zip(Header::parse(head)) {
+            let answer = ack::answer(&header, code, Mark::new().stamp());
+            self.write(code, &answer);
+        }
+        true
+    }
+
+    /// Refuses a message; says whether the sender may go on. One that asks for no answer learns it by the end of its
+    /// connection.
+    fn refuse(&mut self, head: &[u8], reason: &'static str, text: &'static [u8], then: OnFull) -> bool {
+        self.tally.refuse_message(reason);
+        let refusal = match then {
+            OnFull::Close => None,
+            OnFull::Nak => Header::parse(head).and_then(|header| ack::refusal(&header, Mark::new().stamp(), text)),
+        };
+        match refusal {
+            Some((code, answer)) => {
+                self.write(code, &answer);
+                true
+            }
+            None => {
+                self.answers.ends = Some(reason);
+                false
+            }
+        }
+    }
+
+    fn write(&mut self, code: AckCode, answer: &[u8]) {
+        let now = Instant::now();
+        let latency = Some(now.saturating_duration_since(self.at));
+        self.tally.count(Observation::Ack { code, latency }, now);
+        self.answers.bytes.extend_from_slice(&encode(answer));
+    }
+}

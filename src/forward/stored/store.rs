@@ -1,0 +1,289 @@
+//! The spool of a stored forward as its senders and its link use it: opened, and opened again where that failed.
+//!
+//! It never says that a message is kept before the spool does, and never gives up on a spool that cannot be opened: what
+//! is wrong is told, and tried again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, watch};
+
+use super::{Keep, NotKept};
+use crate::config::SpoolKeyFile;
+use crate::link::carry::DRAIN_WITHIN;
+use crate::link::feed::{Queue, QueueState, StoreError};
+use crate::spool::key::SpoolKey;
+use crate::spool::store::{Destination, Limits, Spool, Tail};
+use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
+
+/// A spool that cannot be opened is tried again after so long: whoever mends the disk need not know of us.
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
+/// A spool that this process itself has just let go of is free after so long at the most.
+const LET_GO_AFTER: Duration = Duration::from_millis(100);
+/// A retired spool is closed so long after the last sender may have ended.
+const CLOSE_AFTER: Duration = Duration::from_secs(2);
+
+/// Says where a spool is and what it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Names the forward.
+    pub name: String,
+    /// Is the key that seals it.
+    pub key: SpoolKeyFile,
+    /// Is the directory of all spools: the key may be made where nothing is there that it seals.
+    pub directory: PathBuf,
+    /// Is where its messages go.
+    pub destination: Destination,
+    /// Limits it.
+    pub limits: Limits,
+}
+
+/// Says how the spool is.
+#[derive(Clone)]
+pub enum Opened {
+    /// Nobody has tried yet.
+    Not,
+    /// It is open.
+    Open(Arc<Spool>),
+    /// It is not: since when, and why.
+    Failed(SystemTime, SpoolError),
+}
+
+/// Is the spool of a forward.
+pub struct Store {
+    place: Mutex<Place>,
+    opened: watch::Sender<Opened>,
+    state: watch::Sender<QueueState>,
+    /// Has it opened again now.
+    again: Notify,
+    retired: watch::Sender<bool>,
+    /// Counts attempts without a known end, as outcomes tell of them.
+    in_doubt: AtomicU64,
+    /// Is when a message was settled last.
+    settled: Mutex<Option<Instant>>,
+}
+
+impl Store {
+    /// Makes it; [`Store::run`] opens the spool.
+    pub fn new(place: Place) -> Arc<Self> {
+        Arc::new(Self {
+            place: Mutex::new(place),
+            opened: watch::Sender::new(Opened::Not),
+            state: watch::Sender::default(),
+            again: Notify::new(),
+            retired: watch::Sender::new(false),
+            in_doubt: AtomicU64::new(0),
+            settled: Mutex::new(None),
+        })
+    }
+
+    /// Returns where it is and what it is for.
+    pub fn place(&self) -> Place {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells how the spool is.
+    pub fn opened(&self) -> Opened {
+        self.opened.borrow().clone()
+    }
+
+    /// Returns the spool where it is open.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn spool(&self) -> Result<Arc<Spool>, SpoolError> {
+        match self.opened() {
+            Opened::Open(spool) => Ok(spool),
+            Opened::Failed(_, error) => Err(error),
+            Opened::Not => Err(SpoolError::Closed),
+        }
+    }
+
+    /// Follows how the spool is.
+    pub fn follow_opened(&self) -> watch::Receiver<Opened> {
+        self.opened.subscribe()
+    }
+
+    /// Notes that a message was settled beside [`Queue::settle`].
+    pub fn note_settled(&self) {
+        *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Counts the attempts since the start whose end is not known.
+    pub fn in_doubt(&self) -> u64 {
+        self.in_doubt.load(Ordering::Relaxed)
+    }
+
+    /// Says when a message was settled last, since the start.
+    pub fn last_settled(&self) -> Option<Instant> {
+        *self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the spool, on a thread that may block.
+    async fn open(&self) {
+        let place = self.place();
+        let opened = tokio::task::spawn_blocking(move || open(&place)).await.unwrap_or(Err(SpoolError::Closed));
+        match opened {
+            Ok(spool) => {
+                self.state.send_replace(state_of(&spool.tail().borrow()));
+                self.opened.send_replace(Opened::Open(spool));
+            }
+            Err(error) => self.note_failure(error),
+        }
+    }
+
+    fn note_failure(&self, error: SpoolError) {
+        let name = self.place().name;
+        let since = match self.opened() {
+            Opened::Failed(since, before) if before.to_string() == error.to_string() => since,
+            _ => {
+                tracing::error!(forward = %name, %error, "the spool cannot be opened: the forward takes no messages");
+                SystemTime::now()
+            }
+        };
+        self.state.send_modify(|state| state.failed = Some(error.to_string()));
+        self.opened.send_replace(Opened::Failed(since, error));
+    }
+
+    /// Takes other limits, another key file or another destination from now on. Who calls has seen that no message is
+    /// queued for the one before.
+    pub fn move_to(&self, place: Place) {
+        let was = std::mem::replace(&mut *self.place.lock().unwrap_or_else(PoisonError::into_inner), place.clone());
+        if was != place || matches!(self.opened(), Opened::Failed(..)) {
+            self.again.notify_one();
+        }
+    }
+
+    /// Closes the spool once the senders that are connected have ended; [`Store::run`] then returns.
+    pub fn retire(&self) {
+        self.retired.send_replace(true);
+    }
+
+    async fn retirement(&self) {
+        if self.retired.subscribe().wait_for(|retired| *retired).await.is_ok() {
+            tokio::time::sleep(DRAIN_WITHIN + CLOSE_AFTER).await;
+        }
+    }
+
+    /// Keeps the spool open, and tells of its changes, until it is retired. Cancel-safe.
+    pub async fn run(self: Arc<Self>) {
+        tokio::select! {
+            () = self.keep_open() => {}
+            () = self.retirement() => {}
+        }
+        self.opened.send_replace(Opened::Not);
+    }
+
+    async fn keep_open(&self) {
+        loop {
+            self.open().await;
+            let pause = match self.opened() {
+                Opened::Open(spool) => {
+                    let tail = spool.tail();
+                    drop(spool);
+                    self.follow(tail).await;
+                    continue;
+                }
+                Opened::Failed(_, SpoolError::InUse { .. }) => LET_GO_AFTER,
+                Opened::Not | Opened::Failed(..) => REOPEN_AFTER,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.again.notified() => {}
+            }
+        }
+    }
+
+    /// Tells of the changes of an open spool until it is closed, or is to be opened anew.
+    async fn follow(&self, mut tail: watch::Receiver<Tail>) {
+        loop {
+            let state = state_of(&tail.borrow_and_update());
+            self.state.send_if_modified(|known| {
+                let differs = *known != state;
+                *known = state;
+                differs
+            });
+            tokio::select! {
+                changed = tail.changed() => if changed.is_err() {
+                    return self.note_failure(SpoolError::Closed);
+                },
+                () = self.again.notified() => {
+                    self.opened.send_replace(Opened::Not);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn open(place: &Place) -> Result<Arc<Spool>, SpoolError> {
+    let may_make = place.key.may_be_made() && !has_spools(&place.directory);
+    let key = SpoolKey::load_or_create(place.key.path(), may_make)?;
+    Spool::open(&place.directory, &place.name, &key, place.destination.clone(), place.limits.clone())
+}
+
+/// Tells whether there is a spool; what cannot be looked at may be one.
+fn has_spools(all: &Path) -> bool {
+    match std::fs::read_dir(all) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+fn state_of(tail: &Tail) -> QueueState {
+    QueueState {
+        last: tail.last,
+        retired_through: tail.retired_through,
+        paused: tail.paused,
+        failed: tail.failed.clone(),
+    }
+}
+
+impl Keep for Store {
+    async fn append(&self, payload: Vec<u8>) -> Result<(), NotKept> {
+        let spool = self.spool().map_err(|_| NotKept::Failed)?;
+        match spool.append(payload).await {
+            Ok(_) => Ok(()),
+            Err(Refusal::Full { .. }) => Err(NotKept::Full),
+            Err(Refusal::Disk) => Err(NotKept::Disk),
+            Err(Refusal::Failed(_)) => Err(NotKept::Failed),
+        }
+    }
+}
+
+impl Queue for Store {
+    fn opening(&self) -> BoxFuture<'_, Result<Opening, StoreError>> {
+        Box::pin(async {
+            // At the start of a site the link may be up before the spool is.
+            self.follow_opened().wait_for(|opened| !matches!(opened, Opened::Not)).await?;
+            Ok(self.spool()?.opening().await?)
+        })
+    }
+
+    fn judge(&self, view: FarView) -> BoxFuture<'_, Result<Judgement, StoreError>> {
+        Box::pin(async move { Ok(self.spool()?.judge(view).await?) })
+    }
+
+    fn read(&self, from: Sequence, messages: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Queued>, StoreError>> {
+        Box::pin(async move { Ok(self.spool()?.read(from, messages, bytes).await?) })
+    }
+
+    fn settle(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>> {
+        Box::pin(async move {
+            let in_doubt = outcomes.iter().map(|outcome| u64::from(outcome.in_doubt)).sum();
+            let retired = self.spool()?.settle(outcomes).await?;
+            self.in_doubt.fetch_add(in_doubt, Ordering::Relaxed);
+            self.note_settled();
+            Ok(retired)
+        })
+    }
+
+    fn tail(&self) -> watch::Receiver<QueueState> {
+        self.state.subscribe()
+    }
+}

@@ -1,0 +1,92 @@
+//! The metrics of stored forwards' queues.
+//!
+//! A transparent forward has none of them.
+
+use std::fmt;
+
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
+
+use super::super::facts::{ForwardFacts, Queue, QueueFacts};
+use super::super::state::Entry;
+use super::family::{Label, Metric, age, count, counter, counts, family, gauge, label, number};
+
+/// Writes them.
+pub(super) fn encode(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
+    depth(encoder, forwards)?;
+    messages(encoder, forwards)?;
+    state(encoder, forwards)?;
+    let help = "How long it takes until no message waits any more, if it goes on so";
+    each(encoder, gauge("forward_queue_drained_in", help).seconds(), forwards, |to, of, queue| {
+        age(to, of, queue.drained_in)
+    })?;
+    let help = "Bytes that are free on the disk of the spool";
+    each(encoder, gauge("forward_spool_disk_free", help).bytes(), forwards, |to, of, queue| {
+        queue.disk_free_bytes.map_or(Ok(()), |bytes| number(to, of, bytes))
+    })?;
+    let help = "How long it takes until that disk is full, if it goes on so";
+    each(encoder, gauge("forward_spool_disk_full_in", help).seconds(), forwards, |to, of, queue| {
+        age(to, of, queue.disk_full_in)
+    })
+}
+
+fn depth(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
+    let help = "Messages that wait in the queue now";
+    each(encoder, gauge("forward_queue_depth", help), forwards, |to, of, queue| number(to, of, queue.depth))?;
+    let help = "At most so many messages wait (max_queue_messages)";
+    each(encoder, gauge("forward_queue_depth_max", help), forwards, |to, of, queue| number(to, of, queue.depth_max))?;
+    let help = "Bytes of the messages that wait";
+    each(encoder, gauge("forward_queue", help).bytes(), forwards, |to, of, queue| number(to, of, queue.bytes))?;
+    let help = "At most so many bytes wait (max_queue_bytes)";
+    each(encoder, gauge("forward_queue_max", help).bytes(), forwards, |to, of, queue| number(to, of, queue.bytes_max))?;
+    let help = "How long the oldest message has waited";
+    each(encoder, gauge("forward_oldest_queued_age", help).seconds(), forwards, |to, of, queue| {
+        age(to, of, queue.oldest_age)
+    })?;
+    let help = "Messages that are set aside";
+    each(encoder, gauge("forward_parked_messages", help), forwards, |to, of, queue| number(to, of, queue.parked))
+}
+
+fn messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
+    let help = "Messages that were kept and acknowledged, over the life of the spool";
+    each(encoder, counter("forward_accepted_messages", help), forwards, |to, of, queue| {
+        count(to, &[of], queue.accepted_total)
+    })?;
+    let help = "Messages of these that are settled: delivered, set aside or discarded";
+    each(encoder, counter("forward_settled_messages", help), forwards, |to, of, queue| {
+        count(to, &[of], queue.settled_total)
+    })?;
+    let help = "Messages that were not taken, by reason";
+    each(encoder, counter("forward_refused_messages", help), forwards, |to, of, queue| {
+        counts(to, of, "reason", &queue.refused)
+    })?;
+    let help = "Attempts to deliver whose end is not known: the receiver may have a message twice";
+    each(encoder, counter("forward_in_doubt", help), forwards, |to, of, queue| count(to, &[of], queue.in_doubt_total))?;
+    let help = "Time since the receiver last settled a message";
+    each(encoder, gauge("forward_last_settled_age", help).seconds(), forwards, |to, of, queue| {
+        age(to, of, queue.last_settled_age)
+    })
+}
+
+/// Writes every state, 1 at the one that holds.
+fn state(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
+    let help = "What the queue does: 1 at the state that holds";
+    each(encoder, gauge("forward_queue_state", help), forwards, |to, of, queue| {
+        let holds = queue.state.as_str();
+        Queue::WORDS
+            .iter()
+            .try_for_each(|word| to.encode_family(&[of, ("state", *word)])?.encode_gauge(&u64::from(*word == holds)))
+    })
+}
+
+/// Writes one metric of all stored forwards.
+fn each(
+    encoder: &mut DescriptorEncoder,
+    metric: Metric,
+    forwards: &[Entry<ForwardFacts>],
+    write: impl Fn(&mut MetricEncoder, Label, &QueueFacts) -> fmt::Result,
+) -> fmt::Result {
+    family(encoder, metric, forwards, |to, forward| match &forward.facts.queue {
+        Some(queue) => write(to, label(forward), queue),
+        None => Ok(()),
+    })
+}

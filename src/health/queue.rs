@@ -1,0 +1,130 @@
+//! What a stored forward's queue knows of itself, as plain values. Pure.
+//!
+//! Never holds a byte of a message: counts, times, causes. The serialized form is part of `/healthz`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::facts::{rfc3339, seconds_maybe};
+
+/// Holds what the queue of a stored forward knows of itself.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueFacts {
+    /// Says whether messages go on to the receiver.
+    #[serde(rename = "queue")]
+    pub state: Queue,
+    /// Counts the messages that wait.
+    #[serde(rename = "queue_depth")]
+    pub depth: u64,
+    /// Limits them.
+    #[serde(rename = "queue_depth_max")]
+    pub depth_max: u64,
+    /// Counts the bytes of their payloads.
+    #[serde(rename = "queue_bytes")]
+    pub bytes: u64,
+    /// Limits these.
+    #[serde(rename = "queue_bytes_max")]
+    pub bytes_max: u64,
+    /// Is how long the oldest of them has waited.
+    #[serde(rename = "oldest_queued_age_seconds", serialize_with = "seconds_maybe")]
+    pub oldest_age: Option<Duration>,
+    /// Counts the messages that are set aside.
+    #[serde(rename = "parked_messages")]
+    pub parked: u64,
+    /// Counts the messages that were ever taken in.
+    pub accepted_total: u64,
+    /// Counts those of them that are settled.
+    pub settled_total: u64,
+    /// Counts the messages that were not taken since the start, by reason.
+    #[serde(rename = "refused_total")]
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Counts the attempts since the start whose end is not known, so that the receiver may have a message twice; where
+    /// the far site delivers, it counts them at its service.
+    pub in_doubt_total: u64,
+    /// Is the time since the receiver last settled a message, since the start.
+    #[serde(rename = "last_settled_age_seconds", serialize_with = "seconds_maybe")]
+    pub last_settled_age: Option<Duration>,
+    /// Is how many messages are taken in, a second.
+    pub accepted_per_second: Option<f64>,
+    /// Is how many are settled, a second.
+    pub settled_per_second: Option<f64>,
+    /// Is how long it takes until none waits any more, if it goes on so.
+    #[serde(rename = "drained_in_seconds", serialize_with = "seconds_maybe")]
+    pub drained_in: Option<Duration>,
+    /// Counts the bytes that are free on the disk of the spool.
+    pub disk_free_bytes: Option<u64>,
+    /// Is how long it takes until that disk is full, if it goes on so.
+    #[serde(rename = "disk_full_in_seconds", serialize_with = "seconds_maybe")]
+    pub disk_full_in: Option<Duration>,
+}
+
+/// Says whether the messages of a queue go on to the receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Queue {
+    /// Its spool is being opened, and takes nothing yet.
+    Opening,
+    /// They do, as far as the way to it is open.
+    Flowing,
+    /// An operator has paused it.
+    Paused,
+    /// It is held at a message, until an operator decides.
+    Held {
+        /// Says since when.
+        #[serde(serialize_with = "rfc3339")]
+        since: SystemTime,
+        /// Is the message.
+        sequence: u64,
+        /// Says why, in one line.
+        cause: String,
+    },
+    /// The two sites tell different stories: one was restored from a backup.
+    Diverged {
+        /// Says since when.
+        #[serde(serialize_with = "rfc3339")]
+        since: SystemTime,
+        /// Says how they differ, in one line.
+        cause: String,
+    },
+    /// The spool takes and gives nothing.
+    Failed {
+        /// Says since when.
+        #[serde(serialize_with = "rfc3339")]
+        since: SystemTime,
+        /// Says why, in one line.
+        cause: String,
+    },
+}
+
+impl Queue {
+    /// Lists the words of all states.
+    pub const WORDS: [&str; 6] = ["opening", "flowing", "paused", "held", "diverged", "failed"];
+
+    /// Returns the word, as the JSON has it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Flowing => "flowing",
+            Self::Paused => "paused",
+            Self::Held { .. } => "held",
+            Self::Diverged { .. } => "diverged",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// Is a peer's queue that is held at a receiver of this site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldQueue {
+    /// Names the peer.
+    pub peer: String,
+    /// Says since when it is held.
+    #[serde(serialize_with = "rfc3339")]
+    pub since: SystemTime,
+    /// Is the message that it is held at, as the peer numbers it.
+    pub sequence: u64,
+    /// Says why, in one line.
+    pub cause: String,
+}

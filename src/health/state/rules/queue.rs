@@ -1,0 +1,94 @@
+//! What is at fault with the queue of a stored forward, and what somebody should do about it. Pure.
+//!
+//! Never looks at a clock. A queue that stands still is down, whoever has to decide; one that was paused on purpose, or
+//! that fills, is degraded. The rules are those of the design of delivery.
+
+use std::time::Duration;
+
+use super::super::super::facts::{ForwardFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
+use super::super::{Status, Verdict};
+use super::age_text;
+
+/// Is the share of a limit from which somebody should look, in percent.
+const FILLING_PERCENT: u64 = 80;
+/// Is the time to a full disk from which somebody should look: a night.
+const DISK_FULL_SOON: Duration = Duration::from_secs(12 * 3600);
+
+/// Notes a spool that takes and gives nothing.
+pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+    match &forward.queue.as_ref()?.state {
+        Queue::Failed { since, cause } => Some(Verdict::new(Status::Down, *since, &format!("spool: {cause}"))),
+        Queue::Opening => Some(Verdict::new(Status::Unknown, facts.started, "the spool is being opened")),
+        Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => None,
+    }
+}
+
+/// Notes that the two sites tell different stories.
+pub(super) fn divergence(forward: &ForwardFacts) -> Option<Verdict> {
+    match &forward.queue.as_ref()?.state {
+        Queue::Diverged { since, cause } => {
+            let text = format!(
+                "diverged from {}: {cause}; nothing is sent until wardlink queue reconcile {}",
+                forward.peer, forward.name
+            );
+            Some(Verdict::new(Status::Down, *since, &text))
+        }
+        Queue::Opening | Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Failed { .. } => None,
+    }
+}
+
+/// Notes a queue that waits for an operator.
+pub(super) fn standstill(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+    let queue = forward.queue.as_ref()?;
+    match &queue.state {
+        Queue::Held { since, sequence, cause } => {
+            let (depth, name) = (queue.depth, &forward.name);
+            let text =
+                format!("held at message {sequence}: {cause}; {depth} wait, see wardlink queue show {name} {sequence}");
+            Some(Verdict::new(Status::Down, *since, &text))
+        }
+        Queue::Paused => {
+            let text = format!("paused, {} wait; wardlink forward resume {} ends it", queue.depth, forward.name);
+            Some(Verdict::new(Status::Degraded, facts.started, &text))
+        }
+        Queue::Opening | Queue::Flowing | Queue::Diverged { .. } | Queue::Failed { .. } => None,
+    }
+}
+
+/// Notes a queue that has as much as it may: messages are not taken.
+pub(super) fn fullness(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+    let (text, percent) = fill(forward.queue.as_ref()?);
+    (percent >= 100).then(|| Verdict::new(Status::Down, facts.started, &text))
+}
+
+/// Notes a queue or a disk that soon will be full.
+pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+    let queue = forward.queue.as_ref()?;
+    let (text, percent) = fill(queue);
+    if percent >= FILLING_PERCENT {
+        return Some(Verdict::new(Status::Degraded, facts.started, &text));
+    }
+    let left = queue.disk_full_in.filter(|left| *left <= DISK_FULL_SOON)?;
+    let text = format!("the disk of the spool is full in {}, if it goes on so", age_text(left));
+    Some(Verdict::new(Status::Degraded, facts.started, &text))
+}
+
+/// Says how full the queue is, by the limit that is nearer, in words and in percent.
+fn fill(queue: &QueueFacts) -> (String, u64) {
+    let percent = |count: u64, max: u64| count.saturating_mul(100) / max.max(1);
+    let say = |count: u64, max: u64, what: &str| format!("the queue has {count} of at most {max} {what}");
+    let messages = percent(queue.depth, queue.depth_max);
+    let bytes = percent(queue.bytes, queue.bytes_max);
+    if messages >= bytes {
+        (say(queue.depth, queue.depth_max, "messages (max_queue_messages)"), messages)
+    } else {
+        (say(queue.bytes, queue.bytes_max, "bytes (max_queue_bytes)"), bytes)
+    }
+}
+
+/// Notes a peer's queue that is held at a receiver.
+pub(super) fn held_at(service: &ServiceFacts) -> Option<Verdict> {
+    let held = service.held.iter().min_by_key(|held| held.since)?;
+    let text = format!("the queue of {} is held at message {}: {}", held.peer, held.sequence, held.cause);
+    Some(Verdict::new(Status::Down, held.since, &text))
+}

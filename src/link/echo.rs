@@ -1,0 +1,83 @@
+//! Whether the other side of a connection is still there: asks for an echo, and measures how long it takes.
+//!
+//! It never ends a connection on which anything was heard in time. Rules: design, delivery.md ("The link").
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// A link on which nothing came for so long is asked for an echo.
+const PING_AFTER: Duration = Duration::from_secs(5);
+/// A link that does not echo within this is given up; what it carries waits for the next one.
+const ECHO_WITHIN: Duration = Duration::from_secs(5);
+/// The same after a sign of life of the peer: its host answers now, or the connection is stale.
+const ECHO_WITHIN_AWAKE: Duration = Duration::from_secs(1);
+
+/// Is what was asked and heard on one connection.
+pub(super) struct Echo(Mutex<Heard>);
+
+struct Heard {
+    heard: Instant,
+    asked: Option<Instant>,
+    token: u64,
+}
+
+impl Echo {
+    /// Begins with a connection.
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Heard { heard: Instant::now(), asked: None, token: 0 }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that something came.
+    pub(super) fn hear(&self, now: Instant) {
+        self.lock().heard = now;
+    }
+
+    /// Takes in an echo and returns the round trip, unless it is not of the last question.
+    pub(super) fn answered(&self, token: u64, now: Instant) -> Option<Duration> {
+        let mut heard = self.lock();
+        let asked = heard.asked.filter(|_| token == heard.token)?;
+        heard.asked = None;
+        Some(now.duration_since(asked))
+    }
+
+    /// Asks by `ping` where nothing came for long, or the peer woke; returns where no echo comes. Cancel-safe.
+    pub(super) async fn ask(&self, awake: &Notify, mut ping: impl FnMut(u64)) {
+        let mut due = Instant::now(); // measures the round trip once at the start
+        loop {
+            let within = tokio::select! {
+                () = tokio::time::sleep_until(due.into()) => ECHO_WITHIN,
+                () = awake.notified() => ECHO_WITHIN_AWAKE,
+            };
+            let asked = Instant::now();
+            let token = {
+                let mut heard = self.lock();
+                heard.token += 1;
+                heard.asked = Some(asked);
+                heard.token
+            };
+            ping(token);
+            await_echo(awake, asked + within).await;
+            let heard = self.lock().heard;
+            if heard < asked {
+                return;
+            }
+            due = heard.max(asked) + PING_AFTER;
+        }
+    }
+}
+
+/// Waits until an echo is overdue; a sign of life of the peer meanwhile brings that nearer.
+async fn await_echo(awake: &Notify, mut until: Instant) {
+    while Instant::now() < until {
+        tokio::select! {
+            () = tokio::time::sleep_until(until.into()) => return,
+            () = awake.notified() => until = until.min(Instant::now() + ECHO_WITHIN_AWAKE),
+        }
+    }
+}

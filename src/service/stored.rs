@@ -1,0 +1,175 @@
+//! Stored messages of peers on their way to a service's receiver: one conversation for each forward of a peer.
+//!
+//! It never answers for the receiver, and never opens more connections to it than the configuration says, both
+//! deliveries together.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::Service;
+use crate::config::{Name, ReceiverPolicy, Spool};
+use crate::link::feed::reception::Station;
+use crate::link::feed::{Held, StoreError, Window};
+use crate::link::wire::{Cause, ReceiverState};
+use crate::spool::delivery::course::Receiver;
+use crate::spool::delivery::{Conversation, Counter, DeliveryState};
+use crate::spool::inbox::Inbox;
+use crate::spool::key::SpoolKey;
+use crate::spool::{ForwardId, SpoolError};
+
+/// Outcomes on their way to the link; it takes them at once.
+const REPORTS_MAX: usize = 1024;
+/// Commands of operators on their way to a conversation.
+const COMMANDS_MAX: usize = 16;
+
+/// Is a conversation about the stored messages of one forward of a peer.
+#[derive(Clone)]
+pub struct Talk {
+    /// Names the peer.
+    pub peer: Name,
+    /// Tells how it is, and since when it is held.
+    pub state: watch::Receiver<DeliveryState>,
+    /// Is since when what is held is held.
+    held_since: Arc<Mutex<Option<SystemTime>>>,
+    /// Counts what passed.
+    pub counter: Arc<Counter>,
+}
+
+impl Talk {
+    /// Says since when it is held; now, where it is not.
+    pub fn held_since(&self) -> SystemTime {
+        self.held_since.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(SystemTime::now)
+    }
+}
+
+impl Service {
+    /// Opens the station of a forward of a peer: its inbox below `directory`, and the conversation with the receiver.
+    ///
+    /// # Errors
+    /// The inbox cannot be opened.
+    pub async fn open_station(
+        self: Arc<Self>,
+        directory: PathBuf,
+        spool: Option<Spool>,
+        peer: Name,
+        forward: ForwardId,
+    ) -> Result<Station, StoreError> {
+        let name = peer.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+            let key = match spool {
+                Some(spool) => Some(SpoolKey::load_or_create(spool.key.path(), false)),
+                None => None,
+            };
+            // Without a spool of its own the site may have no key yet: the receiver's answers are then not kept.
+            let key = match key {
+                Some(Ok(key)) => Some(key),
+                None | Some(Err(SpoolError::KeyMissing { .. })) => None,
+                Some(Err(error)) => return Err(StoreError::from(error)),
+            };
+            Inbox::open(&directory, name.as_str(), forward, key.as_ref()).map_err(StoreError::from)
+        });
+        let inbox = opened.await??;
+        let window = Window::default();
+        let (messages, source) = mpsc::channel(usize::try_from(window.messages_max).unwrap_or(usize::MAX));
+        let (reports, outcomes) = mpsc::channel(REPORTS_MAX);
+        let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+        let state = watch::Sender::default();
+        let counter = Arc::new(Counter::default());
+        let talk = Talk { peer, state: state.subscribe(), held_since: Arc::default(), counter: Arc::clone(&counter) };
+        let (held, held_now) = watch::channel(None);
+        let (policy, policies) = watch::channel(self.config().stored);
+        let dialer = Arc::clone(&self);
+        let conversation = Conversation {
+            source,
+            ledger: Arc::clone(&inbox),
+            dial: move || Arc::clone(&dialer).dial_for_stored(),
+            policy: policies,
+            commands: orders,
+            reports,
+            state,
+            counter,
+            stop: self.drain.subscribe(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(conversation.run());
+        tasks.spawn(follow_policy(Arc::clone(&self), policy));
+        tasks.spawn(follow(Arc::clone(&self), talk.clone(), held));
+        self.talks.lock().unwrap_or_else(PoisonError::into_inner).push(talk);
+        Ok(Station { book: inbox, messages, outcomes, commands, held: held_now, window, tasks })
+    }
+
+    /// Returns the conversations about stored messages that are open, and what those that ended counted.
+    pub fn talks(&self) -> (Vec<Talk>, u64) {
+        let mut talks = self.talks.lock().unwrap_or_else(PoisonError::into_inner);
+        talks.retain(|talk| {
+            let is_open = talk.state.has_changed().is_ok();
+            if !is_open {
+                let counts = talk.counter.counts();
+                self.in_doubt_before.fetch_add(counts.in_doubt_resends, Ordering::Relaxed);
+            }
+            is_open
+        });
+        let before = self.in_doubt_before.load(Ordering::Relaxed);
+        let now: u64 = talks.iter().map(|talk| talk.counter.counts().in_doubt_resends).sum();
+        (talks.clone(), before + now)
+    }
+
+    /// Waits until no conversation about stored messages is open, after [`Service::retire`]. Cancel-safe.
+    pub async fn talked_out(&self) {
+        let talks = self.talks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for mut talk in talks {
+            while talk.state.changed().await.is_ok() {}
+        }
+    }
+
+    async fn dial_for_stored(self: Arc<Self>) -> Result<(TcpStream, OwnedSemaphorePermit), &'static str> {
+        let slot = self.slot().await.map_err(Cause::code)?;
+        let tcp = self.open().await.map_err(Cause::code)?;
+        Ok((tcp, slot))
+    }
+}
+
+/// Hands over how the receiver is to be treated, whenever that changes.
+async fn follow_policy(service: Arc<Service>, policy: watch::Sender<ReceiverPolicy>) {
+    let mut config = service.config.subscribe();
+    loop {
+        let now = config.borrow_and_update().stored;
+        policy.send_if_modified(|policy| std::mem::replace(policy, now) != now);
+        if config.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the link which message is held, and the service how its receiver is.
+async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<Held>>) {
+    let mut state = talk.state.clone();
+    loop {
+        let now = state.borrow_and_update().clone();
+        let told = now.held.map(|held| Held {
+            sequence: held.sequence,
+            reason: held.reason as u8,
+            text: format!("{}, answer {}", held.reason.code(), held.code.code()),
+        });
+        let is_held = told.is_some();
+        if held.send_if_modified(|held| std::mem::replace(held, told.clone()) != told) {
+            *talk.held_since.lock().unwrap_or_else(PoisonError::into_inner) = is_held.then(SystemTime::now);
+        }
+        match now.receiver {
+            Receiver::Unknown => {}
+            Receiver::Up => service.note(ReceiverState::Up),
+            Receiver::Down(code) => service.note(ReceiverState::Down(Cause::from_code(code))),
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The near site's spool: the durable queue of one forward, in a directory of its own.
+//!
+//! Never says that a message is kept before fsync returned, and never removes one that was accepted except as its
+//! outcome, an operator and `keep_delivered` say. One thread has the database; all go through it. Rules: design,
+//! delivery.md ("stored"); the format is in ARCHITECTURE.md ("The spool").
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Semaphore, oneshot, watch};
+
+mod codes;
+mod core;
+mod database;
+mod ledger;
+mod messages;
+mod open;
+mod operate;
+mod operators;
+mod outbox;
+mod settle;
+mod sides;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use outbox::{Happening, OutboxEvent};
+
+use self::core::Core;
+use messages::{Arrival, Content, Found};
+use open::Way;
+use writer::{Append, Asked, Draft, Incoming, JOBS_MAX, Job, Read, Work, Writer};
+
+use super::key::SpoolKey;
+use super::large::{INLINE_BYTES_MAX, LargeFile};
+use super::queue::State;
+use super::{DigestKey, FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError, Verdict};
+use crate::mllp::ack::AckCode;
+
+/// Bounds the name of the thread, in bytes: what Linux shows of it.
+const THREAD_NAME_BYTES_MAX: usize = 15;
+
+/// Limits a spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Is the number of messages that are queued or parked at most.
+    pub messages_max: u64,
+    /// Is the number of bytes of their payloads at most.
+    pub bytes_max: u64,
+    /// Is how long delivered messages are kept; zero removes them at once.
+    pub keep_delivered: Duration,
+}
+
+/// Is where the messages of a forward go; each is kept for the one that it was accepted for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// Is the peer's public key.
+    pub peer_key: [u8; 32],
+    /// Is the service's name or ADDRESS:PORT.
+    pub target: String,
+}
+
+/// Says how the queue stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tail {
+    /// Is the last sequence given.
+    pub last: Sequence,
+    /// Is the highest sequence up to which nothing is queued.
+    pub retired_through: Sequence,
+    /// Counts queued messages.
+    pub depth: u64,
+    /// Counts their bytes.
+    pub bytes: u64,
+    /// Counts messages that are set aside.
+    pub parked: u64,
+    /// Is when the first queued message was accepted.
+    pub oldest: Option<SystemTime>,
+    /// Says whether an operator paused the forward.
+    pub paused: bool,
+    /// Counts messages that are queued for another destination: nothing is sent before they are moved.
+    pub stranded: u64,
+    /// Says what is wrong with the store.
+    pub failed: Option<String>,
+}
+
+/// Is how a message ended, as far as it is still known. It has no `Debug`: the answer may name a patient.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SettledAs {
+    /// Says what became of it.
+    pub verdict: Option<Verdict>,
+    /// Is the code of the receiver's last answer.
+    pub code: Option<AckCode>,
+    /// Counts the attempts.
+    pub attempts: u32,
+    /// Counts those whose end is not known.
+    pub in_doubt: u32,
+    /// Is when.
+    pub at: SystemTime,
+    /// Is the payload of the answer.
+    pub answer: Vec<u8>,
+}
+
+/// Describes a message without its content.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Is its number.
+    pub sequence: Sequence,
+    /// Is where it stands.
+    pub state: State,
+    /// Is the size of its payload, in bytes.
+    pub bytes: u64,
+    /// Is when it was accepted.
+    pub accepted: SystemTime,
+    /// Is when it left the queue.
+    pub settled: Option<SystemTime>,
+    /// Is the service or address that it was accepted for.
+    pub target: String,
+    /// Says whether the far site may have it.
+    pub may_be_sent: bool,
+    /// Is how it ended.
+    pub outcome: Option<SettledAs>,
+}
+
+/// Says how an operator ends a divergence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The far site is right: what it may have behind itself is not sent.
+    AcceptFar,
+    /// All that is queued is sent.
+    Resend,
+}
+
+/// Says what a reconciliation did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Counts messages that the far site has behind itself.
+    pub settled: u64,
+    /// Counts messages of which nobody can tell: they are set aside.
+    pub parked: u64,
+    /// Counts messages that are sent.
+    pub queued: u64,
+}
+
+/// Is the open spool of a forward.
+pub struct Spool {
+    directory: PathBuf,
+    digest_key: DigestKey,
+    jobs: Option<Sender<Job>>,
+    room: Arc<Semaphore>,
+    tail: watch::Receiver<Tail>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Spool {
+    /// Opens the spool of a forward, or makes it where there is none; begins an epoch. Blocks.
+    ///
+    /// # Errors
+    /// The key is another one, the database is damaged or was rolled back, or it cannot be opened. Nothing is changed
+    /// then.
+    pub fn open(
+        dir: &Path,
+        name: &str,
+        key: &SpoolKey,
+        destination: Destination,
+        limits: Limits,
+    ) -> Result<Arc<Self>, SpoolError> {
+        let directory = dir.join(name);
+        let way = Way { directory: directory.clone(), key: key.clone(), destination, limits };
+        let core = open::open(&way, true)?;
+        let (jobs, waiting) = mpsc::channel();
+        let (sender, tail) = watch::channel(core.tail());
+        let digest_key = core.keys.digest.clone();
+        let writer = Writer::new(way, core, waiting, sender);
+        let thread_name: String = format!("wl-spool-{name}").chars().take(THREAD_NAME_BYTES_MAX).collect();
+        let thread = thread::Builder::new().name(thread_name).spawn(move || writer.run());
+        let thread = thread.map_err(|source| SpoolError::file("start the thread of", &directory, source))?;
+        let room = Arc::new(Semaphore::new(JOBS_MAX));
+        Ok(Arc::new(Self { directory, digest_key, jobs: Some(jobs), room, tail, thread: Some(thread) }))
+    }
+
+    /// Tells whether there is a spool of that name: its key must not be made anew then.
+    pub fn is_there(dir: &Path, name: &str) -> bool {
+        let directory = dir.join(name);
+        directory.read_dir().is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Keeps a message; it is durable when this returns. Dropping the future leaves open whether it is kept.
+    ///
+    /// # Errors
+    /// It is not kept: a limit is reached, the disk is full, or the store failed.
+    pub async fn append(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
+        let (incoming, draft) = if payload.len() > INLINE_BYTES_MAX {
+            self.write_large(payload).await?
+        } else {
+            (Incoming::Whole(payload), Draft(None))
+        };
+        let (reply, answer) = oneshot::channel();
+        let outcome = Err(Refusal::Failed(SpoolError::Closed));
+        self.send(Work::Append(Append { incoming, draft, outcome, reply })).await?;
+        answer.await.unwrap_or(Err(Refusal::Failed(SpoolError::Closed)))
+    }
+
+    /// Writes a large payload beside the thread, so that no commit waits for it.
+    async fn write_large(&self, payload: Vec<u8>) -> Result<(Incoming, Draft), SpoolError> {
+        let (directory, key) = (self.directory.clone(), self.digest_key.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let file = LargeFile::write(&directory, &payload)?;
+            let draft = Draft(Some(file.path(&directory)));
+            let arrival = Arrival {
+                content: Content::InFile(file),
+                bytes: payload.len() as u64,
+                payload: key.fingerprint(&payload),
+                control_id: key.control_id(messages::control_id(&payload)),
+            };
+            Ok((Incoming::InFile(arrival), draft))
+        });
+        written.await.unwrap_or(Err(SpoolError::Closed))
+    }
+
+    /// Returns what the far site is told first.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn opening(&self) -> Result<Opening, SpoolError> {
+        self.look(|core| Ok(core.opening())).await
+    }
+
+    /// Compares the far site's view with this one.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn judge(&self, view: FarView) -> Result<Judgement, SpoolError> {
+        self.look(move |core| core.judge(view)).await
+    }
+
+    /// Reads queued messages at or after `from`, in order, at least one if there is any; that they may be sent is
+    /// durable when this returns. A paused forward has none.
+    ///
+    /// # Errors
+    /// The store failed, a message is damaged, or messages are queued for another destination.
+    pub async fn read(&self, from: Sequence, messages_max: usize, bytes_max: usize) -> Result<Vec<Queued>, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        let limits = (messages_max, bytes_max as u64);
+        self.send(Work::Read(Read { from, limits, reply })).await?;
+        let found: Vec<Found> = answer.await.unwrap_or(Err(SpoolError::Closed))?;
+        let mut queued = Vec::with_capacity(found.len());
+        for mut message in found {
+            let content = std::mem::replace(&mut message.content, Content::Here(Vec::new()));
+            match self.whole(content).await {
+                Ok(payload) => queued.push(message.with(payload)),
+                // One that was settled meanwhile is not missing.
+                Err(error @ SpoolError::Damaged { .. }) => {
+                    let sequence = message.sequence;
+                    self.look(move |core| core.confirm_damage(sequence, &error)).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(queued)
+    }
+
+    async fn whole(&self, content: Content) -> Result<Vec<u8>, SpoolError> {
+        match content {
+            Content::Here(payload) => Ok(payload),
+            Content::InFile(file) => {
+                let directory = self.directory.clone();
+                let read = tokio::task::spawn_blocking(move || file.read(&directory));
+                read.await.unwrap_or(Err(SpoolError::Closed))
+            }
+        }
+    }
+
+    /// Settles messages; what is unknown or settled already is ignored. Returns what is retired then, durably.
+    ///
+    /// # Errors
+    /// The store failed; nothing of it is settled.
+    pub async fn settle(&self, outcomes: Vec<Outcome>) -> Result<Sequence, SpoolError> {
+        self.change(move |core| core.settle(&outcomes)).await
+    }
+
+    /// Follows how the queue stands.
+    pub fn tail(&self) -> watch::Receiver<Tail> {
+        self.tail.clone()
+    }
+
+    /// Ends a divergence as an operator chose, given the far site's view. The spool is another one to the far site
+    /// then: the link has to open anew.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn reconcile(&self, choice: Choice, view: FarView, by: &str) -> Result<Reconciled, SpoolError> {
+        let by = by.to_owned();
+        self.change(move |core| core.reconcile(choice, view, &by)).await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        action: impl FnMut(&mut Core) -> Result<T, SpoolError> + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Work::Look(Box::new(Asked { action, found: None, reply }))).await?;
+        answer.await.unwrap_or(Err(SpoolError::Closed))
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        action: impl FnMut(&mut Core) -> Result<T, SpoolError> + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Work::Change(Box::new(Asked { action, found: None, reply }))).await?;
+        answer.await.unwrap_or(Err(SpoolError::Closed))
+    }
+
+    async fn send(&self, work: Work) -> Result<(), SpoolError> {
+        let permit = self.room.clone().acquire_owned().await.map_err(|_| SpoolError::Closed)?;
+        let jobs = self.jobs.as_ref().ok_or(SpoolError::Closed)?;
+        jobs.send(Job { work, _permit: permit }).map_err(|_| SpoolError::Closed)
+    }
+}
+
+impl Drop for Spool {
+    /// Ends the thread after what it was asked; the database is closed when this returns.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // What a panic in it left uncommitted was never answered.
+            drop(thread.join());
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The open database of a near spool with its keys, and what every transaction goes through.
+//!
+//! Never shares its connection: one thread has it. A transaction changes `live`; the head is sealed and written with
+//! each commit, and put back where one fails.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension as _, Params, params};
+
+use super::database;
+use super::{Destination, Limits, Tail};
+use crate::spool::head::Head;
+use crate::spool::mark::Mark;
+use crate::spool::queue::State;
+use crate::spool::seal::{self, Kind, Place, Sealer};
+use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
+
+/// Is a day, in milliseconds: what shares a data key.
+const DAY_MILLIS: i64 = 86_400_000;
+
+/// Is what seals and identifies a spool.
+pub(super) struct Keys {
+    /// Identifies the spool in all that it seals.
+    pub(super) spool: [u8; 16],
+    /// Seals identity and days' keys.
+    pub(super) master: Sealer,
+    /// Seals the head, destinations, events and the mark.
+    pub(super) meta: Sealer,
+    /// Keys the digests.
+    pub(super) digest: DigestKey,
+}
+
+/// Is what a transaction changes, and what a failed one puts back.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    /// Is the head.
+    pub(super) head: Head,
+    /// Counts the messages of each day whose content is there.
+    pub(super) days: BTreeMap<i64, u64>,
+    /// Counts the queued messages of other destinations than the present one.
+    pub(super) stranded: u64,
+    /// Is when the first queued message was accepted, in milliseconds.
+    pub(super) oldest: Option<i64>,
+    /// Lists all destinations by their numbers.
+    pub(super) destinations: BTreeMap<i64, Destination>,
+}
+
+/// Is the open database.
+pub(super) struct Core {
+    pub(super) directory: PathBuf,
+    pub(super) path: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) keys: Keys,
+    pub(super) live: Live,
+    committed: Live,
+    changes_before: u64,
+    pub(super) limits: Limits,
+    /// Lists the epochs with their first sequences, oldest first.
+    pub(super) epochs: Vec<(Sequence, Epoch)>,
+    /// Is the number of the present destination.
+    pub(super) destination: i64,
+    pub(super) mark: Mark,
+    /// Is a buffer for what is sealed.
+    pub(super) buffer: Vec<u8>,
+    day_sealers: BTreeMap<i64, Sealer>,
+    /// Names the files whose messages are removed by the present transaction.
+    pub(super) doomed: Vec<[u8; 16]>,
+    /// Is what was found damaged since the last operator's decision.
+    pub(super) damage: Option<SpoolError>,
+    /// Is where the look for what may be shredded goes on.
+    pub(super) tidy_cursor: Sequence,
+}
+
+/// Is what a new [`Core`] is made of.
+pub(super) struct Parts {
+    pub(super) directory: PathBuf,
+    pub(super) path: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) keys: Keys,
+    pub(super) live: Live,
+    pub(super) limits: Limits,
+    pub(super) epochs: Vec<(Sequence, Epoch)>,
+    pub(super) destination: i64,
+    pub(super) mark: Mark,
+}
+
+impl From<Parts> for Core {
+    fn from(parts: Parts) -> Self {
+        Self {
+            directory: parts.directory,
+            path: parts.path,
+            connection: parts.connection,
+            keys: parts.keys,
+            committed: parts.live.clone(),
+            changes_before: 0,
+            live: parts.live,
+            limits: parts.limits,
+            epochs: parts.epochs,
+            destination: parts.destination,
+            mark: parts.mark,
+            buffer: Vec::new(),
+            day_sealers: BTreeMap::new(),
+            doomed: Vec::new(),
+            damage: None,
+            tidy_cursor: 0,
+        }
+    }
+}
+
+impl Core {
+    /// Begins a transaction.
+    pub(super) fn begin(&mut self) -> Result<(), SpoolError> {
+        self.committed.clone_from(&self.live);
+        self.changes_before = self.connection.total_changes();
+        self.execute("begin a transaction", "BEGIN IMMEDIATE", [])
+    }
+
+    /// Commits, with the head; what was changed is durable when this returns.
+    pub(super) fn commit(&mut self) -> Result<(), SpoolError> {
+        let is_changed = self.connection.total_changes() != self.changes_before;
+        if !is_changed && self.live.head == self.committed.head {
+            return self.execute("end a transaction", "COMMIT", []);
+        }
+        self.live.head.generation += 1;
+        let sealed = self.keys.meta.seal(&self.place(Kind::Head, [0; 4]), &self.live.head.encode())?;
+        self.execute("write the head", "UPDATE head SET sealed = ?1 WHERE id = 1", [sealed])?;
+        self.execute("commit", "COMMIT", [])
+    }
+
+    /// Takes a transaction back.
+    pub(super) fn roll_back(&mut self) -> Result<(), SpoolError> {
+        self.live.clone_from(&self.committed);
+        self.day_sealers.clear();
+        self.doomed.clear();
+        if self.connection.is_autocommit() { Ok(()) } else { self.execute("roll back", "ROLLBACK", []) }
+    }
+
+    /// Does what follows a commit: the mark, and files whose messages are gone.
+    pub(super) fn follow_up(&mut self) -> Result<(), SpoolError> {
+        self.mark.write(&self.keys.meta, &self.keys.spool, self.live.head.generation)?;
+        for id in std::mem::take(&mut self.doomed) {
+            // One that stays is an orphan, and removed at the next start.
+            drop(fs::remove_file(large::path_of(&self.directory, &id)));
+        }
+        Ok(())
+    }
+
+    /// Runs one statement.
+    pub(super) fn execute(&self, doing: &'static str, sql: &str, values: impl Params) -> Result<(), SpoolError> {
+        let done = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute(values));
+        done.map(|_| ()).map_err(|source| database::failure(doing, &self.path, source))
+    }
+
+    /// Names a place in this spool.
+    pub(super) fn place(&self, kind: Kind, numbers: [u64; 4]) -> Place {
+        Place::new(kind, &self.keys.spool, numbers)
+    }
+
+    /// Notes damage: no message is accepted until an operator has decided about it.
+    pub(super) fn damaged(&mut self, damage: Damage) -> SpoolError {
+        let error = SpoolError::Damaged { path: self.path.clone(), damage };
+        self.damage = Some(error.clone());
+        error
+    }
+
+    /// Finds the epoch of a message.
+    pub(super) fn epoch_of(&self, sequence: Sequence) -> Epoch {
+        let after = self.epochs.partition_point(|(first, _)| *first <= sequence);
+        after.checked_sub(1).and_then(|at| self.epochs.get(at)).map_or(Epoch([0; 16]), |(_, epoch)| *epoch)
+    }
+
+    /// Returns what seals the messages of a day, with a new key for a day that has none yet.
+    pub(super) fn new_day_sealer(&mut self, day: i64) -> Result<&Sealer, SpoolError> {
+        if self.day_sealer(day)?.is_none() {
+            let sealer = self.make_day_key(day)?;
+            self.day_sealers.insert(day, sealer);
+        }
+        self.day_sealers.get(&day).ok_or(SpoolError::Closed)
+    }
+
+    /// Returns what opens the messages of a day; `None` where its key was destroyed.
+    pub(super) fn day_sealer(&mut self, day: i64) -> Result<Option<&Sealer>, SpoolError> {
+        if !self.day_sealers.contains_key(&day)
+            && let Some(sealer) = self.day_key(day)?
+        {
+            self.day_sealers.insert(day, sealer);
+        }
+        Ok(self.day_sealers.get(&day))
+    }
+
+    /// Reads the key of a day; `None` where it was destroyed.
+    fn day_key(&mut self, day: i64) -> Result<Option<Sealer>, SpoolError> {
+        let sql = "SELECT sealed FROM days WHERE day = ?1";
+        let found = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([day], |row| row.get::<_, Vec<u8>>(0)).optional());
+        let Some(sealed) = found.map_err(|source| database::failure("read a key", &self.path, source))? else {
+            return Ok(None);
+        };
+        let key = self.keys.master.open(&self.place(Kind::Day, [day.unsigned_abs(), 0, 0, 0]), &sealed);
+        let key = key.and_then(|key| <[u8; 32]>::try_from(key).ok()).map(seal::Key::new);
+        key.map(|key| Some(Sealer::new(&key))).ok_or_else(|| self.damaged(Damage::Tampered("key of a day")))
+    }
+
+    fn make_day_key(&mut self, day: i64) -> Result<Sealer, SpoolError> {
+        let key = seal::random_key()?;
+        let place = self.place(Kind::Day, [day.unsigned_abs(), 0, 0, 0]);
+        let sealed = self.keys.master.seal(&place, key.as_slice())?;
+        self.execute("keep a key", "INSERT INTO days (day, sealed) VALUES (?1, ?2)", params![day, sealed])?;
+        Ok(Sealer::new(&key))
+    }
+
+    /// Forgets the key of a day; what it sealed cannot be opened any more.
+    pub(super) fn destroy_day_key(&mut self, day: i64) -> Result<(), SpoolError> {
+        self.day_sealers.remove(&day);
+        self.execute("destroy a key", "DELETE FROM days WHERE day = ?1", [day])
+    }
+
+    /// Counts a message whose content came or went.
+    pub(super) fn count_content(&mut self, day: i64, is_there: bool) {
+        let count = self.live.days.entry(day).or_default();
+        *count = if is_there { *count + 1 } else { count.saturating_sub(1) };
+    }
+
+    /// Says how the queue stands.
+    pub(super) fn tail(&self) -> Tail {
+        let head = &self.live.head;
+        let queued = head.tally(State::Queued);
+        Tail {
+            last: head.last,
+            retired_through: head.retired_through,
+            depth: queued.messages,
+            bytes: queued.bytes,
+            parked: head.tally(State::Parked).messages,
+            oldest: self.live.oldest.map(time_of),
+            paused: head.is_paused,
+            stranded: self.live.stranded,
+            failed: self.damage.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// Returns the present time in milliseconds.
+pub(super) fn now() -> i64 {
+    millis_of(SystemTime::now())
+}
+
+/// Writes a time as the database keeps it; before 1970 it is 1970.
+pub(super) fn millis_of(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Reads a time as the database keeps it.
+pub(super) fn time_of(millis: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(database::read(millis))
+}
+
+/// Returns the day of a time: what is accepted on it shares a key.
+pub(super) fn day_of(millis: i64) -> i64 {
+    millis / DAY_MILLIS
+}

@@ -1,0 +1,128 @@
+//! The database file of a near spool: how it is opened, what tables it has, what its errors mean.
+//!
+//! Never changes a database that it does not know. Clear columns hold numbers, times and states only; what comes from
+//! a message, a person or a key is sealed. Format 1; ARCHITECTURE.md has the tables ("The spool").
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::spool::{Damage, SpoolError, key};
+
+/// Is the format of the database.
+pub(super) const FORMAT: i64 = 1;
+/// Bounds the write-ahead log, in pages of 4 KiB (16 MiB): a checkpoint costs two fsyncs and writes each page once, so
+/// that the pages every batch touches (head, the ends of the tables) are written once in a hundred batches; what a
+/// start has to read stays a fraction of a second.
+const CHECKPOINT_PAGES: i64 = 4096;
+/// Bounds the page cache, in KiB: the inner pages of the tables and the ends that grow.
+const CACHE_KIB: i64 = 8192;
+/// Is the number of prepared statements that are kept: all there are.
+const STATEMENTS_MAX: usize = 64;
+
+const SCHEMA: &str = "
+CREATE TABLE meta (id INTEGER PRIMARY KEY, format INTEGER NOT NULL, key_check BLOB NOT NULL, identity BLOB NOT NULL);
+CREATE TABLE head (id INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+CREATE TABLE epochs (number INTEGER PRIMARY KEY, epoch BLOB NOT NULL, first INTEGER NOT NULL);
+CREATE TABLE days (day INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+CREATE TABLE destinations (id INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+CREATE TABLE messages (sequence INTEGER PRIMARY KEY, state INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    accepted INTEGER NOT NULL, day INTEGER NOT NULL, destination INTEGER NOT NULL, settled INTEGER NOT NULL,
+    file BLOB, digest BLOB NOT NULL);
+CREATE TABLE contents (sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY, verdict INTEGER NOT NULL, code INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, in_doubt INTEGER NOT NULL, at INTEGER NOT NULL, answer BLOB NOT NULL);
+CREATE TABLE outbox (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, event INTEGER NOT NULL, at INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, verdict INTEGER, code INTEGER, payload BLOB, control_id BLOB, detail BLOB);
+";
+
+/// Makes the directory of a spool, for its owner only.
+pub(super) fn make_directory(directory: &Path) -> Result<(), SpoolError> {
+    let is_new = !directory.exists();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| SpoolError::file("make", directory, source))?;
+    if is_new {
+        key::sync_directory(directory)?;
+        // The one above may be as new.
+        key::sync_directory(directory.parent().unwrap_or(directory))?;
+    }
+    Ok(())
+}
+
+/// Tells whether the database was ever written.
+pub(super) fn is_there(path: &Path) -> Result<bool, SpoolError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len() > 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(SpoolError::file("look at", path, source)),
+    }
+}
+
+/// Opens the database, for this process alone; one that is not there is made, empty, for its owner only.
+pub(super) fn connect(path: &Path) -> Result<Connection, SpoolError> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    file.map_err(|source| SpoolError::file("open", path, source))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let failed = |source| failure("open the database", path, source);
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // Exclusive before the first access: the index of the log stays in memory, and no second process can write.
+    for (pragma, value) in [("locking_mode", "EXCLUSIVE"), ("journal_mode", "WAL"), ("synchronous", "FULL")] {
+        connection.pragma_update_and_check(None, pragma, value, |_| Ok(())).or_else(no_row).map_err(failed)?;
+    }
+    connection.pragma_update_and_check(None, "secure_delete", 1, |_| Ok(())).map_err(failed)?;
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(())).map_err(failed)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(failed)?;
+    connection.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
+    Ok(connection)
+}
+
+/// Some settings answer with a row, some do not.
+fn no_row(error: rusqlite::Error) -> rusqlite::Result<()> {
+    match error {
+        rusqlite::Error::QueryReturnedNoRows => Ok(()),
+        other => Err(other),
+    }
+}
+
+/// Makes the tables of a new spool; part of the transaction that makes all of it.
+pub(super) fn make_tables(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    connection.execute_batch(SCHEMA).map_err(|source| failure("make the tables", path, source))
+}
+
+/// Writes all of the log into the database, and empties it: nothing of what was shredded stays in it.
+pub(super) fn checkpoint(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let truncated = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    match truncated {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(SpoolError::InUse { path: path.to_owned() }),
+        Err(source) => Err(failure("write the log back", path, source)),
+    }
+}
+
+/// Says what an error of the database means.
+pub(super) fn failure(doing: &'static str, path: &Path, source: rusqlite::Error) -> SpoolError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => SpoolError::Disk { path },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            SpoolError::Damaged { path, damage: Damage::Database }
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => SpoolError::InUse { path },
+        _ => SpoolError::Store { doing, path, source: Arc::new(source) },
+    }
+}
+
+/// Writes a number as the database takes it: 63 bits are enough for every count.
+pub(super) fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Reads a number; none is negative.
+pub(super) fn read(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}

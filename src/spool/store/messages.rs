@@ -1,0 +1,278 @@
+//! Messages of a near spool: taken in, read for sending, opened.
+//!
+//! Never holds a payload beyond the call that brings or asks for it.
+
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use super::core::{Core, day_of, now, time_of};
+use super::database::{self, read, stored};
+use super::outbox::{Entry, Happening};
+use crate::mllp::message::Header;
+use crate::spool::large::LargeFile;
+use crate::spool::queue::State;
+use crate::spool::seal::{Kind, Place};
+use crate::spool::{Damage, Digest, Epoch, Fingerprint, Limit, Queued, Refusal, Sequence, SpoolError};
+
+/// Ends the plain text of a payload that stands in the database.
+const INLINE: u8 = 0;
+/// Ends the plain text that names the file of a large payload.
+const IN_FILE: u8 = 1;
+
+/// Is the content of a message, here or in its file.
+pub(super) enum Content {
+    /// The payload.
+    Here(Vec<u8>),
+    /// What finds it.
+    InFile(LargeFile),
+}
+
+/// Is a message on its way into the spool.
+pub(super) struct Arrival {
+    pub(super) content: Content,
+    pub(super) bytes: u64,
+    pub(super) payload: Fingerprint,
+    pub(super) control_id: Fingerprint,
+}
+
+/// Is a message as read for sending, its large payload not yet.
+pub(super) struct Found {
+    pub(super) sequence: Sequence,
+    pub(super) epoch: Epoch,
+    pub(super) digest: Digest,
+    pub(super) accepted: i64,
+    pub(super) content: Content,
+}
+
+impl Found {
+    /// Makes it whole with the payload.
+    pub(super) fn with(self, payload: Vec<u8>) -> Queued {
+        let Self { sequence, epoch, digest, accepted, .. } = self;
+        Queued { sequence, epoch, payload, digest, accepted: time_of(accepted) }
+    }
+}
+
+/// Is a row of the table of messages.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) sequence: Sequence,
+    pub(super) state: State,
+    pub(super) bytes: u64,
+    pub(super) accepted: i64,
+    pub(super) day: i64,
+    pub(super) destination: i64,
+    pub(super) settled: i64,
+    pub(super) file: Option<[u8; 16]>,
+    pub(super) digest: [u8; 32],
+}
+
+/// Asks for rows that [`Message::read`] reads.
+macro_rules! select_messages {
+    ($condition:literal) => {
+        concat!(
+            "SELECT sequence, state, bytes, accepted, day, destination, settled, file, digest FROM messages WHERE ",
+            $condition
+        )
+    };
+}
+pub(super) use select_messages;
+
+impl Message {
+    /// Reads a row of [`select_messages`].
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let state = State::from_code(row.get(1)?);
+        Ok(Self {
+            sequence: read(row.get(0)?),
+            state: state.ok_or_else(|| rusqlite::Error::IntegralValueOutOfRange(1, i64::MAX))?,
+            bytes: read(row.get(2)?),
+            accepted: row.get(3)?,
+            day: row.get(4)?,
+            destination: row.get(5)?,
+            settled: row.get(6)?,
+            file: row.get(7)?,
+            digest: row.get(8)?,
+        })
+    }
+}
+
+/// Finds MSH-10 of a payload, empty where it has none.
+pub(super) fn control_id(payload: &[u8]) -> &[u8] {
+    Header::parse(payload).map(|header| header.control_id()).unwrap_or_default()
+}
+
+impl Core {
+    /// Digests a payload that comes in whole.
+    pub(super) fn arrival(&self, payload: Vec<u8>) -> Arrival {
+        Arrival {
+            bytes: payload.len() as u64,
+            payload: self.keys.digest.fingerprint(&payload),
+            control_id: self.keys.digest.control_id(control_id(&payload)),
+            content: Content::Here(payload),
+        }
+    }
+
+    /// Takes a message into the present transaction.
+    pub(super) fn append(&mut self, arrival: &Arrival, at: i64) -> Result<Sequence, Refusal> {
+        if let Some(damage) = &self.damage {
+            return Err(Refusal::Failed(damage.clone()));
+        }
+        let held = self.live.head.held();
+        if held.messages >= self.limits.messages_max {
+            return Err(Refusal::Full { limit: Limit::Messages });
+        }
+        if held.bytes.saturating_add(arrival.bytes) > self.limits.bytes_max {
+            return Err(Refusal::Full { limit: Limit::Bytes });
+        }
+        Ok(self.insert(arrival, at)?)
+    }
+
+    fn insert(&mut self, arrival: &Arrival, at: i64) -> Result<Sequence, SpoolError> {
+        let sequence = self.live.head.last + 1;
+        let day = day_of(at);
+        let digest = self.keys.digest.following_fingerprint(&self.live.head.digest, sequence, &arrival.payload);
+        let place = self.message_place(sequence, day, self.destination);
+        let mut sealed = std::mem::take(&mut self.buffer);
+        let (parts, file): ([&[u8]; 2], _) = match &arrival.content {
+            Content::Here(payload) => ([payload, &[INLINE]], None),
+            Content::InFile(large) => ([&large.encode(), &[IN_FILE]], Some(large.id)),
+        };
+        self.new_day_sealer(day)?.seal_into(&place, &parts, &mut sealed)?;
+        let sql = "INSERT INTO messages (sequence, state, bytes, accepted, day, destination, settled, file, digest)
+                   VALUES (?1, 0, ?2, ?3, ?4, ?5, 0, ?6, ?7)";
+        let (key, bytes) = (stored(sequence), stored(arrival.bytes));
+        self.execute("keep a message", sql, params![key, bytes, at, day, self.destination, file, digest.0])?;
+        let sql = "INSERT INTO contents (sequence, sealed) VALUES (?1, ?2)";
+        self.execute("keep a message", sql, params![key, sealed])?;
+        self.buffer = sealed;
+        self.live.head.last = sequence;
+        self.live.head.digest = digest;
+        self.live.head.enter(State::Queued, arrival.bytes);
+        self.live.oldest.get_or_insert(at);
+        self.count_content(day, true);
+        let entry = Entry {
+            sequence,
+            happening: Happening::Accepted,
+            bytes: arrival.bytes,
+            outcome: None,
+            digests: Some((arrival.payload, arrival.control_id)),
+            detail: None,
+        };
+        self.note(&entry, at)?;
+        Ok(sequence)
+    }
+
+    /// Says where a message belongs: no row can take another one's place.
+    fn message_place(&self, sequence: Sequence, day: i64, destination: i64) -> Place {
+        let Epoch(epoch) = self.epoch_of(sequence);
+        let (epoch, _) = epoch.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let numbers = [sequence, day.unsigned_abs(), destination.unsigned_abs(), u64::from_be_bytes(*epoch)];
+        self.place(Kind::Message, numbers)
+    }
+
+    /// Finds a message by its number.
+    pub(super) fn message(&self, sequence: Sequence) -> Result<Message, SpoolError> {
+        self.find_message(sequence)?.ok_or(SpoolError::NotThere { sequence })
+    }
+
+    /// Does the same; `None` where there is none.
+    pub(super) fn find_message(&self, sequence: Sequence) -> Result<Option<Message>, SpoolError> {
+        let sql = select_messages!("sequence = ?1");
+        let found = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([stored(sequence)], Message::read).optional());
+        found.map_err(|source| database::failure("read a message", &self.path, source))
+    }
+
+    /// Lists messages from `from` on, at most `messages_max` and `bytes_max` bytes, the first one whatever its size.
+    fn queued_from(&self, from: Sequence, limits: (usize, u64)) -> Result<Vec<Message>, SpoolError> {
+        let failed = |source| database::failure("read the queue", &self.path, source);
+        let sql = select_messages!("sequence >= ?1 AND state = 0 ORDER BY sequence");
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let mut rows = statement.query([stored(from.max(self.live.head.retired_through + 1))]).map_err(failed)?;
+        let (mut found, mut bytes) = (Vec::new(), 0_u64);
+        while found.len() < limits.0 {
+            let Some(row) = rows.next().map_err(failed)? else {
+                break;
+            };
+            let message = Message::read(row).map_err(failed)?;
+            bytes = bytes.saturating_add(message.bytes);
+            if bytes > limits.1 && !found.is_empty() {
+                break;
+            }
+            found.push(message);
+        }
+        Ok(found)
+    }
+
+    /// Reads queued messages in order; none while the forward is paused.
+    pub(super) fn read(&mut self, from: Sequence, limits: (usize, u64)) -> Result<Vec<Found>, SpoolError> {
+        if self.live.head.is_paused {
+            return Ok(Vec::new());
+        }
+        if self.live.stranded > 0 {
+            return Err(self.stranded());
+        }
+        let messages = self.queued_from(from, limits)?;
+        let mut found = Vec::with_capacity(messages.len());
+        for message in messages {
+            let content = self.content(&message)?;
+            let Message { sequence, accepted, digest, .. } = message;
+            found.push(Found { sequence, epoch: self.epoch_of(sequence), digest: Digest(digest), accepted, content });
+        }
+        Ok(found)
+    }
+
+    /// Opens the content of a message.
+    pub(super) fn content(&mut self, message: &Message) -> Result<Content, SpoolError> {
+        let sequence = message.sequence;
+        if !message.state.has_content() {
+            return Err(SpoolError::NotAllowed { sequence, state: message.state.name() });
+        }
+        let sql = "SELECT sealed FROM contents WHERE sequence = ?1";
+        let sealed = self.connection.prepare_cached(sql).and_then(|mut statement| {
+            statement.query_row([stored(sequence)], |row| row.get::<_, Vec<u8>>(0)).optional()
+        });
+        let sealed = sealed.map_err(|source| database::failure("read a message", &self.path, source))?;
+        let Some(sealed) = sealed else {
+            return Err(self.damaged(Damage::MissingMessage(sequence)));
+        };
+        let place = self.message_place(sequence, message.day, message.destination);
+        let Some(sealer) = self.day_sealer(message.day)? else {
+            return Err(self.damaged(Damage::Missing("key of a day")));
+        };
+        let mut plain = sealer.open(&place, &sealed).unwrap_or_default();
+        let content = match plain.pop() {
+            Some(INLINE) if plain.len() as u64 == message.bytes => Some(Content::Here(plain)),
+            Some(IN_FILE) => LargeFile::decode(&plain).map(Content::InFile),
+            _ => None,
+        };
+        content.ok_or_else(|| self.damaged(Damage::TamperedMessage(sequence)))
+    }
+
+    /// Notes that the file of a message is damaged, unless the message has left the queue meanwhile.
+    pub(super) fn confirm_damage(&mut self, sequence: Sequence, damage: &SpoolError) -> Result<(), SpoolError> {
+        if self.find_message(sequence)?.is_none_or(|message| message.state != State::Queued) {
+            return Ok(());
+        }
+        self.damage = Some(damage.clone());
+        Err(damage.clone())
+    }
+
+    /// Raises what may have been sent; part of a transaction.
+    pub(super) fn reserve_sent(&mut self, through: Sequence) {
+        self.live.head.sent_through = self.live.head.sent_through.max(through);
+    }
+
+    /// Appends the content of a message again, as a new one with a file of its own.
+    pub(super) fn append_again(&mut self, message: &Message) -> Result<Sequence, SpoolError> {
+        let arrival = match self.content(message)? {
+            Content::Here(payload) => self.arrival(payload),
+            Content::InFile(large) => {
+                let payload = large.read(&self.directory)?;
+                let copy = LargeFile::write(&self.directory, &payload)?;
+                Arrival { content: Content::InFile(copy), ..self.arrival(payload) }
+            }
+        };
+        self.insert(&arrival, now())
+    }
+}

@@ -1,0 +1,287 @@
+//! Opens a near spool: makes a new one, or verifies that the one there is whole.
+//!
+//! Never repairs, and never makes a new one where anything of an earlier one is left. What it verifies is what can be
+//! read in a second of a million messages: the head, and the number and size of messages in each state. The content of
+//! a message is verified when it is read.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::core::{Core, Keys, Live, Parts};
+use super::database::{self, FORMAT, read};
+use super::operate::{decode_destination, number_of};
+use super::{Destination, Limits};
+use crate::spool::head::{Head, Tally};
+use crate::spool::key::SpoolKey;
+use crate::spool::mark::Mark;
+use crate::spool::queue::State;
+use crate::spool::seal::{self, Kind, Place, Sealer};
+use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
+
+/// Names the database in a spool's directory.
+pub(super) const DATABASE: &str = "spool.db";
+/// Names the mark.
+const MARK: &str = "mark";
+
+/// Is the commit of the first start, before which the mark may be blank.
+const FIRST_COMMIT: u64 = 1;
+
+/// Is what a spool is opened with, each time.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) directory: PathBuf,
+    pub(super) key: SpoolKey,
+    pub(super) destination: Destination,
+    pub(super) limits: Limits,
+}
+
+/// Opens a spool and begins an epoch. At a start, files that belong to no message are removed; while the site runs, one
+/// may belong to a message that is on its way.
+pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
+    database::make_directory(&way.directory)?;
+    let path = way.directory.join(DATABASE);
+    let is_there = database::is_there(&path)?;
+    if !is_there {
+        refuse_remains(&way.directory)?;
+    }
+    let connection = database::connect(&path)?;
+    if !has_tables(&connection, &path)? {
+        make(way, &path, &connection)?;
+    }
+    let mut core = verified(way, &path, connection, is_start)?;
+    core.begin()?;
+    core.begin_epoch()?;
+    core.destination = match number_of(&core.live.destinations, &way.destination) {
+        Some(number) => number,
+        None => core.add_destination(&way.destination)?,
+    };
+    core.live.stranded = count_stranded(&core)?;
+    core.commit()?;
+    core.follow_up()?;
+    core.mark.sync()?;
+    Ok(core)
+}
+
+fn has_tables(connection: &Connection, path: &Path) -> Result<bool, SpoolError> {
+    let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'meta'";
+    let count: Result<i64, _> = connection.query_row(sql, [], |row| row.get(0));
+    count.map(|count| count > 0).map_err(|source| database::failure("open the database", path, source))
+}
+
+/// Makes a new spool, whole or not at all.
+fn make(way: &Way, path: &Path, connection: &Connection) -> Result<(), SpoolError> {
+    refuse_remains(&way.directory)?;
+    // Before the commit: a database with tables always has a mark.
+    Mark::create(&way.directory.join(MARK))?;
+    let failed = |source| database::failure("make the spool", path, source);
+    let (spool, meta, digest) = (seal::random_id()?, seal::random_key()?, seal::random_key()?);
+    let identity = [&spool[..], meta.as_slice(), digest.as_slice()].concat();
+    let identity = Sealer::new(&way.key.sealing()).seal(&Place::new(Kind::Identity, &[0; 16], [0; 4]), &identity)?;
+    let meta = Sealer::new(&meta);
+    let head = Head::new(seal::random_id()?);
+    let sealed_head = meta.seal(&Place::new(Kind::Head, &spool, [0; 4]), &head.encode())?;
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    database::make_tables(connection, path)?;
+    let sql = "INSERT INTO meta (id, format, key_check, identity) VALUES (1, ?1, ?2, ?3)";
+    connection.execute(sql, params![FORMAT, way.key.check(), identity]).map_err(failed)?;
+    connection.execute("INSERT INTO head (id, sealed) VALUES (1, ?1)", [sealed_head]).map_err(failed)?;
+    connection.execute_batch("COMMIT").map_err(failed)
+}
+
+/// A database that is empty or gone where its messages or its mark are left is no new spool.
+fn refuse_remains(directory: &Path) -> Result<(), SpoolError> {
+    let failed = |source| SpoolError::file("list", directory, source);
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_marked = entry.file_name() == MARK && fs::read(entry.path()).map_err(failed)?.iter().any(|b| *b != 0);
+        let is_content = entry.path().extension().is_some_and(|extension| extension == "sealed");
+        if is_marked || is_content {
+            let path = directory.join(DATABASE);
+            return Err(SpoolError::Damaged { path, damage: Damage::Missing("database") });
+        }
+    }
+    Ok(())
+}
+
+fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> Result<Core, SpoolError> {
+    let damaged = |damage| SpoolError::Damaged { path: path.to_owned(), damage };
+    let keys = unseal(way, path, &connection)?;
+    // All into the database: after an fsync that failed, nothing of the log may be relied upon.
+    database::checkpoint(&connection, path)?;
+    let sealed = blob(&connection, path, "SELECT sealed FROM head WHERE id = 1")?;
+    let sealed = sealed.ok_or_else(|| damaged(Damage::Missing("head")))?;
+    let head = keys.meta.open(&Place::new(Kind::Head, &keys.spool, [0; 4]), &sealed);
+    let head = head.and_then(|plain| Head::decode(&plain)).ok_or_else(|| damaged(Damage::Tampered("head")))?;
+    let mark = Mark::open(&way.directory.join(MARK))?;
+    let expected = mark.read(&keys.meta, &keys.spool, head.generation <= FIRST_COMMIT)?;
+    if head.generation < expected {
+        return Err(damaged(Damage::RolledBack { found: head.generation, expected }));
+    }
+    let census = Census::take(&connection, path, head.retired_through)?;
+    census.compare(&head).map_err(damaged)?;
+    check_outbox(&connection, path, &head)?;
+    if is_start {
+        large::remove_orphans(&way.directory, &census.files)?;
+    }
+    let epochs = epochs(&connection, path)?;
+    let destinations = destinations(&connection, path, &keys)?;
+    let live = Live { head, days: census.days, stranded: 0, oldest: census.oldest, destinations };
+    let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.limits.clone());
+    Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark }.into())
+}
+
+fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, SpoolError> {
+    let damaged = |damage| SpoolError::Damaged { path: path.to_owned(), damage };
+    let sql = "SELECT format, key_check, identity FROM meta WHERE id = 1";
+    let meta = connection
+        .query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)));
+    let meta = meta.optional().map_err(|source| database::failure("read the identity", path, source))?;
+    let (format, check, identity) = meta.ok_or_else(|| damaged(Damage::Missing("identity")))?;
+    if format != FORMAT {
+        return Err(damaged(Damage::Format(format)));
+    }
+    if check != way.key.check() {
+        return Err(SpoolError::OtherKey { path: path.to_owned() });
+    }
+    let master = Sealer::new(&way.key.sealing());
+    let tampered = || damaged(Damage::Tampered("identity"));
+    let plain = master.open(&Place::new(Kind::Identity, &[0; 16], [0; 4]), &identity).ok_or_else(tampered)?;
+    let plain = zeroize::Zeroizing::new(plain);
+    let (spool, rest) = plain.split_first_chunk::<16>().ok_or_else(tampered)?;
+    let (meta, digest) = rest.split_first_chunk::<32>().ok_or_else(tampered)?;
+    let digest = DigestKey(digest.try_into().map_err(|_| tampered())?);
+    Ok(Keys { spool: *spool, master, meta: Sealer::new(meta), digest })
+}
+
+fn blob(connection: &Connection, path: &Path, sql: &str) -> Result<Option<Vec<u8>>, SpoolError> {
+    let found = connection.query_row(sql, [], |row| row.get(0)).optional();
+    found.map_err(|source| database::failure("verify the spool", path, source))
+}
+
+/// Is what is counted of all messages at a start.
+struct Census {
+    tallies: [Tally; State::ALL.len()],
+    days: BTreeMap<i64, u64>,
+    files: HashSet<[u8; 16]>,
+    oldest: Option<i64>,
+    last: Sequence,
+    above_retired: u64,
+    queued_below: bool,
+}
+
+impl Census {
+    /// Reads every row once, and keeps nothing of it but counts and the names of files.
+    fn take(connection: &Connection, path: &Path, retired_through: Sequence) -> Result<Self, SpoolError> {
+        let failed = |source| database::failure("verify the spool", path, source);
+        let mut census = Self {
+            tallies: [Tally::default(); State::ALL.len()],
+            days: BTreeMap::new(),
+            files: HashSet::new(),
+            oldest: None,
+            last: retired_through,
+            above_retired: 0,
+            queued_below: false,
+        };
+        let sql = "SELECT sequence, state, bytes, day, accepted, file FROM messages ORDER BY sequence";
+        let mut statement = connection.prepare(sql).map_err(failed)?;
+        let mut rows = statement.query([]).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            census.count(row, retired_through).map_err(failed)?;
+        }
+        Ok(census)
+    }
+
+    fn count(&mut self, row: &rusqlite::Row<'_>, retired_through: Sequence) -> rusqlite::Result<()> {
+        let sequence = read(row.get(0)?);
+        let code: u8 = row.get(1)?;
+        if let Some(tally) = self.tallies.get_mut(usize::from(code)) {
+            tally.messages += 1;
+            tally.bytes = tally.bytes.saturating_add(read(row.get(2)?));
+        }
+        if sequence > retired_through {
+            self.above_retired += 1;
+            self.last = sequence;
+        }
+        let state = State::from_code(code);
+        if state == Some(State::Queued) {
+            self.queued_below |= sequence <= retired_through;
+            if self.oldest.is_none() {
+                self.oldest = Some(row.get(4)?);
+            }
+        }
+        if state.is_some_and(State::has_content) {
+            *self.days.entry(row.get(3)?).or_default() += 1;
+            self.files.extend(row.get::<_, Option<[u8; 16]>>(5)?);
+        }
+        Ok(())
+    }
+
+    /// Says what is not as the head says.
+    fn compare(&self, head: &Head) -> Result<(), Damage> {
+        for state in State::ALL {
+            let (expected, found) = (head.tally(state), self.tallies.get(usize::from(state.code())).copied());
+            let found = found.unwrap_or_default();
+            if found.messages != expected.messages {
+                let (expected, found) = (expected.messages, found.messages);
+                return Err(Damage::Rows { state: state.name(), expected, found });
+            }
+            if found.bytes != expected.bytes {
+                return Err(Damage::Tampered("table of messages"));
+            }
+        }
+        let expected = head.last - head.retired_through;
+        if self.above_retired != expected || self.last != head.last {
+            return Err(Damage::Rows { state: "unretired", expected, found: self.above_retired });
+        }
+        if self.queued_below { Err(Damage::Tampered("table of messages")) } else { Ok(()) }
+    }
+}
+
+fn check_outbox(connection: &Connection, path: &Path, head: &Head) -> Result<(), SpoolError> {
+    let sql = "SELECT coalesce((SELECT min(id) FROM outbox), 0), coalesce((SELECT max(id) FROM outbox), 0)";
+    let ends = connection.query_row(sql, [], |row| Ok((read(row.get(0)?), read(row.get(1)?))));
+    let (first, last) = ends.map_err(|source| database::failure("verify the outbox", path, source))?;
+    let events = if last == 0 { 0 } else { last - first + 1 };
+    if (events, last) == (head.outbox_events, if head.outbox_events == 0 { 0 } else { head.outbox_last }) {
+        return Ok(());
+    }
+    Err(SpoolError::Damaged { path: path.to_owned(), damage: Damage::Tampered("outbox") })
+}
+
+fn epochs(connection: &Connection, path: &Path) -> Result<Vec<(Sequence, Epoch)>, SpoolError> {
+    let failed = |source| database::failure("read the epochs", path, source);
+    let mut statement = connection.prepare("SELECT first, epoch FROM epochs ORDER BY number").map_err(failed)?;
+    let rows = statement.query_map([], |row| Ok((read(row.get(0)?), Epoch(row.get(1)?)))).map_err(failed)?;
+    rows.collect::<rusqlite::Result<_>>().map_err(failed)
+}
+
+fn destinations(connection: &Connection, path: &Path, keys: &Keys) -> Result<BTreeMap<i64, Destination>, SpoolError> {
+    let failed = |source| database::failure("read the destinations", path, source);
+    let mut statement = connection.prepare("SELECT id, sealed FROM destinations").map_err(failed)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+    let mut destinations = BTreeMap::new();
+    for row in rows {
+        let (id, sealed): (i64, Vec<u8>) = row.map_err(failed)?;
+        let plain = keys.meta.open(&Place::new(Kind::Destination, &keys.spool, [id.unsigned_abs(), 0, 0, 0]), &sealed);
+        let destination = plain.and_then(|plain| decode_destination(&plain)).ok_or_else(|| SpoolError::Damaged {
+            path: path.to_owned(),
+            damage: Damage::Tampered("table of destinations"),
+        })?;
+        destinations.insert(id, destination);
+    }
+    Ok(destinations)
+}
+
+/// Counts what is queued for another destination; only after a change of the configuration is there any.
+fn count_stranded(core: &Core) -> Result<u64, SpoolError> {
+    let mut stranded = 0;
+    for id in core.live.destinations.keys().filter(|id| !core.is_here(**id)) {
+        let sql = "SELECT count(*) FROM messages WHERE state = 0 AND destination = ?1";
+        let count = core.connection.query_row(sql, [id], |row| row.get(0));
+        stranded += read(count.map_err(|source| database::failure("verify the spool", &core.path, source))?);
+    }
+    Ok(stranded)
+}

@@ -1,0 +1,199 @@
+//! What operators do with a spool: look, set aside, release, discard, pause, move.
+//!
+//! Never does so without a note in the outbox, in the same transaction. What may be at the far site is not touched
+//! before it was withdrawn there.
+
+use std::collections::BTreeMap;
+
+use rusqlite::params;
+
+use super::core::{Core, now, time_of};
+use super::database::{self, stored};
+use super::messages::{Content, Message, select_messages};
+use super::outbox::{Entry, Happening};
+use super::{Destination, Listed};
+use crate::spool::queue::{Event, State};
+use crate::spool::seal::Kind;
+use crate::spool::{Sequence, SpoolError};
+
+/// Separates the parts of a sealed destination: peer key, then target.
+const PEER_KEY_BYTES: usize = 32;
+
+impl Core {
+    /// Lists messages of one state or all, from `from` on.
+    pub(super) fn list(
+        &mut self,
+        from: Sequence,
+        state: Option<State>,
+        messages_max: usize,
+    ) -> Result<Vec<Listed>, SpoolError> {
+        let failed = |source| database::failure("read the queue", &self.path, source);
+        let sql = select_messages!("sequence >= ?1 AND (?2 IS NULL OR state = ?2) ORDER BY sequence LIMIT ?3");
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let limit = i64::try_from(messages_max).unwrap_or(i64::MAX);
+        let values = params![stored(from), state.map(State::code), limit];
+        let rows = statement.query_map(values, Message::read).map_err(failed)?;
+        let messages: Vec<Message> = rows.collect::<rusqlite::Result<_>>().map_err(failed)?;
+        drop(statement);
+        messages.iter().map(|message| self.listed(message)).collect()
+    }
+
+    /// Describes one message.
+    pub(super) fn show(&mut self, sequence: Sequence) -> Result<Listed, SpoolError> {
+        let message = self.message(sequence)?;
+        self.listed(&message)
+    }
+
+    fn listed(&mut self, message: &Message) -> Result<Listed, SpoolError> {
+        let target = self.live.destinations.get(&message.destination).map(|one| one.target.clone());
+        Ok(Listed {
+            sequence: message.sequence,
+            state: message.state,
+            bytes: message.bytes,
+            accepted: time_of(message.accepted),
+            settled: (message.settled > 0).then(|| time_of(message.settled)),
+            target: target.unwrap_or_default(),
+            may_be_sent: message.state == State::Queued && message.sequence <= self.live.head.sent_through,
+            outcome: self.outcome(message)?,
+        })
+    }
+
+    /// Opens the content of a message for an operator, and notes that.
+    pub(super) fn view(&mut self, sequence: Sequence, by: &str) -> Result<Content, SpoolError> {
+        let message = self.message(sequence)?;
+        let content = self.content(&message)?;
+        self.note(&Entry { bytes: message.bytes, ..Entry::by(by, "", Happening::Viewed, sequence) }, now())?;
+        Ok(content)
+    }
+
+    /// Sets a queued message aside.
+    pub(super) fn park(&mut self, sequence: Sequence, is_withdrawn: bool, by: &str) -> Result<(), SpoolError> {
+        self.decide(sequence, Event::Park, is_withdrawn, (by, ""))
+    }
+
+    /// Gives a message up.
+    pub(super) fn discard(
+        &mut self,
+        sequence: Sequence,
+        is_withdrawn: bool,
+        by: &str,
+        reason: &str,
+    ) -> Result<(), SpoolError> {
+        self.decide(sequence, Event::Discard, is_withdrawn, (by, reason))
+    }
+
+    fn decide(
+        &mut self,
+        sequence: Sequence,
+        event: Event,
+        is_withdrawn: bool,
+        (by, reason): (&str, &str),
+    ) -> Result<(), SpoolError> {
+        let message = self.message(sequence)?;
+        let state = message.state.handle_event(event);
+        let state = state.ok_or(SpoolError::NotAllowed { sequence, state: message.state.name() })?;
+        let may_be_sent = message.state == State::Queued && sequence <= self.live.head.sent_through;
+        if may_be_sent && !is_withdrawn {
+            return Err(SpoolError::Sent { sequence });
+        }
+        let happening = if event == Event::Park { Happening::Parked } else { Happening::Discarded };
+        self.change_state(&message, state, now())?;
+        self.note(&Entry { bytes: message.bytes, ..Entry::by(by, reason, happening, sequence) }, now())?;
+        // The operator has decided about what was damaged; what is left of it is found again.
+        self.damage = None;
+        self.advance_past(sequence)
+    }
+
+    /// Queues a message again under a new number, which is returned: one that was set aside, or delivered and kept.
+    pub(super) fn release(&mut self, sequence: Sequence, by: &str) -> Result<Sequence, SpoolError> {
+        let message = self.message(sequence)?;
+        let state = message.state.handle_event(Event::Release);
+        let state = state.ok_or(SpoolError::NotAllowed { sequence, state: message.state.name() })?;
+        if !self.is_here(message.destination) {
+            return Err(self.stranded());
+        }
+        let again = self.append_again(&message)?;
+        if state != message.state {
+            self.change_state(&message, state, now())?;
+        }
+        let reason = format!("queued again as {again}");
+        self.note(&Entry { bytes: message.bytes, ..Entry::by(by, &reason, Happening::Released, sequence) }, now())?;
+        self.advance_past(sequence)?;
+        Ok(again)
+    }
+
+    /// Notes that an operator had a message tried at once.
+    pub(super) fn retried(&mut self, sequence: Sequence, by: &str) -> Result<(), SpoolError> {
+        let message = self.message(sequence)?;
+        if message.state != State::Queued {
+            return Err(SpoolError::NotAllowed { sequence, state: message.state.name() });
+        }
+        self.note(&Entry::by(by, "", Happening::Retried, sequence), now())
+    }
+
+    /// Pauses the forward or lets it go on, also over restarts.
+    pub(super) fn pause(&mut self, is_paused: bool, by: &str) -> Result<(), SpoolError> {
+        if self.live.head.is_paused == is_paused {
+            return Ok(());
+        }
+        self.live.head.is_paused = is_paused;
+        let happening = if is_paused { Happening::Paused } else { Happening::Resumed };
+        self.note(&Entry::by(by, "", happening, 0), now())
+    }
+
+    /// Sends what is queued or parked for other destinations to this one.
+    pub(super) fn move_to(&mut self, destination: &Destination, by: &str) -> Result<u64, SpoolError> {
+        let moved = self.live.stranded;
+        let others: Vec<i64> = self.live.destinations.keys().copied().filter(|id| *id != self.destination).collect();
+        for id in others {
+            let sealed = self.sealed_destination(id, destination)?;
+            let sql = "UPDATE destinations SET sealed = ?2 WHERE id = ?1";
+            self.execute("move the queue", sql, params![id, sealed])?;
+            self.live.destinations.insert(id, destination.clone());
+        }
+        if self.live.destinations.get(&self.destination) == Some(destination) {
+            self.live.stranded = 0;
+        }
+        let reason = format!("{moved} messages to {}", destination.target);
+        self.note(&Entry::by(by, &reason, Happening::Moved, 0), now())?;
+        Ok(moved)
+    }
+
+    fn sealed_destination(&self, id: i64, destination: &Destination) -> Result<Vec<u8>, SpoolError> {
+        let plain = [&destination.peer_key[..], destination.target.as_bytes()].concat();
+        self.keys.meta.seal(&self.place(Kind::Destination, [id.unsigned_abs(), 0, 0, 0]), &plain)
+    }
+
+    /// Keeps a destination that no message had before; part of a transaction. Returns its number.
+    pub(super) fn add_destination(&mut self, destination: &Destination) -> Result<i64, SpoolError> {
+        let id = self.live.destinations.keys().next_back().map_or(1, |last| last + 1);
+        let sealed = self.sealed_destination(id, destination)?;
+        let sql = "INSERT INTO destinations (id, sealed) VALUES (?1, ?2)";
+        self.execute("keep a destination", sql, params![id, sealed])?;
+        self.live.destinations.insert(id, destination.clone());
+        Ok(id)
+    }
+
+    /// Says what is queued for another destination.
+    pub(super) fn stranded(&self) -> SpoolError {
+        let others = self.live.destinations.iter().filter(|(id, _)| !self.is_here(**id));
+        let target = others.map(|(_, destination)| destination.target.clone()).next_back().unwrap_or_default();
+        SpoolError::Stranded { messages: self.live.stranded, target }
+    }
+
+    /// Tells whether messages of that destination go where the configuration says now.
+    pub(super) fn is_here(&self, id: i64) -> bool {
+        id == self.destination || self.live.destinations.get(&id) == self.live.destinations.get(&self.destination)
+    }
+}
+
+/// Reads a destination that was sealed.
+pub(super) fn decode_destination(plain: &[u8]) -> Option<Destination> {
+    let (peer_key, target) = plain.split_first_chunk::<PEER_KEY_BYTES>()?;
+    Some(Destination { peer_key: *peer_key, target: String::from_utf8(target.to_vec()).ok()? })
+}
+
+/// Finds the number of a destination.
+pub(super) fn number_of(destinations: &BTreeMap<i64, Destination>, wanted: &Destination) -> Option<i64> {
+    destinations.iter().find_map(|(id, destination)| (destination == wanted).then_some(*id))
+}

@@ -1,0 +1,110 @@
+//! What `wardlink queue` and `wardlink forward` ask of a spool.
+//!
+//! Never gives content out without a note of who looked, committed before.
+
+use super::{Destination, Listed, OutboxEvent, Spool};
+use crate::spool::queue::State;
+use crate::spool::{Sequence, SpoolError};
+
+impl Spool {
+    /// Lists messages of one state or all, from `from` on, without their content.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list(
+        &self,
+        from: Sequence,
+        state: Option<State>,
+        messages_max: usize,
+    ) -> Result<Vec<Listed>, SpoolError> {
+        self.look(move |core| core.list(from, state, messages_max)).await
+    }
+
+    /// Describes one message.
+    ///
+    /// # Errors
+    /// There is no such message, or the store failed.
+    pub async fn show(&self, sequence: Sequence) -> Result<Listed, SpoolError> {
+        self.look(move |core| core.show(sequence)).await
+    }
+
+    /// Returns the content of a message; that `by` looked at it is durable by then.
+    ///
+    /// # Errors
+    /// There is no such message, its content is gone or damaged, or the store failed.
+    pub async fn payload(&self, sequence: Sequence, by: &str) -> Result<Vec<u8>, SpoolError> {
+        let by = by.to_owned();
+        let content = self.change(move |core| core.view(sequence, &by)).await?;
+        self.whole(content).await
+    }
+
+    /// Sets a queued message aside; the queue goes on. What may have been sent needs `is_withdrawn`: the far site's
+    /// answer that it will not deliver it.
+    ///
+    /// # Errors
+    /// There is no such message, it is not queued, it may have been sent, or the store failed.
+    pub async fn park(&self, sequence: Sequence, is_withdrawn: bool, by: &str) -> Result<(), SpoolError> {
+        let by = by.to_owned();
+        self.change(move |core| core.park(sequence, is_withdrawn, &by)).await
+    }
+
+    /// Queues a message again under a new number, which is returned: one that was set aside, or delivered and kept.
+    ///
+    /// # Errors
+    /// There is no such message, it is in another state or was accepted for another destination, or the store failed.
+    pub async fn release(&self, sequence: Sequence, by: &str) -> Result<Sequence, SpoolError> {
+        let by = by.to_owned();
+        self.change(move |core| core.release(sequence, &by)).await
+    }
+
+    /// Gives up a message that is queued or set aside; its content is shredded at once. What may have been sent needs
+    /// `is_withdrawn`.
+    ///
+    /// # Errors
+    /// There is no such message, it is in another state, it may have been sent, or the store failed.
+    pub async fn discard(
+        &self,
+        sequence: Sequence,
+        is_withdrawn: bool,
+        by: &str,
+        reason: &str,
+    ) -> Result<(), SpoolError> {
+        let (by, reason) = (by.to_owned(), reason.to_owned());
+        self.change(move |core| core.discard(sequence, is_withdrawn, &by, &reason)).await
+    }
+
+    /// Notes that `by` had a queued message tried at once; to try it is its conversation's.
+    ///
+    /// # Errors
+    /// There is no such message, it is not queued, or the store failed.
+    pub async fn retried(&self, sequence: Sequence, by: &str) -> Result<(), SpoolError> {
+        let by = by.to_owned();
+        self.change(move |core| core.retried(sequence, &by)).await
+    }
+
+    /// Pauses the forward or lets it go on; it stays so over restarts.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn pause(&self, is_paused: bool, by: &str) -> Result<(), SpoolError> {
+        let by = by.to_owned();
+        self.change(move |core| core.pause(is_paused, &by)).await
+    }
+
+    /// Sends what was accepted for other destinations to this one; returns how many of them are queued.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn move_to(&self, destination: Destination, by: &str) -> Result<u64, SpoolError> {
+        let by = by.to_owned();
+        self.change(move |core| core.move_to(&destination, &by)).await
+    }
+
+    /// Reads what happened after the event `after`, at most `events_max` events.
+    ///
+    /// # Errors
+    /// The store failed, or an event is damaged.
+    pub async fn read_outbox(&self, after: u64, events_max: usize) -> Result<Vec<OutboxEvent>, SpoolError> {
+        self.look(move |core| core.read_outbox(after, events_max)).await
+    }
+}

@@ -1,0 +1,206 @@
+//! The outbox of a spool: what happened to its messages, written in the very transaction in which it happened.
+//!
+//! Never holds a byte of a message: digests with the key of the two sites, and what people gave as reasons, sealed. The
+//! audit reads it.
+
+use std::time::SystemTime;
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::core::{Core, time_of};
+use super::{codes, database};
+use crate::mllp::ack::AckCode;
+use crate::spool::seal::Kind;
+use crate::spool::{Damage, Fingerprint, Sequence, SpoolError, Verdict};
+
+/// Is the number of newest events that are kept whatever their age: a busy day of a large site.
+pub(super) const EVENTS_KEPT_MIN: u64 = 1_000_000;
+/// Separates the operator's name from the reason in a sealed detail.
+const SEPARATOR: char = '\u{1f}';
+
+/// Says what happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happening {
+    /// A message was accepted.
+    Accepted,
+    /// Its outcome came.
+    Settled,
+    /// An operator set it aside.
+    Parked,
+    /// An operator had it sent again.
+    Released,
+    /// An operator gave it up.
+    Discarded,
+    /// An operator looked at its content.
+    Viewed,
+    /// An operator had it tried at once.
+    Retried,
+    /// An operator moved what is queued to another destination.
+    Moved,
+    /// An operator paused the forward.
+    Paused,
+    /// An operator let it go on.
+    Resumed,
+    /// An operator reconciled it with the far site.
+    Reconciled,
+}
+
+/// Lists them by the numbers under which they are stored, which never change.
+const HAPPENINGS: [Happening; 11] = [
+    Happening::Accepted,
+    Happening::Settled,
+    Happening::Parked,
+    Happening::Released,
+    Happening::Discarded,
+    Happening::Viewed,
+    Happening::Retried,
+    Happening::Moved,
+    Happening::Paused,
+    Happening::Resumed,
+    Happening::Reconciled,
+];
+
+/// Is one event of the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxEvent {
+    /// Numbers the event, from 1, without a gap.
+    pub id: u64,
+    /// Is the message; 0 where it is about the whole spool.
+    pub sequence: Sequence,
+    /// Says what happened.
+    pub happening: Happening,
+    /// Is when.
+    pub at: SystemTime,
+    /// Is the size of the payload, in bytes.
+    pub bytes: u64,
+    /// Is the outcome, of a settled message.
+    pub verdict: Option<Verdict>,
+    /// Is the code of the receiver's answer, of a settled message.
+    pub code: Option<AckCode>,
+    /// Digests the payload, of an accepted message.
+    pub payload: Option<Fingerprint>,
+    /// Digests MSH-10, of an accepted message.
+    pub control_id: Option<Fingerprint>,
+    /// Names the operator.
+    pub by: String,
+    /// Is what the operator gave as reason.
+    pub reason: String,
+}
+
+/// Is what is about to be written.
+pub(super) struct Entry<'a> {
+    pub(super) sequence: Sequence,
+    pub(super) happening: Happening,
+    pub(super) bytes: u64,
+    pub(super) outcome: Option<(Verdict, AckCode)>,
+    pub(super) digests: Option<(Fingerprint, Fingerprint)>,
+    pub(super) detail: Option<(&'a str, &'a str)>,
+}
+
+impl<'a> Entry<'a> {
+    /// Is what an operator did.
+    pub(super) fn by(operator: &'a str, reason: &'a str, happening: Happening, sequence: Sequence) -> Self {
+        Self { sequence, happening, bytes: 0, outcome: None, digests: None, detail: Some((operator, reason)) }
+    }
+}
+
+impl Core {
+    /// Writes an event in the present transaction.
+    pub(super) fn note(&mut self, entry: &Entry<'_>, at: i64) -> Result<(), SpoolError> {
+        let id = self.live.head.outbox_last + 1;
+        let detail = match entry.detail {
+            Some((by, reason)) => {
+                let text = format!("{by}{SEPARATOR}{reason}");
+                Some(self.keys.meta.seal(&self.place(Kind::Event, [id, entry.sequence, 0, 0]), text.as_bytes())?)
+            }
+            None => None,
+        };
+        let sql = "INSERT INTO outbox (id, sequence, event, at, bytes, verdict, code, payload, control_id, detail)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let values = params![
+            database::stored(id),
+            database::stored(entry.sequence),
+            codes::number_of(&HAPPENINGS, &entry.happening),
+            at,
+            database::stored(entry.bytes),
+            entry.outcome.map(|(verdict, _)| codes::of_verdict(verdict)),
+            entry.outcome.map(|(_, code)| codes::of_code(code)),
+            entry.digests.map(|(payload, _)| payload.0),
+            entry.digests.map(|(_, control_id)| control_id.0),
+            detail,
+        ];
+        self.execute("note what happened", sql, values)?;
+        self.live.head.outbox_last = id;
+        self.live.head.outbox_events += 1;
+        Ok(())
+    }
+
+    /// Reads the events after `after`, at most `events_max`.
+    pub(super) fn read_outbox(&mut self, after: u64, events_max: usize) -> Result<Vec<OutboxEvent>, SpoolError> {
+        let path = self.path.clone();
+        let failed = |source| database::failure("read the outbox", &path, source);
+        let mut events = Vec::new();
+        {
+            let sql = "SELECT id, sequence, event, at, bytes, verdict, code, payload, control_id, detail FROM outbox
+                       WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+            let limit = i64::try_from(events_max).unwrap_or(i64::MAX);
+            let rows = statement.query_map([database::stored(after), limit], |row| {
+                let event = OutboxEvent {
+                    id: database::read(row.get(0)?),
+                    sequence: database::read(row.get(1)?),
+                    happening: codes::with_number(&HAPPENINGS, row.get(2)?).unwrap_or(Happening::Accepted),
+                    at: time_of(row.get(3)?),
+                    bytes: database::read(row.get(4)?),
+                    verdict: row.get::<_, Option<i64>>(5)?.and_then(codes::verdict),
+                    code: row.get::<_, Option<i64>>(6)?.and_then(codes::code),
+                    payload: row.get::<_, Option<[u8; 32]>>(7)?.map(Fingerprint),
+                    control_id: row.get::<_, Option<[u8; 32]>>(8)?.map(Fingerprint),
+                    by: String::new(),
+                    reason: String::new(),
+                };
+                Ok((event, row.get::<_, Option<Vec<u8>>>(9)?))
+            });
+            for row in rows.map_err(failed)? {
+                events.push(row.map_err(failed)?);
+            }
+        }
+        events.into_iter().map(|(event, detail)| self.with_detail(event, detail)).collect()
+    }
+
+    fn with_detail(&mut self, mut event: OutboxEvent, detail: Option<Vec<u8>>) -> Result<OutboxEvent, SpoolError> {
+        let Some(detail) = detail else {
+            return Ok(event);
+        };
+        let place = self.place(Kind::Event, [event.id, event.sequence, 0, 0]);
+        let text = self.keys.meta.open(&place, &detail).and_then(|text| String::from_utf8(text).ok());
+        let text = text.ok_or_else(|| self.damaged(Damage::Tampered("outbox")))?;
+        let (by, reason) = text.split_once(SEPARATOR).unwrap_or((&text, ""));
+        (event.by, event.reason) = (by.to_owned(), reason.to_owned());
+        Ok(event)
+    }
+
+    /// Removes the oldest events, at most `events_max`: those settled before `before` beyond the newest million.
+    pub(super) fn prune_outbox(&mut self, before: i64, events_max: u64) -> Result<u64, SpoolError> {
+        let head = &self.live.head;
+        let Some(spare) = head.outbox_events.checked_sub(EVENTS_KEPT_MIN).filter(|spare| *spare > 0) else {
+            return Ok(0);
+        };
+        let first = head.outbox_last - head.outbox_events + 1;
+        let last = first + spare.min(events_max) - 1;
+        let sql = "SELECT at FROM outbox WHERE id = ?1";
+        let path = self.path.clone();
+        let failed = |source| database::failure("read the outbox", &path, source);
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let at: Option<i64> =
+            statement.query_row([database::stored(last)], |row| row.get(0)).optional().map_err(failed)?;
+        drop(statement);
+        if at.is_none_or(|at| at >= before) {
+            return Ok(0);
+        }
+        self.execute("prune the outbox", "DELETE FROM outbox WHERE id <= ?1", [database::stored(last)])?;
+        let removed = last - first + 1;
+        self.live.head.outbox_events -= removed;
+        Ok(removed)
+    }
+}

@@ -1,0 +1,236 @@
+//! What becomes of messages: outcomes, the way of `retired_through`, and what is removed.
+//!
+//! Never removes a queued or parked message, and never a row above `retired_through`: that they are all there is how a
+//! missing one is noticed.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::core::{Core, day_of, millis_of, now, time_of};
+use super::database::{self, stored};
+use super::messages::{Message, select_messages};
+use super::outbox::{Entry, Happening};
+use super::{SettledAs, codes};
+use crate::spool::queue::{Event, State};
+use crate::spool::seal::{Kind, Place};
+use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError};
+
+/// Bounds the rows that one look for what may be shredded reads, and the events it prunes: well below a millisecond
+/// of the writer's time for each hundred.
+const TIDY_ROWS_MAX: usize = 256;
+
+impl Core {
+    /// Settles messages; what is unknown or settled already is ignored. Returns what is retired then.
+    pub(super) fn settle(&mut self, outcomes: &[Outcome]) -> Result<Sequence, SpoolError> {
+        for outcome in outcomes {
+            let Some(message) = self.find_message(outcome.sequence)? else {
+                continue;
+            };
+            let Some(state) = message.state.handle_event(Event::Settled(outcome.verdict)) else {
+                continue;
+            };
+            self.keep_outcome(&message, outcome)?;
+            self.change_state(&message, state, millis_of(outcome.at))?;
+            let entry = Entry {
+                sequence: outcome.sequence,
+                happening: Happening::Settled,
+                bytes: message.bytes,
+                outcome: Some((outcome.verdict, outcome.code)),
+                digests: None,
+                detail: None,
+            };
+            self.note(&entry, millis_of(outcome.at))?;
+        }
+        self.advance()?;
+        Ok(self.live.head.retired_through)
+    }
+
+    fn keep_outcome(&mut self, message: &Message, outcome: &Outcome) -> Result<(), SpoolError> {
+        let place = self.answer_place(message);
+        let answer = match self.day_sealer(message.day)? {
+            Some(sealer) if !outcome.answer.is_empty() => sealer.seal(&place, &outcome.answer)?,
+            _ => Vec::new(),
+        };
+        let sql = "INSERT OR REPLACE INTO outcomes (sequence, verdict, code, attempts, in_doubt, at, answer)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let values = params![
+            stored(outcome.sequence),
+            codes::of_verdict(outcome.verdict),
+            codes::of_code(outcome.code),
+            outcome.attempts,
+            outcome.in_doubt,
+            millis_of(outcome.at),
+            answer,
+        ];
+        self.execute("keep an outcome", sql, values)
+    }
+
+    fn answer_place(&self, message: &Message) -> Place {
+        self.place(Kind::Answer, [message.sequence, message.day.unsigned_abs(), 0, 0])
+    }
+
+    /// Reads how a message ended; its answer is missing where it was shredded.
+    pub(super) fn outcome(&mut self, message: &Message) -> Result<Option<SettledAs>, SpoolError> {
+        let sql = "SELECT verdict, code, attempts, in_doubt, at, answer FROM outcomes WHERE sequence = ?1";
+        let found = self.connection.prepare_cached(sql).and_then(|mut statement| {
+            let read = |row: &rusqlite::Row<'_>| {
+                let settled = SettledAs {
+                    verdict: codes::verdict(row.get(0)?),
+                    code: codes::code(row.get(1)?),
+                    attempts: row.get(2)?,
+                    in_doubt: row.get(3)?,
+                    at: time_of(row.get(4)?),
+                    answer: Vec::new(),
+                };
+                Ok((settled, row.get::<_, Vec<u8>>(5)?))
+            };
+            statement.query_row([stored(message.sequence)], read).optional()
+        });
+        let found = found.map_err(|source| database::failure("read an outcome", &self.path, source))?;
+        let Some((mut settled, answer)) = found else {
+            return Ok(None);
+        };
+        let place = self.answer_place(message);
+        if let Some(sealer) = self.day_sealer(message.day)?.filter(|_| !answer.is_empty()) {
+            let opened = sealer.open(&place, &answer);
+            settled.answer = opened.ok_or_else(|| self.damaged(Damage::TamperedMessage(message.sequence)))?;
+        }
+        Ok(Some(settled))
+    }
+
+    /// Moves a message to another state; content that the state does not keep goes at once.
+    pub(super) fn change_state(&mut self, message: &Message, to: State, at: i64) -> Result<(), SpoolError> {
+        let sql = "UPDATE messages SET state = ?2, settled = ?3 WHERE sequence = ?1";
+        self.execute("change a message", sql, params![stored(message.sequence), to.code(), at])?;
+        self.live.head.leave(message.state, message.bytes);
+        self.live.head.enter(to, message.bytes);
+        if message.state == State::Queued && !self.is_here(message.destination) {
+            self.live.stranded = self.live.stranded.saturating_sub(1);
+        }
+        if !to.has_content() && message.state.has_content() {
+            self.shred_content(message)?;
+        }
+        Ok(())
+    }
+
+    fn shred_content(&mut self, message: &Message) -> Result<(), SpoolError> {
+        let sql = "DELETE FROM contents WHERE sequence = ?1";
+        self.execute("shred a message", sql, [stored(message.sequence)])?;
+        self.count_content(message.day, false);
+        self.doomed.extend(message.file);
+        Ok(())
+    }
+
+    /// Retires what nothing queued stands before any more.
+    pub(super) fn advance(&mut self) -> Result<(), SpoolError> {
+        let before = self.live.head.retired_through;
+        self.walk(before)?;
+        if self.limits.keep_delivered.is_zero() {
+            let through = self.live.head.retired_through;
+            for message in self.messages_between(before, through, usize::MAX)? {
+                self.remove_if_over(&message, i64::MAX)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the same after an operator's decision about a message, which may have been retired long ago.
+    pub(super) fn advance_past(&mut self, sequence: Sequence) -> Result<(), SpoolError> {
+        self.advance()?;
+        if self.limits.keep_delivered.is_zero()
+            && let Some(message) = self.find_message(sequence)?
+        {
+            self.remove_if_over(&message, i64::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Walks from what is retired to the first queued message.
+    fn walk(&mut self, before: Sequence) -> Result<(), SpoolError> {
+        let failed = |source| database::failure("read the queue", &self.path, source);
+        let sql = "SELECT sequence, state, digest, accepted FROM messages WHERE sequence > ?1 ORDER BY sequence";
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let mut rows = statement.query([stored(before)]).map_err(failed)?;
+        let (mut through, mut digest, mut oldest) = (before, None, None);
+        while let Some(row) = rows.next().map_err(failed)? {
+            if row.get::<_, u8>(1).map_err(failed)? == State::Queued.code() {
+                oldest = Some(row.get(3).map_err(failed)?);
+                break;
+            }
+            through = database::read(row.get(0).map_err(failed)?);
+            digest = Some(row.get(2).map_err(failed)?);
+        }
+        drop(rows);
+        drop(statement);
+        self.live.oldest = oldest;
+        if let Some(digest) = digest {
+            self.live.head.retired_through = through;
+            self.live.head.retired_digest = Digest(digest);
+        }
+        Ok(())
+    }
+
+    /// Lists messages above `after` and up to `through`.
+    pub(super) fn messages_between(
+        &self,
+        after: Sequence,
+        through: Sequence,
+        messages_max: usize,
+    ) -> Result<Vec<Message>, SpoolError> {
+        let failed = |source| database::failure("read the queue", &self.path, source);
+        let sql = select_messages!("sequence > ?1 AND sequence <= ?2 ORDER BY sequence LIMIT ?3");
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let limit = i64::try_from(messages_max).unwrap_or(i64::MAX);
+        let rows = statement.query_map([stored(after), stored(through), limit], Message::read).map_err(failed)?;
+        rows.collect::<rusqlite::Result<_>>().map_err(failed)
+    }
+
+    /// Removes a message for good if it is done and was settled before `before`; returns whether it did.
+    fn remove_if_over(&mut self, message: &Message, before: i64) -> Result<bool, SpoolError> {
+        if message.state.is_held() || message.settled >= before || message.sequence > self.live.head.retired_through {
+            return Ok(false);
+        }
+        if message.state.has_content() {
+            self.shred_content(message)?;
+        }
+        let key = stored(message.sequence);
+        self.execute("remove an outcome", "DELETE FROM outcomes WHERE sequence = ?1", [key])?;
+        self.execute("remove a message", "DELETE FROM messages WHERE sequence = ?1", [key])?;
+        self.live.head.leave(message.state, message.bytes);
+        Ok(true)
+    }
+
+    /// Looks at some messages, and shreds what was kept long enough; returns whether anything was changed, and whether
+    /// keys were destroyed. The next look goes on where this one ended.
+    pub(super) fn tidy(&mut self) -> Result<Tidied, SpoolError> {
+        let keep = i64::try_from(self.limits.keep_delivered.as_millis()).unwrap_or(i64::MAX);
+        let before = now().saturating_sub(keep);
+        let through = self.live.head.retired_through;
+        let messages = self.messages_between(self.tidy_cursor, through, TIDY_ROWS_MAX)?;
+        let is_end = messages.len() < TIDY_ROWS_MAX;
+        self.tidy_cursor = messages.last().filter(|_| !is_end).map_or(0, |message| message.sequence);
+        let mut changed = false;
+        for message in &messages {
+            changed |= self.remove_if_over(message, before)?;
+        }
+        changed |= self.prune_outbox(before, TIDY_ROWS_MAX as u64)? > 0;
+        let today = day_of(now());
+        let empty: Vec<i64> =
+            self.live.days.iter().filter(|(day, count)| **day < today && **count == 0).map(|(day, _)| *day).collect();
+        for day in &empty {
+            self.destroy_day_key(*day)?;
+            self.live.days.remove(day);
+        }
+        Ok(Tidied { changed: changed || !empty.is_empty(), destroyed: !empty.is_empty(), is_end })
+    }
+}
+
+/// Says what a look for what may be shredded did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tidied {
+    /// Something was removed.
+    pub(super) changed: bool,
+    /// A key was destroyed: the log has to be emptied of it.
+    pub(super) destroyed: bool,
+    /// All messages were looked at.
+    pub(super) is_end: bool,
+}

@@ -1,0 +1,102 @@
+//! Tests of a store that fails: a full disk, and a write that went wrong.
+
+use super::*;
+
+/// Lets the database grow by so many pages and no more.
+async fn leave_room(spool: &Spool, pages: Option<i64>) {
+    spool
+        .look(move |core| {
+            let count: i64 = core.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+            let most = pages.map_or(i64::from(i32::MAX), |pages| count + pages);
+            core.connection.pragma_update_and_check(None, "max_page_count", most, |_| Ok(())).unwrap();
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
+/// Asks for both while the thread is busy, so that they come into one batch.
+async fn in_one_batch<A, B>(spool: &Spool, first: impl Future<Output = A>, second: impl Future<Output = B>) -> (A, B) {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let busy = spool.look(move |_| {
+        wait.recv().unwrap();
+        Ok(())
+    });
+    // Each is polled once, in this order, before any is polled again.
+    let (busy, first, second, _) = tokio::join!(busy, first, second, async { go.send(()).unwrap() });
+    busy.unwrap();
+    (first, second)
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_messages_keeps_the_rest_and_ends_with_the_space() {
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=3 {
+        spool.append(message(number)).await.unwrap();
+    }
+    leave_room(&spool, Some(0)).await;
+    let big = vec![b'x'; 100_000];
+    for _ in 0..3 {
+        assert!(matches!(spool.append(big.clone()).await, Err(Refusal::Disk)));
+    }
+    // In one batch with a message that finds no room, an outcome still finds its own.
+    let settle = spool.settle(vec![outcome(1, Verdict::Delivered)]);
+    let (refused, settled) = in_one_batch(&spool, spool.append(big.clone()), settle).await;
+    assert!(matches!(refused, Err(Refusal::Disk)));
+    assert_eq!(settled.unwrap(), 1);
+    assert_eq!(spool.tail().borrow().failed, None);
+    leave_room(&spool, None).await;
+    assert_eq!(spool.append(big.clone()).await.unwrap(), 4);
+    drop(spool);
+    let queued = place.open().read(1, 9, usize::MAX).await.unwrap();
+    assert_eq!(queued.iter().map(|one| one.sequence).collect::<Vec<_>>(), [2, 3, 4]);
+    assert!(queued[2].payload == big);
+}
+
+/// Fails as a write does that the disk did not take.
+async fn fail(spool: &Spool) -> Result<(), SpoolError> {
+    spool
+        .change(|core| {
+            let source = std::io::Error::other("made to fail");
+            // Something of the transaction was written already.
+            core.append(&core.arrival(message(99)), self::core::now()).unwrap();
+            Err(SpoolError::file("sync", core.path.clone(), source))
+        })
+        .await
+}
+
+#[tokio::test]
+async fn after_a_failed_write_the_store_is_opened_again_and_nothing_of_it_is_there() {
+    let place = Place::new();
+    let spool = place.open();
+    spool.append(message(1)).await.unwrap();
+    let before = spool.opening().await.unwrap().epoch;
+    let (failed, with_it) = in_one_batch(&spool, fail(&spool), spool.append(message(2))).await;
+    assert!(matches!(failed, Err(SpoolError::File { .. })));
+    assert!(matches!(with_it, Err(Refusal::Failed(SpoolError::File { .. }))));
+    // It is opened again at once, which an epoch of its own shows.
+    let after = spool.opening().await.unwrap();
+    assert_ne!(after.epoch, before);
+    assert_eq!(after.epoch_first, 2);
+    assert_eq!(spool.append(message(2)).await.unwrap(), 2);
+    let queued = spool.read(1, 9, usize::MAX).await.unwrap();
+    assert!(queued.len() == 2 && queued[1].payload == message(2));
+    assert_eq!(spool.tail().borrow().failed, None);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_again_refuses_until_it_can() {
+    let place = Place::new();
+    let spool = place.open();
+    spool.append(message(1)).await.unwrap();
+    let (mark, aside) = (place.path("mark"), place.path("aside"));
+    fs::rename(&mark, &aside).unwrap();
+    fail(&spool).await.unwrap_err();
+    assert!(matches!(spool.append(message(2)).await, Err(Refusal::Failed(_))));
+    assert!(spool.tail().borrow().failed.is_some());
+    fs::rename(&aside, &mark).unwrap();
+    let mut tail = spool.tail();
+    tokio::time::timeout(Duration::from_secs(20), tail.wait_for(|tail| tail.failed.is_none())).await.unwrap().unwrap();
+    assert_eq!(spool.append(message(2)).await.unwrap(), 2);
+}
