@@ -121,6 +121,7 @@ impl Parts {
             ack_latency: latency(&counts),
             acks: counts.acks,
             anomalies: counts.anomalies,
+            unknown_outcomes_total: counts.unknown_outcomes,
             closed: counts.closed,
             queue: None,
         }
