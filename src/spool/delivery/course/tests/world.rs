@@ -114,7 +114,7 @@ impl World {
 
     fn wait(&mut self, until: Option<Instant>, course: &mut Course) {
         if let Some(held) = course.held() {
-            let order = if self.roll() % 2 == 0 { Order::Withdraw } else { Order::Retry };
+            let order = if self.roll().is_multiple_of(2) { Order::Withdraw } else { Order::Retry };
             if order == Order::Withdraw {
                 self.withdrawn.push(held.sequence);
             }
