@@ -171,7 +171,11 @@ impl World {
             match outcome.verdict {
                 Verdict::Delivered => assert!(accepted > 0, "{} is lost", outcome.sequence),
                 Verdict::Rejected => assert!(of(&self.rejected) > 0),
-                Verdict::Failed => assert!(of(&self.failed) > policy.retries),
+                // An attempt that was rejected, and that an operator wanted again, was one too.
+                Verdict::Failed => {
+                    assert!(of(&self.failed) > 0);
+                    assert!(of(&self.failed) + of(&self.rejected) > policy.retries);
+                }
                 Verdict::Withdrawn => assert!(self.withdrawn.contains(&outcome.sequence)),
                 Verdict::DeliveredBefore => panic!("not said here"),
             }
