@@ -38,6 +38,14 @@ bench: build
 bench-tunnel:
     bench/tunnel/run
 
+# stored delivery: rate by round trip, intake, a long queue, kills
+bench-stored:
+    bench/stored/run
+
+# thousands of faults against stored delivery
+faults *ARGS:
+    bench/faults/run {{ARGS}}
+
 # half an hour beside wireguard-go: stalls, each direction for itself
 soak:
     bench/soak

@@ -209,7 +209,13 @@ impl Life {
         let seen = Seen { acked, resent, arrivals: recorder.arrivals(), losses, window: WINDOW };
         let (accounts, wrong) = judge(&seen);
         faults.extend(wrong);
+        let named = named(&pair);
+        let in_doubt = accounts.values().map(|account| account.in_doubt).sum::<u64>();
+        if in_doubt > named {
+            faults.push(format!("{in_doubt} messages came again in doubt, and wardlink names {named}"));
+        }
         let mut table = Table::default();
+        table.named = named;
         for (run, (fault, step)) in what.iter().enumerate() {
             table.add(*fault, *step, &accounts.get(&run).copied().unwrap_or_default());
         }
@@ -375,21 +381,10 @@ impl Life {
         let (acked, came) = (self.senders.acked(), self.recorder.count());
         until(FLOW_LIMIT, "messages are kept meanwhile", || (self.senders.acked() > acked + 10).then_some(()));
         assert_eq!(self.recorder.count(), came, "nothing is sent until somebody decides");
-        self.operator(if accept_far {
-            "queue reconcile orders --accept-far"
-        } else {
-            "queue reconcile orders --resend"
-        });
+        let command =
+            if accept_far { "queue reconcile orders --accept-far" } else { "queue reconcile orders --resend" };
+        operator(&self.pair, command);
         Step::Any
-    }
-
-    /// Runs a command of wardlink at north, as an operator does.
-    #[track_caller]
-    fn operator(&self, command: &str) -> String {
-        let words: Vec<&str> = command.split(' ').collect();
-        let socket = self.pair.north.dir.join("control.sock").display().to_string();
-        let command = self.pair.north.command(&[&words[..], &["--socket", &socket]].concat());
-        self.pair.north.namespace.must(&command.join(" "))
     }
 
     fn receiver_is_killed(&mut self) -> Step {
@@ -456,6 +451,35 @@ fn drains(pair: &Pair, sent: &Sent, recorder: &Recorder) {
         }
         count = recorder.count();
     }
+}
+
+/// Runs a command of wardlink at north, as an operator does.
+#[track_caller]
+fn operator(pair: &Pair, command: &str) -> String {
+    let words: Vec<&str> = command.split(' ').collect();
+    let socket = pair.north.dir.join("control.sock").display().to_string();
+    let command = pair.north.command(&[&words[..], &["--socket", &socket]].concat());
+    pair.north.namespace.must(&command.join(" "))
+}
+
+/// Counts the attempts that wardlink's own account calls in doubt, once all of it is settled. Of a message that the far
+/// site has from before a loss of its state no more is known: it counts as one.
+fn named(pair: &Pair) -> u64 {
+    let start = Instant::now();
+    while pair.north.metric("forward_queue_depth", "forward=\"orders\"") > 0.5 && start.elapsed() < DRAIN_LIMIT {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let (mut from, mut named) = (Some(1), 0);
+    while let Some(first) = from {
+        let page = operator(pair, &format!("queue list orders --json --max 1000 --from {first}"));
+        let page: serde_json::Value = serde_json::from_str(&page).expect("json");
+        for entry in page["entries"].as_array().expect("entries") {
+            let before = entry["verdict"].as_str().is_some_and(|verdict| verdict.contains("state was lost"));
+            named += entry["in_doubt"].as_u64().expect("a number") + u64::from(before);
+        }
+        from = page["next"].as_u64();
+    }
+    named
 }
 
 /// Returns the configurations: a stored forward at north, the receiver's policy at south.

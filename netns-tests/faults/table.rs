@@ -13,6 +13,8 @@ pub(crate) struct Table {
     rows: BTreeMap<(Fault, Step), (u64, Account)>,
     /// Counts the messages that were acknowledged.
     pub(crate) messages: u64,
+    /// Counts the attempts that wardlink's own account calls in doubt.
+    pub(crate) named: u64,
 }
 
 impl Table {
@@ -27,6 +29,7 @@ impl Table {
             self.add_row(*row, *runs, account);
         }
         self.messages += other.messages;
+        self.named += other.named;
     }
 
     fn add_row(&mut self, row: (Fault, Step), runs: u64, account: &Account) {
@@ -57,7 +60,8 @@ impl fmt::Display for Table {
         }
         let (runs, sum) = self.total();
         row(f, "all", "", runs, &sum)?;
-        writeln!(f, "\n{} messages acknowledged.", self.messages)
+        let Self { messages, named, .. } = self;
+        writeln!(f, "\n{messages} messages acknowledged; {named} attempts in doubt in wardlink's own account.")
     }
 }
 

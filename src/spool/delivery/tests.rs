@@ -242,7 +242,8 @@ async fn a_connection_that_ends_before_the_answer_leaves_doubt() {
 
 #[tokio::test]
 async fn a_receiver_that_never_answers_is_asked_three_times_and_orders_are_obeyed() {
-    let receiver = Scripted::start(|_, sequence| if sequence < 3 { Act::Ignore } else { say(ack("AA", sequence)) }).await;
+    let receiver =
+        Scripted::start(|_, sequence| if sequence < 3 { Act::Ignore } else { say(ack("AA", sequence)) }).await;
     let mut stage = Stage::start(receiver.port, ReceiverPolicy { ack_timeout: Duration::from_millis(50), ..hasty() });
     stage.deliver(1..=3).await;
     let held = stage.held().await;
@@ -344,7 +345,8 @@ async fn without_answers_a_message_is_delivered_when_the_receivers_tcp_has_it() 
 
 #[tokio::test]
 async fn what_was_cut_off_is_in_doubt_at_the_next_start() {
-    let receiver = Scripted::start(|number, sequence| if number == 0 { Act::Ignore } else { say(ack("AA", sequence)) }).await;
+    let receiver =
+        Scripted::start(|number, sequence| if number == 0 { Act::Ignore } else { say(ack("AA", sequence)) }).await;
     let stage = Stage::start(receiver.port, ReceiverPolicy { ack_timeout: LONG, ..hasty() });
     stage.deliver(1..=1).await;
     while receiver.got().is_empty() {

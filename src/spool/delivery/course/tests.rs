@@ -122,9 +122,15 @@ fn the_last_end_is_committed_although_nothing_follows() {
 #[test]
 fn a_repeated_or_missing_control_id_gets_a_connection_of_its_own() {
     let mut drive = Drive::new(policy());
-    for (sequence, control_id, is_new) in
-        [(1, "A", true), (2, "B", false), (3, "A", true), (4, "C", false), (5, "", true), (6, "", true), (7, "A", false)]
-    {
+    for (sequence, control_id, is_new) in [
+        (1, "A", true),
+        (2, "B", false),
+        (3, "A", true),
+        (4, "C", false),
+        (5, "", true),
+        (6, "", true),
+        (7, "A", false),
+    ] {
         drive.course.handle_message(delivery(sequence, control_id));
         assert_eq!(drive.send(), is_new, "{sequence}");
         drive.answer("AA", control_id);
@@ -325,11 +331,10 @@ fn orders_meet_a_message_wherever_it_is() {
     assert!(drive.send() || drive.noted.unwrap().sequence == 4);
     drive.answer("AA", "4");
     drive.expect(&Step::Wait(None));
-    assert_eq!(drive.verdicts()[1..], [
-        (2, Verdict::Withdrawn, 1, 0),
-        (3, Verdict::Withdrawn, 0, 0),
-        (4, Verdict::Delivered, 1, 0)
-    ]);
+    assert_eq!(
+        drive.verdicts()[1..],
+        [(2, Verdict::Withdrawn, 1, 0), (3, Verdict::Withdrawn, 0, 0), (4, Verdict::Delivered, 1, 0)]
+    );
 }
 
 #[test]
@@ -365,10 +370,7 @@ fn an_answer_before_the_last_byte_settles_nothing() {
 
 #[test]
 fn enhanced_mode_waits_for_what_is_asked_for_also_in_one_read() {
-    let enhanced = Delivery {
-        payload: b"MSH|^~\\&|a|b|c|d|t||ADT^A01|A|P|2.5|||AL|AL\r".to_vec(),
-        ..delivery(1, "A")
-    };
+    let enhanced = Delivery { payload: b"MSH|^~\\&|a|b|c|d|t||ADT^A01|A|P|2.5|||AL|AL\r".to_vec(), ..delivery(1, "A") };
     let mut drive = Drive::new(ReceiverPolicy { retries: 0, after_retries: Otherwise::Park, ..policy() });
     drive.course.handle_message(enhanced.clone());
     drive.send();
