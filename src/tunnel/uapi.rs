@@ -131,8 +131,7 @@ async fn converse(mut stream: UnixStream, control: &Control) {
 }
 
 async fn answer(request: &[u8], control: &Control) -> Zeroizing<String> {
-    let numbered = number_interfaces(request);
-    let result = match request::parse(numbered.as_deref().map_or(request, Vec::as_slice)) {
+    let result = match request::parse(request) {
         Ok(Request::Get) => return control.get().await,
         Ok(Request::Set(set)) => control.set(set).await,
         Err(refusal) => Err(refusal),
@@ -174,25 +173,4 @@ fn make_room(read: &mut Zeroizing<Vec<u8>>) {
         larger.extend_from_slice(read);
         *read = larger;
     }
-}
-
-/// Writes the number of an interface where an endpoint on a link has its name, as `wg` gives it (`[fe80::1%eth0]:51820`);
-/// nothing where no line has one. A name that is no interface's stays, and is refused as any other endpoint.
-fn number_interfaces(request: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let text = std::str::from_utf8(request).ok().filter(|text| text.contains('%'))?;
-    let mut numbered = Zeroizing::new(Vec::with_capacity(request.len()));
-    for line in text.split_inclusive('\n') {
-        let parts = line.strip_prefix("endpoint=").and_then(|_| line.split_once('%'));
-        let number = parts.and_then(|(address, rest)| {
-            let (name, port) = rest.split_once(']')?;
-            Some((address, nix::net::if_::if_nametoindex(name).ok()?, port))
-        });
-        match number {
-            Some((address, number, port)) => {
-                numbered.extend_from_slice(format!("{address}%{number}]{port}").as_bytes())
-            }
-            None => numbered.extend_from_slice(line.as_bytes()),
-        }
-    }
-    Some(numbered)
 }

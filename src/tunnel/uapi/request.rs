@@ -136,6 +136,11 @@ impl SetPeer {
             "update_only" => self.update_only = truth("update_only", value)?,
             "preshared_key" => self.preshared_key = Some(secret("preshared_key", value)?),
             "endpoint" => {
+                if value.contains('%') {
+                    return Err(Refusal::Invalid {
+                        what: "an endpoint on a link, such as fe80::1%eth0, is not supported",
+                    });
+                }
                 let endpoint: SocketAddr = value.parse().map_err(|_| Refusal::of("endpoint"))?;
                 self.endpoint = Some(endpoint).filter(|endpoint| endpoint.port() != 0);
                 self.endpoint.ok_or(Refusal::of("endpoint"))?;

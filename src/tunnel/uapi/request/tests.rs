@@ -124,10 +124,11 @@ fn a_key_that_is_nobodys_can_be_removed_beside_others() {
 }
 
 #[test]
-fn an_endpoint_on_a_link_has_its_interface() {
-    let asked = set(&format!("public_key={KEY}\nendpoint=[fe80::1%7]:5")).unwrap();
-    assert_eq!(asked.peers[0].endpoint.unwrap().to_string(), "[fe80::1%7]:5");
-    assert!(set(&format!("public_key={KEY}\nendpoint=[fe80::1%lo]:5")).is_err(), "the name is made a number before");
+fn an_endpoint_on_a_link_is_refused_by_its_name() {
+    for endpoint in ["[fe80::1%7]:5", "[fe80::1%lo]:5"] {
+        let refusal = set(&format!("public_key={KEY}\nendpoint={endpoint}")).unwrap_err();
+        assert!(refusal.to_string().contains("on a link"), "{refusal}");
+    }
 }
 
 #[test]
