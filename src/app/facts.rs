@@ -122,6 +122,7 @@ impl Parts {
             ack_latency: latency(&counts),
             acks: counts.acks,
             anomalies: counts.anomalies,
+            unknown_outcomes_total: counts.unknown_outcomes,
             closed: counts.closed,
             queue: self.watch.facts(forward),
         }

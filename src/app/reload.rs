@@ -16,6 +16,7 @@ use crate::config::{self, Changes, Config};
 use crate::control::Reloaded;
 use crate::health::facts::{ConfigFacts, FailedReload};
 use crate::link::cause_chain;
+use crate::tunnel::Tunnel;
 
 /// Reads the configuration again.
 pub type LoadConfig = Arc<dyn Fn() -> Result<Config, config::Errors> + Send + Sync>;
@@ -133,9 +134,17 @@ pub(super) async fn answer(parts: &Arc<Parts>, request: Request, tasks: &mut Tas
     answer.send(result).ok();
 }
 
+/// Lists what `wg` has set: a reload takes the tunnel back to what the file says.
+fn set_by_wg(tunnel: &Tunnel) -> Vec<String> {
+    let set = tunnel.set_by_wg();
+    let peers = tunnel.peers().into_iter().filter(|peer| peer.set_by_wg).map(|peer| format!("peer {}", peer.name));
+    let removed = set.removed_peers.iter().map(|name| format!("the removal of peer {name}"));
+    set.tunnel.iter().map(|what| (*what).to_owned()).chain(peers).chain(removed).collect()
+}
+
 async fn take_up(parts: &Arc<Parts>, config: Config, tasks: &mut Tasks) -> Result<Changes, ReloadError> {
     let running = parts.now.get();
-    let changes = Changes::between(&running.config, &config);
+    let mut changes = Changes::between(&running.config, &config);
     if !changes.restart.is_empty() {
         return Err(ReloadError::RestartNeeded(changes.restart));
     }
@@ -146,6 +155,7 @@ async fn take_up(parts: &Arc<Parts>, config: Config, tasks: &mut Tasks) -> Resul
         listens_for_links: tasks.listens_for_links,
     };
     let prepared = ground.prepare(config)?;
+    changes.undone = set_by_wg(&parts.tunnel);
     parts.tunnel.reload(&prepared.config).await.map_err(AppError::from)?;
     commit(parts, prepared, tasks);
     Ok(changes)

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::site::{SOCKET_DIRECTORY, SiteArgs};
+use super::site::{SOCKET_DIRECTORY, SiteArgs, SiteError, only_socket};
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
-use crate::control::{Reloaded, Request};
+use crate::config;
+use crate::control::{self, Reloaded, Request};
 
 /// Has a running site read its configuration again.
 ///
@@ -41,7 +42,12 @@ pub fn run(args: &Args) -> ExitCode {
 fn reload(args: &Args, directory: &Path) -> (u8, String) {
     let (socket, answer) = match args.site.ask(Request::Reload, directory) {
         Ok(answered) => answered,
-        Err(error) => return (error.exit_code(), format!("wardlink: {error}\n")),
+        Err(error) => {
+            return match &args.site.config {
+                Some(config) if error.exit_code() == EXIT_USAGE => (EXIT_USAGE, bad_file(config, &error, directory)),
+                _ => (error.exit_code(), format!("wardlink: {error}\n")),
+            };
+        }
     };
     match serde_json::from_value(answer) {
         Ok(Reloaded::Done { changes }) => (0, format!("reloaded: {changes}\n")),
@@ -59,6 +65,29 @@ fn reload(args: &Args, directory: &Path) -> (u8, String) {
             )
         }
     }
+}
+
+/// Says what is wrong with a file that does not even name a site. The only site that runs here is asked all the same:
+/// it most likely has this file, and notes that its reload failed.
+fn bad_file(config: &Path, error: &SiteError, directory: &Path) -> String {
+    let faults = match config::load(config) {
+        Err(errors) => errors.to_string(),
+        Ok(_) => error.to_string(),
+    };
+    let asked = only_socket(directory).ok().and_then(|socket| {
+        let answer = control::ask(&socket, Request::Reload).ok()?;
+        Some((socket, serde_json::from_value(answer).ok()?))
+    });
+    let outcome = match asked {
+        Some((_, Reloaded::BadFile { .. } | Reloaded::Failed { .. })) => {
+            "nothing was changed; the site noted it".to_owned()
+        }
+        Some((socket, Reloaded::Done { changes })) => {
+            format!("the site behind {} has another file, and reloaded that: {changes}", socket.display())
+        }
+        Some((_, Reloaded::NotPermitted)) | None => "nothing was changed, and no running site was told".to_owned(),
+    };
+    format!("{faults}\nwardlink: {outcome}\n")
 }
 
 #[cfg(test)]

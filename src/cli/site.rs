@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{EXIT_FAILED, EXIT_USAGE};
+use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
 use crate::control::{self, ControlError, READER_GROUP, Request};
 
 /// Is where sites put their control sockets unless they are told otherwise.
@@ -33,7 +33,7 @@ impl SiteArgs {
     pub(super) fn ask(&self, request: Request, directory: &Path) -> Result<(PathBuf, serde_json::Value), SiteError> {
         let socket = match (&self.socket, &self.config) {
             (Some(socket), _) => socket.clone(),
-            (None, Some(config)) => socket_of(config)?,
+            (None, Some(config)) => return ask_named(config, request, directory),
             (None, None) => only_socket(directory)?,
         };
         let answer = control::ask(&socket, request)?;
@@ -41,14 +41,36 @@ impl SiteArgs {
     }
 }
 
-/// Reads where the control socket is, and nothing else: the file's keys are not for those who may see the status.
+/// Asks the site that a configuration names; where none answers, says which name that is and which sites there are.
+fn ask_named(config: &Path, request: Request, directory: &Path) -> Result<(PathBuf, serde_json::Value), SiteError> {
+    let place = place_of(config)?;
+    let (site, socket) = (place.site.clone(), place.socket());
+    match control::ask(&socket, request) {
+        Ok(answer) => Ok((socket, answer)),
+        Err(ControlError::Connect { source, .. }) if is_absent(&source) => {
+            let sockets = sockets_in(directory).unwrap_or_default();
+            Err(SiteError::NotRunning { config: config.to_owned(), site, socket, sockets })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// Reads where the control socket is.
+#[cfg(test)]
 pub(super) fn socket_of(config: &Path) -> Result<PathBuf, SiteError> {
+    place_of(config).map(Place::socket)
+}
+
+/// Reads what names the site, and nothing else: the file's keys are not for those who may see the status.
+fn place_of(config: &Path) -> Result<Place, SiteError> {
     let text =
         fs::read_to_string(config).map_err(|source| SiteError::ReadConfig { path: config.to_owned(), source })?;
-    let place: Place = serde_saphyr::from_str(&text)
-        .map_err(|error| SiteError::ParseConfig { path: config.to_owned(), cause: error.to_string() })?;
-    let default = || Path::new(SOCKET_DIRECTORY).join(format!("{}.sock", place.site));
-    Ok(place.control.and_then(|control| control.socket).unwrap_or_else(default))
+    serde_saphyr::from_str(&text)
+        .map_err(|error| SiteError::ParseConfig { path: config.to_owned(), cause: error.to_string() })
 }
 
 /// Is the part of a configuration that says where the control socket is.
@@ -58,12 +80,19 @@ struct Place {
     control: Option<PlaceControl>,
 }
 
+impl Place {
+    fn socket(self) -> PathBuf {
+        let default = || Path::new(SOCKET_DIRECTORY).join(format!("{}.sock", self.site));
+        self.control.and_then(|control| control.socket).unwrap_or_else(default)
+    }
+}
+
 #[derive(Deserialize)]
 struct PlaceControl {
     socket: Option<PathBuf>,
 }
 
-fn only_socket(directory: &Path) -> Result<PathBuf, SiteError> {
+fn sockets_in(directory: &Path) -> Result<Vec<PathBuf>, SiteError> {
     let mut sockets: Vec<PathBuf> = match fs::read_dir(directory) {
         Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -73,6 +102,12 @@ fn only_socket(directory: &Path) -> Result<PathBuf, SiteError> {
     };
     sockets.retain(|path| path.extension().is_some_and(|extension| extension == "sock"));
     sockets.sort();
+    Ok(sockets)
+}
+
+/// Finds the socket of the only site in a directory.
+pub(super) fn only_socket(directory: &Path) -> Result<PathBuf, SiteError> {
+    let sockets = sockets_in(directory)?;
     match sockets.as_slice() {
         [] => Err(SiteError::NoSocket { directory: directory.to_owned() }),
         [socket] => Ok(socket.clone()),
@@ -90,6 +125,11 @@ pub(super) enum SiteError {
     NoSocket { directory: PathBuf },
     #[error("several sites have a socket here, say which with --socket PATH:{}", list(.sockets))]
     ManySockets { sockets: Vec<PathBuf> },
+    #[error(
+        "no site {site} is running: {config} says `site: {site}`, and nobody answers at {socket} (start it with \
+         `wardlink run -c FILE` or `systemctl start wardlink`){}", renamed(.sockets)
+    )]
+    NotRunning { config: PathBuf, site: String, socket: PathBuf, sockets: Vec<PathBuf> },
     #[error("cannot list {path}: {source}")]
     ReadDirectory { path: PathBuf, source: io::Error },
     #[error("cannot read {path}: {source} (give --socket PATH instead)")]
@@ -103,10 +143,28 @@ pub(super) enum SiteError {
 impl SiteError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
+            Self::ReadDirectory { source, .. }
+            | Self::ReadConfig { source, .. }
+            | Self::Control(ControlError::Connect { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                EXIT_NOT_PERMITTED
+            }
             Self::ManySockets { .. } | Self::ReadConfig { .. } | Self::ParseConfig { .. } => EXIT_USAGE,
-            Self::NoSocket { .. } | Self::ReadDirectory { .. } | Self::Control(_) => EXIT_FAILED,
+            Self::NoSocket { .. } | Self::NotRunning { .. } | Self::ReadDirectory { .. } | Self::Control(_) => {
+                EXIT_FAILED
+            }
         }
     }
+}
+
+/// Says what may be behind it where other sites run.
+fn renamed(sockets: &[PathBuf]) -> String {
+    if sockets.is_empty() {
+        return String::new();
+    }
+    let sockets = list(sockets);
+    format!("; a running site keeps its name until it is restarted, these have a socket here (--socket PATH):{sockets}")
 }
 
 fn list(paths: &[PathBuf]) -> String {

@@ -22,6 +22,8 @@ pub struct Changes {
     pub forwards: Named,
     /// Lists the services that differ.
     pub services: Named,
+    /// Lists what `wg` had set and the reload undid: settings of the tunnel and peers' names.
+    pub undone: Vec<String>,
 }
 
 /// Lists what differs of one kind, by name.
@@ -55,6 +57,7 @@ impl Changes {
             peers: Named::between(&old.peers, &new.peers, |peer| &peer.name, is_same_peer),
             forwards: Named::between(&old.forwards, &new.forwards, |forward| &forward.name, PartialEq::eq),
             services: Named::between(&old.services, &new.services, |service| &service.name, PartialEq::eq),
+            undone: Vec::new(),
         }
     }
 
@@ -113,6 +116,11 @@ impl fmt::Display for Changes {
             if *named != Named::default() {
                 parts.push(format!("{kind}: {named}"));
             }
+        }
+        if !self.undone.is_empty() {
+            let shown = self.undone.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let more = if self.undone.len() > NAMES_MAX { ", ..." } else { "" };
+            parts.push(format!("what wg had set is undone: {} ({shown}{more})", self.undone.len()));
         }
         if parts.is_empty() {
             return f.write_str("nothing changed");

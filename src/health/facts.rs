@@ -196,6 +196,8 @@ pub struct ForwardFacts {
     /// Counts the answers by how long they took; in the metrics only.
     #[serde(skip)]
     pub ack_latency: Histogram,
+    /// Counts messages whose connection ended before their answer came: the receiver may have taken them or not.
+    pub unknown_outcomes_total: u64,
     /// Counts the senders' connections that ended, by reason.
     pub closed: BTreeMap<&'static str, u64>,
     /// Is what its queue knows, where it is stored.

@@ -82,6 +82,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
         oldest_unanswered_age: None,
         last_ack_age: Some(Duration::from_secs(42)),
         last_negative_ack: None,
+        unknown_outcomes_total: 2,
         ack_latency: Histogram {
             bounds_seconds: &[0.01, 1.0],
             counts: vec![8, 1, 1],

@@ -157,6 +157,10 @@ fn forwards(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -
     family(encoder, gauge("forward_held_connections", help), forwards, |to, forward| {
         number(to, label(forward), forward.facts.held)
     })?;
+    let help = "Messages whose connection ended before their answer: taken or not";
+    family(encoder, counter("forward_unknown_outcome_messages", help), forwards, |to, forward| {
+        count(to, &[label(forward)], forward.facts.unknown_outcomes_total)
+    })?;
     let help = "Connections of senders that ended, by reason";
     family(encoder, counter("forward_closed_connections", help), forwards, |to, forward| {
         counts(to, label(forward), "reason", &forward.facts.closed)

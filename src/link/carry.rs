@@ -39,6 +39,8 @@ thread_local! {
 pub enum Ended {
     /// Both sides finished.
     Finished,
+    /// Both sides finished, and a message was not answered: nobody here knows whether the receiver took it.
+    Unanswered,
     /// A leg failed.
     Failed(Cause),
     /// The bytes are not MLLP within the limits.
@@ -52,6 +54,7 @@ impl Ended {
     pub fn code(self) -> &'static str {
         match self {
             Self::Finished => "finished",
+            Self::Unanswered => "unanswered",
             Self::Failed(cause) => cause.code(),
             Self::Violation(violation) => violation.code(),
             Self::Idle => "idle_timeout",
@@ -61,7 +64,7 @@ impl Ended {
     /// Returns what the other site is told.
     pub fn cause(self) -> Cause {
         match self {
-            Self::Finished | Self::Idle => Cause::SenderGone,
+            Self::Finished | Self::Unanswered | Self::Idle => Cause::SenderGone,
             Self::Failed(cause) => cause,
             Self::Violation(_) => Cause::Refused,
         }
@@ -123,8 +126,10 @@ pub async fn carry<S: Leg, R: Leg>(sender: &S, receiver: &R, terms: Terms, tally
         // What the receiver acknowledged before would be sent a second time: the sender is to know.
         let flush = carried.flush(receiver, sender, &mut left_back);
         tokio::time::timeout(FLUSH_WITHIN, flush).await.ok();
+        return ended;
     }
-    ended
+    let outstanding = carried.observer.lock().unwrap_or_else(PoisonError::into_inner).outstanding();
+    if outstanding > 0 { Ended::Unanswered } else { Ended::Finished }
 }
 
 fn now() -> Instant {

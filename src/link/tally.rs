@@ -35,6 +35,8 @@ pub struct Counts {
     pub refused: BTreeMap<&'static str, u64>,
     /// Counts connections that ended, by reason.
     pub closed: BTreeMap<&'static str, u64>,
+    /// Counts messages whose connection ended before their answer came: the receiver may have taken them or not.
+    pub unknown_outcomes: u64,
     /// Counts answers by how long they took; the last bucket is beyond the bounds.
     pub latency: [u64; LATENCY_BOUNDS_SECONDS.len() + 1],
     /// Is the sum of these times.
@@ -72,7 +74,8 @@ impl Tally {
     pub fn end(&self, connection: u64, reason: &'static str) {
         let mut counts = self.lock();
         counts.connections = counts.connections.saturating_sub(1);
-        counts.unanswered.remove(&connection);
+        let unanswered = counts.unanswered.remove(&connection).map_or(0, |(messages, _)| messages as u64);
+        counts.unknown_outcomes += unanswered;
         *counts.closed.entry(reason).or_default() += 1;
     }
 
@@ -136,5 +139,22 @@ impl Counts {
             *count += 1;
         }
         self.latency_sum += latency;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_when_its_connection_ends_has_an_unknown_outcome() {
+        let tally = Tally::default();
+        let (first, second) = (tally.begin(), tally.begin());
+        tally.waits(first, 3, Some(Instant::now()));
+        tally.waits(second, 1, Some(Instant::now()));
+        tally.waits(second, 0, None);
+        tally.end(first, "unanswered");
+        tally.end(second, "finished");
+        assert_eq!((tally.counts().unknown_outcomes, tally.counts().unanswered()), (3, 0));
     }
 }

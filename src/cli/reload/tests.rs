@@ -6,12 +6,22 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
+use crate::control::Answers;
 use crate::control::queue::QueueAnswer;
-use crate::control::{self, Answers};
 
 /// Asks a site whose reload has this outcome, in the only socket of its directory.
 async fn asked(outcome: Reloaded) -> (u8, String) {
+    asked_for(outcome, None).await
+}
+
+/// Asks it for a file of this text.
+async fn asked_for(outcome: Reloaded, text: Option<&str>) -> (u8, String) {
     let directory = TempDir::new().expect("directory");
+    let config = text.map(|text| {
+        let path = directory.path().join("site.yaml");
+        std::fs::write(&path, text).expect("a file");
+        path
+    });
     let listener = control::bind(&directory.path().join("site.sock")).expect("bind");
     let (_stop, stopped) = watch::channel(false);
     let answers = Answers {
@@ -24,7 +34,7 @@ async fn asked(outcome: Reloaded) -> (u8, String) {
     };
     let site = tokio::spawn(control::serve(listener, answers, stopped));
     let ask = move || {
-        let site = SiteArgs { config: None, socket: None };
+        let site = SiteArgs { config, socket: None };
         reload(&Args { site }, directory.path())
     };
     let said = tokio::task::spawn_blocking(ask).await.expect("no panic");
@@ -44,6 +54,26 @@ async fn each_outcome_has_its_exit_code_and_says_what_happened() {
     }
     let (code, text) = asked(Reloaded::NotPermitted).await;
     assert!(code == 77 && text.contains("only root"), "{code} {text}");
+}
+
+#[tokio::test]
+async fn a_file_that_names_no_site_is_explained_and_the_only_site_is_told() {
+    for text in ["", "site: [lab\n", "\u{0}\u{1}", "tunnel: {}\n"] {
+        let told = Reloaded::BadFile { errors: "the same".into() };
+        let (code, said) = asked_for(told, Some(text)).await;
+        assert!(code == 64 && said.contains("site.yaml:"), "{text:?}: {code} {said}");
+        assert!(said.ends_with("wardlink: nothing was changed; the site noted it\n"), "{said}");
+        assert!(!said.contains("--socket"), "{said}");
+    }
+    let (code, said) = asked_for(Reloaded::Done { changes: "nothing changed".into() }, Some("")).await;
+    assert!(code == 64 && said.contains("has another file"), "{code} {said}");
+}
+
+#[tokio::test]
+async fn a_site_that_was_renamed_in_its_file_is_not_called_stopped() {
+    let (code, said) = asked_for(Reloaded::NotPermitted, Some("site: another-name\n")).await;
+    assert!(code == 1 && said.contains("`site: another-name`") && said.contains("/site.sock"), "{code} {said}");
+    assert!(said.contains("keeps its name until it is restarted"), "{said}");
 }
 
 #[test]

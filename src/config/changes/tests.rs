@@ -88,6 +88,8 @@ fn the_same_file_changes_nothing() {
     let changes = Changes::between(&site(SITE), &site(SITE));
     assert!(changes.is_empty());
     assert_eq!(changes.to_string(), "nothing changed");
+    let undone = Changes { undone: vec!["peer lab".to_owned(), "listen_port".to_owned()], ..changes.clone() };
+    assert_eq!(undone.to_string(), "what wg had set is undone: 2 (peer lab, listen_port)");
 }
 
 #[test]

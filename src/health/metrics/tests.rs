@@ -64,6 +64,7 @@ wardlink_forward_messages_total{forward="orders"} 10
 wardlink_forward_message_bytes_total{forward="orders"} 5000
 wardlink_forward_acks_total{forward="orders",code="AE"} 1
 wardlink_forward_last_ack_age_seconds{forward="orders"} 42.0
+wardlink_forward_unknown_outcome_messages_total{forward="orders"} 2
 wardlink_forward_closed_connections_total{forward="orders",reason="sender_closed"} 4
 wardlink_forward_ack_latency_seconds_sum{forward="orders"} 2.5
 wardlink_forward_ack_latency_seconds_count{forward="orders"} 10

@@ -131,6 +131,19 @@ async fn each_direction_ends_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_receiver_that_ends_without_an_answer_leaves_the_outcome_unknown() {
+    let sender = Memory::with(|leg| (leg.incoming, leg.end) = (VecDeque::from(MESSAGE.to_vec()), Some(Moved::End)));
+    let receiver = Memory::with(|_| ());
+    let (terms, _stop) = terms();
+    let killed = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        receiver.set(|leg| leg.end = Some(Moved::End));
+    };
+    let (ended, ()) = tokio::join!(run(&sender, &receiver, terms), killed);
+    assert_eq!((ended, ended.code()), (Ended::Unanswered, "unanswered"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_came_before_the_receiver_broke_reaches_the_sender() {
     let sender = Memory::with(|leg| (leg.incoming, leg.room) = (VecDeque::from(MESSAGE.to_vec()), Some(10)));
     let receiver = Memory::with(|leg| {

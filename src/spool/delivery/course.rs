@@ -11,6 +11,8 @@ mod ends;
 mod head;
 mod line;
 mod orders;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};

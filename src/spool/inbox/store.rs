@@ -218,6 +218,13 @@ impl Store {
         })
     }
 
+    /// Lets the database grow no further, as a full disk does.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: u32) -> Result<(), SpoolError> {
+        let limited = self.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()));
+        limited.map_err(|source| failed("limit", &self.path, source))
+    }
+
     fn seal(&self, outcome: &Outcome) -> Result<Option<Vec<u8>>, SpoolError> {
         let answer = outcome.answer.get(..ANSWER_BYTES_MAX).unwrap_or(&outcome.answer);
         let sealer = self.sealer.as_ref().filter(|_| !answer.is_empty());

@@ -95,6 +95,11 @@ pub(in crate::tunnel) fn parse(text: &[u8]) -> Result<Request, Refusal> {
             Some(peer) => peer.take(key, value)?,
         }
     }
+    // Such a key is nobody's here: to remove it is done, as with any peer that is not there.
+    set.peers.retain(|peer| !(peer.remove && peer.public_key.is_low_order()));
+    if set.peers.iter().any(|peer| peer.public_key.is_low_order()) {
+        return Err(Refusal::Invalid { what: "a public_key is one that anybody could pass for, such as all zeros" });
+    }
     Ok(Request::Set(set))
 }
 
@@ -131,6 +136,11 @@ impl SetPeer {
             "update_only" => self.update_only = truth("update_only", value)?,
             "preshared_key" => self.preshared_key = Some(secret("preshared_key", value)?),
             "endpoint" => {
+                if value.contains('%') {
+                    return Err(Refusal::Invalid {
+                        what: "an endpoint on a link, such as fe80::1%eth0, is not supported",
+                    });
+                }
                 let endpoint: SocketAddr = value.parse().map_err(|_| Refusal::of("endpoint"))?;
                 self.endpoint = Some(endpoint).filter(|endpoint| endpoint.port() != 0);
                 self.endpoint.ok_or(Refusal::of("endpoint"))?;
@@ -164,11 +174,7 @@ fn secret(what: &'static str, value: &str) -> Result<Option<SecretKey>, Refusal>
 }
 
 fn public_key(value: &str) -> Result<PublicKey, Refusal> {
-    let key = PublicKey(*hexadecimal(value).ok_or(Refusal::of("public_key"))?);
-    if key.is_low_order() {
-        return Err(Refusal::Invalid { what: "a public_key is one that anybody could pass for, such as all zeros" });
-    }
-    Ok(key)
+    Ok(PublicKey(*hexadecimal(value).ok_or(Refusal::of("public_key"))?))
 }
 
 fn hexadecimal(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {

@@ -117,6 +117,21 @@ fn what_is_none_of_the_protocols_is_refused_by_its_kind() {
 }
 
 #[test]
+fn a_key_that_is_nobodys_can_be_removed_beside_others() {
+    let asked = set(&format!("public_key={ZEROS}\nremove=true\npublic_key={KEY}\nremove=true")).unwrap();
+    assert_eq!(asked.peers.len(), 1);
+    assert!(set(&format!("public_key={KEY}\nremove=true\npublic_key={ZEROS}")).is_err());
+}
+
+#[test]
+fn an_endpoint_on_a_link_is_refused_by_its_name() {
+    for endpoint in ["[fe80::1%7]:5", "[fe80::1%lo]:5"] {
+        let refusal = set(&format!("public_key={KEY}\nendpoint={endpoint}")).unwrap_err();
+        assert!(refusal.to_string().contains("on a link"), "{refusal}");
+    }
+}
+
+#[test]
 fn no_refusal_shows_what_was_said() {
     let secret = KEY.replace('f', "g");
     for lines in
