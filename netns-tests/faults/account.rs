@@ -69,6 +69,9 @@ pub(crate) struct Account {
     pub(crate) sender_resends: u64,
     /// Counts repeats because it was not known what the receiver had made of the message.
     pub(crate) in_doubt: u64,
+    /// Counts those of them whose message its sender sent twice too: either may be why it came again, and wardlink has no
+    /// doubt of a message that it was given twice.
+    pub(crate) in_doubt_or_resent: u64,
     /// Counts repeats because the receiver had said AE.
     pub(crate) retried: u64,
 }
@@ -81,6 +84,7 @@ impl Account {
         self.reordered += other.reordered;
         self.sender_resends += other.sender_resends;
         self.in_doubt += other.in_doubt;
+        self.in_doubt_or_resent += other.in_doubt_or_resent;
         self.retried += other.retried;
     }
 
@@ -123,7 +127,10 @@ pub(crate) fn judge(seen: &Seen) -> (BTreeMap<usize, Account>, Vec<String>) {
             is_late &= reason != Reason::Loss;
             match reason {
                 Reason::Retry => account.retried += 1,
-                Reason::InDoubt | Reason::Loss => account.in_doubt += 1,
+                Reason::InDoubt | Reason::Loss => {
+                    account.in_doubt += 1;
+                    account.in_doubt_or_resent += u64::from(resent.get(&message).is_some_and(|(left, _)| *left > 0));
+                }
                 Reason::Sender => account.sender_resends += 1,
                 Reason::Nothing => {
                     account.duplicated += 1;
@@ -242,6 +249,9 @@ pub(crate) mod planted {
         let mut twice = life("0.1a1 0.1a1 0.1a1");
         twice.resent.insert(Number { sender: 0, count: 1 }, (1, 0));
         is(&twice, Account { sender_resends: 1, duplicated: 1, ..clean });
+        let mut either = life("0.1n1! 0.1a2");
+        either.resent.insert(Number { sender: 0, count: 1 }, (1, 0));
+        is(&either, Account { in_doubt: 1, in_doubt_or_resent: 1, ..clean });
         let lost_state = |words, window| Seen { losses: vec![3], window, ..life(words) };
         is(&lost_state("0.1a1 0.2a1 0.3a1 0.2a2 0.3a2 0.4a2", 2), Account { in_doubt: 2, ..clean });
         is(

@@ -210,7 +210,7 @@ impl Life {
         let (accounts, wrong) = judge(&seen);
         faults.extend(wrong);
         let named = named(&pair);
-        let in_doubt = accounts.values().map(|account| account.in_doubt).sum::<u64>();
+        let in_doubt = accounts.values().map(|account| account.in_doubt - account.in_doubt_or_resent).sum::<u64>();
         if in_doubt > named {
             faults.push(format!("{in_doubt} messages came again in doubt, and wardlink names {named}"));
         }

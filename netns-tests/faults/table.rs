@@ -66,7 +66,7 @@ impl fmt::Display for Table {
 }
 
 fn row(f: &mut fmt::Formatter<'_>, fault: &str, step: &str, runs: u64, account: &Account) -> fmt::Result {
-    let Account { lost, duplicated, reordered, sender_resends, in_doubt, retried } = account;
+    let Account { lost, duplicated, reordered, sender_resends, in_doubt, retried, in_doubt_or_resent: _ } = account;
     writeln!(
         f,
         "| {fault} | {step} | {runs} | {lost} | {duplicated} | {reordered} | {sender_resends} | {in_doubt} | {retried} |"

@@ -173,7 +173,11 @@ fn service_facts(service: &Service) -> ServiceFacts {
     let counts = service.tally().counts();
     let (receiver, since) = service.receiver();
     let target = config.target.to_string();
-    let (talks, in_doubt_total) = service.talks();
+    let (talks, stored) = service.talks();
+    let mut acks = counts.acks;
+    for (code, count) in stored.answers().filter(|(_, count)| *count > 0) {
+        *acks.entry(code.code()).or_default() += count;
+    }
     ServiceFacts {
         name: config.name.to_string(),
         receiver: receiver_facts(receiver, since, &target),
@@ -181,9 +185,14 @@ fn service_facts(service: &Service) -> ServiceFacts {
         listener: Part::Up,
         connections: counts.connections,
         waiting: service.waiting(),
-        messages_total: counts.messages,
-        acks: counts.acks,
-        in_doubt_total,
+        messages_total: counts.messages.saturating_add(stored.delivered),
+        acks,
+        dropped_answers: BTreeMap::from([
+            ("late", stored.dropped.late),
+            ("foreign", stored.dropped.foreign),
+            ("no_answer", stored.dropped.no_answer),
+        ]),
+        in_doubt_total: stored.in_doubt_resends,
         held: talks.iter().filter_map(held_queue).collect(),
     }
 }

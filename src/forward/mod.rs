@@ -1,8 +1,9 @@
-//! The listener, and how the senders that connect now are served.
+//! The listener, and how the senders that connect now are served: `deliver` carries them to the receiver, `stored` keeps
+//! what they send.
 //!
-//! It never answers for the receiver, except with the refusal that `on_unreachable: nak` asks for, and never sends a
-//! byte twice. A change of its configuration counts for the senders that connect from then on; those that are connected
-//! keep what they began with. Rules: design, delivery.md ("transparent").
+//! Without a spool it never answers for the receiver, except with the refusal that `on_unreachable: nak` asks for, and
+//! never sends a byte twice. A change of its configuration counts for the senders that connect from then on; those that
+//! are connected keep what they began with. Rules: design, delivery.md.
 
 mod answer;
 mod deliver;

@@ -294,7 +294,10 @@ pub struct ServiceFacts {
     pub messages_total: u64,
     /// Counts the receiver's answers by their code (MSA-1).
     pub acks: BTreeMap<&'static str, u64>,
-    /// Counts the attempts to deliver stored messages whose end is not known, so that the receiver may have one twice.
+    /// Counts what the receiver said to stored messages and is no answer to the one that was sent, by kind.
+    #[serde(rename = "dropped_answers_total")]
+    pub dropped_answers: BTreeMap<&'static str, u64>,
+    /// Counts the attempts to deliver stored messages that were made although the receiver may have them already.
     pub in_doubt_total: u64,
     /// Lists the queues of peers' forwards that are held at this receiver.
     pub held: Vec<HeldQueue>,

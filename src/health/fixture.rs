@@ -52,6 +52,7 @@ pub(crate) fn site() -> SiteFacts {
             waiting: 0,
             messages_total: 7,
             acks: BTreeMap::from([("AA", 7)]),
+            dropped_answers: BTreeMap::from([("foreign", 1)]),
             in_doubt_total: 0,
             held: Vec::new(),
         }],

@@ -235,7 +235,11 @@ fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -
     family(encoder, counter("service_acks", help), services, |to, service| {
         counts(to, label(service), "code", &service.facts.acks)
     })?;
-    let help = "Attempts to deliver stored messages whose end is not known: the receiver may have a message twice";
+    let help = "What the receiver said to stored messages and answers none that was sent, by kind";
+    family(encoder, counter("service_dropped_answers", help), services, |to, service| {
+        counts(to, label(service), "kind", &service.facts.dropped_answers)
+    })?;
+    let help = "Attempts to deliver stored messages that the receiver may have had already: it may have one twice";
     family(encoder, counter("service_in_doubt", help), services, |to, service| {
         count(to, &[label(service)], service.facts.in_doubt_total)
     })?;

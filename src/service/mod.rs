@@ -53,9 +53,7 @@ pub struct Service {
     /// Take places back that are taken now, where there are to be fewer.
     takers: Mutex<JoinSet<()>>,
     /// Are the conversations about stored messages.
-    talks: Mutex<Vec<stored::Talk>>,
-    /// Counts attempts in doubt of those that have ended.
-    in_doubt_before: AtomicU64,
+    talks: Mutex<stored::Talks>,
 }
 
 /// Is where peers that run plain WireGuard connect.
@@ -80,7 +78,6 @@ impl Service {
             ports: Mutex::default(),
             takers: Mutex::default(),
             talks: Mutex::default(),
-            in_doubt_before: AtomicU64::new(0),
         })
     }
 

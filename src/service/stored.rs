@@ -5,7 +5,6 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -19,7 +18,7 @@ use crate::link::feed::reception::Station;
 use crate::link::feed::{Held, StoreError, Window};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::delivery::course::Receiver;
-use crate::spool::delivery::{Conversation, Counter, DeliveryState};
+use crate::spool::delivery::{Conversation, Counter, Counts, DeliveryState};
 use crate::spool::inbox::Inbox;
 use crate::spool::key::SpoolKey;
 use crate::spool::{ForwardId, SpoolError};
@@ -40,6 +39,27 @@ pub struct Talk {
     held_since: Arc<Mutex<Option<SystemTime>>>,
     /// Counts what passed.
     pub counter: Arc<Counter>,
+}
+
+/// Is every conversation about stored messages of a service.
+#[derive(Default)]
+pub(super) struct Talks {
+    open: Vec<Talk>,
+    /// Is what those that have ended counted.
+    ended: Counts,
+}
+
+impl Talks {
+    fn forget_ended(&mut self) {
+        let Self { open, ended } = self;
+        open.retain(|talk| {
+            let is_open = talk.state.has_changed().is_ok();
+            if !is_open {
+                ended.add(&talk.counter.counts());
+            }
+            is_open
+        });
+    }
 }
 
 impl Talk {
@@ -102,29 +122,25 @@ impl Service {
         tasks.spawn(conversation.run());
         tasks.spawn(follow_policy(Arc::clone(&self), policy));
         tasks.spawn(follow(Arc::clone(&self), talk.clone(), held));
-        self.talks.lock().unwrap_or_else(PoisonError::into_inner).push(talk);
+        let mut talks = self.talks.lock().unwrap_or_else(PoisonError::into_inner);
+        talks.forget_ended();
+        talks.open.push(talk);
+        drop(talks);
         Ok(Station { book: inbox, messages, outcomes, commands, held: held_now, window, tasks })
     }
 
-    /// Returns the conversations about stored messages that are open, and what those that ended counted.
-    pub fn talks(&self) -> (Vec<Talk>, u64) {
+    /// Returns the conversations about stored messages that are open, and what all that there were have counted.
+    pub fn talks(&self) -> (Vec<Talk>, Counts) {
         let mut talks = self.talks.lock().unwrap_or_else(PoisonError::into_inner);
-        talks.retain(|talk| {
-            let is_open = talk.state.has_changed().is_ok();
-            if !is_open {
-                let counts = talk.counter.counts();
-                self.in_doubt_before.fetch_add(counts.in_doubt_resends, Ordering::Relaxed);
-            }
-            is_open
-        });
-        let before = self.in_doubt_before.load(Ordering::Relaxed);
-        let now: u64 = talks.iter().map(|talk| talk.counter.counts().in_doubt_resends).sum();
-        (talks.clone(), before + now)
+        talks.forget_ended();
+        let mut counts = talks.ended;
+        talks.open.iter().for_each(|talk| counts.add(&talk.counter.counts()));
+        (talks.open.clone(), counts)
     }
 
     /// Waits until no conversation about stored messages is open, after [`Service::retire`]. Cancel-safe.
     pub async fn talked_out(&self) {
-        let talks = self.talks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let talks = self.talks.lock().unwrap_or_else(PoisonError::into_inner).open.clone();
         for mut talk in talks {
             while talk.state.changed().await.is_ok() {}
         }

@@ -84,16 +84,7 @@ impl Inbox {
     /// Nothing is known to be written.
     pub async fn raise(&self, opening: &Opening) -> Result<(), SpoolError> {
         let opening = opening.clone();
-        self.call(move |store| store.raise(&opening, false)).await
-    }
-
-    /// Begins anew at `retired_through`, also where it is further: an operator decided for the near site's queue.
-    ///
-    /// # Errors
-    /// Nothing is known to be written.
-    pub async fn reset(&self, opening: &Opening) -> Result<(), SpoolError> {
-        let opening = opening.clone();
-        self.call(move |store| store.raise(&opening, true)).await
+        self.call(move |store| store.raise(&opening)).await
     }
 
     /// Lets go what became of messages that the near site has settled; what is left of it goes with a later commit.

@@ -4,6 +4,7 @@
 //! message, only how far it came. Neither ever says that something is kept before fsync returned. Rules: design,
 //! delivery.md ("stored").
 
+pub mod codes;
 pub mod delivery;
 mod digest;
 mod error;

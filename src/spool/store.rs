@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-mod codes;
 mod core;
 mod database;
 mod ledger;
@@ -179,12 +178,6 @@ impl Spool {
         let thread = thread.map_err(|source| SpoolError::file("start the thread of", &directory, source))?;
         let room = Arc::new(Semaphore::new(JOBS_MAX));
         Ok(Arc::new(Self { directory, digest_key, jobs: Some(jobs), room, tail, thread: Some(thread) }))
-    }
-
-    /// Tells whether there is a spool of that name: its key must not be made anew then.
-    pub fn is_there(dir: &Path, name: &str) -> bool {
-        let directory = dir.join(name);
-        directory.read_dir().is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// Keeps a message; it is durable when this returns. Dropping the future leaves open whether it is kept.

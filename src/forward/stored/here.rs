@@ -197,15 +197,21 @@ impl Here {
 async fn read_on(spool: &Spool, messages: mpsc::Sender<Delivery>) {
     let mut tail = spool.tail();
     let mut next = tail.borrow_and_update().retired_through.saturating_add(1);
+    let mut told = None;
     loop {
         let found = match spool.read(next, READ_MESSAGES, READ_BYTES).await {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(%error, "cannot read the queue");
+                let why = Some(error.to_string());
+                if told != why {
+                    tracing::warn!(%error, "cannot read the queue");
+                }
+                told = why;
                 tokio::time::sleep(READ_AGAIN).await;
                 continue;
             }
         };
+        told = None;
         if found.is_empty() && tail.changed().await.is_err() {
             return std::future::pending().await;
         }

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
 
-use super::digest::extend;
 use super::near::size;
 use super::wire::{Fault, Message, Record, View, encode};
 use super::{Answer, CommandKind, Held, Taken, Window};
@@ -275,7 +274,7 @@ impl Far {
         let (Some(Partial { taken, base, .. }), Some(opening)) = (self.partial.take(), &self.opening) else {
             return Ok(None);
         };
-        let is_other = |base| extend(&opening.digest_key, &base, taken.sequence, &taken.payload) != taken.digest;
+        let is_other = |base| opening.digest_key.following(&base, taken.sequence, &taken.payload) != taken.digest;
         if base.is_some_and(is_other) {
             return Err(Fault::Digest);
         }

@@ -5,7 +5,6 @@
 //! Neither keeps a message itself. Rules: design, delivery.md ("stored: between the sites").
 
 mod book;
-mod digest;
 mod far;
 mod near;
 pub mod reception;

@@ -11,9 +11,9 @@ use thiserror::Error;
 
 use super::super::wire::{self, Cause, Fields, ReceiverState, WireError, put_record};
 use super::{Answer, CommandKind, Held, Window};
-use crate::mllp::ack::AckCode;
+use crate::spool::codes::{CODES, VERDICTS};
 use crate::spool::{
-    ANSWER_BYTES_MAX, Digest, DigestKey, Divergence, Epoch, FarView, ForwardId, Opening, Outcome, Sequence, Verdict,
+    ANSWER_BYTES_MAX, Digest, DigestKey, Divergence, Epoch, FarView, ForwardId, Opening, Outcome, Sequence,
 };
 
 /// The bytes of a message in one record: half of what a record holds, so that an echo waits for little.
@@ -21,20 +21,6 @@ pub const PART_BYTES_MAX: usize = 32 << 10;
 /// What is said of a held message, in bytes.
 pub const HELD_TEXT_BYTES_MAX: usize = 255;
 
-const CODES: [AckCode; 10] = [
-    AckCode::ApplicationAccept,
-    AckCode::ApplicationError,
-    AckCode::ApplicationReject,
-    AckCode::CommitAccept,
-    AckCode::CommitError,
-    AckCode::CommitReject,
-    AckCode::TransportAck,
-    AckCode::TransportNak,
-    AckCode::Other,
-    AckCode::Absent,
-];
-const VERDICTS: [Verdict; 5] =
-    [Verdict::Delivered, Verdict::Rejected, Verdict::Failed, Verdict::Withdrawn, Verdict::DeliveredBefore];
 const DIVERGENCES: [Divergence; 3] = [Divergence::FarAhead, Divergence::UnknownEpoch, Divergence::OtherMessages];
 const KINDS: [CommandKind; 2] = [CommandKind::Retry, CommandKind::Withdraw];
 const ANSWERS: [Answer; 3] = [Answer::Withdrawn, Answer::Attempted, Answer::Unknown];

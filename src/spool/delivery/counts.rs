@@ -54,6 +54,24 @@ impl Counts {
         CODES.into_iter().zip(self.answers)
     }
 
+    /// Adds what another conversation counted; the latency is the newer one's.
+    pub fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.delivered, other.delivered),
+            (&mut self.rejected, other.rejected),
+            (&mut self.failed, other.failed),
+            (&mut self.withdrawn, other.withdrawn),
+            (&mut self.retries, other.retries),
+            (&mut self.in_doubt_resends, other.in_doubt_resends),
+            (&mut self.connections, other.connections),
+            (&mut self.connect_failures, other.connect_failures),
+            (&mut self.repeated, other.repeated),
+        ];
+        pairs.into_iter().chain(self.answers.iter_mut().zip(other.answers)).for_each(|(count, more)| add(count, more));
+        self.latency = other.latency.or(self.latency);
+        self.drop_answers(other.dropped);
+    }
+
     pub(super) fn answer(&mut self, code: AckCode) {
         if let Some((_, count)) = CODES.iter().zip(&mut self.answers).find(|(listed, _)| **listed == code) {
             add(count, 1);

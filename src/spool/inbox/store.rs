@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
 
+use super::super::codes::{CODES, VERDICTS, number_of, with_number};
 use super::super::seal::{Kind, Place, Sealer};
 use super::super::{
     ANSWER_BYTES_MAX, Attempt, Damage, Digest, Epoch, FarView, Finished, ForwardId, Opening, Outcome, Sequence,
@@ -37,24 +38,6 @@ CREATE TABLE outcomes (
 ) STRICT;
 PRAGMA user_version = 1;
 ";
-
-/// Lists the verdicts by their number in the database.
-const VERDICTS: [Verdict; 5] =
-    [Verdict::Delivered, Verdict::Rejected, Verdict::Failed, Verdict::Withdrawn, Verdict::DeliveredBefore];
-
-/// Lists the codes by their number in the database.
-const CODES: [AckCode; 10] = [
-    AckCode::ApplicationAccept,
-    AckCode::ApplicationError,
-    AckCode::ApplicationReject,
-    AckCode::CommitAccept,
-    AckCode::CommitError,
-    AckCode::CommitReject,
-    AckCode::TransportAck,
-    AckCode::TransportNak,
-    AckCode::Other,
-    AckCode::Absent,
-];
 
 /// Is the point up to which everything is behind an inbox.
 #[derive(Debug, Clone, Copy)]
@@ -171,17 +154,15 @@ impl Store {
         Ok(())
     }
 
-    /// Puts up to `retired_through` behind this inbox; `anew`: also where it is further.
-    pub(super) fn raise(&mut self, opening: &Opening, anew: bool) -> Result<(), SpoolError> {
+    /// Puts up to `retired_through` behind this inbox, where it is not that far.
+    pub(super) fn raise(&mut self, opening: &Opening) -> Result<(), SpoolError> {
         let through = opening.retired_through;
-        if !anew && self.mark.is_some_and(|mark| mark.sequence >= through) {
+        if self.mark.is_some_and(|mark| mark.sequence >= through) {
             return Ok(());
         }
         let mark = Mark { epoch: opening.epoch, sequence: through, digest: opening.retired_digest };
-        let attempting = self.attempting.filter(|attempt| !anew && attempt.sequence > through);
-        self.write(Some(mark), attempting, |connection| {
-            remove_through(connection, if anew { Sequence::MAX } else { through })
-        })
+        let attempting = self.attempting.filter(|attempt| attempt.sequence > through);
+        self.write(Some(mark), attempting, |connection| remove_through(connection, through))
     }
 
     /// Notes that the outcomes up to here are settled.
@@ -209,8 +190,8 @@ impl Store {
         let answer = sealed.and_then(|sealed| self.sealer.as_ref()?.open(&self.answer_place(sequence), &sealed));
         Ok(Outcome {
             sequence,
-            verdict: listed(&VERDICTS, row.get(1)?).unwrap_or(Verdict::DeliveredBefore),
-            code: listed(&CODES, row.get(2)?).unwrap_or(AckCode::Absent),
+            verdict: with_number(&VERDICTS, row.get(1)?).unwrap_or(Verdict::DeliveredBefore),
+            code: with_number(&CODES, row.get(2)?).unwrap_or(AckCode::Absent),
             attempts: row.get(3)?,
             in_doubt: row.get(4)?,
             answer: answer.unwrap_or_default(),
@@ -305,8 +286,8 @@ fn insert(connection: &Connection, outcome: &Outcome, answer: Option<&[u8]>) -> 
     let sql = "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)";
     connection.prepare_cached(sql)?.execute(params![
         number(outcome.sequence),
-        place_of(&VERDICTS, &outcome.verdict),
-        place_of(&CODES, &outcome.code),
+        number_of(&VERDICTS, &outcome.verdict),
+        number_of(&CODES, &outcome.code),
         outcome.attempts,
         outcome.in_doubt,
         i64::try_from(at).unwrap_or(i64::MAX),
@@ -326,14 +307,6 @@ fn number(sequence: Sequence) -> i64 {
 
 fn stored(number: i64) -> Sequence {
     Sequence::try_from(number).unwrap_or(0)
-}
-
-fn place_of<T: PartialEq>(list: &[T], value: &T) -> Option<u8> {
-    list.iter().position(|listed| listed == value).and_then(|place| u8::try_from(place).ok())
-}
-
-fn listed<T: Copy>(list: &[T], place: u8) -> Option<T> {
-    list.get(usize::from(place)).copied()
 }
 
 fn failed(doing: &'static str, path: &Path, source: rusqlite::Error) -> SpoolError {

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::core::{Core, time_of};
-use super::{codes, database};
+use super::database;
 use crate::mllp::ack::AckCode;
+use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
 use crate::spool::seal::Kind;
 use crate::spool::{Damage, Fingerprint, Sequence, SpoolError, Verdict};
 
@@ -120,11 +121,11 @@ impl Core {
         let values = params![
             database::stored(id),
             database::stored(entry.sequence),
-            codes::number_of(&HAPPENINGS, &entry.happening),
+            number_of(&HAPPENINGS, &entry.happening),
             at,
             database::stored(entry.bytes),
-            entry.outcome.map(|(verdict, _)| codes::of_verdict(verdict)),
-            entry.outcome.map(|(_, code)| codes::of_code(code)),
+            entry.outcome.map(|(verdict, _)| number_of(&VERDICTS, &verdict)),
+            entry.outcome.map(|(_, code)| number_of(&CODES, &code)),
             entry.digests.map(|(payload, _)| payload.0),
             entry.digests.map(|(_, control_id)| control_id.0),
             detail,
@@ -149,11 +150,11 @@ impl Core {
                 let event = OutboxEvent {
                     id: database::read(row.get(0)?),
                     sequence: database::read(row.get(1)?),
-                    happening: codes::with_number(&HAPPENINGS, row.get(2)?).unwrap_or(Happening::Accepted),
+                    happening: with_number(&HAPPENINGS, row.get(2)?).unwrap_or(Happening::Accepted),
                     at: time_of(row.get(3)?),
                     bytes: database::read(row.get(4)?),
-                    verdict: row.get::<_, Option<i64>>(5)?.and_then(codes::verdict),
-                    code: row.get::<_, Option<i64>>(6)?.and_then(codes::code),
+                    verdict: row.get::<_, Option<i64>>(5)?.and_then(|number| with_number(&VERDICTS, number)),
+                    code: row.get::<_, Option<i64>>(6)?.and_then(|number| with_number(&CODES, number)),
                     payload: row.get::<_, Option<[u8; 32]>>(7)?.map(Fingerprint),
                     control_id: row.get::<_, Option<[u8; 32]>>(8)?.map(Fingerprint),
                     by: String::new(),

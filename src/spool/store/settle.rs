@@ -5,11 +5,12 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
+use super::SettledAs;
 use super::core::{Core, day_of, millis_of, now, time_of};
 use super::database::{self, stored};
 use super::messages::{Message, select_messages};
 use super::outbox::{Entry, Happening};
-use super::{SettledAs, codes};
+use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
 use crate::spool::queue::{Event, State};
 use crate::spool::seal::{Kind, Place};
 use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError};
@@ -54,8 +55,8 @@ impl Core {
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let values = params![
             stored(outcome.sequence),
-            codes::of_verdict(outcome.verdict),
-            codes::of_code(outcome.code),
+            number_of(&VERDICTS, &outcome.verdict),
+            number_of(&CODES, &outcome.code),
             outcome.attempts,
             outcome.in_doubt,
             millis_of(outcome.at),
@@ -74,8 +75,8 @@ impl Core {
         let found = self.connection.prepare_cached(sql).and_then(|mut statement| {
             let read = |row: &rusqlite::Row<'_>| {
                 let settled = SettledAs {
-                    verdict: codes::verdict(row.get(0)?),
-                    code: codes::code(row.get(1)?),
+                    verdict: with_number(&VERDICTS, row.get(0)?),
+                    code: with_number(&CODES, row.get(1)?),
                     attempts: row.get(2)?,
                     in_doubt: row.get(3)?,
                     at: time_of(row.get(4)?),

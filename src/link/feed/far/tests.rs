@@ -55,7 +55,7 @@ fn send(far: &mut Far, through: Sequence, bytes: usize) -> Result<Option<Event>,
     let (mut digest, payload) = (START, vec![7; bytes]);
     let mut last = Ok(None);
     for sequence in 3..=through {
-        digest = extend(&KEY, &digest, sequence, &payload);
+        digest = KEY.following(&digest, sequence, &payload);
         if sequence > far.tail.0 {
             last = far.handle_record(Record::Message(message(sequence, digest, &payload)));
         }
@@ -88,7 +88,7 @@ fn written(far: &mut Far) -> Vec<u8> {
 
 #[test]
 fn a_gap_a_repetition_and_a_wrong_digest_end_the_connection() {
-    let digest = |sequence, previous| extend(&KEY, &previous, sequence, b"x");
+    let digest = |sequence, previous| KEY.following(&previous, sequence, b"x");
     let third = digest(3, START);
     let faults = [
         (Message { previous: 1, ..message(3, third, b"x") }, Fault::Gap),
@@ -115,7 +115,7 @@ fn a_gap_that_the_near_site_names_is_none_and_the_digest_goes_on_from_there() {
     assert!(
         matches!(far.handle_record(Record::Message(after_gap)), Ok(Some(Event::Taken(taken))) if taken.digest == told)
     );
-    let next = extend(&KEY, &told, 6, b"y");
+    let next = KEY.following(&told, 6, b"y");
     assert!(matches!(far.handle_record(Record::Message(message(6, next, b"y"))), Ok(Some(Event::Taken(_)))));
 }
 
@@ -146,7 +146,7 @@ fn the_window_is_enforced_in_messages_and_in_bytes() {
 #[test]
 fn a_message_in_parts_is_whole_or_nothing() {
     let payload = vec![9; 5_000];
-    let digest = extend(&KEY, &START, 3, &payload);
+    let digest = KEY.following(&START, 3, &payload);
     let begin = Message { bytes: &payload[..1_000], ..message(3, digest, &payload) };
     let more = |offset, bytes| Record::More { offset, bytes };
     for (record, fault) in [
@@ -177,7 +177,7 @@ fn records_in_the_wrong_place_end_the_connection() {
     let at = FarView::At { epoch: OLD, watermark: 2, digest: START };
     let mut opened = Far::new(WINDOW, []);
     opened.handle_opening(opening(), at);
-    let digest = extend(&KEY, &START, 3, b"x");
+    let digest = KEY.following(&START, 3, b"x");
     assert!(opened.handle_record(Record::Message(message(3, digest, b"x"))) == Err(Fault::Order(36)));
     assert!(opened.handle_record(Record::Retired(1)) == Err(Fault::Order(40)));
     for record in [

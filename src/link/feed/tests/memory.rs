@@ -8,7 +8,6 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::super::digest::extend;
 use super::super::{Book, Queue, QueueState, StoreError, Taken};
 use crate::mllp::ack::AckCode;
 use crate::spool::{
@@ -56,7 +55,7 @@ impl QueueModel {
     pub(super) fn append(&mut self, size: usize) {
         let sequence = self.last() + 1;
         let payload: Vec<u8> = sequence.to_be_bytes().into_iter().cycle().take(size).collect();
-        let digest = extend(&KEY, &self.digest(sequence - 1), sequence, &payload);
+        let digest = KEY.following(&self.digest(sequence - 1), sequence, &payload);
         let epoch = self.epochs.last().unwrap().0;
         self.kept.push(Kept { payload, epoch, digest, is_settled: false, is_discarded: false });
     }

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mllp::ack::AckCode;
+use crate::spool::Verdict;
 
 fn round_trip(record: &Record<'_>) {
     let mut bytes = BytesMut::new();
