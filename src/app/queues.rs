@@ -120,6 +120,13 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
             None
         }
     };
+    let damaged = tail.damaged.as_ref().map(|damaged| {
+        let cause = format!(
+            "message {} is damaged and cannot be sent ({}): wardlink queue park or discard lets the others go on",
+            damaged.sequence, damaged.damage
+        );
+        (damaged.sequence, cause)
+    });
     if let Some(divergence) = supply.as_ref().and_then(|supply| supply.diverged) {
         let cause = told(divergence).to_owned();
         return Queue::Diverged { since: watched.since(&cause), cause };
@@ -127,14 +134,13 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     if tail.paused {
         return Queue::Paused;
     }
-    if let Some(held) = supply.as_ref().and_then(|supply| supply.held.clone()) {
-        return Queue::Held { since: watched.since(&held.text), sequence: held.sequence, cause: held.text };
+    let held = supply.as_ref().and_then(|supply| supply.held.clone()).map(|held| (held.sequence, held.text));
+    let too_large = supply.and_then(|supply| supply.too_large);
+    let too_large = too_large.map(|sequence| (sequence, "it is larger than the far site takes".to_owned()));
+    match held.into_iter().chain(too_large).chain(damaged).min_by_key(|(sequence, _)| *sequence) {
+        Some((sequence, cause)) => Queue::Held { since: watched.since(&cause), sequence, cause },
+        None => Queue::Flowing,
     }
-    if let Some(sequence) = supply.and_then(|supply| supply.too_large) {
-        let cause = "it is larger than the far site takes".to_owned();
-        return Queue::Held { since: watched.since(&cause), sequence, cause };
-    }
-    Queue::Flowing
 }
 
 /// Returns how many bytes are free for this user on the disk of a directory, as far as it can be asked.

@@ -233,6 +233,38 @@ async fn what_is_being_delivered_is_set_aside_only_where_it_was_withdrawn() {
 }
 
 #[tokio::test]
+async fn a_damaged_message_that_nobody_has_needs_no_other_word() {
+    for damages in [true, false] {
+        let site = Site::with(2).await;
+        site.spool.read(1, 1, 1 << 20).await.unwrap();
+        let Site { directory, spool, link } = site;
+        drop(spool);
+        if damages {
+            let database = rusqlite::Connection::open(directory.path().join("orders/spool.db")).unwrap();
+            database.execute("UPDATE contents SET sealed = zeroblob(100) WHERE sequence = 1", []).unwrap();
+        }
+        let site = Site { spool: open(directory.path(), "orders"), directory, link };
+        site.spool.read(1, 1, 1 << 20).await.unwrap();
+        let (commands, mut orders) = mpsc::channel::<Command>(1);
+        let (_state, state) = watch::channel(DeliveryState::default());
+        tokio::spawn(async move {
+            while let Some(command) = orders.recv().await {
+                command.reply.send(Reply::Unknown).unwrap();
+            }
+        });
+        let courier = Courier::Here { commands: &commands, state: &state };
+        let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: destination("orders") };
+        match desk.show(1).await.unwrap() {
+            QueueAnswer::Entry { entry } => {
+                assert_eq!(entry.damaged, damages.then(|| "message 1 was changed".to_owned()));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(desk.park(1, "uid 0").await.is_ok(), damages);
+    }
+}
+
+#[tokio::test]
 async fn what_is_held_is_tried_again() {
     let (answer, _) = asked_of_a_conversation(QueueAction::Retry, Reply::Attempted, true).await;
     assert_eq!(answer, QueueAnswer::Done { said: "message 1 is tried again".into() });

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
 use super::database;
-use super::{Destination, Limits, Tail};
+use super::{DamagedMessage, Destination, Limits, Tail};
 use crate::spool::head::Head;
 use crate::spool::mark::Mark;
 use crate::spool::queue::State;
@@ -68,8 +68,12 @@ pub(super) struct Core {
     day_sealers: BTreeMap<i64, Sealer>,
     /// Names the files whose messages are removed by the present transaction.
     pub(super) doomed: Vec<[u8; 16]>,
-    /// Is what was found damaged since the last operator's decision.
-    pub(super) damage: Option<SpoolError>,
+    /// Is the queued message that was found damaged: none behind it is read before an operator has decided about it.
+    pub(super) damaged: Option<DamagedMessage>,
+    /// Is the last message that is noted as damaged in the outbox.
+    pub(super) noted_damage: Sequence,
+    /// Is the highest message that may have left the spool: in this start, or by the reservation of an earlier one.
+    pub(super) handed_through: Sequence,
     /// Is where the look for what may be shredded goes on.
     pub(super) tidy_cursor: Sequence,
 }
@@ -95,6 +99,7 @@ impl From<Parts> for Core {
             connection: parts.connection,
             keys: parts.keys,
             committed: parts.live.clone(),
+            handed_through: parts.live.head.sent_through,
             changes_before: 0,
             live: parts.live,
             limits: parts.limits,
@@ -104,7 +109,8 @@ impl From<Parts> for Core {
             buffer: Vec::new(),
             day_sealers: BTreeMap::new(),
             doomed: Vec::new(),
-            damage: None,
+            damaged: None,
+            noted_damage: 0,
             tidy_cursor: 0,
         }
     }
@@ -159,11 +165,9 @@ impl Core {
         Place::new(kind, &self.keys.spool, numbers)
     }
 
-    /// Notes damage: no message is accepted until an operator has decided about it.
-    pub(super) fn damaged(&mut self, damage: Damage) -> SpoolError {
-        let error = SpoolError::Damaged { path: self.path.clone(), damage };
-        self.damage = Some(error.clone());
-        error
+    /// Says that something is not what was stored.
+    pub(super) fn damage(&self, damage: Damage) -> SpoolError {
+        SpoolError::Damaged { path: self.path.clone(), damage }
     }
 
     /// Finds the epoch of a message.
@@ -172,9 +176,13 @@ impl Core {
         after.checked_sub(1).and_then(|at| self.epochs.get(at)).map_or(Epoch([0; 16]), |(_, epoch)| *epoch)
     }
 
-    /// Returns what seals the messages of a day, with a new key for a day that has none yet.
+    /// Returns what seals the messages of a day, with a new key for a day that has none yet. A key that is lost, with
+    /// messages that it sealed, is not replaced: it may be restored.
     pub(super) fn new_day_sealer(&mut self, day: i64) -> Result<&Sealer, SpoolError> {
         if self.day_sealer(day)?.is_none() {
+            if self.live.days.get(&day).is_some_and(|count| *count > 0) {
+                return Err(self.damage(Damage::Missing("key of a day")));
+            }
             let sealer = self.make_day_key(day)?;
             self.day_sealers.insert(day, sealer);
         }
@@ -192,7 +200,7 @@ impl Core {
     }
 
     /// Reads the key of a day; `None` where it was destroyed.
-    fn day_key(&mut self, day: i64) -> Result<Option<Sealer>, SpoolError> {
+    fn day_key(&self, day: i64) -> Result<Option<Sealer>, SpoolError> {
         let sql = "SELECT sealed FROM days WHERE day = ?1";
         let found = self
             .connection
@@ -203,7 +211,7 @@ impl Core {
         };
         let key = self.keys.master.open(&self.place(Kind::Day, [day.unsigned_abs(), 0, 0, 0]), &sealed);
         let key = key.and_then(|key| <[u8; 32]>::try_from(key).ok()).map(seal::Key::new);
-        key.map(|key| Some(Sealer::new(&key))).ok_or_else(|| self.damaged(Damage::Tampered("key of a day")))
+        key.map(|key| Some(Sealer::new(&key))).ok_or_else(|| self.damage(Damage::Tampered("key of a day")))
     }
 
     fn make_day_key(&mut self, day: i64) -> Result<Sealer, SpoolError> {
@@ -239,7 +247,8 @@ impl Core {
             oldest: self.live.oldest.map(time_of),
             paused: head.is_paused,
             stranded: self.live.stranded,
-            failed: self.damage.as_ref().map(ToString::to_string),
+            damaged: self.damaged.clone(),
+            failed: None,
         }
     }
 }
