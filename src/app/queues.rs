@@ -25,6 +25,8 @@ struct Watched {
     rates: Rates,
     /// Is what holds the queue, in words, and since when that was seen.
     held_by: Option<(String, SystemTime)>,
+    /// Is since when its disk was seen full.
+    disk_full_since: Option<SystemTime>,
 }
 
 impl Watched {
@@ -57,6 +59,10 @@ impl Watch {
         if matches!(state, Queue::Flowing | Queue::Paused) {
             watched.held_by = None;
         }
+        watched.disk_full_since = match tail.as_ref().is_some_and(|tail| tail.disk_full) {
+            true => watched.disk_full_since.or_else(|| Some(SystemTime::now())),
+            false => None,
+        };
         let free_bytes = free_bytes(&place.directory);
         let (accepted, depth) = tail.as_ref().map_or((0, 0), |tail| (tail.last, tail.depth));
         let settled = accepted.saturating_sub(depth);
@@ -82,6 +88,7 @@ impl Watch {
             accepted_per_second: pace.accepted_per_second,
             settled_per_second: pace.settled_per_second,
             drained_in: pace.drained_in,
+            disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
         })

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::facts::{ConfigFacts, ForwardFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339};
 use rules::{
-    interface_fault, judge_forward, judge_peer, judge_service, link_listener_fault, listener_fault,
+    interface_fault, judge_forward, judge_peer, judge_service, ledger_fault, link_listener_fault, listener_fault,
     service_listener_fault, spool_fault,
 };
 
@@ -139,10 +139,15 @@ pub fn unready(facts: &SiteFacts) -> Vec<String> {
         facts.forwards.iter().map(|forward| Some(spool_fault(facts, forward)?.prefixed("forward", &forward.name)));
     let services =
         facts.services.iter().map(|service| Some(service_listener_fault(service)?.prefixed("service", &service.name)));
+    let ledgers = facts.services.iter().map(|service| {
+        let fault = ledger_fault(facts, service).filter(|fault| fault.status == Status::Down)?;
+        Some(fault.prefixed("service", &service.name))
+    });
     own.into_iter()
         .chain(forwards)
         .chain(spools)
         .chain(services)
+        .chain(ledgers)
         .flatten()
         .filter_map(|verdict| verdict.cause)
         .collect()

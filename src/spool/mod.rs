@@ -15,6 +15,7 @@ mod large;
 pub mod ledger;
 mod mark;
 pub mod queue;
+pub mod reserve;
 mod seal;
 pub mod store;
 

@@ -85,6 +85,8 @@ pub struct Tail {
     pub stranded: u64,
     /// Is the queued message that is damaged, as far as one was found: it and what is behind it wait for an operator.
     pub damaged: Option<DamagedMessage>,
+    /// Tells that the disk is full: no message is taken until there is room, what is kept goes on.
+    pub disk_full: bool,
     /// Says what is wrong with the store.
     pub failed: Option<String>,
 }
@@ -199,7 +201,16 @@ impl Spool {
     /// It is not kept: a limit is reached, the disk is full, or the store failed.
     pub async fn append(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
         let (incoming, draft) = if payload.len() > INLINE_BYTES_MAX {
-            self.write_large(payload).await?
+            if self.tail.borrow().disk_full {
+                return Err(Refusal::Disk);
+            }
+            match self.write_large(payload).await {
+                Err(error @ SpoolError::Disk { .. }) => {
+                    self.change(|core| Ok(core.take_reserve())).await?;
+                    return Err(error.into());
+                }
+                written => written?,
+            }
         } else {
             (Incoming::Whole(payload), Draft(None))
         };

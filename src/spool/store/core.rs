@@ -15,6 +15,7 @@ use super::{DamagedMessage, Destination, Limits, Tail};
 use crate::spool::head::Head;
 use crate::spool::mark::Mark;
 use crate::spool::queue::State;
+use crate::spool::reserve::Reserve;
 use crate::spool::seal::{self, Kind, Place, Sealer};
 use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
 
@@ -76,6 +77,9 @@ pub(super) struct Core {
     pub(super) handed_through: Sequence,
     /// Is where the look for what may be shredded goes on.
     pub(super) tidy_cursor: Sequence,
+    reserve: Reserve,
+    /// Tells that the reserve is not whole: no message is taken.
+    pub(super) is_disk_full: bool,
 }
 
 /// Is what a new [`Core`] is made of.
@@ -89,6 +93,7 @@ pub(super) struct Parts {
     pub(super) epochs: Vec<(Sequence, Epoch)>,
     pub(super) destination: i64,
     pub(super) mark: Mark,
+    pub(super) reserve: Reserve,
 }
 
 impl From<Parts> for Core {
@@ -112,6 +117,8 @@ impl From<Parts> for Core {
             damaged: None,
             noted_damage: 0,
             tidy_cursor: 0,
+            is_disk_full: !parts.reserve.is_whole(),
+            reserve: parts.reserve,
         }
     }
 }
@@ -152,6 +159,32 @@ impl Core {
             drop(fs::remove_file(large::path_of(&self.directory, &id)));
         }
         Ok(())
+    }
+
+    /// Tells whether messages may be taken: what others let go of, or made again, is seen at once.
+    pub(super) fn takes_messages(&mut self) -> bool {
+        self.is_disk_full = !self.reserve.is_whole();
+        !self.is_disk_full
+    }
+
+    /// Makes the reserve again where there is room.
+    pub(super) fn look_for_room(&mut self) {
+        self.is_disk_full = !self.reserve.make();
+    }
+
+    /// Takes a step of the reserve; false where nothing is left of it.
+    pub(super) fn take_reserve(&mut self) -> bool {
+        self.is_disk_full = true;
+        self.reserve.release()
+    }
+
+    /// Does the same outside of a transaction, and writes the log back into what there is: that gives room as well.
+    pub(super) fn make_room(&mut self) -> Result<bool, SpoolError> {
+        let has_more = self.take_reserve();
+        match database::checkpoint(&self.connection, &self.path) {
+            Ok(()) | Err(SpoolError::Disk { .. }) => Ok(has_more),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs one statement.
@@ -248,6 +281,7 @@ impl Core {
             paused: head.is_paused,
             stranded: self.live.stranded,
             damaged: self.damaged.clone(),
+            disk_full: self.is_disk_full,
             failed: None,
         }
     }

@@ -18,6 +18,7 @@ use crate::spool::head::{Head, Tally};
 use crate::spool::key::SpoolKey;
 use crate::spool::mark::Mark;
 use crate::spool::queue::State;
+use crate::spool::reserve::Reserve;
 use crate::spool::seal::{self, Kind, Place, Sealer};
 use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
 
@@ -38,9 +39,19 @@ pub(super) struct Way {
     pub(super) limits: Limits,
 }
 
-/// Opens a spool and begins an epoch. At a start, files that belong to no message are removed; while the site runs, one
-/// may belong to a message that is on its way.
+/// Opens a spool and begins an epoch, on a full disk with what is held in reserve. At a start, files that belong to no
+/// message are removed; while the site runs, one may belong to a message that is on its way.
 pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
+    let reserve = Reserve::of(way.directory.parent().unwrap_or(&way.directory));
+    loop {
+        match try_open(way, &reserve, is_start) {
+            Err(SpoolError::Disk { .. }) if reserve.release() => {}
+            opened => return opened,
+        }
+    }
+}
+
+fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolError> {
     database::make_directory(&way.directory)?;
     let path = way.directory.join(DATABASE);
     let is_there = database::is_there(&path)?;
@@ -51,7 +62,7 @@ pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
     if !has_tables(&connection, &path)? {
         make(way, &path, &connection)?;
     }
-    let mut core = verified(way, &path, connection, is_start)?;
+    let mut core = verified(way, &path, connection, reserve, is_start)?;
     core.begin()?;
     core.begin_epoch()?;
     core.destination = match number_of(&core.live.destinations, &way.destination) {
@@ -62,6 +73,7 @@ pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
     core.commit()?;
     core.follow_up()?;
     core.mark.sync()?;
+    core.look_for_room();
     Ok(core)
 }
 
@@ -106,7 +118,13 @@ fn refuse_remains(directory: &Path) -> Result<(), SpoolError> {
     Ok(())
 }
 
-fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> Result<Core, SpoolError> {
+fn verified(
+    way: &Way,
+    path: &Path,
+    connection: Connection,
+    reserve: &Reserve,
+    is_start: bool,
+) -> Result<Core, SpoolError> {
     let damaged = |damage| SpoolError::Damaged { path: path.to_owned(), damage };
     let keys = unseal(way, path, &connection)?;
     // All into the database: after an fsync that failed, nothing of the log may be relied upon.
@@ -130,7 +148,8 @@ fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> R
     let destinations = destinations(&connection, path, &keys)?;
     let live = Live { head, days: census.days, stranded: 0, oldest: census.oldest, destinations };
     let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.limits.clone());
-    Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark }.into())
+    let reserve = reserve.clone();
+    Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark, reserve }.into())
 }
 
 fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, SpoolError> {

@@ -14,6 +14,7 @@ use super::database;
 use super::jobs::{Job, Read, Work};
 use super::messages::Found;
 use super::open::{self, Way};
+use crate::spool::reserve::LOOK_EVERY;
 use crate::spool::{Refusal, Sequence, SpoolError};
 
 /// Bounds the jobs that wait for the thread, and those of one transaction: each of as many senders as a forward allows.
@@ -46,18 +47,25 @@ pub(super) struct Writer {
     jobs: Receiver<Job>,
     tail: watch::Sender<Tail>,
     tidy_at: Instant,
+    /// Is when room is looked for, where the disk is full.
+    look_at: Instant,
 }
 
 impl Writer {
     /// Makes the thread's state of an open store.
     pub(super) fn new(way: Way, core: Core, jobs: Receiver<Job>, tail: watch::Sender<Tail>) -> Self {
-        Self { way, core: Ok(core), jobs, tail, tidy_at: Instant::now() }
+        let now = Instant::now();
+        Self { way, core: Ok(core), jobs, tail, tidy_at: now, look_at: now }
     }
 
     /// Serves until nobody can ask any more.
     pub(super) fn run(mut self) {
         loop {
-            let due = self.core.as_ref().map_or_else(|trouble| trouble.retry_at, |_| self.tidy_at);
+            let due = match &self.core {
+                Err(trouble) => trouble.retry_at,
+                Ok(core) if core.is_disk_full => self.tidy_at.min(self.look_at),
+                Ok(_) => self.tidy_at,
+            };
             match self.jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(first) => self.serve(first),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -121,6 +129,13 @@ impl Writer {
                         Trouble { cause, pause: (trouble.pause * 2).min(REOPEN_MAX), retry_at: at + trouble.pause };
                 }
             },
+            Ok(core) if core.is_disk_full && at >= self.look_at => {
+                core.look_for_room();
+                self.tail.send_if_modified(|tail| {
+                    std::mem::replace(&mut tail.disk_full, core.is_disk_full) != core.is_disk_full
+                });
+                self.look_at = at + LOOK_EVERY;
+            }
             Ok(core) if at >= self.tidy_at => {
                 let pause = tidy(core);
                 self.tidy_at = at + *pause.as_ref().unwrap_or(&TIDY_EVERY);
@@ -177,11 +192,16 @@ impl Turn {
         if self.changes.is_empty() && self.reserve.is_none() && core.unnoted_damage().is_none() {
             return Ok(());
         }
-        let mut outcome = self.commit(core, true);
-        if matches!(outcome, Err(SpoolError::Disk { .. })) {
+        let takes_messages = core.takes_messages();
+        let mut outcome = self.commit(core, takes_messages);
+        while matches!(outcome, Err(SpoolError::Disk { .. })) {
             core.roll_back()?;
-            // What takes no room, or little, may still find it.
+            // What is kept goes on with what is held in reserve; messages are not taken for it.
+            let has_more = core.make_room()?;
             outcome = self.commit(core, false);
+            if !has_more {
+                break;
+            }
         }
         match outcome {
             Ok(()) => {
