@@ -184,7 +184,7 @@ fn every_message_gets_what_the_readme_says() {
             assert_eq!(told(&pair, &payload), (code.to_owned(), connection), "{name}, {on_full}");
         }
         let forward = pair.north.health_of("forwards", "orders");
-        assert_eq!(forward["accepted_total"], 12, "what was answered, and what asks for no answer, is kept: {forward}");
+        assert_eq!(forward["accepted_total"], 11, "what was answered, and what asks for no answer, is kept: {forward}");
         assert_eq!(forward["refused_total"]["application_answer_required"], 9, "{forward}");
         assert_eq!(forward["anomalies"]["answer_unmatched"], 2, "{forward}");
         for reason in ["application_answer_required", "no_header", "wide_text", "frame_too_large", "started_over"] {
