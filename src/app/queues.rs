@@ -14,6 +14,7 @@ use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
+use crate::spool::reserve::free_bytes;
 use crate::spool::store::Tail;
 
 /// Remembers of each queue, by its forward's name, what one look alone does not show.
@@ -148,12 +149,6 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
         Some((sequence, cause)) => Queue::Held { since: watched.since(&cause), sequence, cause },
         None => Queue::Flowing,
     }
-}
-
-/// Returns how many bytes are free for this user on the disk of a directory, as far as it can be asked.
-fn free_bytes(directory: &std::path::Path) -> Option<u64> {
-    let disk = nix::sys::statvfs::statvfs(directory).ok()?;
-    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// Does what an operator asks of a queue.

@@ -78,10 +78,14 @@ impl Reserve {
     pub(super) fn has_room(&self) -> bool {
         let missing = RESERVE_BYTES.saturating_sub(self.bytes());
         // Where the system does not say, it is tried.
-        let free = statvfs(&self.directory)
-            .map_or(u64::MAX, |disk| u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size()));
-        missing == 0 || free >= missing.saturating_add(ROOM_BYTES)
+        missing == 0 || free_bytes(&self.directory).is_none_or(|free| free >= missing.saturating_add(ROOM_BYTES))
     }
+}
+
+/// Returns how many bytes are free for this user on the disk of a directory, as far as it can be asked.
+pub fn free_bytes(directory: &Path) -> Option<u64> {
+    let disk = statvfs(directory).ok()?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// Tells whether a file of a directory is its reserve.
