@@ -56,6 +56,7 @@ pub(crate) fn site() -> SiteFacts {
             in_doubt_total: 0,
             held: Vec::new(),
         }],
+        orphans: Vec::new(),
     }
 }
 

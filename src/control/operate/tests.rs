@@ -261,7 +261,7 @@ async fn what_waits_for_another_destination_is_moved_by_word_only() {
     assert!(spool.read(1, 9, 1 << 20).await.is_err(), "held");
     let desk =
         Desk { forward: "orders", spool: &spool, courier: Courier::Far(&link), destination: destination("images") };
-    let answer = operate(&desk, QueueAction::Move, "uid 0").await;
+    let answer = operate(&desk, QueueAction::Move { to: None }, "uid 0").await;
     assert_eq!(answer, QueueAnswer::Done { said: "2 messages go to images now".into() });
     assert_eq!(spool.read(1, 9, 1 << 20).await.unwrap().len(), 2);
 }

@@ -5,7 +5,7 @@
 
 mod queue;
 
-pub(super) use queue::spool_fault;
+pub(super) use queue::{judge_orphan, spool_fault};
 
 use std::time::{Duration, SystemTime};
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::super::super::facts::{ForwardFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
+use super::super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
 use super::super::{Status, Verdict};
 use super::age_text;
 
@@ -21,6 +21,19 @@ pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -
         Queue::Opening => Some(Verdict::new(Status::Unknown, facts.started, "the spool is being opened")),
         Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => None,
     }
+}
+
+/// Judges a queue without a forward: messages that were acknowledged go nowhere.
+pub(in super::super) fn judge_orphan(orphan: &OrphanFacts) -> Verdict {
+    let (name, depth, parked) = (&orphan.name, orphan.depth, orphan.parked);
+    let text = match &orphan.fault {
+        Some(fault) => format!("no stored forward has this name, and its spool: {fault}"),
+        None => format!(
+            "no stored forward has this name: {depth} messages wait, {parked} are set aside; name {name} again, or wardlink \
+             queue move {name} --to FORWARD, or export and discard them"
+        ),
+    };
+    Verdict::new(Status::Down, orphan.since, &text)
 }
 
 /// Notes that the two sites tell different stories.
