@@ -12,7 +12,7 @@ use super::{Keep, NotKept, READ_BYTES};
 use crate::config::{OnFull, Stored};
 use crate::forward::answer::Mark;
 use crate::link::tally::Tally;
-use crate::mllp::ack::{self, AckCode, NO_APPLICATION_ANSWER_TEXT, NOT_STORED_TEXT};
+use crate::mllp::ack::{self, AckCode, NO_APPLICATION_ANSWER_TEXT, NOT_STORED_TEXT, Stamp};
 use crate::mllp::frame::{Anomaly, Read, encode};
 use crate::mllp::message::{HEADER_BYTES_MAX, Header};
 use crate::mllp::observe::Observation;
@@ -139,16 +139,17 @@ impl<'a> Batch<'a> {
         kept.extend(join_all(waiting).await);
         let mut answers = Writer { tally, at, answers: Answers { bytes: Vec::new(), ends } };
         for (head, stored) in steps {
-            let code = match stored {
-                None => Err((NO_ANSWER, NO_APPLICATION_ANSWER_TEXT, OnFull::Nak)),
+            let goes_on = match stored {
+                None => answers.refuse(&head, NO_ANSWER, |header, stamp| {
+                    ack::rejection(header, stamp, NO_APPLICATION_ANSWER_TEXT)
+                }),
                 Some(code) => match kept.pop_front().unwrap_or(Err(NotKept::Failed)) {
-                    Ok(()) => Ok(code),
-                    Err(why) => Err((why.code(), NOT_STORED_TEXT, terms.on_full)),
+                    Ok(()) => answers.accept(&head, code),
+                    Err(why) => answers.refuse(&head, why.code(), |header, stamp| match terms.on_full {
+                        OnFull::Close => None,
+                        OnFull::Nak => ack::refusal(header, stamp, NOT_STORED_TEXT),
+                    }),
                 },
-            };
-            let goes_on = match code {
-                Ok(code) => answers.accept(&head, code),
-                Err((reason, text, then)) => answers.refuse(&head, reason, text, then),
             };
             if !goes_on {
                 break;
@@ -176,13 +177,14 @@ impl Writer<'_> {
 
     /// Refuses a message; says whether the sender may go on. One that asks for no answer learns it by the end of its
     /// connection.
-    fn refuse(&mut self, head: &[u8], reason: &'static str, text: &'static [u8], then: OnFull) -> bool {
+    fn refuse(
+        &mut self,
+        head: &[u8],
+        reason: &'static str,
+        written: impl FnOnce(&Header<'_>, Stamp<'_>) -> Option<(AckCode, Vec<u8>)>,
+    ) -> bool {
         self.tally.refuse_message(reason);
-        let refusal = match then {
-            OnFull::Close => None,
-            OnFull::Nak => Header::parse(head).and_then(|header| ack::refusal(&header, Mark::new().stamp(), text)),
-        };
-        match refusal {
+        match Header::parse(head).and_then(|header| written(&header, Mark::new().stamp())) {
             Some((code, answer)) => {
                 self.write(code, &answer);
                 true
