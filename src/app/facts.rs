@@ -44,6 +44,7 @@ impl Parts {
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
             forwards: running.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
             services: running.services.iter().map(|service| service_facts(service, &inbox)).collect(),
+            orphans: running.orphans.iter().filter_map(|one| one.facts(&running.config, &self.watch)).collect(),
         }
     }
 

@@ -3,13 +3,14 @@
 //! It decides nothing: the spool and the far site do.
 
 mod forget;
+mod orphaned;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use super::Now;
 use super::facts::held_text;
+use super::{Now, Reloader};
 use crate::control::operate::{Courier, Desk, operate, told};
 use crate::control::queue::{QueueAction, QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
@@ -49,6 +50,11 @@ impl Watched {
 impl Watch {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says since when something has been seen of a queue without a change.
+    pub(super) fn since(&self, name: &str, what: &str) -> SystemTime {
+        self.lock().entry(name.to_owned()).or_default().since(what)
     }
 
     /// Tells of a forward's queue; none where it is not stored.
@@ -154,16 +160,16 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
 }
 
 /// Does what an operator asks of a queue.
-pub(super) async fn answer(now: &Now, request: QueueRequest, by: String) -> QueueAnswer {
+pub(super) async fn answer(now: &Now, reloader: &Reloader, request: QueueRequest, by: String) -> QueueAnswer {
     let running = now.get();
+    if let Some(orphan) = running.orphans.iter().find(|orphan| orphan.name.as_str() == request.forward) {
+        return orphaned::answer(&running, orphan, reloader, &request, &by).await;
+    }
     let named = |forward: &&std::sync::Arc<Forward>| forward.config().name.as_str() == request.forward;
     let Some(forward) = running.forwards.iter().find(named) else {
-        let stored: Vec<String> = running
-            .forwards
-            .iter()
-            .filter(|forward| forward.way().store().is_some())
-            .map(|forward| forward.config().name.to_string())
-            .collect();
+        let stored = running.forwards.iter().filter(|forward| forward.way().store().is_some());
+        let stored = stored.map(|forward| forward.config().name.to_string());
+        let stored: Vec<String> = stored.chain(running.orphans.iter().map(|orphan| orphan.name.to_string())).collect();
         let known = if stored.is_empty() { "none is stored".to_owned() } else { stored.join(", ") };
         return QueueAnswer::Failed {
             cause: format!("no forward is named {}; with a queue: {known}", request.forward),

@@ -30,12 +30,23 @@ pub struct Desk<'a> {
     pub spool: &'a Spool,
     /// Is who delivers.
     pub courier: Courier<'a>,
-    /// Is where messages go by the configuration.
-    pub destination: Destination,
+    /// Is where messages go by the configuration; none: nowhere.
+    pub destination: Option<Destination>,
 }
 
 /// Does what is asked, and says what came of it.
 pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAnswer {
+    let needs_way = matches!(
+        action,
+        QueueAction::Retry
+            | QueueAction::Release { .. }
+            | QueueAction::Reconcile { .. }
+            | QueueAction::Pause
+            | QueueAction::Resume
+    );
+    if needs_way && matches!(desk.courier, Courier::Nobody) {
+        return QueueAnswer::Failed { cause: desk.no_way() };
+    }
     let done = match action {
         QueueAction::List { from, max, state } => desk.list(from, max.min(ENTRIES_MAX), state).await,
         QueueAction::Show { sequence } => desk.show(sequence).await,
@@ -44,7 +55,8 @@ pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAns
         QueueAction::Park { sequence } => desk.park(sequence, by).await,
         QueueAction::Release { sequence } => desk.release(sequence, by).await,
         QueueAction::Discard { sequence, reason } => desk.discard(sequence, &reason, by).await,
-        QueueAction::Move => desk.move_here(by).await,
+        QueueAction::Move { to: None } => desk.move_here(by).await,
+        QueueAction::Move { to: Some(_) } => Err(desk.has_a_way()),
         QueueAction::Reconcile { choice } => desk.reconcile(choice, by).await,
         QueueAction::Forget { .. } => Err(desk.in_use()),
         QueueAction::Pause => desk.pause(true, by).await,
@@ -120,6 +132,10 @@ impl Desk<'_> {
 
     async fn discard(&self, sequence: Sequence, reason: &str, by: &str) -> Done {
         match self.spool.discard(sequence, false, by, reason).await {
+            Err(SpoolError::Sent { .. }) if matches!(self.courier, Courier::Nobody) => {
+                self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
+                return said(format!("message {sequence} is given up; it was sent, and the far site may deliver it"));
+            }
             Err(SpoolError::Sent { .. }) => {
                 self.withdraw(sequence).await?;
                 self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
@@ -135,9 +151,23 @@ impl Desk<'_> {
     }
 
     async fn move_here(&self, by: &str) -> Done {
-        let moved = self.spool.move_to(self.destination.clone(), by).await.map_err(failed)?;
+        let Some(destination) = self.destination.clone() else { return Err(self.no_way()) };
+        let moved = self.spool.move_to(destination.clone(), by).await.map_err(failed)?;
         self.courier.begin_again();
-        said(format!("{moved} messages go to {} now", self.destination.target))
+        said(format!("{moved} messages go to {} now", destination.target))
+    }
+
+    fn has_a_way(&self) -> String {
+        let name = self.forward;
+        format!("{name} is a forward with a way of its own: --to is for queues whose forward is not named any more")
+    }
+
+    fn no_way(&self) -> String {
+        let name = self.forward;
+        format!(
+            "no stored forward is named {name} any more: name it again, or wardlink queue move {name} --to FORWARD sends \
+             what waits on that one's way"
+        )
     }
 
     fn in_use(&self) -> String {

@@ -58,6 +58,7 @@ pub(crate) fn site() -> SiteFacts {
             ledger_failed: None,
             disk_full: false,
         }],
+        orphans: Vec::new(),
     }
 }
 

@@ -131,3 +131,28 @@ pub struct HeldQueue {
     /// Says why, in one line.
     pub cause: String,
 }
+
+/// Holds what is known of a queue that holds messages, and whose forward is not named any more as one that stores.
+#[derive(Debug, Clone, Serialize)]
+pub struct OrphanFacts {
+    /// Names the forward that it was of.
+    pub name: String,
+    /// Says since when this is seen.
+    #[serde(skip)]
+    pub since: SystemTime,
+    /// Counts the messages that wait.
+    #[serde(rename = "queue_depth")]
+    pub depth: u64,
+    /// Counts the bytes of their payloads.
+    #[serde(rename = "queue_bytes")]
+    pub bytes: u64,
+    /// Counts the messages that are set aside.
+    #[serde(rename = "parked_messages")]
+    pub parked: u64,
+    /// Is how long the oldest has waited.
+    #[serde(rename = "oldest_queued_age_seconds", serialize_with = "seconds_maybe")]
+    pub oldest_age: Option<Duration>,
+    /// Says why it cannot be looked into, or what is wrong in it.
+    #[serde(skip)]
+    pub fault: Option<String>,
+}

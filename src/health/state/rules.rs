@@ -5,7 +5,7 @@
 
 mod queue;
 
-pub(super) use queue::{ledger_fault, spool_fault};
+pub(super) use queue::{judge_orphan, ledger_fault, spool_fault};
 
 use std::time::{Duration, SystemTime};
 

@@ -1,6 +1,6 @@
 //! Tests of every rule of the verdict.
 
-use super::super::facts::{HeldQueue, Link, NegativeAck, Part, Queue, QueueFacts, Receiver, Session};
+use super::super::facts::{HeldQueue, Link, NegativeAck, OrphanFacts, Part, Queue, QueueFacts, Receiver, Session};
 use super::super::fixture::{NOW, ago, site};
 use super::rules::{ANSWER_OVERDUE, EVIDENCE_FRESH, NEGATIVE_ACK_RECENT};
 use super::*;
@@ -554,4 +554,28 @@ fn a_peers_queue_that_is_held_here_is_the_services_fault() {
     let held = |since, sequence| HeldQueue { peer: "city-lab".into(), since, sequence, cause: "AE".into() };
     let verdict = service(|facts| facts.services[0].held = vec![held(ago(5), 9), held(ago(50), 7)]);
     check("held", &verdict, Status::Down, ago(50), "the queue of city-lab is held at message 7: AE");
+}
+
+#[test]
+fn a_queue_without_a_forward_is_down_and_says_what_to_do() {
+    let mut facts = site();
+    let orphan = OrphanFacts {
+        name: "orders".into(),
+        since: ago(60),
+        depth: 2,
+        bytes: 1000,
+        parked: 1,
+        oldest_age: Some(Duration::from_secs(90)),
+        fault: None,
+    };
+    facts.orphans = vec![orphan.clone()];
+    let report = assess(&facts, *NOW);
+    assert_eq!((report.status, report.orphans[0].verdict.since), (Status::Down, ago(60)));
+    let text = "no stored forward has this name: 2 messages wait, 1 are set aside; name orders again, or wardlink queue \
+                move orders --to FORWARD, or export and discard them";
+    assert_eq!(report.orphans[0].verdict.cause.as_deref(), Some(text));
+    assert_eq!(unready(&facts), [format!("queue orders: {text}")]);
+    facts.orphans = vec![OrphanFacts { fault: Some("it is damaged".into()), ..orphan }];
+    let cause = assess(&facts, *NOW).orphans[0].verdict.cause.clone();
+    assert_eq!(cause.as_deref(), Some("no stored forward has this name, and its spool: it is damaged"));
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::super::super::facts::{ForwardFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
+use super::super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
 use super::super::{Status, Verdict};
 use super::age_text;
 
@@ -40,6 +40,19 @@ pub(in super::super) fn ledger_fault(facts: &SiteFacts, service: &ServiceFacts) 
     }
     let text = "the disk of state_dir is full: stored messages go on as long as a reserve lasts";
     service.disk_full.then(|| Verdict::new(Status::Degraded, facts.started, text))
+}
+
+/// Judges a queue without a forward: messages that were acknowledged go nowhere.
+pub(in super::super) fn judge_orphan(orphan: &OrphanFacts) -> Verdict {
+    let (name, depth, parked) = (&orphan.name, orphan.depth, orphan.parked);
+    let text = match &orphan.fault {
+        Some(fault) => format!("no stored forward has this name, and its spool: {fault}"),
+        None => format!(
+            "no stored forward has this name: {depth} messages wait, {parked} are set aside; name {name} again, or wardlink \
+             queue move {name} --to FORWARD, or export and discard them"
+        ),
+    };
+    Verdict::new(Status::Down, orphan.since, &text)
 }
 
 /// Notes that the two sites tell different stories.
