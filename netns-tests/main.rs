@@ -42,6 +42,7 @@ mod reload;
 mod routes;
 mod self_test;
 mod stored_intake;
+mod stored_standstill;
 mod tunnel;
 mod uapi;
 mod wg_quick_files;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         clock::tests(),
         flood::tests(),
         stored_intake::tests(),
+        stored_standstill::tests(),
         tunnel::tests(),
         uapi::tests(),
         routes::tests(),

@@ -31,11 +31,14 @@ pub enum Courier<'a> {
 }
 
 impl Courier<'_> {
-    /// Returns the message that is held.
-    pub(super) fn held(&self) -> Option<Sequence> {
+    /// Returns the message that is held, and why.
+    pub(super) fn held(&self) -> Option<(Sequence, String)> {
         match self {
-            Self::Far(link) => link.supply().and_then(|supply| supply.state().held).map(|held| held.sequence),
-            Self::Here { state, .. } => state.borrow().held.map(|held| held.sequence),
+            Self::Far(link) => {
+                let held = link.supply().and_then(|supply| supply.state().held);
+                held.map(|held| (held.sequence, held.text))
+            }
+            Self::Here { state, .. } => state.borrow().held.map(|held| (held.sequence, held.reason.told(held.code))),
         }
     }
 

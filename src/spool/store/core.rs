@@ -72,6 +72,8 @@ pub(super) struct Core {
     pub(super) damage: Option<SpoolError>,
     /// Is where the look for what may be shredded goes on.
     pub(super) tidy_cursor: Sequence,
+    /// Is the highest message that may have been sent: none is that was not read. What the head has is ahead of it.
+    pub(super) read_through: Sequence,
 }
 
 /// Is what a new [`Core`] is made of.
@@ -94,6 +96,7 @@ impl From<Parts> for Core {
             path: parts.path,
             connection: parts.connection,
             keys: parts.keys,
+            read_through: parts.live.head.sent_through.min(parts.live.head.last),
             committed: parts.live.clone(),
             changes_before: 0,
             live: parts.live,
@@ -229,13 +232,14 @@ impl Core {
     /// Says how the queue stands.
     pub(super) fn tail(&self) -> Tail {
         let head = &self.live.head;
-        let queued = head.tally(State::Queued);
+        let (queued, parked) = (head.tally(State::Queued), head.tally(State::Parked));
         Tail {
             last: head.last,
             retired_through: head.retired_through,
             depth: queued.messages,
             bytes: queued.bytes,
-            parked: head.tally(State::Parked).messages,
+            parked: parked.messages,
+            parked_bytes: parked.bytes,
             oldest: self.live.oldest.map(time_of),
             paused: head.is_paused,
             stranded: self.live.stranded,

@@ -218,6 +218,7 @@ impl Core {
             let content = self.content(&message)?;
             let Message { sequence, accepted, digest, .. } = message;
             found.push(Found { sequence, epoch: self.epoch_of(sequence), digest: Digest(digest), accepted, content });
+            self.read_through = self.read_through.max(sequence);
         }
         Ok(found)
     }

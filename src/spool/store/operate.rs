@@ -53,7 +53,7 @@ impl Core {
             accepted: time_of(message.accepted),
             settled: (message.settled > 0).then(|| time_of(message.settled)),
             target: target.unwrap_or_default(),
-            may_be_sent: message.state == State::Queued && message.sequence <= self.live.head.sent_through,
+            may_be_sent: message.state == State::Queued && message.sequence <= self.read_through,
             outcome: self.outcome(message)?,
         })
     }
@@ -92,7 +92,7 @@ impl Core {
         let message = self.message(sequence)?;
         let state = message.state.handle_event(event);
         let state = state.ok_or(SpoolError::NotAllowed { sequence, state: message.state.name() })?;
-        let may_be_sent = message.state == State::Queued && sequence <= self.live.head.sent_through;
+        let may_be_sent = message.state == State::Queued && sequence <= self.read_through;
         if may_be_sent && !is_withdrawn {
             return Err(SpoolError::Sent { sequence });
         }
