@@ -218,7 +218,7 @@ fn operators_see_park_release_discard_and_export() {
         ("queue show orders 9", 1, "there is no message 9"),
         ("queue show orders 2 --payload", 1, "wardlink: "),
         ("queue list results", 1, "no forward is named results; with a queue: orders"),
-        ("queue retry orders", 1, "nothing is held"),
+        ("queue retry orders", 1, "the link to the far site is down: message 3"),
         ("queue reconcile orders", 1, "nothing to reconcile"),
         ("queue discard orders 3", 64, "--reason"),
     ] {

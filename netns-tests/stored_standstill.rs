@@ -48,7 +48,7 @@ fn lines(log: &str, parts: &[&str]) -> usize {
 }
 
 fn a_message_in_doubt_is_named_with_what_to_do_and_logged_once() {
-    let mut pair = started(&[], &["ack_timeout: 500ms", "in_doubt: hold"]);
+    let mut pair = started(&[], &["ack_timeout: 1s", "in_doubt: hold"]);
     let receiver = pair.receiver(Behaviour::Silent);
     assert_eq!([send(&pair, "1"), send(&pair, "2")], ["AA 1", "AA 2"]);
     let forward = state(&pair, "held");
@@ -61,7 +61,8 @@ fn a_message_in_doubt_is_named_with_what_to_do_and_logged_once() {
     let service = pair.south.health_of("services", "orders");
     let cause = service["cause"].as_str().unwrap_or_default();
     assert!(cause.starts_with("the queue of north is held at message 1: its last attempt had no answer"), "{service}");
-    let begins = ["WARN", "the queue stands still", "forward=orders", "message=1", "had no answer", "queue retry orders 1"];
+    let begins =
+        ["WARN", "the queue stands still", "forward=orders", "sequence=1", "had no answer", "queue retry orders 1"];
     let ends = ["INFO", "the queue stands still no longer", "forward=orders"];
     until(SOON, "the log says so", || (lines(&pair.north.log(), &begins) == 1).then_some(()));
     let far = ["WARN", "a queue of the peer is held", "service=orders", "peer=north", "sequence=1"];
@@ -94,7 +95,7 @@ fn what_is_parked_fills_the_queue_and_says_so() {
     let told = "the queue has 2 of at most 2 messages (max_queue_messages), 2 of them parked: wardlink queue list orders \
                 --state parked";
     assert_eq!((&forward["status"], &forward["cause"]), (&"down".into(), &told.into()), "{forward}");
-    assert!(done(&pair, "status").lines().any(|line| line.starts_with("orders") && line.contains(" 100% ")));
+    assert!(done(&pair, "status").lines().any(|line| line.starts_with("orders") && line.contains(" 100%")));
     assert!((pair.north.metric("forward_parked_bytes", "forward=\"orders\"") - 1000.0).abs() < 0.1);
     done(&pair, "queue discard orders 1 --reason test");
     assert_eq!(send(&pair, "3"), "AA 3");
@@ -131,7 +132,8 @@ fn a_restored_backup_is_seen_reconciled_and_logged() {
     let begins = ["WARN", "the queue stands still", "forward=orders", "diverged", "wardlink queue reconcile orders"];
     until(SOON, "the log says so", || (lines(&pair.north.log(), &begins) == 1).then_some(()));
     let stories = done(&pair, "queue reconcile orders");
-    for part in ["has messages up to 2", "through all messages up to 2", "--accept-far", "--resend", "all 1 that wait"] {
+    for part in ["has messages up to 2", "through all messages up to 2", "--accept-far", "--resend", "all 1 that wait"]
+    {
         assert!(stories.contains(part), "{part} in {stories}");
     }
     assert!(done(&pair, "queue reconcile orders --accept-far").starts_with("reconciled: "));
@@ -151,18 +153,19 @@ fn what_comes_during_a_pause_can_be_set_aside_and_what_was_delivered_sent_again(
     done(&pair, "forward pause orders");
     send(&pair, "2");
     send(&pair, "3");
-    assert!(run(&pair, "queue retry orders").1.contains("wardlink forward resume orders"), "it says what ends the pause");
+    assert!(
+        run(&pair, "queue retry orders").1.contains("wardlink forward resume orders"),
+        "it says what ends the pause"
+    );
     done(&pair, "queue park orders 2");
     done(&pair, "forward resume orders");
     arrived(2);
     assert_eq!(receiver.payloads()[1], message("3", 500), "the others went on");
-    until(SOON, "it is settled", || (pair.north.health_of("forwards", "orders")["queue_depth"] == 0).then_some(()));
     assert_eq!(done(&pair, "queue release orders 1"), "message 1 is queued again as 4\n");
     arrived(3);
     assert_eq!(receiver.payloads()[2], message("1", 500), "byte for byte");
-    // Whoever looks finds pace and estimates, though nobody has asked before.
-    let forward = pair.north.health_of("forwards", "orders");
-    assert!(forward["settled_per_second"].is_f64() && forward["drained_in_seconds"].is_f64(), "{forward}");
+    // Whoever looks finds the pace, though nobody has asked before.
+    assert!(pair.north.health_of("forwards", "orders")["settled_per_second"].is_f64());
 }
 
 fn what_a_receiver_says_beside_its_answers_is_counted() {

@@ -62,8 +62,8 @@ impl Watched {
         };
         let seen = (state.as_str(), sequence);
         if self.logged.replace(seen) != Some(seen) {
-            let (state, message) = (state.as_str(), (sequence > 0).then_some(sequence));
-            tracing::warn!(%forward, state, message, reason = %cause, %decide, "the queue stands still until this is decided");
+            let (state, sequence) = (state.as_str(), (sequence > 0).then_some(sequence));
+            tracing::warn!(%forward, state, sequence, reason = %cause, %decide, "the queue stands still until this is decided");
         }
     }
 }

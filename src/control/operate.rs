@@ -124,7 +124,9 @@ impl Desk<'_> {
             Some((held, _)) => held,
             None if depth == 0 => return Err("nothing waits: there is nothing to try again".to_owned()),
             None if stranded > 0 => {
-                return Err(format!("{stranded} messages wait for another destination: see wardlink queue move {name}"));
+                return Err(format!(
+                    "{stranded} messages wait for another destination: see wardlink queue move {name}"
+                ));
             }
             None if paused => return Err(format!("{name} is paused: wardlink forward resume {name} lets it go on")),
             None => retired_through.saturating_add(1),

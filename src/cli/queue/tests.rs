@@ -114,7 +114,8 @@ more: wardlink queue list orders --from 1043
     assert_eq!(asked_with("list orders", answer).await, (0, expected.to_owned()));
     let held = QueueEntry { held: Some("no answer came; wardlink queue retry orders 7".into()), ..entry(7, "queued") };
     let (shown, listed) = (held.clone(), vec![held]);
-    let (_, text) = asked_with("list orders", move |_| QueueAnswer::Entries { entries: listed.clone(), next: None }).await;
+    let (_, text) =
+        asked_with("list orders", move |_| QueueAnswer::Entries { entries: listed.clone(), next: None }).await;
     assert!(text.contains("\n7        held "), "{text}");
     let (_, text) = asked_with("show orders 7", move |_| QueueAnswer::Entry { entry: shown.clone() }).await;
     assert!(text.contains("\nheld         no answer came; wardlink queue retry orders 7\n"), "{text}");

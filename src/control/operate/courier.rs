@@ -77,6 +77,9 @@ impl Courier<'_> {
             Self::Far(link) => {
                 let supply = link.supply().ok_or("the forward's link carries no stored messages")?;
                 supply.command(kind, sequence).await.map_err(|cause| match cause {
+                    Cause::LinkDown if kind == CommandKind::Retry => {
+                        format!("the link to the far site is down: message {sequence} goes on as soon as it is up")
+                    }
                     Cause::LinkDown => format!(
                         "message {sequence} may be at the far site, and the link to it is down: nothing was changed, ask \
                          again when it is up"

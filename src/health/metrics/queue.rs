@@ -67,7 +67,8 @@ fn messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -
     each(encoder, counter("forward_receiver_acks", help), forwards, |to, of, queue| {
         counts(to, of, "code", &queue.receiver_acks)
     })?;
-    let help = "What the receiver said to stored messages and answers none that was sent, by kind, where this site delivers";
+    let help =
+        "What the receiver said to stored messages and answers none that was sent, by kind, where this site delivers";
     each(encoder, counter("forward_dropped_answers", help), forwards, |to, of, queue| {
         counts(to, of, "kind", &queue.dropped_answers)
     })?;

@@ -455,7 +455,8 @@ fn a_queue_that_stands_still_says_why_and_what_to_do() {
     let verdict = state(Queue::Failed { since, cause: "the disk is gone".into() });
     check("failed", &verdict, Status::Down, since, "spool: the disk is gone");
     check("opening", &state(Queue::Opening), Status::Unknown, ago(10_000), "the spool is being opened");
-    let held = |cause: String| Queue::Held { since, sequence: 7, cause, decide: "wardlink queue retry results 7".into() };
+    let held =
+        |cause: String| Queue::Held { since, sequence: 7, cause, decide: "wardlink queue retry results 7".into() };
     let verdict = state(held("no answer came".into()));
     let text = "held at message 7: no answer came; 3 wait; decide: wardlink queue retry results 7";
     check("held", &verdict, Status::Down, since, text);
@@ -487,6 +488,14 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
                 results --state parked";
     check("full of what is set aside", &filled(100, 900), Status::Down, ago(10_000), text);
     assert_eq!(filled(99, 700).status, Status::Ok);
+    let decide = "wardlink queue retry results 7".to_owned();
+    let verdict = stored(move |_, queue| {
+        (queue.depth, queue.parked) = (1000, 0);
+        queue.state = Queue::Held { since: ago(60), sequence: 7, cause: "AE".into(), decide };
+    });
+    let text = "the queue has 1000 of at most 1000 messages (max_queue_messages); held at message 7: wardlink queue retry \
+                results 7";
+    check("full, because it is held", &verdict, Status::Down, ago(10_000), text);
     let offline = stored(|facts, queue| {
         lose_session(facts);
         (queue.depth, queue.parked) = (1000, 0);

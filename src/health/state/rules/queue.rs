@@ -59,7 +59,11 @@ pub(super) fn pause(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict
 
 /// Notes a queue that has as much as it may: messages are not taken.
 pub(super) fn fullness(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
-    let (text, percent) = fill(&forward.name, forward.queue.as_ref()?);
+    let queue = forward.queue.as_ref()?;
+    let (mut text, percent) = fill(&forward.name, queue);
+    if let Queue::Held { sequence, decide, .. } = &queue.state {
+        text.push_str(&format!("; held at message {sequence}: {decide}"));
+    }
     (percent >= 100).then(|| Verdict::new(Status::Down, facts.started, &text))
 }
 
