@@ -145,7 +145,7 @@ fn a_restored_backup_is_seen_reconciled_and_logged() {
 }
 
 fn what_comes_during_a_pause_can_be_set_aside_and_what_was_delivered_sent_again() {
-    let pair = started(&[], &[]);
+    let mut pair = started(&[], &[]);
     let receiver = pair.receiver(Behaviour::Answer("AA"));
     let arrived = |count| until(SOON, "it is delivered", || (receiver.payloads().len() == count).then_some(()));
     send(&pair, "1");
@@ -166,6 +166,13 @@ fn what_comes_during_a_pause_can_be_set_aside_and_what_was_delivered_sent_again(
     assert_eq!(receiver.payloads()[2], message("1", 500), "byte for byte");
     // Whoever looks finds the pace, though nobody has asked before.
     assert!(pair.north.health_of("forwards", "orders")["settled_per_second"].is_f64());
+    // What was there before a restart did not come in the second after it.
+    pair.north.kill();
+    pair.north.restart();
+    let (forward, _) = until(SOON, "there is a pace", || {
+        Some(pair.north.health_of("forwards", "orders")).filter(|forward| forward["accepted_per_second"].is_f64())
+    });
+    assert_eq!((&forward["accepted_total"], &forward["accepted_per_second"]), (&4.into(), &0.0.into()), "{forward}");
 }
 
 fn what_a_receiver_says_beside_its_answers_is_counted() {

@@ -102,7 +102,8 @@ impl Watch {
         let (accepted, depth) = tail.as_ref().map_or((0, 0), |tail| (tail.last, tail.depth));
         let settled = accepted.saturating_sub(depth);
         let look = Look { at: Instant::now(), accepted, settled, free_bytes };
-        let pace = watched.rates.handle_look(look);
+        // Before the spool is open nothing is known, which is not that there is nothing.
+        let pace = tail.as_ref().map(|_| watched.rates.handle_look(look)).unwrap_or_default();
         let oldest = tail.as_ref().and_then(|tail| tail.oldest);
         let here = match &onward {
             Onward::Link(_) => None,

@@ -180,7 +180,7 @@ async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<He
             let (service, peer) = (service.config().name.clone(), &talk.peer);
             match &told {
                 Some(Held { sequence, text, .. }) => {
-                    tracing::warn!(%service, %peer, sequence, reason = %text, "a queue of the peer is held: it decides there");
+                    tracing::warn!(%service, %peer, sequence, reason = %text, "a queue of the peer is held until its site decides");
                 }
                 None => tracing::info!(%service, %peer, "the queue of the peer goes on"),
             }
