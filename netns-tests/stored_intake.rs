@@ -16,6 +16,7 @@ tests![
     operators_see_park_release_discard_and_export,
     a_pause_outlives_a_restart,
     another_key_stops_only_that_forward_and_says_why,
+    a_queue_whose_disk_is_not_mounted_or_that_was_deleted_is_told_and_none_takes_its_place,
 ];
 
 /// Bounds what a site does by itself.
@@ -267,4 +268,47 @@ fn another_key_stops_only_that_forward_and_says_why() {
     });
     assert_eq!(send(&pair, "2"), "AA 2");
     assert_eq!(states(&pair).len(), 2);
+}
+
+fn a_queue_whose_disk_is_not_mounted_or_that_was_deleted_is_told_and_none_takes_its_place() {
+    let mut pair = alone(&[]);
+    send(&pair, "1");
+    pair.north.kill();
+    let (spool, elsewhere) = (pair.north.dir.join("state/spool"), pair.north.dir.join("elsewhere"));
+    fs::rename(&spool, &elsewhere).expect("the disk is not mounted");
+    fs::create_dir(&spool).expect("the mount point");
+    pair.north.launch();
+    let told = |pair: &Pair| {
+        until(SOON, "the fault is told", || {
+            let ready = pair.north.try_get("/readyz")?.status;
+            let forward = pair.north.health_of("forwards", "orders");
+            let cause = forward["cause"].as_str().unwrap_or_default();
+            (ready == 503 && cause.starts_with("spool: ") && cause.contains("is missing")).then_some(())
+        });
+    };
+    told(&pair);
+    let mut sender = pair.sender();
+    sender.send(&message("2", 500)).expect("open");
+    assert!(sender.answer(SOON).is_err(), "no positive answer");
+    assert!(pair.north.log().contains("mount its disk"), "the log says what to do");
+    assert_eq!(fs::read_dir(&spool).expect("a directory").count(), 0, "nothing was made there");
+    fs::remove_dir(&spool).expect("empty");
+    fs::rename(&elsewhere, &spool).expect("mounted");
+    until(SOON + SOON, "it is opened by itself", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+    assert_eq!((send(&pair, "2").as_str(), states(&pair).len()), ("AA 2", 2));
+    let (code, text) = run(&pair, "queue forget orders --reason test");
+    assert!(code == Some(1) && text.contains("there and whole"), "{text}");
+    pair.north.kill();
+    fs::remove_file(spool.join("orders/spool.db")).expect("deleted");
+    pair.north.launch();
+    told(&pair);
+    let text = done(&pair, "queue forget orders --reason test");
+    assert!(text.contains("given up") && text.contains("orders.forgotten-1"), "{text}");
+    until(SOON, "a new queue is made", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+    assert_eq!((send(&pair, "3").as_str(), states(&pair).len()), ("AA 3", 1));
+    assert!(pair.north.log().contains("a queue is given up"), "who gave it up is written down");
 }

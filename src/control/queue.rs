@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const CONTENT_BYTES_MAX: usize = 2 << 20;
 /// Bounds the messages of one list.
 pub const ENTRIES_MAX: u32 = 1000;
-/// Bounds the reason that goes with a discarded message, in bytes: a sentence, and the request fits its limit.
+/// Bounds the reason that goes with a discarded message or queue, in bytes: a sentence, and the request fits its limit.
 pub const REASON_BYTES_MAX: usize = 500;
 
 /// Is what a command asks of the queue of a stored forward.
@@ -76,6 +76,11 @@ pub enum QueueAction {
         /// Is the decision; none: only show.
         choice: Option<Choice>,
     },
+    /// To give up a queue that is missing or damaged, so that a new one takes its place.
+    Forget {
+        /// Says why.
+        reason: String,
+    },
     /// To hand nothing on until it is resumed.
     Pause,
     /// To go on.
@@ -98,7 +103,7 @@ impl QueueAction {
         match self {
             Self::List { .. } | Self::Show { .. } | Self::Reconcile { choice: None } => false,
             Self::Content { .. } | Self::Retry { .. } | Self::Park { .. } => true,
-            Self::Release { .. } | Self::Discard { .. } | Self::Move => true,
+            Self::Release { .. } | Self::Discard { .. } | Self::Move | Self::Forget { .. } => true,
             Self::Reconcile { choice: Some(_) } | Self::Pause | Self::Resume => true,
         }
     }
@@ -115,6 +120,7 @@ impl QueueAction {
             Self::Discard { .. } => "discard",
             Self::Move => "move",
             Self::Reconcile { .. } => "reconcile",
+            Self::Forget { .. } => "forget",
             Self::Pause => "pause",
             Self::Resume => "resume",
         }
@@ -126,7 +132,8 @@ impl QueueAction {
             Self::Show { sequence } | Self::Park { sequence } | Self::Release { sequence } => Some(*sequence),
             Self::Content { sequence, .. } | Self::Discard { sequence, .. } => Some(*sequence),
             Self::Retry { sequence } => *sequence,
-            Self::List { .. } | Self::Move | Self::Reconcile { .. } | Self::Pause | Self::Resume => None,
+            Self::List { .. } | Self::Move | Self::Reconcile { .. } | Self::Forget { .. } => None,
+            Self::Pause | Self::Resume => None,
         }
     }
 }
@@ -219,6 +226,7 @@ mod tests {
             QueueAction::Discard { sequence: 1, reason: "x".into() },
             QueueAction::Move,
             QueueAction::Reconcile { choice: Some(Choice::Resend) },
+            QueueAction::Forget { reason: "x".into() },
             QueueAction::Pause,
             QueueAction::Resume,
         ] {
