@@ -85,7 +85,7 @@ impl Site {
             forward: "orders",
             spool: &self.spool,
             courier: Courier::Far(&self.link),
-            destination: destination("orders"),
+            destination: Some(destination("orders")),
         };
         operate(&desk, action, "uid 0").await
     }
@@ -212,7 +212,7 @@ async fn asked_of_a_conversation(action: QueueAction, reply: Reply, held: bool) 
         }
     });
     let courier = Courier::Here { commands: &commands, state: &state };
-    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: destination("orders") };
+    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: Some(destination("orders")) };
     let answer = operate(&desk, action, "uid 0").await;
     (answer, site.states().await)
 }
@@ -259,8 +259,12 @@ async fn what_waits_for_another_destination_is_moved_by_word_only() {
     drop(spool);
     let spool = open(directory.path(), "images");
     assert!(spool.read(1, 9, 1 << 20).await.is_err(), "held");
-    let desk =
-        Desk { forward: "orders", spool: &spool, courier: Courier::Far(&link), destination: destination("images") };
+    let desk = Desk {
+        forward: "orders",
+        spool: &spool,
+        courier: Courier::Far(&link),
+        destination: Some(destination("images")),
+    };
     let answer = operate(&desk, QueueAction::Move { to: None }, "uid 0").await;
     assert_eq!(answer, QueueAnswer::Done { said: "2 messages go to images now".into() });
     assert_eq!(spool.read(1, 9, 1 << 20).await.unwrap().len(), 2);
@@ -273,7 +277,7 @@ async fn both_stories_are_told_before_anybody_decides() {
         forward: "orders",
         spool: &site.spool,
         courier: Courier::Far(&site.link),
-        destination: destination("orders"),
+        destination: Some(destination("orders")),
     };
     let opening = site.spool.opening().await.unwrap();
     let far = FarView::At { epoch: opening.epoch, watermark: 9, digest: opening.retired_digest };
