@@ -40,6 +40,8 @@ use serve::{Tasks, commit, fault};
 
 /// Streams of all links together that wait for their service.
 const ARRIVALS_MAX: usize = 1024;
+/// Is where, in `state_dir`, this site keeps how far it came with the stored messages of peers.
+const INBOX_DIR: &str = "inbox";
 
 /// Says why a site does not start, or ended.
 #[derive(Debug, Error)]
@@ -298,7 +300,7 @@ fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Ar
         stations: Some(Box::new(move |peer, service, forward| {
             let running = opens.get();
             let service = running.service(&service).ok_or(Cause::ServiceUnknown);
-            let (directory, spool) = (running.config.state_dir.join("inbox"), running.config.spool.clone());
+            let (directory, spool) = (running.config.state_dir.join(INBOX_DIR), running.config.spool.clone());
             Box::pin(async move {
                 service.map_err(|cause: Cause| cause.to_string())?.open_station(directory, spool, peer, forward).await
             })

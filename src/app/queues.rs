@@ -17,6 +17,7 @@ use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
+use crate::spool::reserve::free_bytes;
 use crate::spool::store::Tail;
 
 /// Remembers of each queue, by its forward's name, what one look alone does not show.
@@ -28,6 +29,8 @@ struct Watched {
     rates: Rates,
     /// Is what holds the queue, in words, and since when that was seen.
     held_by: Option<(String, SystemTime)>,
+    /// Is since when its disk was seen full.
+    disk_full_since: Option<SystemTime>,
 }
 
 impl Watched {
@@ -65,6 +68,10 @@ impl Watch {
         if matches!(state, Queue::Flowing | Queue::Paused) {
             watched.held_by = None;
         }
+        watched.disk_full_since = match tail.as_ref().is_some_and(|tail| tail.disk_full) {
+            true => watched.disk_full_since.or_else(|| Some(SystemTime::now())),
+            false => None,
+        };
         let free_bytes = free_bytes(&place.directory);
         let (accepted, depth) = tail.as_ref().map_or((0, 0), |tail| (tail.last, tail.depth));
         let settled = accepted.saturating_sub(depth);
@@ -90,6 +97,7 @@ impl Watch {
             accepted_per_second: pace.accepted_per_second,
             settled_per_second: pace.settled_per_second,
             drained_in: pace.drained_in,
+            disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
         })
@@ -128,6 +136,13 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
             None
         }
     };
+    let damaged = tail.damaged.as_ref().map(|damaged| {
+        let cause = format!(
+            "message {} is damaged and cannot be sent ({}): wardlink queue park or discard lets the others go on",
+            damaged.sequence, damaged.damage
+        );
+        (damaged.sequence, cause)
+    });
     if let Some(divergence) = supply.as_ref().and_then(|supply| supply.diverged) {
         let cause = told(divergence).to_owned();
         return Queue::Diverged { since: watched.since(&cause), cause };
@@ -135,20 +150,13 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     if tail.paused {
         return Queue::Paused;
     }
-    if let Some(held) = supply.as_ref().and_then(|supply| supply.held.clone()) {
-        return Queue::Held { since: watched.since(&held.text), sequence: held.sequence, cause: held.text };
+    let held = supply.as_ref().and_then(|supply| supply.held.clone()).map(|held| (held.sequence, held.text));
+    let too_large = supply.and_then(|supply| supply.too_large);
+    let too_large = too_large.map(|sequence| (sequence, "it is larger than the far site takes".to_owned()));
+    match held.into_iter().chain(too_large).chain(damaged).min_by_key(|(sequence, _)| *sequence) {
+        Some((sequence, cause)) => Queue::Held { since: watched.since(&cause), sequence, cause },
+        None => Queue::Flowing,
     }
-    if let Some(sequence) = supply.and_then(|supply| supply.too_large) {
-        let cause = "it is larger than the far site takes".to_owned();
-        return Queue::Held { since: watched.since(&cause), sequence, cause };
-    }
-    Queue::Flowing
-}
-
-/// Returns how many bytes are free for this user on the disk of a directory, as far as it can be asked.
-fn free_bytes(directory: &std::path::Path) -> Option<u64> {
-    let disk = nix::sys::statvfs::statvfs(directory).ok()?;
-    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// Does what an operator asks of a queue.

@@ -10,14 +10,17 @@ use std::time::{Duration, SystemTime};
 use super::queue::{CONTENT_BYTES_MAX, Choice, ENTRIES_MAX, QueueAction, QueueAnswer, QueueEntry};
 use crate::link::feed::{Answer, CommandKind};
 use crate::spool::queue::State;
-use crate::spool::store::{self, Destination, Listed, Tail};
+use crate::spool::store::{self, DamagedMessage, Destination, Listed, Tail};
 use crate::spool::{Divergence, FarView, Sequence, Spool, SpoolError, Verdict};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 pub use courier::Courier;
+use tokio::time::timeout;
 
 /// Is the last time that RFC 3339 can write, 9999-12-31T23:59:59Z, since 1970.
 const RFC3339_MAX: Duration = Duration::from_secs(253_402_300_799);
+/// Bounds the wait for the report on a withdrawn message: it follows the answer on the same link, a commit behind it.
+const REPORT_WITHIN: Duration = Duration::from_millis(500);
 
 /// Is a queue, and the way to who delivers its messages.
 pub struct Desk<'a> {
@@ -83,12 +86,16 @@ impl Desk<'_> {
         let mut listed = self.spool.list(from, state, max.saturating_add(1)).await.map_err(failed)?;
         let next = listed.get(max).map(|more| more.sequence);
         listed.truncate(max);
-        Ok(QueueAnswer::Entries { entries: listed.iter().map(entry).collect(), next })
+        let damaged = self.tail().damaged;
+        Ok(QueueAnswer::Entries {
+            entries: listed.iter().map(|listed| entry(listed, damaged.as_ref())).collect(),
+            next,
+        })
     }
 
     async fn show(&self, sequence: Sequence) -> Done {
         let listed = self.spool.show(sequence).await.map_err(failed)?;
-        Ok(QueueAnswer::Entry { entry: entry(&listed) })
+        Ok(QueueAnswer::Entry { entry: entry(&listed, self.tail().damaged.as_ref()) })
     }
 
     async fn content(&self, sequence: Sequence, offset: u64, by: &str) -> Done {
@@ -116,11 +123,7 @@ impl Desk<'_> {
         match self.spool.park(sequence, false, by).await {
             Err(SpoolError::Sent { .. }) => {
                 self.withdraw(sequence).await?;
-                match self.spool.park(sequence, true, by).await {
-                    // The far site's report that it was withdrawn came first.
-                    Ok(()) | Err(SpoolError::NotAllowed { state: "parked", .. }) => {}
-                    Err(error) => return Err(failed(error)),
-                }
+                self.spool.park(sequence, true, by).await.map_err(failed)?;
             }
             done => done.map_err(failed)?,
         }
@@ -188,7 +191,12 @@ impl Desk<'_> {
     /// Has the far site give a message up.
     async fn withdraw(&self, sequence: Sequence) -> Result<(), String> {
         match self.courier.ask(CommandKind::Withdraw, sequence).await? {
-            Answer::Withdrawn => Ok(()),
+            Answer::Withdrawn => {
+                self.is_reported(sequence).await;
+                Ok(())
+            }
+            // It is not there, and cannot be sent any more.
+            Answer::Unknown if self.tail().damaged.is_some_and(|damaged| damaged.sequence == sequence) => Ok(()),
             Answer::Attempted => Err(format!(
                 "message {sequence} was attempted already: what came of it will be told, wardlink queue show {} {sequence}",
                 self.forward
@@ -198,6 +206,23 @@ impl Desk<'_> {
                 Err(format!("message {sequence} is on its way and not there yet: ask again in a moment"))
             }
         }
+    }
+
+    /// Waits until the far site has reported what became of a message that it has withdrawn: how often it was attempted
+    /// belongs to what is decided about it. Of one that was not at the head there is no report yet.
+    async fn is_reported(&self, sequence: Sequence) {
+        let reported = async {
+            let mut tail = self.spool.tail();
+            loop {
+                tail.borrow_and_update();
+                let is_queued = self.spool.show(sequence).await.is_ok_and(|listed| listed.state == State::Queued);
+                if !is_queued || tail.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // What is reported later is kept with the message all the same.
+        timeout(REPORT_WITHIN, reported).await.ok();
     }
 
     fn tail(&self) -> Tail {
@@ -260,7 +285,7 @@ fn named(word: &str) -> Option<State> {
     State::ALL.into_iter().find(|state| state.name() == word)
 }
 
-fn entry(listed: &Listed) -> QueueEntry {
+fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueEntry {
     let outcome = listed.outcome.as_ref();
     QueueEntry {
         sequence: listed.sequence,
@@ -269,6 +294,7 @@ fn entry(listed: &Listed) -> QueueEntry {
         bytes: listed.bytes,
         target: listed.target.clone(),
         sent: listed.may_be_sent,
+        damaged: damaged.filter(|damaged| damaged.sequence == listed.sequence).map(|one| one.damage.to_string()),
         settled: listed.settled.map(time),
         verdict: outcome.and_then(|outcome| outcome.verdict).map(|verdict| what_became(verdict).to_owned()),
         code: outcome.and_then(|outcome| outcome.code).map(|code| code.code().to_owned()),

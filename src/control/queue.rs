@@ -191,6 +191,9 @@ pub struct QueueEntry {
     pub target: String,
     /// Says whether the far site may have it.
     pub sent: bool,
+    /// Says how its content is damaged, where that holds the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
     /// Says when it was settled, in RFC 3339.
     pub settled: Option<String>,
     /// Says how, in words.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::facts::{rfc3339, seconds_maybe};
+use super::facts::{rfc3339, rfc3339_maybe, seconds_maybe};
 
 /// Holds what the queue of a stored forward knows of itself.
 #[derive(Debug, Clone, Serialize)]
@@ -53,6 +53,9 @@ pub struct QueueFacts {
     /// Is how long it takes until none waits any more, if it goes on so.
     #[serde(rename = "drained_in_seconds", serialize_with = "seconds_maybe")]
     pub drained_in: Option<Duration>,
+    /// Says since when that disk is full, so that no message is taken.
+    #[serde(serialize_with = "rfc3339_maybe")]
+    pub disk_full_since: Option<SystemTime>,
     /// Counts the bytes that are free on the disk of the spool.
     pub disk_free_bytes: Option<u64>,
     /// Is how long it takes until that disk is full, if it goes on so.

@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use super::facts::{ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339};
 use rules::{
-    interface_fault, judge_forward, judge_orphan, judge_peer, judge_service, link_listener_fault, listener_fault,
-    service_listener_fault, spool_fault,
+    interface_fault, judge_forward, judge_orphan, judge_peer, judge_service, ledger_fault, link_listener_fault,
+    listener_fault, service_listener_fault, spool_fault,
 };
 
 /// Limits a cause, in characters: one line of a monitoring system; some of the text comes from the peer.
@@ -143,12 +143,17 @@ pub fn unready(facts: &SiteFacts) -> Vec<String> {
         facts.forwards.iter().map(|forward| Some(spool_fault(facts, forward)?.prefixed("forward", &forward.name)));
     let services =
         facts.services.iter().map(|service| Some(service_listener_fault(service)?.prefixed("service", &service.name)));
+    let ledgers = facts.services.iter().map(|service| {
+        let fault = ledger_fault(facts, service).filter(|fault| fault.status == Status::Down)?;
+        Some(fault.prefixed("service", &service.name))
+    });
     let orphans = facts.orphans.iter().map(|orphan| Some(judge_orphan(orphan).prefixed("queue", &orphan.name)));
     own.into_iter()
         .chain(orphans)
         .chain(forwards)
         .chain(spools)
         .chain(services)
+        .chain(ledgers)
         .flatten()
         .filter_map(|verdict| verdict.cause)
         .collect()

@@ -100,6 +100,18 @@ fn bad_arguments_are_refused_before_anybody_is_asked() {
 }
 
 #[tokio::test]
+async fn a_damaged_message_is_told_from_the_others() {
+    let damaged = Some("message 7 was changed".to_owned());
+    let damaged = QueueEntry { damaged, ..entry(7, "queued") };
+    let entries = vec![damaged.clone()];
+    let answer = move |_| QueueAnswer::Entries { entries: entries.clone(), next: None };
+    let (_, text) = asked_with("list orders", answer).await;
+    assert!(text.contains("\n7        queued, damaged  2026"), "{text}");
+    let (_, text) = asked_with("show orders 7", move |_| QueueAnswer::Entry { entry: damaged.clone() }).await;
+    assert!(text.contains("\ndamaged      message 7 was changed\n"), "{text}");
+}
+
+#[tokio::test]
 async fn messages_are_listed_and_shown_without_their_content() {
     let failed = QueueEntry { attempts: 3, in_doubt: 1, code: Some("AE".into()), sent: true, ..entry(7, "queued") };
     let entries = vec![failed.clone(), entry(1042, "parked")];

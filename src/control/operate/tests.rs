@@ -41,6 +41,9 @@ impl Queue for Untouched {
     }
 }
 
+/// Is the size of a message that stands in a file of its own, in bytes.
+const LARGE_BYTES: usize = (1 << 20) + 1;
+
 struct Site {
     directory: tempfile::TempDir,
     spool: Arc<Spool>,
@@ -52,7 +55,7 @@ fn destination(target: &str) -> Destination {
 }
 
 fn open(directory: &std::path::Path, target: &str) -> Arc<Spool> {
-    let limits = Limits { messages_max: 100, bytes_max: 1 << 20, keep_delivered: Duration::from_secs(3600) };
+    let limits = Limits { messages_max: 100, bytes_max: 2 << 20, keep_delivered: Duration::from_secs(3600) };
     let wanted = Wanted { spool: None, destination: Some(destination(target)), limits };
     Spool::open(directory, "orders", &SpoolKey::from_bytes([1; 32]), wanted).unwrap()
 }
@@ -230,6 +233,36 @@ async fn what_is_being_delivered_is_set_aside_only_where_it_was_withdrawn() {
         let (answer, states) = asked_of_a_conversation(action, reply, false).await;
         assert!(matches!(answer, QueueAnswer::Failed { .. }), "{answer:?}");
         assert_eq!(states[0], (1, "queued".to_owned()), "nothing was changed");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_message_that_nobody_has_needs_no_other_word() {
+    for damages in [true, false] {
+        let site = Site::with(0).await;
+        site.spool.append(vec![b'x'; LARGE_BYTES]).await.unwrap();
+        let files = std::fs::read_dir(site.directory.path().join("orders")).unwrap().map(|entry| entry.unwrap().path());
+        let mut large = files.filter(|path| path.extension().is_some_and(|end| end == "sealed"));
+        if damages {
+            std::fs::write(large.next().unwrap(), "cut").unwrap();
+        }
+        site.spool.read(1, 1, 1 << 20).await.unwrap();
+        let (commands, mut orders) = mpsc::channel::<Command>(1);
+        let (_state, state) = watch::channel(DeliveryState::default());
+        tokio::spawn(async move {
+            while let Some(command) = orders.recv().await {
+                command.reply.send(Reply::Unknown).unwrap();
+            }
+        });
+        let courier = Courier::Here { commands: &commands, state: &state };
+        let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: Some(destination("orders")) };
+        match desk.show(1).await.unwrap() {
+            QueueAnswer::Entry { entry } => {
+                assert_eq!(entry.damaged.is_some(), damages, "{entry:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(desk.park(1, "uid 0").await.is_ok(), damages);
     }
 }
 

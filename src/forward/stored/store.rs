@@ -17,6 +17,7 @@ use crate::config::{Name, SpoolKeyFile};
 use crate::link::feed::{Queue, QueueState, StoreError};
 use crate::spool::key::SpoolKey;
 use crate::spool::register::{Register, Registered};
+use crate::spool::reserve::is_reserve;
 use crate::spool::store::{Destination, Limits, Spool, Tail, Wanted};
 use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
 
@@ -210,8 +211,23 @@ impl Store {
 
     /// Tells of the changes of an open spool until it is closed, or is to be opened anew.
     async fn follow(&self, mut tail: watch::Receiver<Tail>) {
+        let mut was_full = false;
         loop {
-            let state = state_of(&tail.borrow_and_update());
+            let (state, is_full) = {
+                let tail = tail.borrow_and_update();
+                (state_of(&tail), tail.disk_full)
+            };
+            if std::mem::replace(&mut was_full, is_full) != is_full {
+                let name = self.place().name;
+                if is_full {
+                    tracing::error!(
+                        forward = %name,
+                        "the spool's disk is full: no message is taken until there is room, what waits goes on"
+                    );
+                } else {
+                    tracing::info!(forward = %name, "the spool's disk has room again: messages are taken");
+                }
+            }
             self.state.send_if_modified(|known| {
                 let differs = *known != state;
                 *known = state;
@@ -257,7 +273,7 @@ fn open(place: &Place) -> Result<Arc<Spool>, SpoolError> {
 /// Tells whether there is a spool; what cannot be looked at may be one.
 fn has_spools(all: &Path) -> bool {
     match std::fs::read_dir(all) {
-        Ok(mut entries) => entries.next().is_some(),
+        Ok(mut entries) => entries.any(|entry| !entry.is_ok_and(|entry| is_reserve(&entry.file_name()))),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
@@ -267,6 +283,7 @@ fn state_of(tail: &Tail) -> QueueState {
         last: tail.last,
         retired_through: tail.retired_through,
         paused: tail.paused,
+        damaged: tail.damaged.as_ref().map(|damaged| damaged.sequence),
         failed: tail.failed.clone(),
     }
 }

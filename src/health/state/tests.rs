@@ -484,8 +484,38 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
     let text = "the queue has 1048576 of at most 1048576 bytes (max_queue_bytes)";
     check("full", &stored(|_, queue| queue.bytes = 1 << 20), Status::Down, ago(10_000), text);
     let text = "the disk of the spool is full in 11h 59m, if it goes on so";
-    let verdict = stored(|_, queue| queue.disk_full_in = Some(Duration::from_secs(12 * 3600 - 1)));
+    let soon = |queue: &mut QueueFacts, free: u64| {
+        queue.disk_full_in = Some(Duration::from_secs(12 * 3600 - 1));
+        queue.disk_free_bytes = Some(free);
+    };
+    // 1500 bytes wait, of 1 MiB at the most.
+    let verdict = stored(|_, queue| soon(queue, (1 << 20) - 1501));
     check("disk", &verdict, Status::Degraded, ago(10_000), text);
+    let verdict = stored(|_, queue| soon(queue, (1 << 20) - 1500));
+    assert_eq!(verdict.status, Status::Ok, "all that the queue may take has room: others' pace is no alarm");
+}
+
+#[test]
+fn a_full_disk_is_told_where_messages_are_not_taken_and_where_they_wait() {
+    let text = "the spool's disk is full: no message is taken until there is room; the 3 that wait go on";
+    let verdict = stored(|_, queue| queue.disk_full_since = Some(ago(7)));
+    check("full", &verdict, Status::Down, ago(7), text);
+    let mut facts = site();
+    facts.forwards.push(super::super::fixture::stored());
+    facts.forwards[2].queue.as_mut().unwrap().disk_full_since = Some(ago(7));
+    assert_eq!(unready(&facts), [format!("forward results: {text}")]);
+
+    let mut facts = site();
+    facts.services[0].disk_full = true;
+    let text = "the disk of state_dir is full: stored messages go on as long as a reserve lasts";
+    let report = assess(&facts, *NOW);
+    check("reserve", &report.services[0].verdict, Status::Degraded, ago(10_000), text);
+    assert!(unready(&facts).is_empty());
+    facts.services[0].ledger_failed = Some("the disk of x is full".into());
+    let text = "stored messages wait: what becomes of them cannot be written down: the disk of x is full";
+    let report = assess(&facts, *NOW);
+    check("ledger", &report.services[0].verdict, Status::Down, ago(10_000), text);
+    assert_eq!(unready(&facts), [format!("service results: {text}")]);
 }
 
 #[test]

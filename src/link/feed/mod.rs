@@ -45,6 +45,8 @@ pub struct QueueState {
     pub retired_through: Sequence,
     /// Tells that an operator paused the forward.
     pub paused: bool,
+    /// Is the message that is damaged, so that none is read from there on.
+    pub damaged: Option<Sequence>,
     /// Says why the queue can be used no longer.
     pub failed: Option<String>,
 }

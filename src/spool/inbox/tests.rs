@@ -243,11 +243,27 @@ async fn after_a_failure_the_database_is_opened_and_verified_anew() {
     inbox.call(|store| store.limit_pages(1)).await.unwrap();
     let mut big = finished(2);
     big.outcome.answer = vec![b'x'; 16 << 10];
+    let reserve = Reserve::of(dir.path());
+    while reserve.release() {}
     let error = inbox.commit(Some(big.clone()), Some(attempt(3))).await.unwrap_err();
     assert!(matches!(error, SpoolError::Disk { .. }), "{error}");
     assert_eq!(inbox.view().await.unwrap(), at(1), "nothing of the transaction stands");
     assert_eq!(inbox.interrupted().await.unwrap(), None);
     // The limit was that connection's.
+    inbox.commit(Some(big), Some(attempt(3))).await.unwrap();
+    assert_eq!(inbox.view().await.unwrap(), at(2));
+}
+
+#[tokio::test]
+async fn on_a_full_disk_it_goes_on_with_its_reserve() {
+    let dir = tempfile::tempdir().unwrap();
+    let inbox = open(dir.path());
+    inbox.commit(Some(finished(1)), None).await.unwrap();
+    assert!(Reserve::of(dir.path()).is_whole());
+    // The log goes over a limit of this database, which is gone as the reserve is let go of and it is opened again.
+    inbox.call(|store| store.limit_pages(1)).await.unwrap();
+    let mut big = finished(2);
+    big.outcome.answer = vec![b'x'; 16 << 10];
     inbox.commit(Some(big), Some(attempt(3))).await.unwrap();
     assert_eq!(inbox.view().await.unwrap(), at(2));
 }
