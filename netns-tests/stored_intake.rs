@@ -444,7 +444,7 @@ fn a_forward_that_leads_elsewhere_after_a_start_is_held_until_its_messages_are_m
     let (forward, _) = until(SOON, "it is held", || {
         Some(pair.north.health_of("forwards", "orders")).filter(|forward| forward["queue"]["state"] == "held")
     });
-    assert!(forward["queue"]["cause"].as_str().unwrap_or_default().contains("wardlink queue move"), "{forward}");
+    assert!(forward["queue"]["decide"].as_str().unwrap_or_default().contains("wardlink queue move"), "{forward}");
     assert!(done(&pair, "queue move orders").contains("1 messages go to others now"));
 }
 
