@@ -4,6 +4,7 @@
 //! and nothing half-alive pretends to serve.
 
 mod facts;
+mod orphans;
 mod prepare;
 mod queues;
 mod reload;
@@ -32,6 +33,7 @@ use crate::link::owners::Owners;
 use crate::link::wire::{Cause, Instance};
 use crate::service::Service;
 use crate::tunnel::{Tunnel, TunnelError};
+use orphans::Orphan;
 use prepare::{Ground, Prepared};
 pub use reload::{LoadConfig, ReloadError, Reloader};
 use serve::{Tasks, commit, fault};
@@ -156,6 +158,8 @@ struct Running {
     config: Config,
     forwards: Vec<Arc<Forward>>,
     services: Vec<Arc<Service>>,
+    /// Are queues whose forward is not named any more.
+    orphans: Vec<Orphan>,
 }
 
 impl Running {
@@ -198,7 +202,7 @@ impl Site {
         let owners = Owners::new(tunnel.owners(), tunnel.changed());
         let inside = Inside::new(&config.tunnel.interface, addresses, owners);
         let start = getrandom::u64().map_err(|_| AppError::Random)?;
-        let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new() };
+        let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new(), orphans: Vec::new() };
         let ground = Ground { running: &none, inside: &inside, start, listens_for_links: false };
         let prepared = ground.prepare(config)?;
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);

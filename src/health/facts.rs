@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
-pub use super::queue::{HeldQueue, Queue, QueueFacts};
+pub use super::queue::{HeldQueue, OrphanFacts, Queue, QueueFacts};
 
 /// Is the last second that RFC 3339 can write, 9999-12-31T23:59:59Z, in seconds since 1970.
 const RFC3339_SECONDS_MAX: u64 = 253_402_300_799;
@@ -45,6 +45,8 @@ pub struct SiteFacts {
     pub forwards: Vec<ForwardFacts>,
     /// Lists the services, in the order of the configuration.
     pub services: Vec<ServiceFacts>,
+    /// Lists the queues that hold messages and have no forward any more, by name.
+    pub orphans: Vec<OrphanFacts>,
 }
 
 /// Says when the configuration was loaded, and what came of the last reload.

@@ -16,7 +16,7 @@ use crate::config::KeyFileError;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SpoolError {
     /// The key file gives no key.
-    #[error("the spool's key cannot be read: {source}")]
+    #[error("the spool's key gives no key: {source}; `wardlink check-config` says what to do")]
     KeyFile {
         /// Says why.
         source: Arc<KeyFileError>,

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,8 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 
 use super::{Keep, NotKept};
-use crate::config::SpoolKeyFile;
-use crate::link::carry::DRAIN_WITHIN;
+use crate::config::{Name, SpoolKeyFile};
 use crate::link::feed::{Queue, QueueState, StoreError};
 use crate::spool::key::SpoolKey;
 use crate::spool::register::{Register, Registered};
@@ -27,8 +26,6 @@ const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
 /// A spool that this process itself has just let go of is free after so long at the most.
 const LET_GO_AFTER: Duration = Duration::from_millis(100);
-/// A retired spool is closed so long after the last sender may have ended.
-const CLOSE_AFTER: Duration = Duration::from_secs(2);
 
 /// Says where a spool is and what it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +38,10 @@ pub struct Place {
     pub directory: PathBuf,
     /// Knows which spools there were.
     pub register: Register,
-    /// Is where its messages go.
-    pub destination: Destination,
+    /// Is where its messages go; none: no forward has the spool, and what is in it is held.
+    pub destination: Option<Destination>,
+    /// Is the stored forward whose way it takes, where it is not one itself any more.
+    pub moved_to: Option<Name>,
     /// Limits it.
     pub limits: Limits,
 }
@@ -66,6 +65,8 @@ pub struct Store {
     /// Has it opened again now.
     again: Notify,
     retired: watch::Sender<bool>,
+    /// Says that somebody keeps it open.
+    is_kept: AtomicBool,
     /// Counts attempts without a known end, as outcomes tell of them.
     in_doubt: AtomicU64,
     /// Is when a message was settled last.
@@ -81,6 +82,7 @@ impl Store {
             state: watch::Sender::default(),
             again: Notify::new(),
             retired: watch::Sender::new(false),
+            is_kept: AtomicBool::new(false),
             in_doubt: AtomicU64::new(0),
             settled: Mutex::new(None),
         })
@@ -168,22 +170,21 @@ impl Store {
         self.again.notify_one();
     }
 
-    /// Closes the spool once the senders that are connected have ended; [`Store::run`] then returns.
+    /// Closes the spool: nobody has it any more. [`Store::run`] then returns.
     pub fn retire(&self) {
         self.retired.send_replace(true);
     }
 
-    async fn retirement(&self) {
-        if self.retired.subscribe().wait_for(|retired| *retired).await.is_ok() {
-            tokio::time::sleep(DRAIN_WITHIN + CLOSE_AFTER).await;
-        }
-    }
-
-    /// Keeps the spool open, and tells of its changes, until it is retired. Cancel-safe.
+    /// Keeps the spool open, and tells of its changes, until it is retired; returns at once where that is done already.
+    /// Whoever has the spool may change meanwhile ([`Store::move_to`]). Cancel-safe.
     pub async fn run(self: Arc<Self>) {
+        if self.is_kept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut retired = self.retired.subscribe();
         tokio::select! {
             () = self.keep_open() => {}
-            () = self.retirement() => {}
+            _ = retired.wait_for(|retired| *retired) => {}
         }
         self.opened.send_replace(Opened::Not);
     }
@@ -250,22 +251,21 @@ fn open(place: &Place) -> Result<Arc<Spool>, SpoolError> {
     let known = place.register.find(&place.name)?;
     let others = place.register.names()?;
     let is_there = |name: &str| Spool::is_at(&place.directory, name);
-    if known.is_none()
-        && !is_there(&place.name)
-        && !others.is_empty()
-        && !others.iter().any(|name| is_there(name.as_str()))
-    {
+    let is_new = known.is_none() && place.destination.is_some();
+    if is_new && !is_there(&place.name) && !others.is_empty() && !others.iter().any(|name| is_there(name.as_str())) {
         return Err(SpoolError::NoneThere { path: place.directory.clone() });
     }
-    let may_make = place.key.may_be_made() && others.is_empty() && !has_spools(&place.directory);
+    let may_make =
+        place.destination.is_some() && place.key.may_be_made() && others.is_empty() && !has_spools(&place.directory);
     let key = SpoolKey::load_or_create(place.key.path(), may_make)?;
     let wanted = Wanted {
         spool: known.map(|known| known.spool),
-        destination: Some(place.destination.clone()),
+        destination: place.destination.clone(),
         limits: place.limits.clone(),
     };
     let spool = Spool::open(&place.directory, &place.name, &key, wanted)?;
-    let entry = Registered { spool: spool.id(), directory: place.directory.clone(), moved_to: None };
+    let (directory, moved_to) = (place.directory.clone(), place.moved_to.clone());
+    let entry = Registered { spool: spool.id(), directory, moved_to };
     place.register.note(&place.name, &entry)?;
     Ok(spool)
 }

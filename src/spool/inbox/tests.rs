@@ -267,3 +267,37 @@ async fn on_a_full_disk_it_goes_on_with_its_reserve() {
     inbox.commit(Some(big), Some(attempt(3))).await.unwrap();
     assert_eq!(inbox.view().await.unwrap(), at(2));
 }
+
+#[tokio::test]
+async fn an_inbox_that_was_cut_to_nothing_is_damaged_and_one_that_is_gone_is_new() {
+    let directory = tempfile::tempdir().unwrap();
+    let inbox = open(directory.path());
+    inbox.commit(Some(finished(3)), None).await.unwrap();
+    assert_eq!(inbox.view().await.unwrap(), at(3));
+    drop(inbox);
+    let path = place(directory.path(), "north", FORWARD).unwrap();
+    drop(open(directory.path()));
+    let began = Instant::now();
+    let log = path.with_extension("db-wal");
+    while log.exists() && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let kept = fs::read(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    let told = |damage| match Inbox::open(directory.path(), "north", FORWARD, None) {
+        Err(SpoolError::Damaged { damage: found, .. }) => assert_eq!(found, damage),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("nothing was noticed"),
+    };
+    told(Damage::Database);
+    assert_eq!(fs::read(&path).unwrap(), b"", "nothing was changed");
+    // The database was lost, and a log of it was not.
+    fs::remove_file(&path).unwrap();
+    fs::write(&log, "log").unwrap();
+    told(Damage::Missing("database beside its log"));
+    fs::remove_file(&log).unwrap();
+    // What a stop in the middle of making one leaves is in nobody's way.
+    fs::write(path.with_extension("db.new"), &kept[..100]).unwrap();
+    let inbox = open(directory.path());
+    assert_eq!(inbox.view().await.unwrap(), FarView::Fresh);
+}

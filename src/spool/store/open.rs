@@ -52,8 +52,9 @@ pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
 
 fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolError> {
     let path = way.directory.join(DATABASE);
+    let may_make = way.wanted.spool.is_none() && way.wanted.destination.is_some();
     if !database::is_there(&path)? {
-        if way.wanted.spool.is_some() {
+        if !may_make {
             return Err(SpoolError::Gone { path: way.directory.clone() });
         }
         database::make_directory(&way.directory)?;
@@ -61,7 +62,7 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     }
     let connection = database::connect(&path)?;
     if !has_tables(&connection, &path)? {
-        if way.wanted.spool.is_some() {
+        if !may_make {
             return Err(SpoolError::Damaged { path, damage: Damage::Missing("identity") });
         }
         make(way, &path, &connection)?;
