@@ -189,9 +189,9 @@ fn is_kept(pair: &Pair, id: &str, bytes: usize) -> bool {
 
 fn a_full_spool_drains_also_after_kill_9_and_intake_returns_with_the_room() {
     let mut pair = Pair::unstarted();
-    let disk = SmallDisk::mount(&pair.north, "state/spool", 160);
+    let disk = SmallDisk::mount(&pair.north, "state/spool", 128);
     let south = start_north(&mut pair);
-    disk.take(".others", 80);
+    disk.take(".others", 84);
     let mut kept: Vec<String> = Vec::new();
     while kept.len() < 500 && is_kept(&pair, &format!("M{}", kept.len()), 200_000) {
         kept.push(format!("M{}", kept.len()));
@@ -207,7 +207,7 @@ fn a_full_spool_drains_also_after_kill_9_and_intake_returns_with_the_room() {
     assert!(pair.north.log().contains(full) && done(&pair, "status").contains(full));
     // Others take what is left, and the site is killed.
     pair.north.kill();
-    disk.take(".more", 80);
+    disk.take(".more", 128);
     pair.north.launch();
     let receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.south.start(&south);
