@@ -396,6 +396,9 @@ fn a_forward_that_is_renamed_while_its_site_is_down_leaves_a_queue_that_is_told_
     // What is drained is no alarm, and can be named again.
     pair.north.write(&renamed(&pair, "orders", &[]));
     assert!(done(&pair, "reload").contains("orders"));
+    until(SOON, "its spool is open", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
     assert_eq!(send(&pair, "5"), "AA 5");
     assert!(states(&pair).contains(&(4, "queued".to_owned())) || states(&pair).contains(&(4, "delivered".to_owned())));
 }
@@ -444,7 +447,7 @@ fn a_forward_that_leads_elsewhere_after_a_start_is_held_until_its_messages_are_m
     let (forward, _) = until(SOON, "it is held", || {
         Some(pair.north.health_of("forwards", "orders")).filter(|forward| forward["queue"]["state"] == "held")
     });
-    assert!(forward["queue"]["cause"].as_str().unwrap_or_default().contains("wardlink queue move"), "{forward}");
+    assert!(forward["queue"]["decide"].as_str().unwrap_or_default().contains("wardlink queue move"), "{forward}");
     assert!(done(&pair, "queue move orders").contains("1 messages go to others now"));
 }
 
