@@ -44,6 +44,7 @@ const PURE: [&str; 39] = [
     "src/link/records",
     "src/link/resume",
     "src/link/ending",
+    "src/link/feed/account",
     "src/link/feed/far",
     "src/link/feed/near",
     "src/link/feed/wire",

@@ -8,6 +8,7 @@ mod courier;
 use std::time::{Duration, SystemTime};
 
 use super::queue::{CONTENT_BYTES_MAX, Choice, ENTRIES_MAX, QueueAction, QueueAnswer, QueueEntry};
+use crate::link::feed::supply::Bar;
 use crate::link::feed::{Answer, CommandKind};
 use crate::spool::queue::State;
 use crate::spool::store::{self, Destination, Listed, Tail};
@@ -90,7 +91,7 @@ impl Desk<'_> {
         let Some(held) = self.courier.held() else {
             return Err("nothing is held: messages go on as far as the way to the receiver is open".to_owned());
         };
-        match self.courier.ask(CommandKind::Retry, held).await? {
+        match self.courier.ask(CommandKind::Retry, held).await?.0 {
             Answer::Attempted => {
                 self.spool.retried(held, by).await.map_err(failed)?;
                 said(format!("message {held} is tried again"))
@@ -102,7 +103,7 @@ impl Desk<'_> {
     async fn park(&self, sequence: Sequence, by: &str) -> Done {
         match self.spool.park(sequence, false, by).await {
             Err(SpoolError::Sent { .. }) => {
-                self.withdraw(sequence).await?;
+                let _bar = self.withdraw(sequence).await?;
                 match self.spool.park(sequence, true, by).await {
                     // The far site's report that it was withdrawn came first.
                     Ok(()) | Err(SpoolError::NotAllowed { state: "parked", .. }) => {}
@@ -117,7 +118,7 @@ impl Desk<'_> {
     async fn discard(&self, sequence: Sequence, reason: &str, by: &str) -> Done {
         match self.spool.discard(sequence, false, by, reason).await {
             Err(SpoolError::Sent { .. }) => {
-                self.withdraw(sequence).await?;
+                let _bar = self.withdraw(sequence).await?;
                 self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
             }
             done => done.map_err(failed)?,
@@ -146,15 +147,17 @@ impl Desk<'_> {
         })
     }
 
-    /// Has the far site give a message up.
-    async fn withdraw(&self, sequence: Sequence) -> Result<(), String> {
-        match self.courier.ask(CommandKind::Withdraw, sequence).await? {
-            Answer::Withdrawn => Ok(()),
+    /// Has the far site give a message up; what is returned keeps it from being sent meanwhile.
+    async fn withdraw(&self, sequence: Sequence) -> Result<Option<Bar>, String> {
+        let (answer, bar) = self.courier.ask(CommandKind::Withdraw, sequence).await?;
+        match answer {
+            Answer::Withdrawn => Ok(bar),
             Answer::Attempted => Err(format!(
                 "message {sequence} was attempted already: what came of it will be told, wardlink queue show {} {sequence}",
                 self.forward
             )),
-            // It is not there: sent, perhaps, over a link that broke. It will not be sent again before this is done.
+            // It is not there, and cannot come while the bar lives.
+            Answer::Unknown if bar.is_some() => Ok(bar),
             Answer::Unknown => {
                 Err(format!("message {sequence} is on its way and not there yet: ask again in a moment"))
             }

@@ -4,6 +4,7 @@
 //! takes each message in once and in order, hands it to the conversation with the receiver, and reports what became of it.
 //! Neither keeps a message itself. Rules: design, delivery.md ("stored: between the sites").
 
+mod account;
 mod book;
 mod far;
 mod near;

@@ -20,12 +20,13 @@ use super::wire::{Fault, decode};
 use super::{Answer, Book, Command, CommandKind, Held, StoreError, Taken, Window};
 use crate::config::Name;
 use crate::link::FLUSH_WITHIN;
+use crate::link::carry::DRAIN_WITHIN;
 use crate::link::echo::Echo;
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::{Divergence, ForwardId, Opening, Outcome, Sequence};
 
-/// The end of the conversation with the receiver is looked for this often where its messages run out.
+/// The end of the conversation with the receiver is looked for this often once it is to end.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
 
 /// Is the conversation with the receiver for one forward of a peer, and what it writes down.
@@ -42,6 +43,8 @@ pub struct Station {
     pub held: watch::Receiver<Option<Held>>,
     /// Is what may come ahead of the receiver.
     pub window: Window,
+    /// Has the conversation end as soon as no attempt is under way.
+    pub stop: watch::Sender<bool>,
     /// Is the conversation; it ends with this.
     pub tasks: JoinSet<()>,
 }
@@ -72,6 +75,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     held: watch::Receiver<Option<Held>>,
     round_trip: Option<Duration>,
+    stop: watch::Sender<bool>,
     /// Ends with the conversation.
     is_over: bool,
     tasks: JoinSet<()>,
@@ -80,11 +84,11 @@ struct Inner {
 impl Reception {
     /// Begins with a station; `unretired` lists the outcomes that its book has.
     pub(in crate::link) fn new(service: Name, station: Station, unretired: &[Outcome]) -> Arc<Self> {
-        let Station { book, messages, outcomes, commands, held, window, tasks } = station;
+        let Station { book, messages, outcomes, commands, held, window, stop, tasks } = station;
         let far = Far::new(window, unretired.iter().map(|outcome| outcome.sequence));
         let reception = Arc::new(Self {
             service,
-            inner: Mutex::new(Inner { far, messages, commands, held, round_trip: None, is_over: false, tasks }),
+            inner: Mutex::new(Inner { far, messages, commands, held, round_trip: None, stop, is_over: false, tasks }),
             book,
             transmit: Notify::new(),
             work: Notify::new(),
@@ -139,12 +143,19 @@ impl Reception {
         self.lock().far.divergence()
     }
 
-    /// Waits until no message waits for the receiver, for so long at the most. Cancel-safe.
-    pub(in crate::link) async fn drained(&self, within: Duration) {
-        let deadline = Instant::now() + within;
-        while self.has_messages() && Instant::now() < deadline {
+    /// Takes no connection any more, and has the conversation with the receiver end: at once where no attempt is under
+    /// way, else with that attempt, within a bound. Cancel-safe.
+    pub(in crate::link) async fn wind_down(&self) {
+        self.lock().stop.send_replace(true);
+        let deadline = Instant::now() + DRAIN_WITHIN;
+        while !self.is_over() && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_STEP).await;
         }
+    }
+
+    /// Tells whether it winds down.
+    pub(in crate::link) fn is_winding_down(&self) -> bool {
+        *self.lock().stop.borrow()
     }
 
     /// Ends the conversation with the receiver; what it has not written down the near site sends again.
@@ -357,5 +368,7 @@ impl Reception {
 async fn ask(commands: mpsc::Sender<Command>, kind: CommandKind, sequence: Sequence) -> Option<Answer> {
     let (answer, answered) = oneshot::channel();
     commands.send(Command { order: kind, sequence, reply: answer }).await.ok()?;
-    answered.await.ok()
+    // It was in hand: where it is not any more, its outcome is about to be told.
+    let answer = answered.await.ok()?;
+    Some(if answer == Answer::Unknown { Answer::Attempted } else { answer })
 }

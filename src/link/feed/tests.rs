@@ -3,6 +3,7 @@
 
 mod loopback;
 mod memory;
+mod whole;
 
 use std::collections::VecDeque;
 use std::time::SystemTime;

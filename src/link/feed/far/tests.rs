@@ -221,6 +221,7 @@ fn a_near_site_that_settled_what_is_in_hand_comes_again() {
 #[test]
 fn commands_and_echoes_without_end_are_a_flood() {
     let mut far = begun();
+    send(&mut far, 3, 10).unwrap();
     let mut ask = |id| far.handle_record(Record::Command { id, kind: CommandKind::Retry, sequence: 3 });
     for id in 0..64 {
         assert!(ask(id).is_ok());
@@ -247,4 +248,26 @@ fn outcomes_that_nobody_reads_are_read_from_the_book_later() {
         told += written(&mut far).len();
     }
     assert_eq!(told, 101, "each once");
+}
+
+#[test]
+fn a_command_is_for_what_is_in_hand_and_the_rest_is_answered_here() {
+    let mut far = begun();
+    send(&mut far, 4, 10).unwrap();
+    far.handle_outcome(outcome(3, 0));
+    written(&mut far);
+    let kind = CommandKind::Withdraw;
+    let mut ask = |sequence| far.handle_record(Record::Command { id: 9, kind, sequence }).unwrap();
+    assert!(ask(4) == Some(Event::Command(9, kind, 4)));
+    assert!(ask(3).is_none() && ask(1).is_none() && ask(5).is_none());
+    let mut out = BytesMut::new();
+    far.poll_transmit(&mut out, usize::MAX);
+    let mut answers = Vec::new();
+    while let Some((record, length)) = decode(&out).unwrap() {
+        if let Record::Answer { id: 9, answer } = record {
+            answers.push(answer);
+        }
+        out = out.split_off(length);
+    }
+    assert_eq!(answers, [Answer::Attempted, Answer::Attempted, Answer::Unknown]);
 }

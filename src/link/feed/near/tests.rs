@@ -184,3 +184,25 @@ fn more_outcomes_than_are_settled_stop_the_reading() {
     assert_eq!(near.poll_settlement(SystemTime::UNIX_EPOCH).len(), SETTLE_MAX);
     assert!(!near.is_sated());
 }
+
+#[test]
+fn a_command_follows_the_message_that_was_begun_and_nothing_that_is_barred() {
+    let mut near = begun(view(2, 0, 0, 0), 3);
+    near.handle_record(Record::Reported(2)).unwrap();
+    near.view = near.view.map(|view| View { window: Window { message_bytes_max: 1 << 20, ..WINDOW }, ..view });
+    near.handle_read(vec![queued(3, PART_BYTES_MAX * 3), queued(4, 1)]);
+    let mut out = BytesMut::new();
+    near.poll_transmit(&mut out, PART_BYTES_MAX); // the greeting and a first part
+    near.push_command(1, CommandKind::Withdraw, 3);
+    near.set_barred(Some(4));
+    assert_eq!(written(&mut near), [(37, 0), (37, 0), (42, 0)], "the far site has the whole message by then");
+    near.handle_record(Record::Outcome(outcome(3))).unwrap();
+    near.handle_read(vec![queued(4, 1)]);
+    assert_eq!((near.poll_read(), written(&mut near)), (None, vec![]), "4 waits for the operator");
+    near.set_paused(true);
+    near.push_command(2, CommandKind::Withdraw, 4);
+    assert_eq!(written(&mut near), [(42, 0)], "a pause keeps no operator from asking");
+    near.set_paused(false);
+    near.set_barred(None);
+    assert_eq!(near.poll_read().map(|(from, ..)| from), Some(4), "and is read again, if it is still there");
+}

@@ -72,6 +72,10 @@ impl QueueModel {
         self.at(sequence).map_or(Digest([0; 32]), |kept| kept.digest)
     }
 
+    pub(super) fn sent_through(&self) -> Sequence {
+        self.sent_through
+    }
+
     pub(super) fn discard_unsent(&mut self, which: usize) {
         let sent = usize::try_from(self.sent_through).unwrap();
         if let Some(kept) = self.kept.iter_mut().skip(sent).nth(which) {
@@ -186,11 +190,14 @@ impl BookState {
 pub(super) struct MemoryQueue {
     pub(super) model: Mutex<QueueModel>,
     tail: watch::Sender<QueueState>,
+    /// Lets what was read be told.
+    reads_end: watch::Sender<bool>,
 }
 
 impl MemoryQueue {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { model: Mutex::new(QueueModel::new()), tail: watch::Sender::default() })
+        let (model, tail) = (Mutex::new(QueueModel::new()), watch::Sender::default());
+        Arc::new(Self { model, tail, reads_end: watch::Sender::new(true) })
     }
 
     pub(super) fn append(&self, count: usize, size: usize) {
@@ -201,6 +208,10 @@ impl MemoryQueue {
 
     pub(super) fn set_paused(&self, paused: bool) {
         self.tail.send_modify(|state| state.paused = paused);
+    }
+
+    pub(super) fn let_reads_end(&self, may: bool) {
+        self.reads_end.send_replace(may);
     }
 
     pub(super) fn fail(&self) {
@@ -224,7 +235,12 @@ impl Queue for MemoryQueue {
     }
 
     fn read(&self, from: Sequence, messages: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Queued>, StoreError>> {
-        async move { Ok(self.model.lock().unwrap().read(from, messages, bytes)) }.boxed()
+        async move {
+            let read = self.model.lock().unwrap().read(from, messages, bytes);
+            self.reads_end.subscribe().wait_for(|may| *may).await?;
+            Ok(read)
+        }
+        .boxed()
     }
 
     fn settle(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>> {
