@@ -74,10 +74,7 @@ impl Watch {
             accepted_total: accepted,
             settled_total: settled,
             refused: forward.tally().counts().refused,
-            in_doubt_total: match &onward {
-                Onward::Link(_) => store.in_doubt(),
-                Onward::Here(here) => here.in_doubt(),
-            },
+            in_doubt_total: tail.as_ref().map_or(0, |tail| tail.in_doubt),
             last_settled_age: store.last_settled().map(|at| at.elapsed()),
             accepted_per_second: pace.accepted_per_second,
             settled_per_second: pace.settled_per_second,

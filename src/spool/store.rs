@@ -77,6 +77,9 @@ pub struct Tail {
     pub parked: u64,
     /// Is when the first queued message was accepted.
     pub oldest: Option<SystemTime>,
+    /// Counts the messages settled since the store was opened that the receiver may have twice, or may have although they
+    /// were given up.
+    pub in_doubt: u64,
     /// Says whether an operator paused the forward.
     pub paused: bool,
     /// Counts messages that are queued for another destination: nothing is sent before they are moved.
@@ -221,12 +224,12 @@ impl Spool {
         self.look(|core| Ok(core.opening())).await
     }
 
-    /// Compares the far site's view with this one.
+    /// Compares the far site's view with this one; what it makes doubtful is durable when this returns.
     ///
     /// # Errors
     /// The store failed.
     pub async fn judge(&self, view: FarView) -> Result<Judgement, SpoolError> {
-        self.look(move |core| core.judge(view)).await
+        self.change(move |core| core.judge(view)).await
     }
 
     /// Reads queued messages at or after `from`, in order, at least one if there is any; that they may be sent is

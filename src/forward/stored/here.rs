@@ -87,11 +87,6 @@ impl Here {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts attempts that were made although the receiver may have the message.
-    pub fn in_doubt(&self) -> u64 {
-        self.counter.counts().in_doubt_resends
-    }
-
     /// Treats the receiver so from now on.
     pub fn set_policy(&self, policy: ReceiverPolicy) {
         self.policy.send_if_modified(|now| std::mem::replace(now, policy) != policy);

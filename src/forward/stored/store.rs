@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -62,8 +61,6 @@ pub struct Store {
     /// Has it opened again now.
     again: Notify,
     retired: watch::Sender<bool>,
-    /// Counts attempts without a known end, as outcomes tell of them.
-    in_doubt: AtomicU64,
     /// Is when a message was settled last.
     settled: Mutex<Option<Instant>>,
 }
@@ -77,7 +74,6 @@ impl Store {
             state: watch::Sender::default(),
             again: Notify::new(),
             retired: watch::Sender::new(false),
-            in_doubt: AtomicU64::new(0),
             settled: Mutex::new(None),
         })
     }
@@ -112,11 +108,6 @@ impl Store {
     /// Notes that a message was settled beside [`Queue::settle`].
     pub fn note_settled(&self) {
         *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// Counts the attempts since the start whose end is not known.
-    pub fn in_doubt(&self) -> u64 {
-        self.in_doubt.load(Ordering::Relaxed)
     }
 
     /// Says when a message was settled last, since the start.
@@ -275,9 +266,7 @@ impl Queue for Store {
 
     fn settle(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>> {
         Box::pin(async move {
-            let in_doubt = outcomes.iter().map(|outcome| u64::from(outcome.in_doubt)).sum();
             let retired = self.spool()?.settle(outcomes).await?;
-            self.in_doubt.fetch_add(in_doubt, Ordering::Relaxed);
             self.note_settled();
             Ok(retired)
         })

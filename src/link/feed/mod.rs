@@ -26,7 +26,7 @@ pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Queue: Send + Sync {
     /// Tells what this start of the queue is, and how far it came.
     fn opening(&self) -> BoxFuture<'_, Result<Opening, StoreError>>;
-    /// Compares the far site's view with its own.
+    /// Compares the far site's view with its own; what that puts in doubt stays so until it is settled.
     fn judge(&self, view: FarView) -> BoxFuture<'_, Result<Judgement, StoreError>>;
     /// Reads what waits from a sequence on, in order, at least one if there is any; it counts as sent from then on.
     fn read(&self, from: Sequence, messages: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Queued>, StoreError>>;

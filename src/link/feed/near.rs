@@ -137,8 +137,8 @@ impl Near {
     }
 
     fn begin_anew(&mut self, phase: Phase) {
-        let (is_paused, barred_from, in_doubt_through) = (self.is_paused, self.barred_from, self.in_doubt_through);
-        *self = Self { is_paused, barred_from, in_doubt_through, phase, ..Self::new() };
+        let (is_paused, barred_from) = (self.is_paused, self.barred_from);
+        *self = Self { is_paused, barred_from, phase, ..Self::new() };
     }
 
     /// Takes in a record.
@@ -181,12 +181,10 @@ impl Near {
                     self.carried = Carried { through: self.sent, messages, bytes: view.bytes };
                 }
                 self.begun_after = self.sent;
-                // What was in doubt stays so: the connection may have broken before it was sent again.
-                self.in_doubt_through = self.in_doubt_through.max(in_doubt_through);
+                self.in_doubt_through = in_doubt_through;
                 self.view = Some(view);
                 self.reported = Some(BTreeSet::new());
                 self.phase = Phase::Sending;
-                let in_doubt_through = self.in_doubt_through;
                 encode(&Record::Begin { after: self.sent, in_doubt_through }, &mut self.urgent);
             }
         }

@@ -128,7 +128,7 @@ fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> R
     }
     let epochs = epochs(&connection, path)?;
     let destinations = destinations(&connection, path, &keys)?;
-    let live = Live { head, days: census.days, stranded: 0, oldest: census.oldest, destinations };
+    let live = Live { head, days: census.days, stranded: 0, in_doubt: 0, oldest: census.oldest, destinations };
     let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.limits.clone());
     Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark }.into())
 }

@@ -30,6 +30,7 @@ impl Core {
                 continue;
             };
             self.keep_outcome(&message, outcome)?;
+            self.live.in_doubt += u64::from(outcome.in_doubt > 0);
             self.change_state(&message, state, millis_of(outcome.at))?;
             let entry = Entry {
                 sequence: outcome.sequence,

@@ -200,4 +200,16 @@ async fn the_far_view_is_judged_by_what_both_can_know() {
     let other = FarView::At { epoch: opening.epoch, watermark: 3, digest: Digest([1; 32]) };
     assert_eq!(judge(other).await, Judgement::Diverged(Divergence::OtherMessages));
     assert_eq!(spool.opening().await.unwrap().retired_digest, digests[2]);
+    // The far site is raised, and this one starts anew: the doubt stays, until its last message is settled.
+    drop(spool);
+    let spool = place.open();
+    let judge = async |view| spool.judge(view).await.unwrap();
+    assert_eq!(judge(at(2, opening.epoch)).await, Judgement::Agreed { next: 3, in_doubt_through: 5 });
+    spool.append(message(6)).await.unwrap();
+    let doubtful = |sequence, in_doubt| Outcome { in_doubt, ..outcome(sequence, Verdict::Delivered) };
+    spool.settle(vec![doubtful(3, 1), doubtful(4, 3), doubtful(5, 1)]).await.unwrap();
+    assert_eq!(judge(at(5, opening.epoch)).await, Judgement::Agreed { next: 6, in_doubt_through: 0 });
+    // An outcome that is told again, over another connection, is counted once.
+    spool.settle(vec![doubtful(5, 1), doubtful(6, 0)]).await.unwrap();
+    assert_eq!(spool.tail().borrow().in_doubt, 3);
 }

@@ -36,11 +36,12 @@ pub(super) struct QueueModel {
     kept: Vec<Kept>,
     epochs: Vec<(Epoch, Sequence)>,
     sent_through: Sequence,
+    in_doubt_through: Sequence,
 }
 
 impl QueueModel {
     pub(super) fn new() -> Self {
-        Self { kept: Vec::new(), epochs: vec![(Epoch([1; 16]), 1)], sent_through: 0 }
+        Self { kept: Vec::new(), epochs: vec![(Epoch([1; 16]), 1)], sent_through: 0, in_doubt_through: 0 }
     }
 
     pub(super) fn restart(&mut self) {
@@ -99,12 +100,10 @@ impl QueueModel {
         Opening { forward: FORWARD, digest_key: KEY, epoch, epoch_first, retired_through, retired_digest }
     }
 
-    pub(super) fn judge(&self, view: FarView) -> Judgement {
+    pub(super) fn judge(&mut self, view: FarView) -> Judgement {
         let retired = self.retired_through();
-        let lost = Judgement::Agreed { next: retired + 1, in_doubt_through: self.sent_through };
         match view {
-            FarView::Fresh if self.sent_through == 0 => Judgement::Agreed { next: retired + 1, in_doubt_through: 0 },
-            FarView::Fresh => lost,
+            FarView::Fresh => self.far_lost(),
             FarView::At { watermark, .. } if watermark > self.last() => Judgement::Diverged(Divergence::FarAhead),
             FarView::At { epoch, .. } if !self.epochs.iter().any(|(known, _)| *known == epoch) => {
                 Judgement::Diverged(Divergence::UnknownEpoch)
@@ -115,11 +114,17 @@ impl QueueModel {
             FarView::At { watermark, .. } => {
                 let was_sent = |sequence| self.at(sequence).is_some_and(|kept| !kept.is_discarded);
                 if (watermark + 1..=retired).any(was_sent) {
-                    return lost;
+                    return self.far_lost();
                 }
-                Judgement::Agreed { next: watermark.max(retired) + 1, in_doubt_through: 0 }
+                let next = watermark.max(retired) + 1;
+                Judgement::Agreed { next, in_doubt_through: self.in_doubt_through }
             }
         }
+    }
+
+    fn far_lost(&mut self) -> Judgement {
+        self.in_doubt_through = self.sent_through;
+        Judgement::Agreed { next: self.retired_through() + 1, in_doubt_through: self.in_doubt_through }
     }
 
     pub(super) fn read(&mut self, from: Sequence, messages: usize, bytes: usize) -> Vec<Queued> {

@@ -214,12 +214,13 @@ async fn a_peer_that_loses_its_permission_in_the_middle_of_a_message_has_its_end
         let dir = far_dir.clone();
         Box::pin(async move { Ok(station(&dir, peer, forward, receiver_at).await) })
     });
-    let inbound = Inbound::new(Gate {
-        service: Box::new(move |service, _| {
-            if may.load(Ordering::Relaxed) { Ok(name(service)) } else { Err(Cause::ServiceNotAllowed) }
-        }),
-        ..offered
-    });
+    let inbound =
+        Inbound::new(Gate {
+            service: Box::new(move |service, _| {
+                if may.load(Ordering::Relaxed) { Ok(name(service)) } else { Err(Cause::ServiceNotAllowed) }
+            }),
+            ..offered
+        });
     around.spawn(Arc::clone(&inbound).run(listener));
 
     let kept = Kept::open(&near_dir, &mut around);
