@@ -31,6 +31,7 @@ pub use outbox::{Happening, OutboxEvent};
 use self::core::Core;
 use messages::{Arrival, Content, Found};
 use open::Way;
+pub use writer::Appended;
 use writer::{Append, Asked, Draft, Incoming, JOBS_MAX, Job, Read, Work, Writer};
 
 use super::key::SpoolKey;
@@ -183,20 +184,37 @@ impl Spool {
         Ok(Arc::new(Self { directory, digest_key, jobs: Some(jobs), room, tail, thread: Some(thread) }))
     }
 
-    /// Keeps a message; it is durable when this returns. Dropping the future leaves open whether it is kept.
-    ///
-    /// # Errors
-    /// It is not kept: a limit is reached, the disk is full, or the store failed.
-    pub async fn append(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
-        let (incoming, draft) = if payload.len() > INLINE_BYTES_MAX {
-            self.write_large(payload).await?
-        } else {
-            (Incoming::Whole(payload), Draft(None))
-        };
+    /// Keeps the messages of one sender, in order; they are durable when this returns. Once one is refused (a limit is
+    /// reached, the disk is full, the store failed), so are all behind it. Dropping the future leaves open what is kept.
+    pub async fn append(&self, payloads: Vec<Vec<u8>>) -> Appended {
+        let (mut messages, mut refused) = (Vec::with_capacity(payloads.len()), None);
+        for payload in payloads {
+            if payload.len() <= INLINE_BYTES_MAX {
+                messages.push((Incoming::Whole(payload), Draft(None)));
+                continue;
+            }
+            match self.write_large(payload).await {
+                Ok(large) => messages.push(large),
+                Err(error) => {
+                    refused = Some(error.into());
+                    break;
+                }
+            }
+        }
         let (reply, answer) = oneshot::channel();
-        let outcome = Err(Refusal::Failed(SpoolError::Closed));
-        self.send(Work::Append(Append { incoming, draft, outcome, reply })).await?;
-        answer.await.unwrap_or(Err(Refusal::Failed(SpoolError::Closed)))
+        let work = Work::Append(Append { messages, outcome: Appended::default(), reply });
+        let appended = match self.send(work).await {
+            Ok(()) => answer.await.unwrap_or_else(|_| Appended::none(SpoolError::Closed)),
+            Err(error) => Appended::none(error),
+        };
+        Appended { refused: appended.refused.or(refused), ..appended }
+    }
+
+    /// Keeps one message.
+    #[cfg(test)]
+    pub(crate) async fn keep(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
+        let Appended { kept, refused } = self.append(vec![payload]).await;
+        kept.first().copied().ok_or_else(|| refused.unwrap_or(Refusal::Failed(SpoolError::Closed)))
     }
 
     /// Writes a large payload beside the thread, so that no commit waits for it.

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 
-use super::{Keep, NotKept};
+use super::{Keep, NotAll, NotKept};
 use crate::config::SpoolKeyFile;
 use crate::link::carry::DRAIN_WITHIN;
 use crate::link::feed::{Queue, QueueState, StoreError};
 use crate::spool::key::SpoolKey;
-use crate::spool::store::{Destination, Limits, Spool, Tail};
+use crate::spool::store::{Appended, Destination, Limits, Spool, Tail};
 use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
 
 /// A spool that cannot be opened is tried again after so long: whoever mends the disk need not know of us.
@@ -236,14 +236,16 @@ fn state_of(tail: &Tail) -> QueueState {
 }
 
 impl Keep for Store {
-    async fn append(&self, payload: Vec<u8>) -> Result<(), NotKept> {
-        let spool = self.spool().map_err(|_| NotKept::Failed)?;
-        match spool.append(payload).await {
-            Ok(_) => Ok(()),
-            Err(Refusal::Full { .. }) => Err(NotKept::Full),
-            Err(Refusal::Disk) => Err(NotKept::Disk),
-            Err(Refusal::Failed(_)) => Err(NotKept::Failed),
-        }
+    async fn append(&self, payloads: Vec<Vec<u8>>) -> Result<(), NotAll> {
+        let spool = self.spool().map_err(|_| NotAll { kept: 0, why: NotKept::Failed })?;
+        let Appended { kept, refused } = spool.append(payloads).await;
+        let why = match refused {
+            None => return Ok(()),
+            Some(Refusal::Full { .. }) => NotKept::Full,
+            Some(Refusal::Disk) => NotKept::Disk,
+            Some(Refusal::Failed(_)) => NotKept::Failed,
+        };
+        Err(NotAll { kept: kept.len(), why })
     }
 }
 

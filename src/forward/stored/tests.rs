@@ -25,11 +25,17 @@ struct Shelf {
 }
 
 impl Keep for Shelf {
-    async fn append(&self, payload: Vec<u8>) -> Result<(), NotKept> {
-        self.line.lock().unwrap().push(payload);
-        let refusal = self.refusals.lock().unwrap().pop_front().flatten();
-        self.permits.acquire().await.unwrap().forget();
-        refusal.map_or(Ok(()), Err)
+    async fn append(&self, payloads: Vec<Vec<u8>>) -> Result<(), NotAll> {
+        let count = payloads.len();
+        self.line.lock().unwrap().extend(payloads);
+        for kept in 0..count {
+            let refusal = self.refusals.lock().unwrap().pop_front().flatten();
+            self.permits.acquire().await.unwrap().forget();
+            if let Some(why) = refusal {
+                return Err(NotAll { kept, why });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -309,14 +315,17 @@ async fn what_is_not_kept_is_never_accepted() {
     for why in [NotKept::Full, NotKept::Disk, NotKept::Failed] {
         let mut here = desk(9, TERMS).await;
         here.shelf.refusals.lock().unwrap().extend([None, Some(why)]);
-        here.send(message("1") + &message("2")).await;
+        here.send(message("1") + &message("2") + &message("3")).await;
         assert_eq!(here.answers(1).await, ["AA 1"]);
         let (reason, tally, _) = here.closed().await;
         assert_eq!((reason, tally.counts().refused.get(why.code())), (why.code(), Some(&1)));
         let mut here = desk(9, config::Stored { on_full: OnFull::Nak, ..TERMS }).await;
-        here.shelf.refusals.lock().unwrap().extend([Some(why), None, Some(why), None, Some(why)]);
+        here.shelf.refusals.lock().unwrap().extend([None, Some(why)]);
         here.send(message("1") + &message("2") + &enhanced("3", "AL", "NE") + &message("4")).await;
-        assert_eq!(here.answers(4).await, ["AR 1", "AA 2", "CR 3", "AA 4"]);
+        assert_eq!(here.answers(4).await, ["AA 1", "AR 2", "CR 3", "AR 4"], "none overtakes the one before");
+        here.send(message("2")).await;
+        assert_eq!(here.answers(1).await, ["AA 2"], "it comes again, and is kept");
+        here.shelf.refusals.lock().unwrap().push_back(Some(why));
         here.send(enhanced("5", "NE", "NE")).await;
         assert_eq!(here.closed().await.0, why.code(), "what asks for no answer learns it by the end");
     }

@@ -183,7 +183,7 @@ async fn a_cut_wire_and_a_restarted_near_site_lose_and_repeat_nothing() {
         let link = dial(wire_at, Arc::clone(&kept) as _);
         tasks.spawn(Arc::clone(&link).run(|| 0.0));
         for number in 1..=MESSAGES / 3 {
-            kept.spool.append(message(start * (MESSAGES / 3) + number)).await.unwrap();
+            kept.spool.keep(message(start * (MESSAGES / 3) + number)).await.unwrap();
         }
         let enough = if start == 2 { MESSAGES } else { start * (MESSAGES / 3) + 40 };
         until("messages", || kept.spool.tail().borrow().retired_through >= enough).await;
@@ -227,7 +227,7 @@ async fn a_peer_that_loses_its_permission_in_the_middle_of_a_message_has_its_end
     let link = dial(far_at, Arc::clone(&kept) as _);
     around.spawn(Arc::clone(&link).run(|| 0.0));
     for number in 1..=3 {
-        kept.spool.append(message(number)).await.unwrap();
+        kept.spool.keep(message(number)).await.unwrap();
     }
     for number in 1..=3 {
         until("the next message", || received.lock().unwrap().len() == number).await;

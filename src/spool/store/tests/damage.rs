@@ -10,7 +10,7 @@ use crate::spool::Damage;
 async fn filled(place: &Place) {
     let spool = place.open();
     for number in 1..=3 {
-        spool.append(message(number)).await.unwrap();
+        spool.keep(message(number)).await.unwrap();
     }
     spool.settle(vec![outcome(1, Verdict::Delivered)]).await.unwrap();
 }
@@ -94,12 +94,12 @@ async fn a_changed_message_stops_the_forward_and_an_operator_decides() {
         let spool = place.open();
         let read = spool.read(1, 9, usize::MAX).await;
         assert!(matches!(read, Err(SpoolError::Damaged { damage: d, .. }) if d == damage), "{statement}");
-        assert!(matches!(spool.append(message(4)).await, Err(Refusal::Failed(SpoolError::Damaged { .. }))));
+        assert!(matches!(spool.keep(message(4)).await, Err(Refusal::Failed(SpoolError::Damaged { .. }))));
         assert!(spool.tail().borrow().failed.is_some());
         assert_eq!(spool.list(1, None, 9).await.map(|all| all.len()).unwrap_or(3), 3);
         if matches!(damage, Damage::TamperedMessage(_) | Damage::MissingMessage(_)) && !statement.contains("epochs") {
             spool.discard(2, true, "anna", "damaged").await.unwrap();
-            assert_eq!(spool.append(message(4)).await.unwrap(), 4);
+            assert_eq!(spool.keep(message(4)).await.unwrap(), 4);
             let left: Vec<_> = spool.read(1, 9, usize::MAX).await.unwrap().iter().map(|one| one.sequence).collect();
             assert_eq!(left, [3, 4]);
         }
@@ -111,7 +111,7 @@ async fn an_earlier_state_of_the_database_is_noticed() {
     let place = Place::new();
     filled(&place).await;
     copy(&place, &["spool.db"], ("", ".earlier"));
-    place.open().append(message(4)).await.unwrap();
+    place.open().keep(message(4)).await.unwrap();
     copy(&place, &["spool.db"], (".earlier", ""));
     assert!(matches!(damage_of(&place), Damage::RolledBack { .. }));
 }
@@ -120,7 +120,7 @@ async fn an_earlier_state_of_the_database_is_noticed() {
 async fn a_lost_log_is_noticed() {
     let place = Place::new();
     let spool = place.open();
-    spool.append(message(1)).await.unwrap();
+    spool.keep(message(1)).await.unwrap();
     // As a crash leaves it: the log is not written back.
     copy(&place, &["spool.db", "spool.db-wal", "mark"], ("", ".crash"));
     drop(spool);
@@ -168,14 +168,14 @@ async fn a_second_process_is_kept_out() {
     let place = Place::new();
     let spool = place.open();
     assert!(matches!(place.try_open("orders"), Err(SpoolError::InUse { .. })));
-    assert_eq!(spool.append(message(1)).await.unwrap(), 1);
+    assert_eq!(spool.keep(message(1)).await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn a_large_payload_that_is_gone_is_named() {
     let place = Place::new();
     let spool = place.open();
-    spool.append(vec![1; INLINE_BYTES_MAX + 1]).await.unwrap();
+    spool.keep(vec![1; INLINE_BYTES_MAX + 1]).await.unwrap();
     let entries = fs::read_dir(place.directory.path().join("orders")).unwrap();
     for path in
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "sealed"))
@@ -184,7 +184,7 @@ async fn a_large_payload_that_is_gone_is_named() {
     }
     let read = spool.read(1, 9, usize::MAX).await;
     assert!(matches!(read, Err(SpoolError::Damaged { damage: Damage::Missing(_), .. })));
-    assert!(matches!(spool.append(message(2)).await, Err(Refusal::Failed(SpoolError::Damaged { .. }))));
+    assert!(matches!(spool.keep(message(2)).await, Err(Refusal::Failed(SpoolError::Damaged { .. }))));
     spool.discard(1, true, "anna", "damaged").await.unwrap();
-    assert_eq!(spool.append(message(2)).await.unwrap(), 2);
+    assert_eq!(spool.keep(message(2)).await.unwrap(), 2);
 }
