@@ -106,6 +106,7 @@ impl Service {
         let talk = Talk { peer, state: state.subscribe(), held_since: Arc::default(), counter: Arc::clone(&counter) };
         let (held, held_now) = watch::channel(None);
         let (policy, policies) = watch::channel(self.config().stored);
+        let (pause, paused) = watch::channel(false);
         let (stop, stops) = watch::channel(false);
         let dialer = Arc::clone(&self);
         let conversation = Conversation {
@@ -117,6 +118,8 @@ impl Service {
             reports,
             state,
             counter,
+            paused,
+            wanted: self.waiting.subscribe(),
             stop: stops,
         };
         let mut tasks = JoinSet::new();
@@ -128,7 +131,7 @@ impl Service {
         talks.forget_ended();
         talks.open.push(talk);
         drop(talks);
-        Ok(Station { book: inbox, messages, outcomes, commands, held: held_now, window, stop, tasks })
+        Ok(Station { book: inbox, messages, outcomes, commands, held: held_now, window, pause, stop, tasks })
     }
 
     /// Returns the conversations about stored messages that are open, and what all that there were have counted.
@@ -198,3 +201,6 @@ async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<He
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

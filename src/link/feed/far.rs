@@ -28,11 +28,14 @@ const COMMANDS_MAX: usize = 64;
 /// A message's memory is asked for at most this far ahead of its bytes.
 const RESERVE_BYTES_MAX: usize = 64 << 10;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
+    #[default]
     Idle,
     Opened,
-    Beginning { after: Sequence },
+    Beginning {
+        after: Sequence,
+    },
     Begun,
     Diverged(Divergence),
 }
@@ -65,12 +68,17 @@ enum Tell {
 }
 
 /// Is the far end.
+#[derive(Default)]
 pub(super) struct Far {
     window: Window,
     /// Is the last message that was taken in, or that the book is behind, and the digest there, where it is known.
     tail: (Sequence, Option<Digest>),
     /// Has what was taken in.
     hand: Account,
+    /// Is a message that an earlier start attempted, whether it came again or not.
+    attempted: Option<Sequence>,
+    /// Tells that the near site said last that its forward is paused.
+    is_paused: bool,
     // of one connection:
     phase: Phase,
     opening: Option<Opening>,
@@ -87,29 +95,24 @@ pub(super) struct Far {
 }
 
 impl Far {
-    /// Makes an end with nothing in hand. `unretired` lists the outcomes that the book has.
-    pub(super) fn new(window: Window, unretired: impl IntoIterator<Item = Sequence>) -> Self {
-        Self {
-            window,
-            tail: (0, None),
-            hand: Account::with_outcomes(unretired),
-            phase: Phase::Idle,
-            opening: None,
-            watermark: None,
-            partial: None,
-            tells: VecDeque::new(),
-            tell_bytes: 0,
-            list_after: None,
-            reports_through: None,
-            prune: None,
-            commands: 0,
-            urgent: BytesMut::new(),
-        }
+    /// Makes an end with nothing in hand. `unretired` lists the outcomes that the book has, `attempted` is what it says of
+    /// a message without one.
+    pub(super) fn new(
+        window: Window,
+        unretired: impl IntoIterator<Item = Sequence>,
+        attempted: Option<Sequence>,
+    ) -> Self {
+        Self { window, hand: Account::with_outcomes(unretired), attempted, ..Self::default() }
     }
 
     /// Tells whether messages wait for the receiver.
     pub(super) fn has_messages(&self) -> bool {
         self.hand.bytes() > 0
+    }
+
+    /// Tells whether nothing in hand is to be attempted.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
     }
 
     /// Says how the two sites differ, if they do.
@@ -151,11 +154,12 @@ impl Far {
     pub(super) fn handle_record(&mut self, record: Record<'_>) -> Result<Option<Event>, Fault> {
         let kind = record.kind();
         let event = match record {
-            Record::Begin { after, .. } if self.phase == Phase::Opened => {
+            Record::Begin { after, is_paused, .. } if self.phase == Phase::Opened => {
                 if self.hand.has_settled() {
                     return Err(Fault::Settled); // an outcome is about to come: the next connection finds it
                 }
                 self.phase = Phase::Beginning { after };
+                self.is_paused = is_paused;
                 Some(Event::Begin)
             }
             Record::Diverged(divergence) if self.phase == Phase::Opened => {
@@ -173,6 +177,10 @@ impl Far {
             }
             Record::Command { id, kind, sequence } if self.phase == Phase::Begun => {
                 self.handle_command(id, kind, sequence)?
+            }
+            Record::Paused(is_paused) if self.phase == Phase::Begun => {
+                self.is_paused = is_paused;
+                None
             }
             Record::Ping(token) => {
                 encode(&Record::Pong(token), &mut self.urgent);
@@ -286,7 +294,8 @@ impl Far {
             return Ok(Some(Event::Command(id, kind, sequence)));
         }
         // What came and is not in hand has an outcome; what did not come is not on the wire either.
-        self.push_answer(id, if sequence <= self.tail.0 { Answer::Attempted } else { Answer::Unknown });
+        let is_known = sequence <= self.tail.0 || self.attempted == Some(sequence);
+        self.push_answer(id, if is_known { Answer::Attempted } else { Answer::Unknown });
         Ok(None)
     }
 

@@ -55,6 +55,8 @@ pub trait Book: Send + Sync {
     fn view(&self) -> BoxFuture<'_, Result<FarView, StoreError>>;
     /// Lists what became of messages above a sequence.
     fn outcomes_after(&self, sequence: Sequence) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>>;
+    /// Names the message that was attempted and has no outcome, if one was.
+    fn attempted(&self) -> BoxFuture<'_, Result<Option<Sequence>, StoreError>>;
     /// Puts up to `opening.retired_through` behind it, where that is not so already; a fresh book begins there.
     fn raise(&self, opening: Opening) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Forgets what became of messages that the near site has settled.

@@ -30,8 +30,9 @@ const SETTLE_BYTES_MAX: usize = 1 << 20;
 /// Records that wait ahead of messages, in bytes. A peer that asks on and reads nothing is cut off.
 const URGENT_BYTES_MAX: usize = 256 << 10;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
+    #[default]
     Idle,
     Asking,
     Judging(View),
@@ -60,7 +61,8 @@ struct Carried {
     bytes: u64,
 }
 
-/// Is the near end.
+/// Is the near end; it begins without a connection.
+#[derive(Default)]
 pub(super) struct Near {
     phase: Phase,
     opening: Option<Opening>,
@@ -77,6 +79,8 @@ pub(super) struct Near {
     /// Is how much of the first one ahead was written.
     offset: usize,
     is_paused: bool,
+    /// Is what the far site was told of that.
+    paused_told: bool,
     barred_from: Option<Sequence>,
     commands: VecDeque<(u32, CommandKind, Sequence)>,
     outcomes: VecDeque<Outcome>,
@@ -92,33 +96,6 @@ pub(super) struct Near {
 }
 
 impl Near {
-    /// Makes an end without a connection.
-    pub(super) fn new() -> Self {
-        Self {
-            phase: Phase::Idle,
-            opening: None,
-            view: None,
-            carried: Carried::default(),
-            flight: Account::default(),
-            retired_told: 0,
-            in_doubt_through: 0,
-            sent: 0,
-            ahead: VecDeque::new(),
-            ahead_bytes: 0,
-            offset: 0,
-            is_paused: false,
-            barred_from: None,
-            commands: VecDeque::new(),
-            outcomes: VecDeque::new(),
-            outcome_bytes: 0,
-            begun_after: 0,
-            reported: None,
-            behind: None,
-            held: None,
-            urgent: BytesMut::new(),
-        }
-    }
-
     /// Begins a connection: all that the one before left is void.
     pub(super) fn handle_connected(&mut self, opening: Opening) {
         self.begin_anew(Phase::Asking);
@@ -138,7 +115,7 @@ impl Near {
 
     fn begin_anew(&mut self, phase: Phase) {
         let (is_paused, barred_from) = (self.is_paused, self.barred_from);
-        *self = Self { is_paused, barred_from, phase, ..Self::new() };
+        *self = Self { is_paused, barred_from, phase, ..Self::default() };
     }
 
     /// Takes in a record.
@@ -185,7 +162,9 @@ impl Near {
                 self.view = Some(view);
                 self.reported = Some(BTreeSet::new());
                 self.phase = Phase::Sending;
-                encode(&Record::Begin { after: self.sent, in_doubt_through }, &mut self.urgent);
+                let (after, is_paused) = (self.sent, self.is_paused);
+                self.paused_told = is_paused;
+                encode(&Record::Begin { after, in_doubt_through, is_paused }, &mut self.urgent);
             }
         }
     }
@@ -235,7 +214,7 @@ impl Near {
         }
     }
 
-    /// Stops sending, or goes on; a message that was begun is finished.
+    /// Stops sending, or goes on, and the far site with it; a message that was begun is finished.
     pub(super) fn set_paused(&mut self, is_paused: bool) {
         self.is_paused = is_paused;
     }
@@ -314,6 +293,10 @@ impl Near {
         if self.flight.retired() > self.retired_told {
             self.retired_told = self.flight.retired();
             encode(&Record::Retired(self.retired_told), out);
+        }
+        if self.is_paused != self.paused_told {
+            self.paused_told = self.is_paused;
+            encode(&Record::Paused(self.is_paused), out);
         }
         loop {
             if self.offset == 0 {

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::far::{Event, Far};
-use super::wire::{Fault, decode};
+use super::wire::{Fault, Record, decode};
 use super::{Answer, Book, Command, CommandKind, Held, StoreError, Taken, Window};
 use crate::config::Name;
 use crate::link::FLUSH_WITHIN;
@@ -43,6 +43,8 @@ pub struct Station {
     pub held: watch::Receiver<Option<Held>>,
     /// Is what may come ahead of the receiver.
     pub window: Window,
+    /// Has the conversation begin no attempt, or go on.
+    pub pause: watch::Sender<bool>,
     /// Has the conversation end as soon as no attempt is under way.
     pub stop: watch::Sender<bool>,
     /// Is the conversation; it ends with this.
@@ -75,6 +77,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     held: watch::Receiver<Option<Held>>,
     round_trip: Option<Duration>,
+    pause: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     /// Ends with the conversation.
     is_over: bool,
@@ -82,13 +85,28 @@ struct Inner {
 }
 
 impl Reception {
-    /// Begins with a station; `unretired` lists the outcomes that its book has.
-    pub(in crate::link) fn new(service: Name, station: Station, unretired: &[Outcome]) -> Arc<Self> {
-        let Station { book, messages, outcomes, commands, held, window, stop, tasks } = station;
-        let far = Far::new(window, unretired.iter().map(|outcome| outcome.sequence));
+    /// Begins with a station; `unretired` lists the outcomes that its book has, `attempted` is its [`Book::attempted`].
+    pub(in crate::link) fn new(
+        service: Name,
+        station: Station,
+        unretired: &[Outcome],
+        attempted: Option<Sequence>,
+    ) -> Arc<Self> {
+        let Station { book, messages, outcomes, commands, held, window, pause, stop, tasks } = station;
+        let far = Far::new(window, unretired.iter().map(|outcome| outcome.sequence), attempted);
         let reception = Arc::new(Self {
             service,
-            inner: Mutex::new(Inner { far, messages, commands, held, round_trip: None, stop, is_over: false, tasks }),
+            inner: Mutex::new(Inner {
+                far,
+                messages,
+                commands,
+                held,
+                round_trip: None,
+                pause,
+                stop,
+                is_over: false,
+                tasks,
+            }),
             book,
             transmit: Notify::new(),
             work: Notify::new(),
@@ -106,10 +124,9 @@ impl Reception {
                 reception.transmit.notify_one();
                 reception.work.notify_one();
             }
-            if let Some(reception) = weak.upgrade() {
-                reception.lock().is_over = true;
-                reception.work.notify_one();
-            }
+            let Some(reception) = weak.upgrade() else { return };
+            reception.lock().is_over = true;
+            reception.work.notify_one();
         });
         reception
     }
@@ -266,7 +283,7 @@ impl Reception {
         let now = Instant::now();
         echo.hear(now);
         while let Some((record, record_bytes)) = decode(buffer).map_err(Fault::from)? {
-            let event = self.lock().far.handle_record(record)?;
+            let event = self.lock().handle_record(record)?;
             buffer.advance(record_bytes);
             match event {
                 None => {}
@@ -361,6 +378,15 @@ impl Reception {
             }
             self.transmit.notify_one();
         }
+    }
+}
+
+impl Inner {
+    fn handle_record(&mut self, record: Record<'_>) -> Result<Option<Event>, Fault> {
+        let event = self.far.handle_record(record)?;
+        let is_paused = self.far.is_paused();
+        self.pause.send_if_modified(|was| std::mem::replace(was, is_paused) != is_paused);
+        Ok(event)
     }
 }
 

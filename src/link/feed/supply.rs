@@ -71,7 +71,7 @@ impl Supply {
         Arc::new(Self {
             queue,
             inner: Mutex::new(Inner {
-                near: Near::new(),
+                near: Near::default(),
                 far: None,
                 is_connected: false,
                 commands: HashMap::new(),

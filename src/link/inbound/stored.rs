@@ -135,7 +135,8 @@ impl Inbound {
         };
         let station = open(peer.clone(), service.clone(), opening.forward).await.map_err(failed)?;
         let unretired = station.book.outcomes_after(opening.retired_through).await.map_err(failed)?;
-        let reception = Reception::new(service.clone(), station, &unretired);
+        let attempted = station.book.attempted().await.map_err(failed)?;
+        let reception = Reception::new(service.clone(), station, &unretired, attempted);
         let turn = reception.take_over();
         self.receptions().insert(key, Arc::clone(&reception));
         Ok((reception, turn))

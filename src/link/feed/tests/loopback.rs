@@ -123,7 +123,8 @@ async fn far_site() -> FarSite {
             let (book, received) = (Arc::clone(&book), Arc::clone(&received));
             let (stop, stops) = watch::channel(false);
             tasks.spawn(converse(Arc::clone(&book), received, goes_on.clone(), from_link, to_link, asked, stops));
-            Station { book, messages, outcomes, commands, held: held.clone(), window: Window::default(), stop, tasks }
+            let (held, window, pause) = (held.clone(), Window::default(), watch::Sender::new(false));
+            Station { book, messages, outcomes, commands, held, window, pause, stop, tasks }
         }
     };
     let open: OpenStation = Box::new(move |_, _, _| {
@@ -352,9 +353,11 @@ async fn hostile(address: SocketAddr) -> TcpStream {
 #[tokio::test]
 async fn a_peer_that_begins_with_anything_else_is_closed() {
     let far = far_site().await;
-    for record in
-        [wire::Record::Retired(1), wire::Record::Begin { after: 0, in_doubt_through: 0 }, wire::Record::Ping(1)]
-    {
+    for record in [
+        wire::Record::Retired(1),
+        wire::Record::Begin { after: 0, in_doubt_through: 0, is_paused: false },
+        wire::Record::Ping(1),
+    ] {
         let mut tcp = hostile(far.address).await;
         let mut out = BytesMut::new();
         wire::encode(&record, &mut out);

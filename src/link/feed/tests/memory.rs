@@ -276,6 +276,10 @@ impl Book for MemoryBook {
         async move { Ok(self.0.lock().unwrap().outcomes_after(sequence)) }.boxed()
     }
 
+    fn attempted(&self) -> BoxFuture<'_, Result<Option<Sequence>, StoreError>> {
+        async { Ok(None) }.boxed()
+    }
+
     fn raise(&self, opening: Opening) -> BoxFuture<'_, Result<(), StoreError>> {
         async move {
             self.0.lock().unwrap().raise(&opening);

@@ -1,7 +1,7 @@
 //! Both shells with the real spool, inbox and conversation: the wire cut and the near site restarted in the middle.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::super::{Queue, QueueState, StoreError, Window};
 use super::loopback::{HERE, dial, gate, name, until};
 use crate::config::{Name, ReceiverPolicy};
 use crate::link::inbound::{Gate, Inbound};
-use crate::link::outbound::LinkState;
+use crate::link::outbound::{LinkState, Outbound};
 use crate::link::wire::Cause;
 use crate::mllp::frame::encode;
 use crate::spool::delivery::{Conversation, Counter};
@@ -107,7 +107,7 @@ async fn station(dir: &Path, peer: Name, forward: ForwardId, receiver: SocketAdd
     let (messages, source) = mpsc::channel(4096);
     let (reports, outcomes) = mpsc::channel(64);
     let (commands, orders) = mpsc::channel(4);
-    let (stop, stops) = watch::channel(false);
+    let ((pause, paused), (stop, stops)) = (watch::channel(false), watch::channel(false));
     let conversation = Conversation {
         source,
         ledger: Arc::clone(&book),
@@ -117,11 +117,14 @@ async fn station(dir: &Path, peer: Name, forward: ForwardId, receiver: SocketAdd
         reports,
         state: watch::Sender::default(),
         counter: Arc::new(Counter::default()),
+        paused,
+        wanted: watch::channel(0).1,
         stop: stops,
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(conversation.run());
-    Station { book, messages, outcomes, commands, held: watch::channel(None).1, window: Window::default(), stop, tasks }
+    let (held, window) = (watch::channel(None).1, Window::default());
+    Station { book, messages, outcomes, commands, held, window, pause, stop, tasks }
 }
 
 /// Carries bytes to the far site, and breaks each connection after so many.
@@ -154,58 +157,25 @@ async fn carry(mut near: TcpStream, mut far: TcpStream, after_bytes: usize) {
     }
 }
 
-#[tokio::test]
-async fn a_cut_wire_and_a_restarted_near_site_lose_and_repeat_nothing() {
-    let dirs = tempfile::tempdir().unwrap();
-    let (near_dir, far_dir) = (dirs.path().join("near"), dirs.path().join("far"));
-    std::fs::create_dir_all(&far_dir).unwrap();
-    let mut around = JoinSet::new();
-
-    let receiver = TcpListener::bind((HERE, 0)).await.unwrap();
-    let receiver_at = receiver.local_addr().unwrap();
-    let received = Arc::new(Mutex::new(Vec::new()));
-    around.spawn(receive(receiver, Arc::clone(&received), Duration::ZERO));
-
-    let listener = TcpListener::bind((HERE, 0)).await.unwrap();
-    let far_at = listener.local_addr().unwrap();
-    let inbound = Inbound::new(gate(move |peer, _, forward| {
-        let dir = far_dir.clone();
-        Box::pin(async move { Ok(station(&dir, peer, forward, receiver_at).await) })
-    }));
-    around.spawn(Arc::clone(&inbound).run(listener));
-    let wire = TcpListener::bind((HERE, 0)).await.unwrap();
-    let wire_at = wire.local_addr().unwrap();
-    around.spawn(cut_again_and_again(wire, far_at, 40_000));
-
-    for start in 0..3 {
-        let mut tasks = JoinSet::new();
-        let kept = Kept::open(&near_dir, &mut tasks);
-        let link = dial(wire_at, Arc::clone(&kept) as _);
-        tasks.spawn(Arc::clone(&link).run(|| 0.0));
-        for number in 1..=MESSAGES / 3 {
-            kept.spool.keep(message(start * (MESSAGES / 3) + number)).await.unwrap();
-        }
-        let enough = if start == 2 { MESSAGES } else { start * (MESSAGES / 3) + 40 };
-        until("messages", || kept.spool.tail().borrow().retired_through >= enough).await;
-        tasks.shutdown().await;
-        drop(link);
-        assert_eq!(Arc::strong_count(&kept), 1, "the spool closes with its site");
-    }
-    assert_eq!(*received.lock().unwrap(), (1..=MESSAGES).collect::<Vec<_>>(), "each once, in order");
+/// Is a far site with its receiver, and the directory of the near one.
+struct Sites {
+    dirs: tempfile::TempDir,
+    inbound: Arc<Inbound>,
+    far_at: SocketAddr,
+    received: Arc<Mutex<Vec<u64>>>,
+    allows: Arc<AtomicBool>,
+    around: JoinSet<()>,
 }
 
-#[tokio::test]
-async fn a_peer_that_loses_its_permission_in_the_middle_of_a_message_has_its_end_awaited() {
-    let dirs = tempfile::tempdir().unwrap();
-    let (near_dir, far_dir) = (dirs.path().join("near"), dirs.path().join("far"));
+/// Begins a far site whose receiver answers after a time.
+async fn sites(answers_after: Duration) -> Sites {
+    let (dirs, mut around) = (tempfile::tempdir().unwrap(), JoinSet::new());
+    let far_dir = dirs.path().join("far");
     std::fs::create_dir_all(&far_dir).unwrap();
-    let mut around = JoinSet::new();
-
     let receiver = TcpListener::bind((HERE, 0)).await.unwrap();
     let receiver_at = receiver.local_addr().unwrap();
     let received = Arc::new(Mutex::new(Vec::new()));
-    around.spawn(receive(receiver, Arc::clone(&received), Duration::from_millis(200)));
-
+    around.spawn(receive(receiver, Arc::clone(&received), answers_after));
     let listener = TcpListener::bind((HERE, 0)).await.unwrap();
     let far_at = listener.local_addr().unwrap();
     let allows = Arc::new(AtomicBool::new(true));
@@ -222,20 +192,83 @@ async fn a_peer_that_loses_its_permission_in_the_middle_of_a_message_has_its_end
             ..offered
         });
     around.spawn(Arc::clone(&inbound).run(listener));
+    Sites { dirs, inbound, far_at, received, allows, around }
+}
 
-    let kept = Kept::open(&near_dir, &mut around);
-    let link = dial(far_at, Arc::clone(&kept) as _);
-    around.spawn(Arc::clone(&link).run(|| 0.0));
+impl Sites {
+    fn near_dir(&self) -> PathBuf {
+        self.dirs.path().join("near")
+    }
+
+    /// Starts the near site, at once with its link to the far one.
+    fn start_near(&mut self) -> (Arc<Kept>, Arc<Outbound>) {
+        let kept = Kept::open(&self.near_dir(), &mut self.around);
+        let link = dial(self.far_at, Arc::clone(&kept) as _);
+        self.around.spawn(Arc::clone(&link).run(|| 0.0));
+        (kept, link)
+    }
+
+    fn received(&self) -> Vec<u64> {
+        self.received.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_cut_wire_and_a_restarted_near_site_lose_and_repeat_nothing() {
+    let mut sites = sites(Duration::ZERO).await;
+    let wire = TcpListener::bind((HERE, 0)).await.unwrap();
+    let wire_at = wire.local_addr().unwrap();
+    sites.around.spawn(cut_again_and_again(wire, sites.far_at, 40_000));
+    for start in 0..3 {
+        let mut tasks = JoinSet::new();
+        let kept = Kept::open(&sites.near_dir(), &mut tasks);
+        let link = dial(wire_at, Arc::clone(&kept) as _);
+        tasks.spawn(Arc::clone(&link).run(|| 0.0));
+        for number in 1..=MESSAGES / 3 {
+            kept.spool.keep(message(start * (MESSAGES / 3) + number)).await.unwrap();
+        }
+        let enough = if start == 2 { MESSAGES } else { start * (MESSAGES / 3) + 40 };
+        until("messages", || kept.spool.tail().borrow().retired_through >= enough).await;
+        tasks.shutdown().await;
+        drop(link);
+        assert_eq!(Arc::strong_count(&kept), 1, "the spool closes with its site");
+    }
+    assert_eq!(sites.received(), (1..=MESSAGES).collect::<Vec<_>>(), "each once, in order");
+}
+
+#[tokio::test]
+async fn a_peer_that_loses_its_permission_in_the_middle_of_a_message_has_its_end_awaited() {
+    let mut sites = sites(Duration::from_millis(200)).await;
+    let (kept, link) = sites.start_near();
     for number in 1..=3 {
         kept.spool.keep(message(number)).await.unwrap();
     }
     for number in 1..=3 {
-        until("the next message", || received.lock().unwrap().len() == number).await;
-        allows.store(false, Ordering::Relaxed);
-        inbound.review();
+        until("the next message", || sites.received().len() == number).await;
+        sites.allows.store(false, Ordering::Relaxed);
+        sites.inbound.review();
         until("the refusal", || matches!(link.state(), LinkState::Down { .. })).await;
-        allows.store(true, Ordering::Relaxed);
+        sites.allows.store(true, Ordering::Relaxed);
     }
     until("all retired", || kept.spool.tail().borrow().retired_through == 3).await;
-    assert_eq!(*received.lock().unwrap(), [1, 2, 3], "none is cut off, and comes again");
+    assert_eq!(sites.received(), [1, 2, 3], "none is cut off, and comes again");
+}
+
+#[tokio::test]
+async fn a_paused_forward_stops_the_far_site_too() {
+    let mut sites = sites(Duration::from_millis(50)).await;
+    let (kept, _link) = sites.start_near();
+    for number in 1..=12 {
+        kept.spool.keep(message(number)).await.unwrap();
+    }
+    until("some messages", || sites.received().len() >= 2).await;
+    kept.spool.pause(true, "anna").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let received = sites.received().len();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(sites.received().len(), received, "no attempt begins");
+    assert!(received < 12);
+    kept.spool.pause(false, "anna").await.unwrap();
+    until("all retired", || kept.spool.tail().borrow().retired_through == 12).await;
+    assert_eq!(sites.received(), (1..=12).collect::<Vec<_>>());
 }
