@@ -1,7 +1,11 @@
 //! The program as an admin and systemd meet it: exit codes, what it says, how it stops, and what it leaves.
 
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -23,7 +27,14 @@ tests![
     the_state_directory_is_private,
     send_and_receive_work_through_the_tunnel,
     send_fails_where_the_answer_is_negative,
+    a_crowd_at_the_control_socket_keeps_only_itself_out,
 ];
+
+/// Names the control socket that a process of this program crowds.
+const CROWD: &str = "WARDLINK_NETNS_CROWD";
+
+/// Is how many connections a crowd keeps open.
+const CROWD_SIZE: usize = 100;
 
 /// Bounds the end of a program that has nothing to do any more.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -125,6 +136,60 @@ fn a_killed_site_does_not_hinder_its_successor() {
         pair.north.kill();
         pair.north.restart();
         pair.sender().exchange(&message(&n.to_string(), 500));
+    }
+}
+
+fn a_crowd_at_the_control_socket_keeps_only_itself_out() {
+    let pair = Pair::start(&[]);
+    let (site, socket) = (&pair.north, pair.north.dir.join("control.sock"));
+    // as for a member of the readers' group, which this host need not have
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
+    let other_user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"].map(str::to_owned);
+    let program = std::env::current_exe().expect("this program").display().to_string();
+    let crowd = ["env".to_owned(), format!("{CROWD}={}", socket.display()), program];
+    let log = site.dir.join("crowd.log");
+    let _crowd = Process::start(&site.namespace, &[&other_user[..], &crowd].concat(), &log);
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    until(END_LIMIT, "the crowd is there", || (said().contains("all connected") || said().contains(':')).then_some(()));
+    if said().contains("setpriv:") {
+        return; // a user namespace with one user has no other
+    }
+    let status = site.command(&["status", "--socket", &socket.display().to_string()]);
+    // longer than one silent connection lasts: those that are closed come again
+    for _ in 0..6 {
+        let start = Instant::now();
+        let (_, text) = run(&pair, &status);
+        assert!(text.contains("orders") && start.elapsed() < Duration::from_secs(2), "{:?}: {text}", start.elapsed());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let (code, text) = run(&pair, &[&other_user[..], &status].concat());
+    assert_ne!(code, Some(0), "{text}");
+    assert!(text.contains("too many connections"), "its own user is told: {text}");
+    assert!(!said().contains("panicked"), "{}", said());
+}
+
+/// Tells whether this process is there to crowd a control socket.
+pub(crate) fn crowded() -> Option<PathBuf> {
+    std::env::var_os(CROWD).map(PathBuf::from)
+}
+
+/// Keeps silent connections open until it is killed; those that are closed it opens again.
+pub(crate) fn be_a_crowd(socket: &Path) -> ExitCode {
+    let connect = || {
+        let stream = UnixStream::connect(socket).expect("accepted, not queued");
+        stream.set_nonblocking(true).expect("a socket");
+        stream
+    };
+    let mut held: Vec<UnixStream> = (0..CROWD_SIZE).map(|_| connect()).collect();
+    eprintln!("all connected");
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        for stream in &mut held {
+            let is_open = matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+            if !is_open {
+                *stream = connect();
+            }
+        }
     }
 }
 

@@ -67,6 +67,9 @@ fn main() -> ExitCode {
     if self_test::is_victim() {
         return self_test::be_the_victim();
     }
+    if let Some(socket) = cli::crowded() {
+        return cli::be_a_crowd(&socket);
+    }
     let arguments = Arguments::from_args();
     // before any thread: a user namespace can only be entered by a process with one thread
     let isolated = isolation::enter();

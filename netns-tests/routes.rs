@@ -16,6 +16,8 @@ tests![
     a_default_route_takes_everything_but_our_own_datagrams needs "ping" "ipv6",
     a_strict_host_is_told_what_a_default_route_needs,
     a_lost_rule_is_restored needs "ipv6",
+    what_is_removed_at_once_is_restored_and_named_in_one_line needs "ipv6",
+    rules_of_a_deleted_interface_are_removed needs "ipv6",
     rules_of_a_killed_site_are_removed_by_the_next_start_and_nobody_elses needs "ipv6",
     a_lost_address_route_or_link_is_restored_and_reported,
     a_route_that_cannot_be_restored_is_a_fault_until_it_can,
@@ -123,6 +125,42 @@ fn a_lost_rule_is_restored() {
     until(RESTORE_LIMIT, "the rules are back", || (rules(&pair.north) == 4).then_some(()));
     assert_eq!(device(&pair.north, "10.77.0.1"), "wl0");
     assert_eq!(pair.north.get("/readyz").status, 200);
+}
+
+fn what_is_removed_at_once_is_restored_and_named_in_one_line() {
+    let mut pair = Pair::unstarted();
+    pair.north.start(&default_plan(&pair.north, &pair.south));
+    let (north, address) = (&pair.north, pair.north.inner);
+    let text = north.namespace.ip("-4 rule show pref 32765");
+    let table = text.split("lookup ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("a table");
+    let removal = format!(
+        "addr del {address}/32 dev wl0\nroute flush table {table}\nrule del pref 32764\nrule del pref 32765\n\
+         link set wl0 mtu 1300\n"
+    );
+    let batch = north.dir.join("removal");
+    std::fs::write(&batch, removal).expect("written");
+    north.namespace.ip(&format!("-4 -batch {}", batch.display()));
+    assert_eq!(rules(north), 2, "removed");
+    let restored = || north.log().lines().filter(|line| line.contains("; restored")).map(str::to_owned).collect();
+    let (lines, _): (Vec<String>, _) =
+        until(RESTORE_LIMIT, "it says so", || Some(restored()).filter(|lines: &Vec<String>| !lines.is_empty()));
+    let has_all = lines[0].contains(&format!(
+        "lost its address {address}/32, the route to 0.0.0.0/0, 2 rules for the default route, has an MTU of 1300 bytes"
+    ));
+    assert!(has_all && lines.len() == 1, "{lines:?}");
+    assert_eq!(rules(north), 4);
+    assert!(north.namespace.ip("addr show dev wl0").contains(&format!("{address}/32")));
+    assert_eq!(device(north, "10.77.0.1"), "wl0");
+}
+
+fn rules_of_a_deleted_interface_are_removed() {
+    let mut pair = Pair::unstarted();
+    pair.north.start(&default_plan(&pair.north, &pair.south));
+    assert_eq!(rules(&pair.north), 4);
+    pair.north.namespace.ip("link del wl0");
+    let (status, _) = pair.north.program().wait(Duration::from_secs(15));
+    assert_eq!(status.code(), Some(1), "{}", pair.north.log());
+    assert_eq!(rules(&pair.north), 0, "{}", pair.north.namespace.ip("rule show"));
 }
 
 fn rules_of_a_killed_site_are_removed_by_the_next_start_and_nobody_elses() {

@@ -6,6 +6,7 @@
 
 mod ask;
 pub mod operate;
+mod places;
 pub mod queue;
 mod serve;
 

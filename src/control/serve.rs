@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::future::Future;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -17,18 +17,19 @@ use nix::unistd::{Gid, Group, Uid, User, chown, getgrouplist};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream, unix::UCred};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use super::places::{CONNECTIONS_OF_USER_MAX, Place, Places};
 use super::queue::{QueueAnswer, QueueRequest};
 use super::{Answer, CHANGE_TIME_MAX, ControlError, READER_GROUP, REQUEST_BYTES_MAX, Reloaded, Request};
 
-/// Limits the connections at once: commands that people and a few monitoring checks run.
-const CONNECTIONS_MAX: usize = 16;
+/// Limits a connection from its acceptance to its request: a command sends it at once.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Limits a connection from its acceptance to its request, and from its answer to its last byte.
-const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
+/// Limits a connection from its answer to its last byte.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Is the pause after a failed accept: it fails for want of file descriptors, and would spin.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -140,11 +141,12 @@ fn reader_group() -> Option<Gid> {
 /// Failures of single connections are logged, and accepting is retried for ever. Cancel-safe: dropping the future closes
 /// every connection.
 pub async fn serve(listener: ControlListener, answers: Answers, mut stop: watch::Receiver<bool>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Places::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener.listener, &slots) => accepted,
+            // Whether there is a place for it or not: what waits in the kernel's queue keeps everybody out.
+            accepted = listener.listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
@@ -154,9 +156,13 @@ pub async fn serve(listener: ControlListener, answers: Answers, mut stop: watch:
             }
         };
         match accepted {
-            Ok((stream, slot)) => {
-                connections.spawn(connection(stream, slot, answers.clone()));
-            }
+            Ok((stream, _)) => match admit(stream, &places) {
+                Ok(Some((stream, credentials, place))) => {
+                    connections.spawn(connection(stream, credentials, place, answers.clone()));
+                }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "a control connection failed"),
+            },
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a control connection");
                 sleep(ACCEPT_RETRY_PAUSE).await;
@@ -165,30 +171,44 @@ pub async fn serve(listener: ControlListener, answers: Answers, mut stop: watch:
     }
 }
 
-/// Accepts the next connection once a slot is free: until then it waits in the kernel's queue.
-async fn accept(listener: &UnixListener, slots: &Arc<Semaphore>) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
+/// Gives a connection a place among those of its user; where there is none, says so and closes it.
+fn admit(stream: UnixStream, places: &Arc<Places>) -> io::Result<Option<(UnixStream, UCred, Place)>> {
+    let credentials = stream.peer_cred()?;
+    if let Some(place) = places.take(Uid::from_raw(credentials.uid())) {
+        return Ok(Some((stream, credentials, place)));
+    }
+    let uid = credentials.uid();
+    tracing::debug!(uid, "a control connection too many");
+    let cause = format!(
+        "too many connections are open already, {CONNECTIONS_OF_USER_MAX} of user {uid} or all that are for readers; \
+         try again in a few seconds"
+    );
+    // One line always fits into a fresh socket's buffer, so that this does not wait.
+    stream.into_std()?.write_all(&line(&Answer::Error(cause))?)?;
+    Ok(None)
 }
 
-async fn connection(stream: UnixStream, slot: OwnedSemaphorePermit, answers: Answers) {
-    match exchange(stream, &answers).await {
+async fn connection(stream: UnixStream, credentials: UCred, place: Place, answers: Answers) {
+    match exchange(stream, credentials, &answers).await {
         Ok(()) => {}
         Err(error) => tracing::debug!(%error, "a control connection failed"),
     }
-    drop(slot);
+    drop(place);
 }
 
-async fn exchange(stream: UnixStream, answers: &Answers) -> io::Result<()> {
-    let credentials = stream.peer_cred()?;
+async fn exchange(stream: UnixStream, credentials: UCred, answers: &Answers) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
-    timeout(CONNECTION_TIME_MAX, BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line)).await??;
-    let answer = timeout(CHANGE_TIME_MAX, answer(&line, credentials, answers)).await?;
-    let mut bytes = serde_json::to_vec(&answer)?;
+    let mut asked = String::new();
+    timeout(REQUEST_TIME_MAX, BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut asked)).await??;
+    let answer = timeout(CHANGE_TIME_MAX, answer(&asked, credentials, answers)).await?;
+    timeout(WRITE_TIME_MAX, writer.write_all(&line(&answer)?)).await?
+}
+
+/// Writes an answer as its line.
+fn line(answer: &Answer) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(answer)?;
     bytes.push(b'\n');
-    timeout(CONNECTION_TIME_MAX, writer.write_all(&bytes)).await?
+    Ok(bytes)
 }
 
 async fn answer(line: &str, credentials: UCred, answers: &Answers) -> Answer {

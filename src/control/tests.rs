@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::unistd::{Gid, Uid};
 use serde_json::json;
@@ -101,6 +102,33 @@ async fn a_second_site_is_told_and_a_stale_socket_is_replaced() {
     let error = bind(&file).expect_err("a file");
     assert!(matches!(error, ControlError::NotASocket { .. }), "{error}");
     assert_eq!(fs::read_to_string(&file).expect("still there"), "precious");
+}
+
+/// Is more than a user may hold.
+const TOO_MANY: usize = 100;
+
+#[tokio::test]
+async fn silent_connections_of_one_user_are_told_and_soon_closed() {
+    let served = served().await;
+    let path = served.path.clone();
+    let hold = move || {
+        let held: Vec<_> = (0..TOO_MANY).map(|_| UnixStream::connect(&path).expect("accepted, not queued")).collect();
+        let start = Instant::now();
+        let refused = ask(&path, Request::Status).expect_err("no place for this user");
+        assert!(matches!(refused, ControlError::Refused { ref cause, .. } if cause.contains("too many")), "{refused}");
+        let ended = held.into_iter().map(|mut stream| {
+            let mut said = String::new();
+            stream.read_to_string(&mut said).expect("closed");
+            said
+        });
+        let told = ended.filter(|said| said.contains("too many")).count();
+        assert!(start.elapsed() < Duration::from_secs(8), "closed after {:?}", start.elapsed());
+        let answer = ask(&path, Request::Status).expect("there is a place again");
+        (told, answer)
+    };
+    let (told, answer) = spawn_blocking(hold).await.expect("no panic");
+    assert_eq!(told, TOO_MANY - places::CONNECTIONS_OF_USER_MAX);
+    assert_eq!(answer, json!({ "site": "north-hospital" }));
 }
 
 /// Is a user and a group that no system has.

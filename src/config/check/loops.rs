@@ -48,8 +48,10 @@ pub(super) fn endpoint(peer: &peers::Draft, peers: &[peers::Draft], tunnel: &tun
 fn is_kept_apart(prefix: ipnet::IpNet, tunnel: &tunnel::Draft) -> bool {
     match tunnel.tunnel.as_ref().map(|tunnel| (tunnel.table, tunnel.fwmark)) {
         Some((Table::Auto, _)) | None => prefix.prefix_len() == 0,
+        // No route of ours; what an admin routes into the tunnel is known at run time.
+        Some((Table::Off, _)) => true,
         // The admin's own rules are for the mark; without one there can be none.
-        Some((Table::Off | Table::Number(_), mark)) => mark != 0,
+        Some((Table::Number(_), mark)) => mark != 0,
     }
 }
 

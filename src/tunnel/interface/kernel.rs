@@ -36,6 +36,9 @@ const UNMARKED_PRIORITY: u32 = 32765;
 /// The kernel's own table of what ends at this host (linux/rtnetlink.h).
 const RT_TABLE_LOCAL: u8 = 255;
 
+/// Is the index that no interface has.
+const NO_INTERFACE: u32 = 0;
+
 /// Speaks to the kernel about one interface.
 pub(super) struct Kernel {
     handle: Handle,
@@ -53,11 +56,19 @@ pub(super) struct Found {
 impl Kernel {
     /// Opens a socket in the network namespace of the calling thread.
     pub(super) fn open(interface: &str) -> Result<Self, TunnelError> {
-        let netlink = |source| TunnelError::Netlink { source };
+        let index = if_nametoindex(interface).map_err(|source| TunnelError::Netlink { source: source.into() })?;
+        Self::with_index(index)
+    }
+
+    /// Opens one that is good for rules alone: they outlive the interface.
+    pub(super) fn open_for_rules() -> Result<Self, TunnelError> {
+        Self::with_index(NO_INTERFACE)
+    }
+
+    fn with_index(index: u32) -> Result<Self, TunnelError> {
         // Strict: the kernel then sends only the interface's own routes, where a router has a million.
         let opened = rtnetlink::new_connection_with_strict_check().or_else(|_| rtnetlink::new_connection());
-        let (connection, handle, _) = opened.map_err(netlink)?;
-        let index = if_nametoindex(interface).map_err(|source| netlink(source.into()))?;
+        let (connection, handle, _) = opened.map_err(|source| TunnelError::Netlink { source })?;
         Ok(Self { handle, index, connection: tokio::spawn(connection).abort_handle() })
     }
 

@@ -101,7 +101,7 @@ impl Upkeep {
 }
 
 impl Drop for Upkeep {
-    /// Removes the rules: unlike addresses and routes they do not go with the interface.
+    /// Removes the rules: unlike addresses and routes they do not go with the interface, which may be gone already.
     fn drop(&mut self) {
         self.watch.abort();
         if self.kept.has_rules.load(Ordering::Relaxed) {
@@ -125,7 +125,7 @@ fn in_a_thread(job: impl Future<Output = ()> + Send + 'static) {
 }
 
 async fn remove_rules(interface: &str) {
-    match Kernel::open(interface) {
+    match Kernel::open_for_rules() {
         Ok(kernel) => {
             remove_own_rules(&kernel, interface).await;
         }
@@ -226,14 +226,13 @@ impl Kept {
         let (lost, missing) = match self.kernel.look().await {
             Ok(found) => {
                 let missing = goal.wanted.without(&found.has);
-                let lost = if !found.is_up {
-                    Some("is down".to_owned())
-                } else if !missing.is_empty() {
-                    Some(format!("lost {missing}"))
-                } else {
-                    (found.mtu != u32::from(goal.mtu)).then(|| format!("has an MTU of {} bytes", found.mtu))
-                };
-                (lost, missing)
+                let lost = [
+                    (!found.is_up).then(|| "is down".to_owned()),
+                    (!missing.is_empty()).then(|| format!("lost {missing}")),
+                    (found.mtu != u32::from(goal.mtu)).then(|| format!("has an MTU of {} bytes", found.mtu)),
+                ];
+                let lost: Vec<String> = lost.into_iter().flatten().collect();
+                ((!lost.is_empty()).then(|| lost.join(", ")), missing)
             }
             // The data thread sees it too, and ends the process.
             Err(error) if errno(&error) == Some(libc::ENODEV) => (Some("is gone".to_owned()), Wanted::default()),

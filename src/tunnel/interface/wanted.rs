@@ -98,24 +98,37 @@ impl Wanted {
 }
 
 impl fmt::Display for Wanted {
-    /// Names the first of each kind and counts the others: `its address 10.98.0.1/32, the route to 10.98.0.2/32 and 3
-    /// more`.
+    /// Names every kind, and of each kind the first few: `its address 10.98.0.1/32, the routes to 10.98.0.2/32,
+    /// 10.98.0.3/32, 2 rules for the default route`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses = self.addresses.iter().map(|address| format!("its address {address}"));
-        let routes = self.routes.iter().map(|route| format!("the route to {}", route.prefix));
-        let rules = self.rules.iter().map(|_| "a rule for the default route".to_owned());
-        let mut all = addresses.chain(routes).chain(rules);
-        let named: Vec<String> = all.by_ref().take(NAMED_MAX).collect();
-        f.write_str(&named.join(", "))?;
-        match all.count() {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
+        let kinds = [
+            listed("its address", "its addresses", self.addresses.iter()),
+            listed("the route to", "the routes to", self.routes.iter().map(|route| &route.prefix)),
+            match self.rules.len() {
+                0 => None,
+                1 => Some("a rule for the default route".to_owned()),
+                count => Some(format!("{count} rules for the default route")),
+            },
+        ];
+        let kinds: Vec<String> = kinds.into_iter().flatten().collect();
+        f.write_str(&kinds.join(", "))
     }
 }
 
-/// Is how many of the missing things a line names: it stays readable.
-const NAMED_MAX: usize = 3;
+/// Is how many of the missing things of a kind a line names: a site has fewer, a hub's line stays readable.
+const NAMED_MAX: usize = 8;
+
+/// Names what is missing of a kind, if anything is.
+fn listed<'a>(one: &str, many: &str, items: impl ExactSizeIterator<Item = &'a IpNet>) -> Option<String> {
+    let count = items.len();
+    let named: Vec<String> = items.take(NAMED_MAX).map(IpNet::to_string).collect();
+    let more = match count.saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let what = if count == 1 { one } else { many };
+    (count > 0).then(|| format!("{what} {}{more}", named.join(", ")))
+}
 
 /// Returns the mark of our own datagrams; 0: none. A default route needs one, so that they do not take it.
 pub(super) fn mark(config: &Config) -> u32 {
@@ -208,8 +221,21 @@ mod tests {
         found.addresses.pop_last();
         found.routes.pop_first();
         assert_eq!(wanted.without(&found).to_string(), "its address fd98::1/128, the route to 10.98.0.2/32");
-        let all = wanted.without(&Wanted::default()).to_string();
-        assert!(all.ends_with("the route to 10.98.0.2/32 and 5 more"), "{all}");
+        assert_eq!(
+            wanted.to_string(),
+            "its addresses 10.98.0.1/24, fd98::1/128, the routes to 10.98.0.2/32, 10.98.0.3/32, 10.98.0.4/32, \
+             0.0.0.0/0, 2 rules for the default route"
+        );
+        found = wanted.clone();
+        found.rules.pop_last();
+        assert_eq!(wanted.without(&found).to_string(), "a rule for the default route");
+    }
+
+    #[test]
+    fn a_line_about_a_large_hub_is_short_and_names_every_kind() {
+        let many: Vec<String> = (0..100).map(|number| format!("10.7.{number}.0/24")).collect();
+        let all = Wanted::of(&site("", [&many.join(", "), "\"::/0\""])).to_string();
+        assert!(all.contains("10.7.7.0/24 and 93 more, 2 rules"), "the 101st is the default route: {all}");
     }
 
     #[test]
