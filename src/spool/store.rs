@@ -37,7 +37,7 @@ use writer::{Append, Asked, Draft, Incoming, JOBS_MAX, Job, Read, Work, Writer};
 use super::key::SpoolKey;
 use super::large::{INLINE_BYTES_MAX, LargeFile};
 use super::queue::State;
-use super::{DigestKey, FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError, Verdict};
+use super::{DigestKey, FarView, Judgement, Opening, Outcome, Queued, Sequence, SpoolError, Verdict};
 use crate::mllp::ack::AckCode;
 
 /// Bounds the name of the thread, in bytes: what Linux shows of it.
@@ -212,9 +212,9 @@ impl Spool {
 
     /// Keeps one message.
     #[cfg(test)]
-    pub(crate) async fn keep(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
+    pub(crate) async fn keep(&self, payload: Vec<u8>) -> Result<Sequence, super::Refusal> {
         let Appended { kept, refused } = self.append(vec![payload]).await;
-        kept.first().copied().ok_or_else(|| refused.unwrap_or(Refusal::Failed(SpoolError::Closed)))
+        kept.first().copied().ok_or_else(|| refused.unwrap_or(super::Refusal::Failed(SpoolError::Closed)))
     }
 
     /// Writes a large payload beside the thread, so that no commit waits for it.
