@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
+mod append;
 mod core;
 mod database;
 mod ledger;
@@ -29,10 +30,11 @@ mod writer;
 pub use outbox::{Happening, OutboxEvent};
 
 use self::core::Core;
+pub use append::Appended;
+use append::{Append, Draft, Incoming};
 use messages::{Arrival, Content, Found};
 use open::Way;
-pub use writer::Appended;
-use writer::{Append, Asked, Draft, Incoming, JOBS_MAX, Job, Read, Work, Writer};
+use writer::{Asked, JOBS_MAX, Job, Read, Work, Writer};
 
 use super::key::SpoolKey;
 use super::large::{INLINE_BYTES_MAX, LargeFile};
