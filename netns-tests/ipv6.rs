@@ -4,12 +4,14 @@
 //! initiate within the same millisecond: two wireguard-go that start like this fight for 5 s and more.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::harness::mllp::{Behaviour, Receiver, Sender, message};
 use crate::harness::pair::{FORWARD, Pair, TARGET};
 use crate::harness::plan::{Plan, UDP_PORT};
 use crate::harness::site::Site;
-use crate::harness::tests;
+use crate::harness::wg::{set, show_of};
+use crate::harness::{tests, until};
 
 tests![
     ipv6_outside_ipv4_inside needs "ipv6",
@@ -17,7 +19,66 @@ tests![
     ipv6_outside_and_inside needs "ipv6",
     both_families_inside needs "ipv6",
     a_sender_and_a_receiver_that_speak_ipv6 needs "ipv6",
+    an_endpoint_on_a_link_is_that_of_its_interface needs "ipv6",
+    wg_sets_an_endpoint_on_a_link needs "ipv6" "wg",
 ];
+
+/// Bounds the time until a first message is through.
+const LINK_LIMIT: Duration = Duration::from_secs(15);
+
+/// Lays a cable between the two sites beside the wire, which has link-local addresses of its own.
+fn cable(pair: &Pair) {
+    pair.north
+        .namespace
+        .ip(&format!("link add cable type veth peer name cable netns {}", pair.south.namespace.thread_id()));
+    for (site, address) in [(&pair.north, "fe80::1"), (&pair.south, "fe80::2")] {
+        site.namespace.ip(&format!("addr add {address}/64 dev cable nodad"));
+        site.namespace.ip("link set cable up");
+    }
+}
+
+/// Starts north with these lines for its peer, and south with a peer that comes.
+fn start_on_a_link(pair: &mut Pair, lines: &[&str]) {
+    let hold = &["hold_for: 30s"];
+    let north = Plan::of(&pair.north).peer_with(&pair.south, &format!("{}/32", pair.south.inner), lines);
+    let south = Plan::of(&pair.south).peer_that_comes(&pair.north).service("orders", TARGET, "north", &[]);
+    pair.south.start(&south);
+    pair.north.start(&north.forward("orders", FORWARD, "south", "service: orders", hold));
+}
+
+fn an_endpoint_on_a_link_is_that_of_its_interface() {
+    let mut pair = Pair::unstarted();
+    start_on_a_link(&mut pair, &[&format!("endpoint: \"[fe80::2%cable]:{UDP_PORT}\"")]);
+    until(LINK_LIMIT, "the interface is missed", || {
+        pair.north.health_of("peers", "south").to_string().contains("fe80::2%cable does not resolve").then_some(())
+    });
+    cable(&pair);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    let mut sender = pair.sender();
+    sender.exchange(&message("1", 500));
+    sender.exchange(&message("2", 500_000));
+    let endpoint = pair.north.health_of("peers", "south")["endpoint"].to_string();
+    assert!(endpoint.contains("fe80::2%"), "{endpoint}");
+}
+
+fn wg_sets_an_endpoint_on_a_link() {
+    let mut pair = Pair::unstarted();
+    cable(&pair);
+    start_on_a_link(&mut pair, &[]);
+    let (north, peer) = (&pair.north, pair.south.public_key.clone());
+    let point = |endpoint: &str| {
+        set(north, &format!("peer {peer} endpoint {endpoint}"));
+        (show_of(north, &peer, "endpoints") == endpoint).then_some(())
+    };
+    let right = format!("[fe80::2%cable]:{UDP_PORT}");
+    until(LINK_LIMIT, "it is taken up", || point(&right));
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    // at once, where a session says that the one of before is right; what the peer sends moves it back
+    until(LINK_LIMIT, "another one is taken up", || point("[fe80::99%cable]:9"));
+    pair.sender().exchange(&message("2", 500));
+    assert_eq!(show_of(north, &peer, "endpoints"), right);
+}
 
 #[derive(Clone, Copy)]
 enum Family {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::mllp::{MARKER, message};
+use crate::harness::mllp::{Lost, MARKER, message};
 use crate::harness::pair::{FORWARD, Pair};
 use crate::harness::plan::Plan;
 use crate::harness::{tests, until};
@@ -12,9 +12,11 @@ use crate::harness::{tests, until};
 tests![
     senders_are_served_while_the_peer_is_away_and_nothing_is_lost_by_kill_9,
     a_full_queue_refuses_and_says_so_in_health,
+    every_message_gets_what_the_readme_says,
     operators_see_park_release_discard_and_export,
     a_pause_outlives_a_restart,
     another_key_stops_only_that_forward_and_says_why,
+    a_queue_whose_disk_is_not_mounted_or_that_was_deleted_is_told_and_none_takes_its_place,
 ];
 
 /// Bounds what a site does by itself.
@@ -118,6 +120,80 @@ fn a_full_queue_refuses_and_says_so_in_health() {
     assert_eq!(send(&pair, "3"), "AA 3");
 }
 
+/// Sends a frame with this MSH-9, MSH-15, MSH-16 and segments behind; returns MSA-1 or `nothing`, and `closed` or `open`.
+fn intake(pair: &Pair, [kind, accept, application, behind]: [&str; 4]) -> (String, &'static str) {
+    let message = format!("MSH|^~\\&|A|B|C|D|2026||{kind}|7|P|2.5|||{accept}|{application}\r{behind}");
+    told(pair, message.as_bytes())
+}
+
+fn told(pair: &Pair, payload: &[u8]) -> (String, &'static str) {
+    let mut sender = pair.sender();
+    sender.send(payload).expect("open");
+    let code = |answer: Vec<u8>| {
+        let answer = String::from_utf8(answer).expect("wardlink's own text");
+        let code = answer.split("\rMSA|").nth(1).and_then(|rest| rest.get(..2)).expect("an MSA").to_owned();
+        let refused = answer.contains("use transparent delivery");
+        if refused { code + ", why" } else { code }
+    };
+    match sender.answer(Duration::from_millis(400)) {
+        Ok(answer) => (code(answer), "open"),
+        Err(Lost::Late) => ("nothing".to_owned(), "open"),
+        Err(Lost::Closed) => ("nothing".to_owned(), "closed"),
+    }
+}
+
+fn every_message_gets_what_the_readme_says() {
+    let msa = "MSA|AA|9\rPID|1||4711\r";
+    for on_full in ["on_full: close", "on_full: nak"] {
+        let pair = alone(&[on_full, "max_message_size: 64KiB"]);
+        for (fields, code, connection) in [
+            (["ORU^R01", "", "", ""], "AA", "open"),
+            (["ORU^R01", "AL", "", ""], "CA", "open"),
+            (["ORU^R01", "SU", "NE", ""], "CA", "open"),
+            (["ORU^R01", "NE", "NE", ""], "nothing", "open"),
+            (["ORU^R01", "ER", "NE", ""], "nothing", "open"),
+            (["ORU^R01", "AL", "AL", ""], "CR, why", "open"),
+            (["ORU^R01", "NE", "AL", ""], "AR, why", "open"),
+            (["ORU^R01", "NE", "ER", ""], "AR, why", "open"),
+            (["ORU^R01", "NE", "SU", ""], "AR, why", "open"),
+            (["ORU^R01", "", "SU", ""], "AR, why", "open"),
+            (["ORU^R01", "SU", "SU", ""], "CR, why", "open"),
+            (["QBP^Q11", "", "", ""], "AR, why", "open"),
+            (["QBP^Q11", "SU", "NE", ""], "CR, why", "open"),
+            (["QBP^Q11", "NE", "NE", ""], "nothing", "closed"),
+            (["ORR^O02", "", "", msa], "AA", "open"),
+            (["RSP^K11", "", "", msa], "AA", "open"),
+            (["ORR^O02", "AL", "AL", msa], "CA", "open"),
+            (["ACK^O01", "", "", msa], "nothing", "open"),
+            (["ACK^O01", "AL", "NE", msa], "CA", "open"),
+            (["MCF", "", "", msa], "nothing", "open"),
+        ] {
+            assert_eq!(intake(&pair, fields), (code.to_owned(), connection), "{fields:?}, {on_full}");
+        }
+        let wide: Vec<u8> = "MSH|^~\\&|A|B|C|D|2026||ORU|7|P|2.5\r".bytes().flat_map(|byte| [byte, 0]).collect();
+        for (name, payload, code, connection) in [
+            ("no MSH", b"PID|1||4711\r".to_vec(), "nothing", "closed"),
+            ("MSH alone", b"MSH".to_vec(), "nothing", "closed"),
+            ("UTF-16", wide, "nothing", "closed"),
+            ("too large", message("7", 70_000), "nothing", "closed"),
+            ("MSH-10 empty", b"MSH|^~\\&|A|B|C|D|2026||ORU^R01||P|2.5\r".to_vec(), "AA", "open"),
+            ("Latin-1", b"MSH|^~\\&|A|B|C|D|2026||ORU^R01|7|P|2.5\rPID|1||\xe9\r".to_vec(), "AA", "open"),
+            ("started over", b"MSH|^~\\&|A\x0bMSH|^~\\&|A|B|C|D|2026||ORU^R01|7|P|2.5\r".to_vec(), "nothing", "closed"),
+            ("empty", Vec::new(), "nothing", "open"),
+            ("control", b"\x04".to_vec(), "nothing", "open"),
+        ] {
+            assert_eq!(told(&pair, &payload), (code.to_owned(), connection), "{name}, {on_full}");
+        }
+        let forward = pair.north.health_of("forwards", "orders");
+        assert_eq!(forward["accepted_total"], 11, "what was answered, and what asks for no answer, is kept: {forward}");
+        assert_eq!(forward["refused_total"]["application_answer_required"], 9, "{forward}");
+        assert_eq!(forward["anomalies"]["answer_unmatched"], 2, "{forward}");
+        for reason in ["application_answer_required", "no_header", "wide_text", "frame_too_large", "started_over"] {
+            assert!(forward["closed"][reason].is_u64(), "{reason}: {forward}");
+        }
+    }
+}
+
 fn operators_see_park_release_discard_and_export() {
     let pair = alone(&[]);
     for id in ["1", "2", "3"] {
@@ -192,4 +268,47 @@ fn another_key_stops_only_that_forward_and_says_why() {
     });
     assert_eq!(send(&pair, "2"), "AA 2");
     assert_eq!(states(&pair).len(), 2);
+}
+
+fn a_queue_whose_disk_is_not_mounted_or_that_was_deleted_is_told_and_none_takes_its_place() {
+    let mut pair = alone(&[]);
+    send(&pair, "1");
+    pair.north.kill();
+    let (spool, elsewhere) = (pair.north.dir.join("state/spool"), pair.north.dir.join("elsewhere"));
+    fs::rename(&spool, &elsewhere).expect("the disk is not mounted");
+    fs::create_dir(&spool).expect("the mount point");
+    pair.north.launch();
+    let told = |pair: &Pair| {
+        until(SOON, "the fault is told", || {
+            let ready = pair.north.try_get("/readyz")?.status;
+            let forward = pair.north.health_of("forwards", "orders");
+            let cause = forward["cause"].as_str().unwrap_or_default();
+            (ready == 503 && cause.starts_with("spool: ") && cause.contains("is missing")).then_some(())
+        });
+    };
+    told(&pair);
+    let mut sender = pair.sender();
+    sender.send(&message("2", 500)).expect("open");
+    assert!(sender.answer(SOON).is_err(), "no positive answer");
+    assert!(pair.north.log().contains("mount its disk"), "the log says what to do");
+    assert_eq!(fs::read_dir(&spool).expect("a directory").count(), 0, "nothing was made there");
+    fs::remove_dir(&spool).expect("empty");
+    fs::rename(&elsewhere, &spool).expect("mounted");
+    until(SOON + SOON, "it is opened by itself", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+    assert_eq!((send(&pair, "2").as_str(), states(&pair).len()), ("AA 2", 2));
+    let (code, text) = run(&pair, "queue forget orders --reason test");
+    assert!(code == Some(1) && text.contains("there and whole"), "{text}");
+    pair.north.kill();
+    fs::remove_file(spool.join("orders/spool.db")).expect("deleted");
+    pair.north.launch();
+    told(&pair);
+    let text = done(&pair, "queue forget orders --reason test");
+    assert!(text.contains("given up") && text.contains("orders.forgotten-1"), "{text}");
+    until(SOON, "a new queue is made", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+    assert_eq!((send(&pair, "3").as_str(), states(&pair).len()), ("AA 3", 1));
+    assert!(pair.north.log().contains("a queue is given up"), "who gave it up is written down");
 }

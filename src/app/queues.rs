@@ -2,6 +2,8 @@
 //!
 //! It decides nothing: the spool and the far site do.
 
+mod forget;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -9,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use super::Now;
 use super::facts::held_text;
 use crate::control::operate::{Courier, Desk, operate, told};
-use crate::control::queue::{QueueAnswer, QueueRequest};
+use crate::control::queue::{QueueAction, QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
@@ -164,6 +166,9 @@ pub(super) async fn answer(now: &Now, request: QueueRequest, by: String) -> Queu
 }
 
 async fn work(request: &QueueRequest, store: &Store, onward: &Onward, by: &str) -> QueueAnswer {
+    if let (QueueAction::Forget { reason }, Opened::Failed(_, error)) = (&request.action, store.opened()) {
+        return forget::forget(store, &error, reason, by).await;
+    }
     match store.spool() {
         Ok(spool) => {
             let destination = store.place().destination;

@@ -95,6 +95,14 @@ enum Command {
         #[arg(long)]
         resend: bool,
     },
+    /// Give up a queue that is missing or damaged: what is left of it is set aside, and a new one takes its place.
+    Forget {
+        /// The stored forward
+        forward: String,
+        /// Why; no patient's name
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+    },
     /// Write messages into files, one each: patient data, for root only, and written down.
     Export(export::Args),
 }
@@ -182,6 +190,7 @@ fn told(args: &Args, directory: &Path) -> Told {
             };
             ask(forward, QueueAction::Reconcile { choice })
         }
+        Command::Forget { forward, reason } => ask(forward, QueueAction::Forget { reason: reason.clone() }),
         Command::Export(export) => export::told(export, &args.site, directory),
     }
 }

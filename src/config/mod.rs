@@ -17,7 +17,7 @@ pub mod wg_quick;
 mod yaml;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -190,6 +190,24 @@ pub enum Host {
     Address(IpAddr),
     /// A DNS name.
     Name(String),
+    /// An IPv6 address that means something on one link only: that of an interface, which may come and go.
+    OnLink {
+        /// Is the address.
+        address: Ipv6Addr,
+        /// Names the interface, or is its index.
+        interface: String,
+    },
+}
+
+impl Host {
+    /// Writes what a look-up must find, by DNS or, on a link, the index of the interface; an address needs none.
+    pub fn to_look_up(&self) -> Option<String> {
+        match self {
+            Self::Address(_) => None,
+            Self::Name(name) => Some(name.clone()),
+            Self::OnLink { address, interface } => Some(format!("{address}%{interface}")),
+        }
+    }
 }
 
 impl std::str::FromStr for Endpoint {
@@ -206,6 +224,7 @@ impl fmt::Display for Endpoint {
         match &self.host {
             Host::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
             Host::Name(name) => write!(f, "{name}:{}", self.port),
+            Host::OnLink { address, interface } => write!(f, "[{address}%{interface}]:{}", self.port),
         }
     }
 }

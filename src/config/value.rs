@@ -206,7 +206,17 @@ pub(super) fn endpoint(text: &str) -> Judged<Endpoint> {
     if host_name_is_valid(host) {
         return Ok(Endpoint { host: Host::Name(host.to_owned()), port });
     }
+    if let Some(host) = on_link(host) {
+        return Ok(Endpoint { host, port });
+    }
     Err(format!("{what} is not HOST:PORT; write a name or an address, such as lab.example.org:51820"))
+}
+
+/// Reads an address on a link with its interface, `[fe80::1%eth0]` (RFC 4007, section 11).
+fn on_link(host: &str) -> Option<Host> {
+    let (address, name) = host.strip_prefix('[')?.strip_suffix(']')?.split_once('%')?;
+    let (address, interface) = (address.parse::<Ipv6Addr>().ok()?, interface(name).ok()?);
+    address.is_unicast_link_local().then_some(Host::OnLink { address, interface })
 }
 
 /// Whether the text is a host name: its last label has a letter, or it is an address that is not one.

@@ -44,6 +44,7 @@ pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAns
         QueueAction::Discard { sequence, reason } => desk.discard(sequence, &reason, by).await,
         QueueAction::Move => desk.move_here(by).await,
         QueueAction::Reconcile { choice } => desk.reconcile(choice, by).await,
+        QueueAction::Forget { .. } => Err(desk.in_use()),
         QueueAction::Pause => desk.pause(true, by).await,
         QueueAction::Resume => desk.pause(false, by).await,
     };
@@ -135,6 +136,14 @@ impl Desk<'_> {
         let moved = self.spool.move_to(self.destination.clone(), by).await.map_err(failed)?;
         self.courier.begin_again();
         said(format!("{moved} messages go to {} now", self.destination.target))
+    }
+
+    fn in_use(&self) -> String {
+        let name = self.forward;
+        format!(
+            "the queue of {name} is there and whole: discard or move what waits in it; only what is missing or \
+                 damaged is forgotten"
+        )
     }
 
     async fn pause(&self, is_paused: bool, by: &str) -> Done {

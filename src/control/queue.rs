@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const CONTENT_BYTES_MAX: usize = 2 << 20;
 /// Bounds the messages of one list.
 pub const ENTRIES_MAX: u32 = 1000;
-/// Bounds the reason that goes with a discarded message, in bytes: a sentence, and the request fits its limit.
+/// Bounds the reason that goes with a discarded message or queue, in bytes: a sentence, and the request fits its limit.
 pub const REASON_BYTES_MAX: usize = 500;
 
 /// Is what a command asks of the queue of a stored forward.
@@ -72,6 +72,11 @@ pub enum QueueAction {
         /// Is the decision; none: only show.
         choice: Option<Choice>,
     },
+    /// To give up a queue that is missing or damaged, so that a new one takes its place.
+    Forget {
+        /// Says why.
+        reason: String,
+    },
     /// To hand nothing on until it is resumed.
     Pause,
     /// To go on.
@@ -96,7 +101,8 @@ impl QueueAction {
             Self::Content { .. } | Self::Retry | Self::Park { .. } | Self::Release { .. } | Self::Discard { .. } => {
                 true
             }
-            Self::Move | Self::Reconcile { choice: Some(_) } | Self::Pause | Self::Resume => true,
+            Self::Move | Self::Reconcile { choice: Some(_) } | Self::Forget { .. } => true,
+            Self::Pause | Self::Resume => true,
         }
     }
 
@@ -112,6 +118,7 @@ impl QueueAction {
             Self::Discard { .. } => "discard",
             Self::Move => "move",
             Self::Reconcile { .. } => "reconcile",
+            Self::Forget { .. } => "forget",
             Self::Pause => "pause",
             Self::Resume => "resume",
         }
@@ -122,7 +129,8 @@ impl QueueAction {
         match self {
             Self::Show { sequence } | Self::Park { sequence } | Self::Release { sequence } => Some(*sequence),
             Self::Content { sequence, .. } | Self::Discard { sequence, .. } => Some(*sequence),
-            Self::List { .. } | Self::Retry | Self::Move | Self::Reconcile { .. } | Self::Pause | Self::Resume => None,
+            Self::List { .. } | Self::Retry | Self::Move | Self::Reconcile { .. } | Self::Forget { .. } => None,
+            Self::Pause | Self::Resume => None,
         }
     }
 }
@@ -212,6 +220,7 @@ mod tests {
             QueueAction::Discard { sequence: 1, reason: "x".into() },
             QueueAction::Move,
             QueueAction::Reconcile { choice: Some(Choice::Resend) },
+            QueueAction::Forget { reason: "x".into() },
             QueueAction::Pause,
             QueueAction::Resume,
         ] {

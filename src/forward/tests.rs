@@ -212,6 +212,7 @@ async fn serve_stored(config: &mut config::Forward, directory: &std::path::Path)
         name: config.name.to_string(),
         key: SpoolKeyFile::File(directory.join("key")),
         directory: directory.join("spool"),
+        register: crate::spool::register::Register::new(directory),
         destination: Destination { peer_key: [7; 32], target: "orders".into() },
         limits: Limits {
             messages_max: terms.queue_messages_max,

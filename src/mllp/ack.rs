@@ -125,7 +125,9 @@ pub enum Verdict {
 
 /// Lists the codes of the answers that a message asks for, in order: none, one, or CA then AA.
 ///
-/// A message that is itself an answer gets the accept acknowledgement that it may ask for, never an application one.
+/// A mere acknowledgement is not acknowledged. A response with data (ORR, RSP) that is sent by itself is a message of its
+/// own (deferred response, HL7 v2 chapter 2.9); in enhanced mode it gets the accept acknowledgement that it may ask for,
+/// never an application one.
 pub fn codes_due(header: &Header<'_>, verdict: Verdict) -> Vec<AckCode> {
     let (commit, processed) = match verdict {
         Verdict::Accept => (AckCode::CommitAccept, AckCode::ApplicationAccept),
@@ -133,11 +135,11 @@ pub fn codes_due(header: &Header<'_>, verdict: Verdict) -> Vec<AckCode> {
         Verdict::Reject => (AckCode::CommitReject, AckCode::ApplicationReject),
     };
     let success = verdict == Verdict::Accept;
-    let is_answer = header.msa().is_some();
     match header.mode() {
-        Mode::Original if is_answer => vec![],
+        Mode::Original if header.is_acknowledgement() => vec![],
         Mode::Original => vec![processed],
         Mode::Enhanced { accept, application } => {
+            let is_answer = header.msa().is_some();
             let commit_due = accept.is_due(success);
             // What was not stored is not processed either.
             let processed_due = application.is_due(success) && !is_answer && (success || !commit_due);
@@ -187,10 +189,10 @@ pub fn answer(header: &Header<'_>, code: AckCode, stamp: Stamp<'_>) -> Vec<u8> {
 }
 
 /// Returns the code of the answer that is due for a message once it is safely stored, and not delivered yet: AA, in
-/// enhanced mode CA where MSH-15 asks for it. An answer is not answered, but for what its MSH-15 asks.
+/// enhanced mode CA where MSH-15 asks for it. A mere acknowledgement in original mode is not answered.
 pub fn stored_code(header: &Header<'_>) -> Option<AckCode> {
     match header.mode() {
-        Mode::Original => header.msa().is_none().then_some(AckCode::ApplicationAccept),
+        Mode::Original => (!header.is_acknowledgement()).then_some(AckCode::ApplicationAccept),
         Mode::Enhanced { accept, .. } => accept.is_due(true).then_some(AckCode::CommitAccept),
     }
 }
@@ -199,10 +201,26 @@ pub fn stored_code(header: &Header<'_>) -> Option<AckCode> {
 /// `None` where the message asks for no answer.
 pub fn refusal(header: &Header<'_>, stamp: Stamp<'_>, text: &'static [u8]) -> Option<(AckCode, Vec<u8>)> {
     let code = codes_due(header, Verdict::Reject).first().copied()?;
+    Some((code, negative_answer(header, code, stamp, text)))
+}
+
+/// Writes the refusal of a message that will never be taken, also where an answer is due after success only (SU): its
+/// sender would wait in vain, and send it for ever. `None` where the message asks for no answer whatever comes of it.
+pub fn rejection(header: &Header<'_>, stamp: Stamp<'_>, text: &'static [u8]) -> Option<(AckCode, Vec<u8>)> {
+    refusal(header, stamp, text).or_else(|| {
+        let code = match codes_due(header, Verdict::Accept).first()? {
+            AckCode::CommitAccept => AckCode::CommitReject,
+            _ => AckCode::ApplicationReject,
+        };
+        Some((code, negative_answer(header, code, stamp, text)))
+    })
+}
+
+fn negative_answer(header: &Header<'_>, code: AckCode, stamp: Stamp<'_>, text: &'static [u8]) -> Vec<u8> {
     let payload = answer(header, code, stamp);
     let mut out = Writer { payload, separator: header.field_separator() };
     out.segment(&[b"ERR", b"", b"", REFUSAL_ERROR, b"E", b"", b"", b"", text]);
-    Some((code, out.payload))
+    out.payload
 }
 
 /// Mirrors MSH-9 as far as the message has it: `ACK`, `ACK^A01`, `ACK^A01^ACK`.

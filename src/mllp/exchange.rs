@@ -83,9 +83,9 @@ impl Exchange {
     pub fn begin_awaiting(&mut self, payload: &[u8], deadline: Instant, awaited: Awaited) {
         let header = Header::parse(payload);
         let (commit_due, application_due) = match header.as_ref().map(|header| (header, header.mode())) {
-            Some((header, _)) if !header.requires_answer() => (false, false),
-            // One answer: AA, AE or AR, of some receivers CA.
-            None | Some((_, Mode::Original)) => (true, false),
+            // One answer: AA, AE or AR, of some receivers CA. A response that is sent by itself has one too.
+            None => (true, false),
+            Some((header, Mode::Original)) => (!header.is_acknowledgement(), false),
             Some((header, Mode::Enhanced { accept, application })) => {
                 (accept.is_due(true), application.is_due(true) && header.msa().is_none())
             }

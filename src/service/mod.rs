@@ -328,7 +328,9 @@ impl Service {
 async fn dial(target: &Endpoint) -> io::Result<TcpStream> {
     let tcp = match &target.host {
         Host::Address(address) => TcpStream::connect((*address, target.port)).await?,
-        Host::Name(name) => TcpStream::connect((name.as_str(), target.port)).await?,
+        Host::Name(_) | Host::OnLink { .. } => {
+            TcpStream::connect((target.host.to_look_up().unwrap_or_default(), target.port)).await?
+        }
     };
     tune(&tcp, RECEIVER_TIMEOUT)?;
     Ok(tcp)

@@ -33,6 +33,33 @@ pub enum SpoolError {
         /// Is the spool.
         path: PathBuf,
     },
+    /// A spool that was there is not there any more.
+    #[error(
+        "the spool {} is missing, and there was one: mount its disk or restore it; only `wardlink queue forget` gives \
+         up what was in it", .path.display()
+    )]
+    Gone {
+        /// Is where it was looked for.
+        path: PathBuf,
+    },
+    /// None of a site's spools is where they were, so that no other one is made there.
+    #[error(
+        "{} has none of the spools that were there: mount its disk or restore it; only `wardlink queue forget` gives up \
+         what was in them", .path.display()
+    )]
+    NoneThere {
+        /// Is the directory of all spools.
+        path: PathBuf,
+    },
+    /// Another spool is where a forward had its own.
+    #[error(
+        "{} is not the spool that this forward had: put that one back; only `wardlink queue forget` takes this one in \
+         its place", .path.display()
+    )]
+    OtherSpool {
+        /// Is the spool.
+        path: PathBuf,
+    },
     /// An operation on a file failed.
     #[error("cannot {doing} {} ({source})", .path.display())]
     File {
@@ -126,6 +153,8 @@ pub enum SpoolError {
 pub enum Damage {
     /// The database cannot be read as one.
     Database,
+    /// An entry of the register of spools is none.
+    Entry,
     /// It is of another format.
     Format(i64),
     /// A part that every spool has is missing.
@@ -158,6 +187,7 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Database => f.write_str("it is truncated, or no database"),
+            Self::Entry => f.write_str("it is truncated, or no entry of the register of spools"),
             Self::Format(format) => write!(f, "its format is {format}, which this version does not know"),
             Self::Missing(what) => write!(f, "its {what} is missing"),
             Self::Tampered(what) => write!(f, "its {what} was changed"),
@@ -188,6 +218,7 @@ impl SpoolError {
         match self {
             Self::File { .. } | Self::Store { .. } | Self::Disk { .. } | Self::Random | Self::Closed => true,
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
+            Self::Gone { .. } | Self::NoneThere { .. } | Self::OtherSpool { .. } => true,
             Self::Damaged { damage, .. } => *damage == Damage::Database,
             Self::NotThere { .. } | Self::NotAllowed { .. } => false,
             Self::Sent { .. } | Self::Stranded { .. } | Self::TooManyForwards { .. } => false,

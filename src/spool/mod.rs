@@ -15,6 +15,7 @@ mod large;
 pub mod ledger;
 mod mark;
 pub mod queue;
+pub mod register;
 mod seal;
 pub mod store;
 
@@ -31,7 +32,11 @@ pub use store::Spool;
 /// Numbers a message of a spool: from 1, in the order of acceptance, over the whole life of the spool, none twice.
 pub type Sequence = u64;
 
-/// Identifies a spool; random, made with it.
+/// Identifies a spool at its own site; random, made with it, and never another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolId(pub [u8; 16]);
+
+/// Identifies a spool to the far site; random, made with it, and anew with each reconciliation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ForwardId(pub [u8; 16]);
 

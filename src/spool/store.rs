@@ -39,7 +39,7 @@ use writer::{Asked, JOBS_MAX, Job, Read, Work, Writer};
 use super::key::SpoolKey;
 use super::large::{INLINE_BYTES_MAX, LargeFile};
 use super::queue::State;
-use super::{DigestKey, FarView, Judgement, Opening, Outcome, Queued, Sequence, SpoolError, Verdict};
+use super::{DigestKey, FarView, Judgement, Opening, Outcome, Queued, Sequence, SpoolError, SpoolId, Verdict};
 use crate::mllp::ack::AckCode;
 
 /// Bounds the name of the thread, in bytes: what Linux shows of it.
@@ -63,6 +63,17 @@ pub struct Destination {
     pub peer_key: [u8; 32],
     /// Is the service's name or ADDRESS:PORT.
     pub target: String,
+}
+
+/// Is what a spool is opened with.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Is the spool that there was; none: one is made where none is there.
+    pub spool: Option<SpoolId>,
+    /// Is where messages go; none: nowhere, all that is queued is held.
+    pub destination: Option<Destination>,
+    /// Limits it.
+    pub limits: Limits,
 }
 
 /// Says how the queue stands.
@@ -151,6 +162,7 @@ pub struct Reconciled {
 
 /// Is the open spool of a forward.
 pub struct Spool {
+    id: SpoolId,
     directory: PathBuf,
     digest_key: DigestKey,
     jobs: Option<Sender<Job>>,
@@ -163,18 +175,14 @@ impl Spool {
     /// Opens the spool of a forward, or makes it where there is none; begins an epoch. Blocks.
     ///
     /// # Errors
-    /// The key is another one, the database is damaged or was rolled back, or it cannot be opened. Nothing is changed
-    /// then.
-    pub fn open(
-        dir: &Path,
-        name: &str,
-        key: &SpoolKey,
-        destination: Destination,
-        limits: Limits,
-    ) -> Result<Arc<Self>, SpoolError> {
+    /// The key is another one, the spool is gone or another one, the database is damaged or was rolled back, or it cannot
+    /// be opened. Nothing is changed then.
+    pub fn open(dir: &Path, name: &str, key: &SpoolKey, wanted: Wanted) -> Result<Arc<Self>, SpoolError> {
         let directory = dir.join(name);
-        let way = Way { directory: directory.clone(), key: key.clone(), destination, limits };
+        let mut way = Way { directory: directory.clone(), key: key.clone(), wanted };
         let core = open::open(&way, true)?;
+        let id = SpoolId(core.keys.spool);
+        way.wanted.spool = Some(id);
         let (jobs, waiting) = mpsc::channel();
         let (sender, tail) = watch::channel(core.tail());
         let digest_key = core.keys.digest.clone();
@@ -183,7 +191,17 @@ impl Spool {
         let thread = thread::Builder::new().name(thread_name).spawn(move || writer.run());
         let thread = thread.map_err(|source| SpoolError::file("start the thread of", &directory, source))?;
         let room = Arc::new(Semaphore::new(JOBS_MAX));
-        Ok(Arc::new(Self { directory, digest_key, jobs: Some(jobs), room, tail, thread: Some(thread) }))
+        Ok(Arc::new(Self { id, directory, digest_key, jobs: Some(jobs), room, tail, thread: Some(thread) }))
+    }
+
+    /// Tells whether there is a spool of that name, whole or not. Blocks.
+    pub fn is_at(dir: &Path, name: &str) -> bool {
+        open::is_at(&dir.join(name))
+    }
+
+    /// Identifies it.
+    pub fn id(&self) -> SpoolId {
+        self.id
     }
 
     /// Keeps the messages of one sender, in order; they are durable when this returns. Once one is refused (a limit is

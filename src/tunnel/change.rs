@@ -4,11 +4,12 @@
 //! touches a route: a configuration's are `interface`'s, and `wg` has none.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::net::if_::if_nametoindex;
 use tokio::sync::{Mutex, watch};
 use zeroize::Zeroizing;
 
@@ -223,10 +224,14 @@ async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
     state.settings = settings;
 }
 
-/// Returns an endpoint that needs no look-up.
+/// Returns an endpoint that is known at once; the others are looked up.
 fn address(endpoint: &Endpoint) -> Option<SocketAddr> {
-    match endpoint.host {
-        Host::Address(address) => Some(SocketAddr::new(address, endpoint.port)),
+    match &endpoint.host {
+        Host::Address(address) => Some(SocketAddr::new(*address, endpoint.port)),
+        Host::OnLink { address, interface } => {
+            let index = if_nametoindex(interface.as_str()).ok().or_else(|| interface.parse().ok())?;
+            Some(SocketAddrV6::new(*address, endpoint.port, 0, index).into())
+        }
         Host::Name(_) => None,
     }
 }

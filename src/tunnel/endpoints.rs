@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::peers::PeerEntry;
 use super::{Shared, TunnelError};
-use crate::config::{Endpoint, Host, PublicKey};
+use crate::config::{Endpoint, PublicKey};
 
 /// A handshake older than this may have lost its endpoint.
 const STALE: Duration = Duration::from_secs(135);
@@ -43,7 +43,7 @@ pub(super) fn load(state_dir: &Path) -> HashMap<String, SocketAddr> {
     }
 }
 
-/// Holds a task for each peer with a name for its endpoint.
+/// Holds a task for each peer whose endpoint must be looked up: a name, or an address on a link.
 #[derive(Default)]
 pub(super) struct Resolvers(HashMap<PublicKey, (Endpoint, Arc<PeerEntry>, AbortHandle)>);
 
@@ -54,7 +54,7 @@ impl Resolvers {
         let mut before = std::mem::take(&mut self.0);
         for entry in peers.all() {
             let Some(endpoint) = entry.settings().peer.endpoint.clone() else { continue };
-            if !matches!(endpoint.host, Host::Name(_)) {
+            if endpoint.host.to_look_up().is_none() {
                 continue;
             }
             let kept = before.get(&entry.key).is_some_and(|(was, of, _)| *was == endpoint && Arc::ptr_eq(of, entry));
@@ -93,14 +93,14 @@ pub(super) fn spawn_keeper(shared: &Arc<Shared>, state_dir: &Path) -> AbortHandl
 
 /// Resolves a peer's name for ever, whenever its handshake is stale.
 async fn resolve(shared: Arc<Shared>, entry: Arc<PeerEntry>, endpoint: Endpoint) {
-    let Host::Name(name) = &endpoint.host else { return };
+    let Some(name) = endpoint.host.to_look_up() else { return };
     let mut attempt: usize = 0;
     loop {
         if entry.is_stale(STALE) {
             let found = tokio::net::lookup_host((name.as_str(), endpoint.port)).await;
             // A look-up may take long: where the peer has come by itself meanwhile, it knows better.
             if entry.is_stale(STALE) {
-                point(&shared, &entry, name, found.map(Iterator::collect), attempt);
+                point(&shared, &entry, &name, found.map(Iterator::collect), attempt);
             }
             attempt = attempt.wrapping_add(1);
         }

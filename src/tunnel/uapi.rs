@@ -30,7 +30,7 @@ use request::Request;
 pub(super) use request::Set;
 use socket::Listener;
 
-/// Connections at once: people and a few checks; more wait to be accepted.
+/// Connections at once: people and a few checks; more wait to be accepted, for only root and the site's user get here.
 const CONNECTIONS_MAX: usize = 16;
 /// Bounds a request, in bytes: some thousand peers with all that they can have, tenfold.
 const REQUEST_BYTES_MAX: usize = 16 << 20;

@@ -9,6 +9,7 @@ use crate::forward::stored::here::Here;
 use crate::forward::stored::store::{Opened, Place, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::link::outbound::Outbound;
+use crate::spool::register::Register;
 use crate::spool::store::{Destination, Limits};
 
 impl Ground<'_> {
@@ -88,6 +89,7 @@ pub(super) fn place(site: &Config, config: &config::Forward, terms: config::Stor
         name: config.name.to_string(),
         directory: spool.dir.clone(),
         key: spool.key.clone(),
+        register: Register::new(&site.state_dir),
         destination: Destination { peer_key: site.peer(&config.peer)?.public_key.0, target },
         limits: Limits {
             messages_max: terms.queue_messages_max,

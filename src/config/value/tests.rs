@@ -39,7 +39,15 @@ fn numbers_are_decimal_or_hexadecimal() {
 
 #[test]
 fn an_endpoint_is_a_name_or_an_address_with_a_port() {
-    for right in ["lab.example.org:51820", "localhost:1", "10.0.0.1:51820", "[fd98::1]:51820", "emr_1.lan.:6661"] {
+    for right in [
+        "lab.example.org:51820",
+        "localhost:1",
+        "10.0.0.1:51820",
+        "[fd98::1]:51820",
+        "emr_1.lan.:6661",
+        "[fe80::1%eth0]:51820",
+        "[fe80::1%2]:1",
+    ] {
         assert!(endpoint(right).is_ok(), "{right}");
     }
     let wrong = [
@@ -53,7 +61,11 @@ fn an_endpoint_is_a_name_or_an_address_with_a_port() {
         "fd98::1:51820",
         "[fd98::1]",
         "[fd98::1%eth0]:1",
-        "[fe80::1%2]:1",
+        "[fe80::1%eth0]:0",
+        "[fe80::1%]:1",
+        "[fe80::1%a b]:1",
+        "[10.0.0.1%eth0]:1",
+        "fe80::1%eth0:1",
         "-lab:1",
         "la b:1",
         "lab..org:1",
@@ -64,6 +76,13 @@ fn an_endpoint_is_a_name_or_an_address_with_a_port() {
         assert!(endpoint(wrong).is_err(), "{wrong}");
     }
     assert!(endpoint(&format!("{}:1", "a.".repeat(128))).is_err(), "longer than a name may be");
+}
+
+#[test]
+fn an_endpoint_is_written_as_it_is_read() {
+    for text in ["lab.example.org:51820", "10.0.0.1:51820", "[fd98::1]:51820", "[fe80::1%eth0]:51820"] {
+        assert_eq!(endpoint(text).map(|endpoint| endpoint.to_string()), Ok(text.to_owned()));
+    }
 }
 
 #[test]

@@ -174,7 +174,7 @@ fn names(peers: &[Peer]) -> Vec<Name> {
 fn by_endpoint(endpoint: Option<&Endpoint>) -> Option<String> {
     match &endpoint?.host {
         Host::Name(name) => slug(name.split('.').next()?),
-        Host::Address(_) => None,
+        Host::Address(_) | Host::OnLink { .. } => None,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::mllp::ack::AckCode;
 use crate::spool::delivery::course::{Held, Reply};
 use crate::spool::delivery::{Command, DeliveryState, Reason};
 use crate::spool::key::SpoolKey;
-use crate::spool::store::Limits;
+use crate::spool::store::{Limits, Wanted};
 use crate::spool::{Judgement, Opening, Outcome, Queued};
 
 /// Is a queue that a link which never comes up asks nothing of.
@@ -53,7 +53,8 @@ fn destination(target: &str) -> Destination {
 
 fn open(directory: &std::path::Path, target: &str) -> Arc<Spool> {
     let limits = Limits { messages_max: 100, bytes_max: 1 << 20, keep_delivered: Duration::from_secs(3600) };
-    Spool::open(directory, "orders", &SpoolKey::from_bytes([1; 32]), destination(target), limits).unwrap()
+    let wanted = Wanted { spool: None, destination: Some(destination(target)), limits };
+    Spool::open(directory, "orders", &SpoolKey::from_bytes([1; 32]), wanted).unwrap()
 }
 
 impl Site {

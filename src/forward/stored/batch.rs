@@ -9,7 +9,7 @@ use super::{Keep, NotAll, NotKept};
 use crate::config::{OnFull, Stored};
 use crate::forward::answer::Mark;
 use crate::link::tally::Tally;
-use crate::mllp::ack::{self, AckCode, NO_APPLICATION_ANSWER_TEXT, NOT_STORED_TEXT};
+use crate::mllp::ack::{self, AckCode, NO_APPLICATION_ANSWER_TEXT, NOT_STORED_TEXT, Stamp};
 use crate::mllp::frame::{Anomaly, Read, encode};
 use crate::mllp::message::{HEADER_BYTES_MAX, Header};
 use crate::mllp::observe::Observation;
@@ -124,7 +124,14 @@ impl<'a> Batch<'a> {
                     payloads.push(payload);
                     steps.push((head, Some(code)));
                 }
-                Step::Refuse => steps.push((head, None)),
+                Step::Refuse => {
+                    let is_told =
+                        Header::parse(&head).and_then(|header| reject(&header, Mark::new().stamp())).is_some();
+                    steps.push((head, None));
+                    if !is_told {
+                        break; // its connection ends: what is behind it would be kept, and never answered
+                    }
+                }
             }
         }
         let stored = payloads.len();
@@ -132,17 +139,16 @@ impl<'a> Batch<'a> {
         let NotAll { mut kept, why } = done.err().unwrap_or(NotAll { kept: stored, why: NotKept::Failed });
         let mut answers = Writer { tally, at, answers: Answers { bytes: Vec::new(), ends } };
         for (head, stored) in steps {
-            let code = match stored {
-                None => Err((NO_ANSWER, NO_APPLICATION_ANSWER_TEXT, OnFull::Nak)),
+            let goes_on = match stored {
+                None => answers.refuse(&head, NO_ANSWER, reject),
                 Some(code) if kept > 0 => {
                     kept -= 1;
-                    Ok(code)
+                    answers.accept(&head, code)
                 }
-                Some(_) => Err((why.code(), NOT_STORED_TEXT, terms.on_full)),
-            };
-            let goes_on = match code {
-                Ok(code) => answers.accept(&head, code),
-                Err((reason, text, then)) => answers.refuse(&head, reason, text, then),
+                Some(_) => answers.refuse(&head, why.code(), |header, stamp| match terms.on_full {
+                    OnFull::Close => None,
+                    OnFull::Nak => ack::refusal(header, stamp, NOT_STORED_TEXT),
+                }),
             };
             if !goes_on {
                 break;
@@ -150,6 +156,11 @@ impl<'a> Batch<'a> {
         }
         answers.answers
     }
+}
+
+/// Answers a message that only an application could answer, where its sender awaits an answer at all.
+fn reject(header: &Header<'_>, stamp: Stamp<'_>) -> Option<(AckCode, Vec<u8>)> {
+    ack::rejection(header, stamp, NO_APPLICATION_ANSWER_TEXT)
 }
 
 /// Writes the answers, in order.
@@ -170,13 +181,14 @@ impl Writer<'_> {
 
     /// Refuses a message; says whether the sender may go on. One that asks for no answer learns it by the end of its
     /// connection.
-    fn refuse(&mut self, head: &[u8], reason: &'static str, text: &'static [u8], then: OnFull) -> bool {
+    fn refuse(
+        &mut self,
+        head: &[u8],
+        reason: &'static str,
+        written: impl FnOnce(&Header<'_>, Stamp<'_>) -> Option<(AckCode, Vec<u8>)>,
+    ) -> bool {
         self.tally.refuse_message(reason);
-        let refusal = match then {
-            OnFull::Close => None,
-            OnFull::Nak => Header::parse(head).and_then(|header| ack::refusal(&header, Mark::new().stamp(), text)),
-        };
-        match refusal {
+        match Header::parse(head).and_then(|header| written(&header, Mark::new().stamp())) {
             Some((code, answer)) => {
                 self.write(code, &answer);
                 true

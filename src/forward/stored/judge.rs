@@ -15,8 +15,8 @@ pub(super) enum Fate {
     Store(Option<AckCode>),
     /// It is refused: nobody could give the answer that it requires.
     Refuse,
-    /// It is passed over: a control frame, or an answer in original mode. That one is never answered, so that nobody
-    /// waits, and nobody behind a stored forward has asked; stored and sent on, two sites would feed each other.
+    /// It is passed over: a control frame, or a mere acknowledgement in original mode. That one is never answered, by no
+    /// refusal either, so that nobody waits; and nobody behind a stored forward has asked for it.
     Ignore(Option<Anomaly>),
     /// It cannot be answered, so that its sender would send it for ever: the connection is to end.
     Unreadable,
@@ -81,12 +81,19 @@ mod tests {
     #[test]
     fn an_acknowledgement_is_never_acknowledged() {
         assert_eq!(fate("ACK^R01", "", "", "MSA|AA|7\r"), Fate::Ignore(Some(Anomaly::AnswerUnmatched)));
-        // The answer to a query, sent by itself, has data.
-        assert_eq!(fate("RSP^K11", "", "", "MSA|AA|7\r"), SILENT);
-        assert_eq!(fate("ORR^O02", "AL", "AL", "MSA|AA|7\r"), CA);
+        assert_eq!(fate("MCF^Q02", "", "", "MSA|AA|7\r"), Fate::Ignore(Some(Anomaly::AnswerUnmatched)));
         // One that is on its own way, and asks for what it needs.
         assert_eq!(fate("ACK^R01", "AL", "NE", "MSA|AA|7\r"), CA);
         assert_eq!(fate("ACK^R01", "NE", "NE", "MSA|AA|7\r"), SILENT);
+    }
+
+    #[test]
+    fn a_response_that_is_sent_by_itself_is_a_message_of_its_own() {
+        for kind in ["ORR^O02", "RSP^K11", "ORU^R01", "RRA^O18", ""] {
+            assert_eq!(fate(kind, "", "", "MSA|AA|7\r"), AA, "{kind}");
+        }
+        assert_eq!(fate("ORR^O02", "AL", "AL", "MSA|AA|7\r"), CA);
+        assert_eq!(fate("ORR^O02", "NE", "AL", "MSA|AA|7\r"), SILENT);
     }
 
     #[test]

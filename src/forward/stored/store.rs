@@ -16,7 +16,8 @@ use crate::config::SpoolKeyFile;
 use crate::link::carry::DRAIN_WITHIN;
 use crate::link::feed::{Queue, QueueState, StoreError};
 use crate::spool::key::SpoolKey;
-use crate::spool::store::{Appended, Destination, Limits, Spool, Tail};
+use crate::spool::register::{Register, Registered};
+use crate::spool::store::{Appended, Destination, Limits, Spool, Tail, Wanted};
 use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
 
 /// A spool that cannot be opened is tried again after so long: whoever mends the disk need not know of us.
@@ -36,6 +37,8 @@ pub struct Place {
     pub key: SpoolKeyFile,
     /// Is the directory of all spools: the key may be made where nothing is there that it seals.
     pub directory: PathBuf,
+    /// Knows which spools there were.
+    pub register: Register,
     /// Is where its messages go.
     pub destination: Destination,
     /// Limits it.
@@ -150,6 +153,11 @@ impl Store {
         }
     }
 
+    /// Tries at once to open a spool that could not be opened.
+    pub fn look_again(&self) {
+        self.again.notify_one();
+    }
+
     /// Closes the spool once the senders that are connected have ended; [`Store::run`] then returns.
     pub fn retire(&self) {
         self.retired.send_replace(true);
@@ -212,10 +220,29 @@ impl Store {
     }
 }
 
+/// Opens the spool that the register knows, or makes one where it knows of none; the register knows it when this returns.
 fn open(place: &Place) -> Result<Arc<Spool>, SpoolError> {
-    let may_make = place.key.may_be_made() && !has_spools(&place.directory);
+    let known = place.register.find(&place.name)?;
+    let others = place.register.names()?;
+    let is_there = |name: &str| Spool::is_at(&place.directory, name);
+    if known.is_none()
+        && !is_there(&place.name)
+        && !others.is_empty()
+        && !others.iter().any(|name| is_there(name.as_str()))
+    {
+        return Err(SpoolError::NoneThere { path: place.directory.clone() });
+    }
+    let may_make = place.key.may_be_made() && others.is_empty() && !has_spools(&place.directory);
     let key = SpoolKey::load_or_create(place.key.path(), may_make)?;
-    Spool::open(&place.directory, &place.name, &key, place.destination.clone(), place.limits.clone())
+    let wanted = Wanted {
+        spool: known.map(|known| known.spool),
+        destination: Some(place.destination.clone()),
+        limits: place.limits.clone(),
+    };
+    let spool = Spool::open(&place.directory, &place.name, &key, wanted)?;
+    let entry = Registered { spool: spool.id(), directory: place.directory.clone(), moved_to: None };
+    place.register.note(&place.name, &entry)?;
+    Ok(spool)
 }
 
 /// Tells whether there is a spool; what cannot be looked at may be one.
@@ -278,3 +305,6 @@ impl Queue for Store {
         self.state.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -230,8 +230,12 @@ async fn what_only_an_application_could_answer_is_refused() {
     assert_eq!(here.answers(4).await, ["CR 1", "AR 2", "AR 3", "AA 4"]);
     assert_eq!(here.shelf.line().len(), 1);
     assert_eq!(here.tally.counts().refused.get("application_answer_required"), Some(&3));
-    here.send(enhanced("5", "NE", "SU")).await;
-    assert_eq!(here.closed().await.0, "application_answer_required", "nobody would tell it otherwise");
+    here.send(enhanced("5", "NE", "SU") + &enhanced("6", "SU", "SU")).await;
+    assert_eq!(here.answers(2).await, ["AR 5", "CR 6"], "its sender awaits success, and would send it for ever");
+    here.send(enhanced("7", "NE", "NE").replace("ORU^R01", "QBP^Q11") + &message("8")).await;
+    let (reason, _, shelf) = here.closed().await;
+    assert_eq!(reason, "application_answer_required", "nobody would tell it otherwise");
+    assert_eq!(shelf.line().len(), 1, "8 comes again on another connection");
     let mut here = desk(9, config::Stored { application_ack: ApplicationAck::Discard, ..TERMS }).await;
     here.send(enhanced("1", "AL", "AL")).await;
     assert_eq!(here.answers(1).await, ["CA 1"]);
@@ -252,6 +256,15 @@ async fn control_frames_empty_frames_and_acknowledgements_are_passed_over() {
     for code in ["empty_frame", "answer_unmatched", "nul_between_frames", "line_end_between_frames"] {
         assert_eq!(anomalies.get(code), Some(&1), "{code}");
     }
+}
+
+#[tokio::test]
+async fn a_response_that_is_sent_by_itself_is_kept_and_acknowledged() {
+    let mut desk = desk(9, TERMS).await;
+    let response = message("1").replace("ORU^R01^ORU_R01", "ORR^O02").replace("PID|1||4711", "MSA|AA|9\rPID|1||4711");
+    desk.send(response).await;
+    assert_eq!(desk.answers(1).await, ["AA 1"]);
+    assert_eq!(desk.shelf.line().len(), 1);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::mllp::frame::{FrameReader, Limits, Read, encode};
 
+const ACKNOWLEDGEMENT: &[u8] = b"MSH|^~\\&|SA|SF|RA|RF|t||ACK^A01|ID-1|P|2.5\rMSA|AA|1\r";
 const STAMP: Stamp<'_> = Stamp { control_id: b"W1", timestamp: b"20240131235959+0000" };
 
 fn with_mode(accept: &str, application: &str, rest: &str) -> Vec<u8> {
@@ -86,8 +87,25 @@ fn a_refusal_says_ar_or_cr_and_207() {
 
 #[test]
 fn nothing_is_refused_that_asks_for_no_answer() {
-    for message in [with_mode("NE", "NE", ""), with_mode("SU", "NE", ""), with_mode("", "", "MSA|AA|1\r")] {
+    for message in [with_mode("NE", "NE", ""), with_mode("SU", "NE", ""), ACKNOWLEDGEMENT.to_vec()] {
         assert!(refusal(&Header::parse(&message).unwrap(), STAMP, NOT_STORED_TEXT).is_none());
+    }
+}
+
+#[test]
+fn what_is_never_taken_is_rejected_also_where_only_success_would_be_told() {
+    for (accept, application, expected) in
+        [("", "", Some("AR")), ("AL", "AL", Some("CR")), ("NE", "SU", Some("AR")), ("SU", "SU", Some("CR"))]
+    {
+        let message = with_mode(accept, application, "");
+        let rejected = rejection(&Header::parse(&message).unwrap(), STAMP, NO_APPLICATION_ANSWER_TEXT);
+        assert_eq!(rejected.as_ref().map(|(code, _)| code.code()), expected, "{accept} {application}");
+        let payload = rejected.unwrap().1;
+        assert_eq!(Header::parse(&payload).unwrap().msa().map(|msa| msa.code()), expected.map(str::as_bytes));
+        assert!(payload.ends_with(&[b"\rERR|||207|E||||", NO_APPLICATION_ANSWER_TEXT, b"\r"].concat()));
+    }
+    for message in [with_mode("NE", "NE", ""), ACKNOWLEDGEMENT.to_vec()] {
+        assert!(rejection(&Header::parse(&message).unwrap(), STAMP, NO_APPLICATION_ANSWER_TEXT).is_none());
     }
 }
 
@@ -107,7 +125,9 @@ fn the_codes_due_follow_msh_15_and_16() {
 #[test]
 fn an_acknowledgement_is_not_acknowledged() {
     let due = |message: &[u8]| codes_due(&Header::parse(message).unwrap(), Verdict::Accept);
-    assert_eq!(due(&with_mode("", "", "MSA|AA|1\r")), []);
+    assert_eq!(due(ACKNOWLEDGEMENT), []);
+    // A response that comes by itself is a message of its own.
+    assert_eq!(due(&with_mode("", "", "MSA|AA|1\r")), [AckCode::ApplicationAccept]);
     assert_eq!(due(&with_mode("NE", "AL", "MSA|AA|1\r")), []);
     assert_eq!(due(&with_mode("AL", "AL", "MSA|AA|1\r")), [AckCode::CommitAccept]);
 }

@@ -103,6 +103,16 @@ fn a_message_that_asks_for_no_answer_is_done_at_once() {
 }
 
 #[test]
+fn a_response_that_is_sent_by_itself_is_answered_and_a_mere_acknowledgement_is_not() {
+    for (kind, is_done) in [("ORR^O02", false), ("RSP^K11", false), ("ACK^A01", true), ("MCF", true)] {
+        let mut exchange = Exchange::new(Limits::default());
+        let message = format!("MSH|^~\\&|a|b|c|d|t||{kind}|1|P|2.5\rMSA|AA|9\r");
+        exchange.begin(message.as_bytes(), Instant::now() + Duration::from_secs(5));
+        assert_eq!(exchange.is_done(), is_done, "{kind}");
+    }
+}
+
+#[test]
 fn case_34_a_message_without_control_id_takes_any_answer() {
     let mut exchange = begin("", "", "");
     assert_eq!(feed(&mut exchange, &ack("AA", "made-up")), ["AA"]);

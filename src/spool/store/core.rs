@@ -62,7 +62,7 @@ pub(super) struct Core {
     pub(super) limits: Limits,
     /// Lists the epochs with their first sequences, oldest first.
     pub(super) epochs: Vec<(Sequence, Epoch)>,
-    /// Is the number of the present destination.
+    /// Is the number of the present destination; 0: there is none.
     pub(super) destination: i64,
     pub(super) mark: Mark,
     /// Is a buffer for what is sealed.

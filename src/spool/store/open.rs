@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::core::{Core, Keys, Live, Parts};
 use super::database::{self, FORMAT, read};
 use super::operate::{decode_destination, number_of};
-use super::{Destination, Limits};
+use super::{Destination, Wanted};
 use crate::spool::head::{Head, Tally};
 use crate::spool::key::SpoolKey;
 use crate::spool::mark::Mark;
@@ -34,35 +34,46 @@ const FIRST_COMMIT: u64 = 1;
 pub(super) struct Way {
     pub(super) directory: PathBuf,
     pub(super) key: SpoolKey,
-    pub(super) destination: Destination,
-    pub(super) limits: Limits,
+    pub(super) wanted: Wanted,
 }
 
 /// Opens a spool and begins an epoch. At a start, files that belong to no message are removed; while the site runs, one
 /// may belong to a message that is on its way.
 pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
-    database::make_directory(&way.directory)?;
     let path = way.directory.join(DATABASE);
-    let is_there = database::is_there(&path)?;
-    if !is_there {
+    if !database::is_there(&path)? {
+        if way.wanted.spool.is_some() {
+            return Err(SpoolError::Gone { path: way.directory.clone() });
+        }
+        database::make_directory(&way.directory)?;
         refuse_remains(&way.directory)?;
     }
     let connection = database::connect(&path)?;
     if !has_tables(&connection, &path)? {
+        if way.wanted.spool.is_some() {
+            return Err(SpoolError::Damaged { path, damage: Damage::Missing("identity") });
+        }
         make(way, &path, &connection)?;
     }
     let mut core = verified(way, &path, connection, is_start)?;
     core.begin()?;
     core.begin_epoch()?;
-    core.destination = match number_of(&core.live.destinations, &way.destination) {
-        Some(number) => number,
-        None => core.add_destination(&way.destination)?,
-    };
+    if let Some(destination) = &way.wanted.destination {
+        core.destination = match number_of(&core.live.destinations, destination) {
+            Some(number) => number,
+            None => core.add_destination(destination)?,
+        };
+    }
     core.live.stranded = count_stranded(&core)?;
     core.commit()?;
     core.follow_up()?;
     core.mark.sync()?;
     Ok(core)
+}
+
+/// Tells whether there is a database in a spool's directory; what cannot be looked at may be one.
+pub(super) fn is_at(directory: &Path) -> bool {
+    database::is_there(&directory.join(DATABASE)).unwrap_or(true)
 }
 
 fn has_tables(connection: &Connection, path: &Path) -> Result<bool, SpoolError> {
@@ -109,6 +120,9 @@ fn refuse_remains(directory: &Path) -> Result<(), SpoolError> {
 fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> Result<Core, SpoolError> {
     let damaged = |damage| SpoolError::Damaged { path: path.to_owned(), damage };
     let keys = unseal(way, path, &connection)?;
+    if way.wanted.spool.is_some_and(|wanted| wanted.0 != keys.spool) {
+        return Err(SpoolError::OtherSpool { path: way.directory.clone() });
+    }
     // All into the database: after an fsync that failed, nothing of the log may be relied upon.
     database::checkpoint(&connection, path)?;
     let sealed = blob(&connection, path, "SELECT sealed FROM head WHERE id = 1")?;
@@ -129,7 +143,7 @@ fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> R
     let epochs = epochs(&connection, path)?;
     let destinations = destinations(&connection, path, &keys)?;
     let live = Live { head, days: census.days, stranded: 0, in_doubt: 0, oldest: census.oldest, destinations };
-    let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.limits.clone());
+    let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.wanted.limits.clone());
     Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark }.into())
 }
 

@@ -183,7 +183,8 @@ impl Core {
 
     /// Tells whether messages of that destination go where the configuration says now.
     pub(super) fn is_here(&self, id: i64) -> bool {
-        id == self.destination || self.live.destinations.get(&id) == self.live.destinations.get(&self.destination)
+        let here = self.live.destinations.get(&self.destination);
+        here.is_some() && self.live.destinations.get(&id) == here
     }
 }
 

@@ -32,7 +32,8 @@ impl Place {
 
     fn try_open(&self, target: &str) -> Result<Arc<Spool>, SpoolError> {
         let destination = Destination { peer_key: [5; 32], target: target.to_owned() };
-        Spool::open(self.directory.path(), "orders", &self.key, destination, self.limits.clone())
+        let wanted = Wanted { spool: None, destination: Some(destination), limits: self.limits.clone() };
+        Spool::open(self.directory.path(), "orders", &self.key, wanted)
     }
 
     fn open(&self) -> Arc<Spool> {

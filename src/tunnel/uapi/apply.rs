@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::Refusal;
 use super::request::{AllowedIp, Set, SetPeer};
-use crate::config::{self, Endpoint, Host, Name, PublicKey};
+use crate::config::{self, Name, PublicKey};
 use crate::tunnel::filter::PeerRules;
 use crate::tunnel::settings::{PeerSettings, Settings};
 
@@ -123,7 +123,7 @@ impl Draft {
             peer.persistent_keepalive = every;
         }
         if let Some(endpoint) = set.endpoint {
-            peer.endpoint = Some(Endpoint { host: Host::Address(endpoint.ip()), port: endpoint.port() });
+            peer.endpoint = Some(endpoint);
             self.pointed.insert(key);
         }
     }

@@ -120,7 +120,7 @@ fn check_round_trip(settings: &Settings, configured: &Settings) {
 fn facts(set: &PeerSettings) -> PeerFacts {
     let endpoint = set.peer.endpoint.as_ref().and_then(|endpoint| match endpoint.host {
         Host::Address(address) => Some(SocketAddr::new(address, endpoint.port)),
-        Host::Name(_) => None,
+        Host::Name(_) | Host::OnLink { .. } => None,
     });
     PeerFacts {
         name: set.peer.name.clone(),

@@ -3,14 +3,13 @@
 //! Format: <https://www.wireguard.com/xplatform/>, "Configuration Protocol": `key=value` lines, the first says what is
 //! asked, an empty one ends it. The whole is read before any of it counts.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::Refusal;
-use crate::config::{PublicKey, SecretKey};
+use crate::config::{Endpoint, Host, PublicKey, SecretKey};
 
 /// The longest line in use is a preshared key's, with 78 bytes; more than this is none of the protocol's.
 const LINE_BYTES_MAX: usize = 256;
@@ -48,7 +47,7 @@ pub(in crate::tunnel) struct SetPeer {
     /// Leaves out a peer that is not there.
     pub update_only: bool,
     pub preshared_key: Option<Option<SecretKey>>,
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
     pub persistent_keepalive: Option<Option<Duration>>,
     pub replace_allowed_ips: bool,
     pub allowed_ips: Vec<AllowedIp>,
@@ -136,14 +135,9 @@ impl SetPeer {
             "update_only" => self.update_only = truth("update_only", value)?,
             "preshared_key" => self.preshared_key = Some(secret("preshared_key", value)?),
             "endpoint" => {
-                if value.contains('%') {
-                    return Err(Refusal::Invalid {
-                        what: "an endpoint on a link, such as fe80::1%eth0, is not supported",
-                    });
-                }
-                let endpoint: SocketAddr = value.parse().map_err(|_| Refusal::of("endpoint"))?;
-                self.endpoint = Some(endpoint).filter(|endpoint| endpoint.port() != 0);
-                self.endpoint.ok_or(Refusal::of("endpoint"))?;
+                // A name is none of the protocol's: wg(8) has looked it up.
+                let endpoint = value.parse().ok().filter(|endpoint: &Endpoint| !matches!(endpoint.host, Host::Name(_)));
+                self.endpoint = Some(endpoint.ok_or(Refusal::of("endpoint"))?);
             }
             "persistent_keepalive_interval" => {
                 let seconds: u16 = number("persistent_keepalive_interval", value)?;

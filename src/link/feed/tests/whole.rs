@@ -23,7 +23,7 @@ use crate::mllp::frame::encode;
 use crate::spool::delivery::{Conversation, Counter};
 use crate::spool::inbox::Inbox;
 use crate::spool::key::SpoolKey;
-use crate::spool::store::{Destination, Limits, Spool};
+use crate::spool::store::{Destination, Limits, Spool, Wanted};
 use crate::spool::{FarView, ForwardId, Judgement, Opening, Outcome, Queued, Sequence};
 
 const MESSAGES: u64 = 300;
@@ -38,7 +38,8 @@ impl Kept {
     fn open(dir: &Path, tasks: &mut JoinSet<()>) -> Arc<Self> {
         let destination = Destination { peer_key: [7; 32], target: "lab-orders".to_owned() };
         let limits = Limits { messages_max: 10_000, bytes_max: 1 << 30, keep_delivered: Duration::from_secs(60) };
-        let spool = Spool::open(dir, "orders", &SpoolKey::from_bytes([3; 32]), destination, limits).unwrap();
+        let wanted = Wanted { spool: None, destination: Some(destination), limits };
+        let spool = Spool::open(dir, "orders", &SpoolKey::from_bytes([3; 32]), wanted).unwrap();
         let kept = Arc::new(Self { spool, state: watch::Sender::default() });
         let (state, mut tail) = (kept.state.clone(), kept.spool.tail());
         tasks.spawn(async move {

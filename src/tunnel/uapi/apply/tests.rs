@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::config::SecretKey;
+use crate::config::{Endpoint, Host, SecretKey};
 use crate::tunnel::peers::PeerFacts;
 use crate::tunnel::uapi::answer;
 use crate::tunnel::uapi::request::{Request, parse};
