@@ -41,6 +41,7 @@ mod receiver_down;
 mod reload;
 mod routes;
 mod self_test;
+mod stored_faults;
 mod stored_intake;
 mod tunnel;
 mod uapi;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         cli::tests(),
         clock::tests(),
         flood::tests(),
+        stored_faults::tests(),
         stored_intake::tests(),
         tunnel::tests(),
         uapi::tests(),

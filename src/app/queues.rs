@@ -3,19 +3,21 @@
 //! It decides nothing: the spool and the far site do.
 
 mod forget;
+mod orphaned;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use super::Now;
 use super::facts::held_text;
+use super::{Now, Reloader};
 use crate::control::operate::{Courier, Desk, operate, told};
 use crate::control::queue::{QueueAction, QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
+use crate::spool::reserve::free_bytes;
 use crate::spool::store::Tail;
 
 /// Remembers of each queue, by its forward's name, what one look alone does not show.
@@ -27,6 +29,8 @@ struct Watched {
     rates: Rates,
     /// Is what holds the queue, in words, and since when that was seen.
     held_by: Option<(String, SystemTime)>,
+    /// Is since when its disk was seen full.
+    disk_full_since: Option<SystemTime>,
 }
 
 impl Watched {
@@ -48,6 +52,11 @@ impl Watch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Says since when something has been seen of a queue without a change.
+    pub(super) fn since(&self, name: &str, what: &str) -> SystemTime {
+        self.lock().entry(name.to_owned()).or_default().since(what)
+    }
+
     /// Tells of a forward's queue; none where it is not stored.
     pub(super) fn facts(&self, forward: &Forward) -> Option<QueueFacts> {
         let Way::Stored(store, onward) = forward.way() else { return None };
@@ -59,6 +68,10 @@ impl Watch {
         if matches!(state, Queue::Flowing | Queue::Paused) {
             watched.held_by = None;
         }
+        watched.disk_full_since = match tail.as_ref().is_some_and(|tail| tail.disk_full) {
+            true => watched.disk_full_since.or_else(|| Some(SystemTime::now())),
+            false => None,
+        };
         let free_bytes = free_bytes(&place.directory);
         let (accepted, depth) = tail.as_ref().map_or((0, 0), |tail| (tail.last, tail.depth));
         let settled = accepted.saturating_sub(depth);
@@ -81,6 +94,7 @@ impl Watch {
             accepted_per_second: pace.accepted_per_second,
             settled_per_second: pace.settled_per_second,
             drained_in: pace.drained_in,
+            disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
         })
@@ -119,6 +133,13 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
             None
         }
     };
+    let damaged = tail.damaged.as_ref().map(|damaged| {
+        let cause = format!(
+            "message {} is damaged and cannot be sent ({}): wardlink queue park or discard lets the others go on",
+            damaged.sequence, damaged.damage
+        );
+        (damaged.sequence, cause)
+    });
     if let Some(divergence) = supply.as_ref().and_then(|supply| supply.diverged) {
         let cause = told(divergence).to_owned();
         return Queue::Diverged { since: watched.since(&cause), cause };
@@ -126,33 +147,26 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     if tail.paused {
         return Queue::Paused;
     }
-    if let Some(held) = supply.as_ref().and_then(|supply| supply.held.clone()) {
-        return Queue::Held { since: watched.since(&held.text), sequence: held.sequence, cause: held.text };
+    let held = supply.as_ref().and_then(|supply| supply.held.clone()).map(|held| (held.sequence, held.text));
+    let too_large = supply.and_then(|supply| supply.too_large);
+    let too_large = too_large.map(|sequence| (sequence, "it is larger than the far site takes".to_owned()));
+    match held.into_iter().chain(too_large).chain(damaged).min_by_key(|(sequence, _)| *sequence) {
+        Some((sequence, cause)) => Queue::Held { since: watched.since(&cause), sequence, cause },
+        None => Queue::Flowing,
     }
-    if let Some(sequence) = supply.and_then(|supply| supply.too_large) {
-        let cause = "it is larger than the far site takes".to_owned();
-        return Queue::Held { since: watched.since(&cause), sequence, cause };
-    }
-    Queue::Flowing
-}
-
-/// Returns how many bytes are free for this user on the disk of a directory, as far as it can be asked.
-fn free_bytes(directory: &std::path::Path) -> Option<u64> {
-    let disk = nix::sys::statvfs::statvfs(directory).ok()?;
-    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// Does what an operator asks of a queue.
-pub(super) async fn answer(now: &Now, request: QueueRequest, by: String) -> QueueAnswer {
+pub(super) async fn answer(now: &Now, reloader: &Reloader, request: QueueRequest, by: String) -> QueueAnswer {
     let running = now.get();
+    if let Some(orphan) = running.orphans.iter().find(|orphan| orphan.name.as_str() == request.forward) {
+        return orphaned::answer(&running, orphan, reloader, &request, &by).await;
+    }
     let named = |forward: &&std::sync::Arc<Forward>| forward.config().name.as_str() == request.forward;
     let Some(forward) = running.forwards.iter().find(named) else {
-        let stored: Vec<String> = running
-            .forwards
-            .iter()
-            .filter(|forward| forward.way().store().is_some())
-            .map(|forward| forward.config().name.to_string())
-            .collect();
+        let stored = running.forwards.iter().filter(|forward| forward.way().store().is_some());
+        let stored = stored.map(|forward| forward.config().name.to_string());
+        let stored: Vec<String> = stored.chain(running.orphans.iter().map(|orphan| orphan.name.to_string())).collect();
         let known = if stored.is_empty() { "none is stored".to_owned() } else { stored.join(", ") };
         return QueueAnswer::Failed {
             cause: format!("no forward is named {}; with a queue: {known}", request.forward),

@@ -83,6 +83,9 @@ enum Command {
     Move {
         /// The stored forward
         forward: String,
+        /// Where no stored forward has that name any more: the one whose way its messages take
+        #[arg(long, value_name = "FORWARD")]
+        to: Option<String>,
     },
     /// Show how the two sites differ after one was restored from a backup, and decide which story holds.
     Reconcile {
@@ -181,7 +184,7 @@ fn told(args: &Args, directory: &Path) -> Told {
         Command::Discard { of, reason } => {
             ask(&of.forward, QueueAction::Discard { sequence: of.message, reason: reason.clone() })
         }
-        Command::Move { forward } => ask(forward, QueueAction::Move),
+        Command::Move { forward, to } => ask(forward, QueueAction::Move { to: to.clone() }),
         Command::Reconcile { forward, accept_far, resend } => {
             let choice = match (accept_far, resend) {
                 (true, _) => Some(Choice::AcceptFar),

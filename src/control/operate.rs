@@ -11,14 +11,17 @@ use super::queue::{CONTENT_BYTES_MAX, Choice, ENTRIES_MAX, QueueAction, QueueAns
 use crate::link::feed::supply::Bar;
 use crate::link::feed::{Answer, CommandKind};
 use crate::spool::queue::State;
-use crate::spool::store::{self, Destination, Listed, Tail};
+use crate::spool::store::{self, DamagedMessage, Destination, Listed, Tail};
 use crate::spool::{Divergence, FarView, Sequence, Spool, SpoolError, Verdict};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 pub use courier::Courier;
+use tokio::time::timeout;
 
 /// Is the last time that RFC 3339 can write, 9999-12-31T23:59:59Z, since 1970.
 const RFC3339_MAX: Duration = Duration::from_secs(253_402_300_799);
+/// Bounds the wait for the report on a withdrawn message: it follows the answer on the same link, a commit behind it.
+const REPORT_WITHIN: Duration = Duration::from_millis(500);
 
 /// Is a queue, and the way to who delivers its messages.
 pub struct Desk<'a> {
@@ -28,12 +31,23 @@ pub struct Desk<'a> {
     pub spool: &'a Spool,
     /// Is who delivers.
     pub courier: Courier<'a>,
-    /// Is where messages go by the configuration.
-    pub destination: Destination,
+    /// Is where messages go by the configuration; none: nowhere.
+    pub destination: Option<Destination>,
 }
 
 /// Does what is asked, and says what came of it.
 pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAnswer {
+    let needs_way = matches!(
+        action,
+        QueueAction::Retry
+            | QueueAction::Release { .. }
+            | QueueAction::Reconcile { .. }
+            | QueueAction::Pause
+            | QueueAction::Resume
+    );
+    if needs_way && matches!(desk.courier, Courier::Nobody) {
+        return QueueAnswer::Failed { cause: desk.no_way() };
+    }
     let done = match action {
         QueueAction::List { from, max, state } => desk.list(from, max.min(ENTRIES_MAX), state).await,
         QueueAction::Show { sequence } => desk.show(sequence).await,
@@ -42,7 +56,8 @@ pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAns
         QueueAction::Park { sequence } => desk.park(sequence, by).await,
         QueueAction::Release { sequence } => desk.release(sequence, by).await,
         QueueAction::Discard { sequence, reason } => desk.discard(sequence, &reason, by).await,
-        QueueAction::Move => desk.move_here(by).await,
+        QueueAction::Move { to: None } => desk.move_here(by).await,
+        QueueAction::Move { to: Some(_) } => Err(desk.has_a_way()),
         QueueAction::Reconcile { choice } => desk.reconcile(choice, by).await,
         QueueAction::Forget { .. } => Err(desk.in_use()),
         QueueAction::Pause => desk.pause(true, by).await,
@@ -72,12 +87,16 @@ impl Desk<'_> {
         let mut listed = self.spool.list(from, state, max.saturating_add(1)).await.map_err(failed)?;
         let next = listed.get(max).map(|more| more.sequence);
         listed.truncate(max);
-        Ok(QueueAnswer::Entries { entries: listed.iter().map(entry).collect(), next })
+        let damaged = self.tail().damaged;
+        Ok(QueueAnswer::Entries {
+            entries: listed.iter().map(|listed| entry(listed, damaged.as_ref())).collect(),
+            next,
+        })
     }
 
     async fn show(&self, sequence: Sequence) -> Done {
         let listed = self.spool.show(sequence).await.map_err(failed)?;
-        Ok(QueueAnswer::Entry { entry: entry(&listed) })
+        Ok(QueueAnswer::Entry { entry: entry(&listed, self.tail().damaged.as_ref()) })
     }
 
     async fn content(&self, sequence: Sequence, offset: u64, by: &str) -> Done {
@@ -105,11 +124,7 @@ impl Desk<'_> {
         match self.spool.park(sequence, false, by).await {
             Err(SpoolError::Sent { .. }) => {
                 let _bar = self.withdraw(sequence).await?;
-                match self.spool.park(sequence, true, by).await {
-                    // The far site's report that it was withdrawn came first.
-                    Ok(()) | Err(SpoolError::NotAllowed { state: "parked", .. }) => {}
-                    Err(error) => return Err(failed(error)),
-                }
+                self.spool.park(sequence, true, by).await.map_err(failed)?;
             }
             done => done.map_err(failed)?,
         }
@@ -118,6 +133,10 @@ impl Desk<'_> {
 
     async fn discard(&self, sequence: Sequence, reason: &str, by: &str) -> Done {
         match self.spool.discard(sequence, false, by, reason).await {
+            Err(SpoolError::Sent { .. }) if matches!(self.courier, Courier::Nobody) => {
+                self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
+                return said(format!("message {sequence} is given up; it was sent, and the far site may deliver it"));
+            }
             Err(SpoolError::Sent { .. }) => {
                 let _bar = self.withdraw(sequence).await?;
                 self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
@@ -133,9 +152,23 @@ impl Desk<'_> {
     }
 
     async fn move_here(&self, by: &str) -> Done {
-        let moved = self.spool.move_to(self.destination.clone(), by).await.map_err(failed)?;
+        let Some(destination) = self.destination.clone() else { return Err(self.no_way()) };
+        let moved = self.spool.move_to(destination.clone(), by).await.map_err(failed)?;
         self.courier.begin_again();
-        said(format!("{moved} messages go to {} now", self.destination.target))
+        said(format!("{moved} messages go to {} now", destination.target))
+    }
+
+    fn has_a_way(&self) -> String {
+        let name = self.forward;
+        format!("{name} is a forward with a way of its own: --to is for queues whose forward is not named any more")
+    }
+
+    fn no_way(&self) -> String {
+        let name = self.forward;
+        format!(
+            "no stored forward is named {name} any more: name it again, or wardlink queue move {name} --to FORWARD sends \
+             what waits on that one's way"
+        )
     }
 
     fn in_use(&self) -> String {
@@ -160,7 +193,12 @@ impl Desk<'_> {
     async fn withdraw(&self, sequence: Sequence) -> Result<Option<Bar>, String> {
         let (answer, bar) = self.courier.ask(CommandKind::Withdraw, sequence).await?;
         match answer {
-            Answer::Withdrawn => Ok(bar),
+            Answer::Withdrawn => {
+                self.is_reported(sequence).await;
+                Ok(bar)
+            }
+            // It is not there, and cannot be sent any more.
+            Answer::Unknown if self.tail().damaged.is_some_and(|damaged| damaged.sequence == sequence) => Ok(bar),
             Answer::Attempted => Err(format!(
                 "message {sequence} was attempted already: what came of it will be told, wardlink queue show {} {sequence}",
                 self.forward
@@ -171,6 +209,23 @@ impl Desk<'_> {
                 Err(format!("message {sequence} is on its way and not there yet: ask again in a moment"))
             }
         }
+    }
+
+    /// Waits until the far site has reported what became of a message that it has withdrawn: how often it was attempted
+    /// belongs to what is decided about it. Of one that was not at the head there is no report yet.
+    async fn is_reported(&self, sequence: Sequence) {
+        let reported = async {
+            let mut tail = self.spool.tail();
+            loop {
+                tail.borrow_and_update();
+                let is_queued = self.spool.show(sequence).await.is_ok_and(|listed| listed.state == State::Queued);
+                if !is_queued || tail.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // What is reported later is kept with the message all the same.
+        timeout(REPORT_WITHIN, reported).await.ok();
     }
 
     fn tail(&self) -> Tail {
@@ -233,7 +288,7 @@ fn named(word: &str) -> Option<State> {
     State::ALL.into_iter().find(|state| state.name() == word)
 }
 
-fn entry(listed: &Listed) -> QueueEntry {
+fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueEntry {
     let outcome = listed.outcome.as_ref();
     QueueEntry {
         sequence: listed.sequence,
@@ -242,6 +297,7 @@ fn entry(listed: &Listed) -> QueueEntry {
         bytes: listed.bytes,
         target: listed.target.clone(),
         sent: listed.may_be_sent,
+        damaged: damaged.filter(|damaged| damaged.sequence == listed.sequence).map(|one| one.damage.to_string()),
         settled: listed.settled.map(time),
         verdict: outcome.and_then(|outcome| outcome.verdict).map(|verdict| what_became(verdict).to_owned()),
         code: outcome.and_then(|outcome| outcome.code).map(|code| code.code().to_owned()),

@@ -66,7 +66,11 @@ pub enum QueueAction {
         reason: String,
     },
     /// To send what waits for another destination to the one that is configured now.
-    Move,
+    Move {
+        /// Is the stored forward whose way the messages of a queue without a forward take.
+        #[serde(default)]
+        to: Option<String>,
+    },
     /// To show how the two sites differ, and to decide.
     Reconcile {
         /// Is the decision; none: only show.
@@ -101,7 +105,7 @@ impl QueueAction {
             Self::Content { .. } | Self::Retry | Self::Park { .. } | Self::Release { .. } | Self::Discard { .. } => {
                 true
             }
-            Self::Move | Self::Reconcile { choice: Some(_) } | Self::Forget { .. } => true,
+            Self::Move { .. } | Self::Reconcile { choice: Some(_) } | Self::Forget { .. } => true,
             Self::Pause | Self::Resume => true,
         }
     }
@@ -116,7 +120,7 @@ impl QueueAction {
             Self::Park { .. } => "park",
             Self::Release { .. } => "release",
             Self::Discard { .. } => "discard",
-            Self::Move => "move",
+            Self::Move { .. } => "move",
             Self::Reconcile { .. } => "reconcile",
             Self::Forget { .. } => "forget",
             Self::Pause => "pause",
@@ -129,7 +133,7 @@ impl QueueAction {
         match self {
             Self::Show { sequence } | Self::Park { sequence } | Self::Release { sequence } => Some(*sequence),
             Self::Content { sequence, .. } | Self::Discard { sequence, .. } => Some(*sequence),
-            Self::List { .. } | Self::Retry | Self::Move | Self::Reconcile { .. } | Self::Forget { .. } => None,
+            Self::List { .. } | Self::Retry | Self::Move { .. } | Self::Reconcile { .. } | Self::Forget { .. } => None,
             Self::Pause | Self::Resume => None,
         }
     }
@@ -187,6 +191,9 @@ pub struct QueueEntry {
     pub target: String,
     /// Says whether the far site may have it.
     pub sent: bool,
+    /// Says how its content is damaged, where that holds the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
     /// Says when it was settled, in RFC 3339.
     pub settled: Option<String>,
     /// Says how, in words.
@@ -218,7 +225,7 @@ mod tests {
             QueueAction::Park { sequence: 1 },
             QueueAction::Release { sequence: 1 },
             QueueAction::Discard { sequence: 1, reason: "x".into() },
-            QueueAction::Move,
+            QueueAction::Move { to: None },
             QueueAction::Reconcile { choice: Some(Choice::Resend) },
             QueueAction::Forget { reason: "x".into() },
             QueueAction::Pause,

@@ -55,7 +55,10 @@ pub(crate) fn site() -> SiteFacts {
             dropped_answers: BTreeMap::from([("foreign", 1)]),
             in_doubt_total: 0,
             held: Vec::new(),
+            ledger_failed: None,
+            disk_full: false,
         }],
+        orphans: Vec::new(),
     }
 }
 
@@ -112,6 +115,7 @@ pub(crate) fn stored() -> ForwardFacts {
         accepted_per_second: Some(2.5),
         settled_per_second: Some(4.0),
         drained_in: Some(Duration::from_secs(2)),
+        disk_full_since: None,
         disk_free_bytes: Some(1 << 30),
         disk_full_in: None,
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::facts::{rfc3339, seconds_maybe};
+use super::facts::{rfc3339, rfc3339_maybe, seconds_maybe};
 
 /// Holds what the queue of a stored forward knows of itself.
 #[derive(Debug, Clone, Serialize)]
@@ -53,6 +53,9 @@ pub struct QueueFacts {
     /// Is how long it takes until none waits any more, if it goes on so.
     #[serde(rename = "drained_in_seconds", serialize_with = "seconds_maybe")]
     pub drained_in: Option<Duration>,
+    /// Says since when that disk is full, so that no message is taken.
+    #[serde(serialize_with = "rfc3339_maybe")]
+    pub disk_full_since: Option<SystemTime>,
     /// Counts the bytes that are free on the disk of the spool.
     pub disk_free_bytes: Option<u64>,
     /// Is how long it takes until that disk is full, if it goes on so.
@@ -127,4 +130,29 @@ pub struct HeldQueue {
     pub sequence: u64,
     /// Says why, in one line.
     pub cause: String,
+}
+
+/// Holds what is known of a queue that holds messages, and whose forward is not named any more as one that stores.
+#[derive(Debug, Clone, Serialize)]
+pub struct OrphanFacts {
+    /// Names the forward that it was of.
+    pub name: String,
+    /// Says since when this is seen.
+    #[serde(skip)]
+    pub since: SystemTime,
+    /// Counts the messages that wait.
+    #[serde(rename = "queue_depth")]
+    pub depth: u64,
+    /// Counts the bytes of their payloads.
+    #[serde(rename = "queue_bytes")]
+    pub bytes: u64,
+    /// Counts the messages that are set aside.
+    #[serde(rename = "parked_messages")]
+    pub parked: u64,
+    /// Is how long the oldest has waited.
+    #[serde(rename = "oldest_queued_age_seconds", serialize_with = "seconds_maybe")]
+    pub oldest_age: Option<Duration>,
+    /// Says why it cannot be looked into, or what is wrong in it.
+    #[serde(skip)]
+    pub fault: Option<String>,
 }

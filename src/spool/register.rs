@@ -124,7 +124,10 @@ impl Register {
 }
 
 /// Lists what is named as a forward is in a directory, by name; nothing where that is not there.
-pub(super) fn names_in(directory: &Path) -> Result<Vec<Name>, SpoolError> {
+///
+/// # Errors
+/// It cannot be listed.
+pub fn names_in(directory: &Path) -> Result<Vec<Name>, SpoolError> {
     let failed = |source| SpoolError::file("list", directory, source);
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-mod append;
 mod core;
 mod database;
+mod jobs;
 mod ledger;
 mod messages;
 mod open;
@@ -30,16 +30,17 @@ mod writer;
 pub use outbox::{Happening, OutboxEvent};
 
 use self::core::Core;
-pub use append::Appended;
-use append::{Append, Draft, Incoming};
+pub use jobs::Appended;
+use jobs::{Append, Asked, Draft, Incoming, Job, Read, Work};
 use messages::{Arrival, Content, Found};
 use open::Way;
-use writer::{Asked, JOBS_MAX, Job, Read, Work, Writer};
+use writer::{JOBS_MAX, Writer};
 
 use super::key::SpoolKey;
 use super::large::{INLINE_BYTES_MAX, LargeFile};
 use super::queue::State;
-use super::{DigestKey, FarView, Judgement, Opening, Outcome, Queued, Sequence, SpoolError, SpoolId, Verdict};
+use super::{Damage, DigestKey, FarView, Judgement, Opening, Outcome};
+use super::{Queued, Refusal, Sequence, SpoolError, SpoolId, Verdict};
 use crate::mllp::ack::AckCode;
 
 /// Bounds the name of the thread, in bytes: what Linux shows of it.
@@ -98,8 +99,21 @@ pub struct Tail {
     pub paused: bool,
     /// Counts messages that are queued for another destination: nothing is sent before they are moved.
     pub stranded: u64,
+    /// Is the queued message that is damaged, as far as one was found: it and what is behind it wait for an operator.
+    pub damaged: Option<DamagedMessage>,
+    /// Tells that the disk is full: no message is taken until there is room, what is kept goes on.
+    pub disk_full: bool,
     /// Says what is wrong with the store.
     pub failed: Option<String>,
+}
+
+/// Is a message whose content is not what was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedMessage {
+    /// Is the message.
+    pub sequence: Sequence,
+    /// Says how.
+    pub damage: Damage,
 }
 
 /// Is how a message ended, as far as it is still known. It has no `Debug`: the answer may name a patient.
@@ -213,10 +227,10 @@ impl Spool {
                 messages.push((Incoming::Whole(payload), Draft(None)));
                 continue;
             }
-            match self.write_large(payload).await {
+            match self.write_where_there_is_room(payload).await {
                 Ok(large) => messages.push(large),
-                Err(error) => {
-                    refused = Some(error.into());
+                Err(why) => {
+                    refused = Some(why);
                     break;
                 }
             }
@@ -232,9 +246,23 @@ impl Spool {
 
     /// Keeps one message.
     #[cfg(test)]
-    pub(crate) async fn keep(&self, payload: Vec<u8>) -> Result<Sequence, super::Refusal> {
+    pub(crate) async fn keep(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
         let Appended { kept, refused } = self.append(vec![payload]).await;
-        kept.first().copied().ok_or_else(|| refused.unwrap_or(super::Refusal::Failed(SpoolError::Closed)))
+        kept.first().copied().ok_or_else(|| refused.unwrap_or(Refusal::Failed(SpoolError::Closed)))
+    }
+
+    /// Writes a large payload where the disk has room.
+    async fn write_where_there_is_room(&self, payload: Vec<u8>) -> Result<(Incoming, Draft), Refusal> {
+        if self.tail.borrow().disk_full {
+            return Err(Refusal::Disk);
+        }
+        match self.write_large(payload).await {
+            Err(error @ SpoolError::Disk { .. }) => {
+                self.change(|core| Ok(core.take_reserve())).await?;
+                Err(error.into())
+            }
+            written => Ok(written?),
+        }
     }
 
     /// Writes a large payload beside the thread, so that no commit waits for it.
@@ -271,10 +299,11 @@ impl Spool {
     }
 
     /// Reads queued messages at or after `from`, in order, at least one if there is any; that they may be sent is
-    /// durable when this returns. A paused forward has none.
+    /// durable when this returns. It ends before one that is damaged, which [`Spool::tail`] then names. A paused forward
+    /// has none.
     ///
     /// # Errors
-    /// The store failed, a message is damaged, or messages are queued for another destination.
+    /// The store failed, or messages are queued for another destination.
     pub async fn read(&self, from: Sequence, messages_max: usize, bytes_max: usize) -> Result<Vec<Queued>, SpoolError> {
         let (reply, answer) = oneshot::channel();
         let limits = (messages_max, bytes_max as u64);
@@ -286,9 +315,10 @@ impl Spool {
             match self.whole(content).await {
                 Ok(payload) => queued.push(message.with(payload)),
                 // One that was settled meanwhile is not missing.
-                Err(error @ SpoolError::Damaged { .. }) => {
+                Err(SpoolError::Damaged { damage, .. }) => {
                     let sequence = message.sequence;
-                    self.look(move |core| core.confirm_damage(sequence, &error)).await?;
+                    self.look(move |core| core.confirm_damage(sequence, &damage)).await?;
+                    break;
                 }
                 Err(error) => return Err(error),
             }

@@ -20,7 +20,7 @@ pub(super) fn list(forward: &str, entries: &[QueueEntry], next: Option<u64>) -> 
 fn row(entry: &QueueEntry) -> Row<'_> {
     let cells = vec![
         entry.sequence.to_string(),
-        entry.state.clone(),
+        if entry.damaged.is_some() { format!("{}, damaged", entry.state) } else { entry.state.clone() },
         entry.accepted.clone(),
         entry.bytes.to_string(),
         if entry.sent { "yes" } else { "no" }.to_owned(),
@@ -46,6 +46,7 @@ pub(super) fn entry(entry: &QueueEntry) -> String {
     let lines = [
         ("message", entry.sequence.to_string()),
         ("state", entry.state.clone()),
+        ("damaged", some(&entry.damaged)),
         ("accepted", entry.accepted.clone()),
         ("for", entry.target.clone()),
         ("bytes", entry.bytes.to_string()),

@@ -67,7 +67,7 @@ async fn each_command_asks_for_what_it_says() {
         ("park orders 7", QueueAction::Park { sequence: 7 }),
         ("release orders 7", QueueAction::Release { sequence: 7 }),
         ("discard orders 7 --reason duplicate", QueueAction::Discard { sequence: 7, reason: "duplicate".into() }),
-        ("move orders", QueueAction::Move),
+        ("move orders", QueueAction::Move { to: None }),
         ("reconcile orders", QueueAction::Reconcile { choice: None }),
         ("reconcile orders --accept-far", QueueAction::Reconcile { choice: Some(Choice::AcceptFar) }),
         ("reconcile orders --resend", QueueAction::Reconcile { choice: Some(Choice::Resend) }),
@@ -97,6 +97,18 @@ fn bad_arguments_are_refused_before_anybody_is_asked() {
     ] {
         assert!(Line::try_parse_from(["queue"].into_iter().chain(words.split(' '))).is_err(), "{words}");
     }
+}
+
+#[tokio::test]
+async fn a_damaged_message_is_told_from_the_others() {
+    let damaged = Some("message 7 was changed".to_owned());
+    let damaged = QueueEntry { damaged, ..entry(7, "queued") };
+    let entries = vec![damaged.clone()];
+    let answer = move |_| QueueAnswer::Entries { entries: entries.clone(), next: None };
+    let (_, text) = asked_with("list orders", answer).await;
+    assert!(text.contains("\n7        queued, damaged  2026"), "{text}");
+    let (_, text) = asked_with("show orders 7", move |_| QueueAnswer::Entry { entry: damaged.clone() }).await;
+    assert!(text.contains("\ndamaged      message 7 was changed\n"), "{text}");
 }
 
 #[tokio::test]

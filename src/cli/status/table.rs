@@ -27,6 +27,8 @@ pub(super) struct Status {
     forwards: Vec<Forward>,
     #[serde(default)]
     services: Vec<Service>,
+    #[serde(default)]
+    orphans: Vec<Orphan>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,6 +84,15 @@ struct Forward {
     queued: Queued,
 }
 
+/// Is a queue without a forward.
+#[derive(Debug, Deserialize)]
+struct Orphan {
+    #[serde(flatten)]
+    verdict: Verdict,
+    #[serde(flatten)]
+    queued: Queued,
+}
+
 /// Is what a stored forward says of its queue.
 #[derive(Debug, Deserialize)]
 pub(super) struct Queued {
@@ -131,7 +142,12 @@ pub(super) fn render(status: &Status) -> String {
     let forwards: Vec<_> = status.forwards.iter().map(forward).collect();
     let titles = ["FORWARD", "STATUS", "SINCE", "LISTEN", "TO", "SENDERS", "MESSAGES", "LAST ACK"];
     table(&mut text, &titles, &forwards);
-    let queues: Vec<_> = status.forwards.iter().filter_map(queue).collect();
+    let queues = status.forwards.iter().filter_map(|forward| {
+        let state = &forward.queued.queue.as_ref()?.state;
+        Some(queue(&forward.verdict, state, &forward.queued))
+    });
+    let orphans = status.orphans.iter().map(|orphan| queue(&orphan.verdict, "orphaned", &orphan.queued));
+    let queues: Vec<_> = queues.chain(orphans).collect();
     let titles = ["QUEUE", "STATE", "WAITING", "OLDEST", "PARKED", "IN/S", "OUT/S", "DRAINED IN", "DISK FULL IN"];
     table(&mut text, &titles, &queues);
     let services: Vec<_> = status.services.iter().map(service).collect();
@@ -165,13 +181,12 @@ fn forward(forward: &Forward) -> Row<'_> {
     row(&forward.verdict, [forward.listen.clone(), to, connections, messages, age(forward.last_ack_age_seconds)])
 }
 
-/// Shows the queue of a stored forward.
-fn queue(forward: &Forward) -> Option<Row<'_>> {
-    let queued = &forward.queued;
+/// Shows a queue.
+fn queue<'a>(verdict: &'a Verdict, state: &str, queued: &Queued) -> Row<'a> {
     let rate = |rate: Option<f64>| rate.map(|rate| format!("{rate:.1}")).unwrap_or_default();
     let cells = vec![
-        forward.verdict.name.clone(),
-        queued.queue.as_ref()?.state.clone(),
+        verdict.name.clone(),
+        state.to_owned(),
         number(queued.queue_depth),
         duration(queued.oldest_queued_age_seconds),
         number(queued.parked_messages),
@@ -180,7 +195,7 @@ fn queue(forward: &Forward) -> Option<Row<'_>> {
         duration(queued.drained_in_seconds),
         duration(queued.disk_full_in_seconds),
     ];
-    Some(Row { cells, cause: None, note: None })
+    Row { cells, cause: None, note: None }
 }
 
 fn service(service: &Service) -> Row<'_> {

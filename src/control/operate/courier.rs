@@ -29,6 +29,8 @@ pub enum Courier<'a> {
         /// Tells how the conversation with the receiver is.
         state: &'a watch::Receiver<DeliveryState>,
     },
+    /// Nobody: no forward has the queue any more.
+    Nobody,
 }
 
 impl Courier<'_> {
@@ -37,6 +39,7 @@ impl Courier<'_> {
         match self {
             Self::Far(link) => link.supply().and_then(|supply| supply.state().held).map(|held| held.sequence),
             Self::Here { state, .. } => state.borrow().held.map(|held| held.sequence),
+            Self::Nobody => None,
         }
     }
 
@@ -47,7 +50,7 @@ impl Courier<'_> {
                 let state = link.supply()?.state();
                 state.diverged.zip(state.far)
             }
-            Self::Here { .. } => None,
+            Self::Here { .. } | Self::Nobody => None,
         }
     }
 
@@ -55,7 +58,7 @@ impl Courier<'_> {
     pub(super) fn begin_again(&self) {
         match self {
             Self::Far(link) => link.begin_again(),
-            Self::Here { .. } => {}
+            Self::Here { .. } | Self::Nobody => {}
         }
     }
 
@@ -86,6 +89,9 @@ impl Courier<'_> {
                     cause => format!("the far site was not asked about message {sequence}: {cause}"),
                 })
             }
+            Self::Nobody => Err(format!(
+                "message {sequence} was sent, and no forward is there any more to ask the far site about it"
+            )),
             Self::Here { commands, .. } => {
                 let order = match kind {
                     CommandKind::Retry => Order::Retry,

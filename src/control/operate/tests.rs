@@ -41,6 +41,9 @@ impl Queue for Untouched {
     }
 }
 
+/// Is the size of a message that stands in a file of its own, in bytes.
+const LARGE_BYTES: usize = (1 << 20) + 1;
+
 struct Site {
     directory: tempfile::TempDir,
     spool: Arc<Spool>,
@@ -52,7 +55,7 @@ fn destination(target: &str) -> Destination {
 }
 
 fn open(directory: &std::path::Path, target: &str) -> Arc<Spool> {
-    let limits = Limits { messages_max: 100, bytes_max: 1 << 20, keep_delivered: Duration::from_secs(3600) };
+    let limits = Limits { messages_max: 100, bytes_max: 2 << 20, keep_delivered: Duration::from_secs(3600) };
     let wanted = Wanted { spool: None, destination: Some(destination(target)), limits };
     Spool::open(directory, "orders", &SpoolKey::from_bytes([1; 32]), wanted).unwrap()
 }
@@ -85,7 +88,7 @@ impl Site {
             forward: "orders",
             spool: &self.spool,
             courier: Courier::Far(&self.link),
-            destination: destination("orders"),
+            destination: Some(destination("orders")),
         };
         operate(&desk, action, "uid 0").await
     }
@@ -212,7 +215,7 @@ async fn asked_of_a_conversation(action: QueueAction, reply: Reply, held: bool) 
         }
     });
     let courier = Courier::Here { commands: &commands, state: &state };
-    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: destination("orders") };
+    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: Some(destination("orders")) };
     let answer = operate(&desk, action, "uid 0").await;
     (answer, site.states().await)
 }
@@ -230,6 +233,36 @@ async fn what_is_being_delivered_is_set_aside_only_where_it_was_withdrawn() {
         let (answer, states) = asked_of_a_conversation(action, reply, false).await;
         assert!(matches!(answer, QueueAnswer::Failed { .. }), "{answer:?}");
         assert_eq!(states[0], (1, "queued".to_owned()), "nothing was changed");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_message_that_nobody_has_needs_no_other_word() {
+    for damages in [true, false] {
+        let site = Site::with(0).await;
+        site.spool.keep(vec![b'x'; LARGE_BYTES]).await.unwrap();
+        let files = std::fs::read_dir(site.directory.path().join("orders")).unwrap().map(|entry| entry.unwrap().path());
+        let mut large = files.filter(|path| path.extension().is_some_and(|end| end == "sealed"));
+        if damages {
+            std::fs::write(large.next().unwrap(), "cut").unwrap();
+        }
+        site.spool.read(1, 1, 1 << 20).await.unwrap();
+        let (commands, mut orders) = mpsc::channel::<Command>(1);
+        let (_state, state) = watch::channel(DeliveryState::default());
+        tokio::spawn(async move {
+            while let Some(command) = orders.recv().await {
+                command.reply.send(Reply::Unknown).unwrap();
+            }
+        });
+        let courier = Courier::Here { commands: &commands, state: &state };
+        let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: Some(destination("orders")) };
+        match desk.show(1).await.unwrap() {
+            QueueAnswer::Entry { entry } => {
+                assert_eq!(entry.damaged.is_some(), damages, "{entry:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(desk.park(1, "uid 0").await.is_ok(), damages);
     }
 }
 
@@ -259,9 +292,13 @@ async fn what_waits_for_another_destination_is_moved_by_word_only() {
     drop(spool);
     let spool = open(directory.path(), "images");
     assert!(spool.read(1, 9, 1 << 20).await.is_err(), "held");
-    let desk =
-        Desk { forward: "orders", spool: &spool, courier: Courier::Far(&link), destination: destination("images") };
-    let answer = operate(&desk, QueueAction::Move, "uid 0").await;
+    let desk = Desk {
+        forward: "orders",
+        spool: &spool,
+        courier: Courier::Far(&link),
+        destination: Some(destination("images")),
+    };
+    let answer = operate(&desk, QueueAction::Move { to: None }, "uid 0").await;
     assert_eq!(answer, QueueAnswer::Done { said: "2 messages go to images now".into() });
     assert_eq!(spool.read(1, 9, 1 << 20).await.unwrap().len(), 2);
 }
@@ -273,7 +310,7 @@ async fn both_stories_are_told_before_anybody_decides() {
         forward: "orders",
         spool: &site.spool,
         courier: Courier::Far(&site.link),
-        destination: destination("orders"),
+        destination: Some(destination("orders")),
     };
     let opening = site.spool.opening().await.unwrap();
     let far = FarView::At { epoch: opening.epoch, watermark: 9, digest: opening.retired_digest };

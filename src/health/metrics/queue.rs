@@ -6,9 +6,17 @@ use std::fmt;
 
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 
-use super::super::facts::{ForwardFacts, Queue, QueueFacts};
+use super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts};
 use super::super::state::Entry;
 use super::family::{Label, Metric, age, count, counter, counts, family, gauge, label, number};
+
+/// Writes those of queues that have no forward any more.
+pub(super) fn orphans(encoder: &mut DescriptorEncoder, orphans: &[OrphanFacts]) -> fmt::Result {
+    let help = "Messages in the queue of a forward that the configuration does not name any more: nothing moves them";
+    family(encoder, gauge("forward_orphaned_messages", help), orphans, |to, orphan| {
+        number(to, ("forward", &orphan.name), orphan.depth.saturating_add(orphan.parked))
+    })
+}
 
 /// Writes them.
 pub(super) fn encode(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {

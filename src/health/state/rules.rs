@@ -5,7 +5,7 @@
 
 mod queue;
 
-pub(super) use queue::spool_fault;
+pub(super) use queue::{judge_orphan, ledger_fault, spool_fault};
 
 use std::time::{Duration, SystemTime};
 
@@ -213,8 +213,10 @@ pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdic
     interface_fault(facts)
         .or_else(|| link_listener_fault(facts))
         .or_else(|| service_listener_fault(service))
+        .or_else(|| ledger_fault(facts, service).filter(|fault| fault.status == Status::Down))
         .or_else(|| receiver_fault(&service.receiver, ""))
         .or_else(|| queue::held_at(service))
+        .or_else(|| ledger_fault(facts, service))
         .unwrap_or_else(|| match service.receiver {
             Receiver::Ok { since } => Verdict::ok(since),
             Receiver::Unknown | Receiver::Down { .. } => unknown(),

@@ -37,7 +37,8 @@ CREATE TABLE contents (sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY, verdict INTEGER NOT NULL, code INTEGER NOT NULL,
     attempts INTEGER NOT NULL, in_doubt INTEGER NOT NULL, at INTEGER NOT NULL, answer BLOB NOT NULL);
 CREATE TABLE outbox (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, event INTEGER NOT NULL, at INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, verdict INTEGER, code INTEGER, payload BLOB, control_id BLOB, detail BLOB);
+    bytes INTEGER NOT NULL, verdict INTEGER, code INTEGER, attempts INTEGER, in_doubt INTEGER, payload BLOB,
+    control_id BLOB, detail BLOB);
 ";
 
 /// Makes the directory of a spool, for its owner only.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::spool::{Digest, Divergence, Epoch, Judgement, Limit, Refusal};
+use crate::spool::{Digest, Divergence, Epoch, Judgement, Limit};
 
 mod damage;
 mod failing;

@@ -5,22 +5,54 @@
 
 use std::time::Duration;
 
-use super::super::super::facts::{ForwardFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
+use super::super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
 use super::super::{Status, Verdict};
 use super::age_text;
 
 /// Is the share of a limit from which somebody should look, in percent.
 const FILLING_PERCENT: u64 = 80;
-/// Is the time to a full disk from which somebody should look: a night.
+/// Is the time to a full disk from which somebody should look, where it has less room than the queue may take: a night.
+/// It comes from one minute's pace, which any program's burst changes.
 const DISK_FULL_SOON: Duration = Duration::from_secs(12 * 3600);
 
-/// Notes a spool that takes and gives nothing.
+/// Notes a spool that takes nothing.
 pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
-    match &forward.queue.as_ref()?.state {
+    let queue = forward.queue.as_ref()?;
+    match &queue.state {
         Queue::Failed { since, cause } => Some(Verdict::new(Status::Down, *since, &format!("spool: {cause}"))),
         Queue::Opening => Some(Verdict::new(Status::Unknown, facts.started, "the spool is being opened")),
-        Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => None,
+        Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => {
+            let since = queue.disk_full_since?;
+            let text = format!(
+                "the spool's disk is full: no message is taken until there is room; the {} that wait go on",
+                queue.depth
+            );
+            Some(Verdict::new(Status::Down, since, &text))
+        }
     }
+}
+
+/// Notes that the disk of what becomes of stored messages fails or is full.
+pub(in super::super) fn ledger_fault(facts: &SiteFacts, service: &ServiceFacts) -> Option<Verdict> {
+    if let Some(cause) = &service.ledger_failed {
+        let text = format!("stored messages wait: what becomes of them cannot be written down: {cause}");
+        return Some(Verdict::new(Status::Down, facts.started, &text));
+    }
+    let text = "the disk of state_dir is full: stored messages go on as long as a reserve lasts";
+    service.disk_full.then(|| Verdict::new(Status::Degraded, facts.started, text))
+}
+
+/// Judges a queue without a forward: messages that were acknowledged go nowhere.
+pub(in super::super) fn judge_orphan(orphan: &OrphanFacts) -> Verdict {
+    let (name, depth, parked) = (&orphan.name, orphan.depth, orphan.parked);
+    let text = match &orphan.fault {
+        Some(fault) => format!("no stored forward has this name, and its spool: {fault}"),
+        None => format!(
+            "no stored forward has this name: {depth} messages wait, {parked} are set aside; name {name} again, or wardlink \
+             queue move {name} --to FORWARD, or export and discard them"
+        ),
+    };
+    Verdict::new(Status::Down, orphan.since, &text)
 }
 
 /// Notes that the two sites tell different stories.
@@ -68,7 +100,9 @@ pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verd
     if percent >= FILLING_PERCENT {
         return Some(Verdict::new(Status::Degraded, facts.started, &text));
     }
-    let left = queue.disk_full_in.filter(|left| *left <= DISK_FULL_SOON)?;
+    // As long as there is room for all that the queue may still take, the pace of other programs is no alarm.
+    let is_short = queue.disk_free_bytes.is_none_or(|free| free < queue.bytes_max.saturating_sub(queue.bytes));
+    let left = queue.disk_full_in.filter(|left| is_short && *left <= DISK_FULL_SOON)?;
     let text = format!("the disk of the spool is full in {}, if it goes on so", age_text(left));
     Some(Verdict::new(Status::Degraded, facts.started, &text))
 }

@@ -45,8 +45,8 @@ impl Kept {
         tasks.spawn(async move {
             loop {
                 let now = tail.borrow_and_update().clone();
-                let (last, retired_through) = (now.last, now.retired_through);
-                state.send_replace(QueueState { last, retired_through, paused: now.paused, failed: now.failed });
+                let (last, retired_through, paused) = (now.last, now.retired_through, now.paused);
+                state.send_replace(QueueState { last, retired_through, paused, damaged: None, failed: now.failed });
                 if tail.changed().await.is_err() {
                     return;
                 }

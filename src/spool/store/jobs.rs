@@ -1,15 +1,48 @@
-//! Messages of one sender on their way into a near spool: all of them, or those up to the first that is refused.
+//! What is asked of the thread of a near spool, and how each is answered.
 //!
-//! Never keeps a message behind one that is refused, and leaves no file of a message that was not kept.
+//! Never answers itself: the thread says when. Whether a file belongs to a message is decided with its answer.
 
 use std::fs;
 use std::path::PathBuf;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::core::Core;
-use super::messages::Arrival;
+use super::messages::{Arrival, Found};
 use crate::spool::{Refusal, Sequence, SpoolError};
+
+/// Is something asked of the thread, of any kind.
+pub(super) trait Ask: Send {
+    /// Does it; an error is the store's, and takes the whole transaction back. It may be called again then.
+    fn run(&mut self, core: &mut Core) -> Result<(), SpoolError>;
+    /// Answers, with what [`Ask::run`] found or with what failed.
+    fn answer(self: Box<Self>, failure: Option<&SpoolError>);
+}
+
+/// Is an [`Ask`] of one closure.
+pub(super) struct Asked<T, F> {
+    pub(super) action: F,
+    pub(super) found: Option<Result<T, SpoolError>>,
+    pub(super) reply: oneshot::Sender<Result<T, SpoolError>>,
+}
+
+impl<T: Send, F: FnMut(&mut Core) -> Result<T, SpoolError> + Send> Ask for Asked<T, F> {
+    fn run(&mut self, core: &mut Core) -> Result<(), SpoolError> {
+        let found = (self.action)(core);
+        let failure = found.as_ref().err().filter(|error| error.is_failure()).cloned();
+        self.found = Some(found);
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&SpoolError>) {
+        let found = match failure {
+            Some(error) => Err(error.clone()),
+            None => self.found.unwrap_or(Err(SpoolError::Closed)),
+        };
+        // Who does not wait any more needs no answer.
+        drop(self.reply.send(found));
+    }
+}
 
 /// Is a message on its way to the thread.
 pub(super) enum Incoming {
@@ -89,7 +122,7 @@ impl Append {
     }
 
     /// Answers; whether a file belongs to a message is not known after a failed commit, so that it stays then.
-    pub(super) fn answer(mut self, failure: Option<&SpoolError>) {
+    fn answer(mut self, failure: Option<&SpoolError>) {
         let kept = match failure {
             None => self.outcome.kept.len(),
             Some(SpoolError::Disk { .. }) => 0,
@@ -99,5 +132,41 @@ impl Append {
         drop(self.messages);
         let outcome = failure.map_or(self.outcome, |error| Appended::none(error.clone()));
         drop(self.reply.send(outcome));
+    }
+}
+
+/// Asks for queued messages.
+pub(super) struct Read {
+    pub(super) from: Sequence,
+    pub(super) limits: (usize, u64),
+    pub(super) reply: oneshot::Sender<Result<Vec<Found>, SpoolError>>,
+}
+
+/// Is what is asked.
+pub(super) enum Work {
+    /// To keep messages.
+    Append(Append),
+    /// For queued messages.
+    Read(Read),
+    /// For something that changes nothing.
+    Look(Box<dyn Ask>),
+    /// For a change.
+    Change(Box<dyn Ask>),
+}
+
+/// Is one job with its place among those that wait.
+pub(super) struct Job {
+    pub(super) work: Work,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+impl Job {
+    /// Answers, with what was found or with what failed.
+    pub(super) fn answer(self, failure: Option<&SpoolError>) {
+        match self.work {
+            Work::Append(append) => append.answer(failure),
+            Work::Read(read) => drop(read.reply.send(Err(failure.cloned().unwrap_or(SpoolError::Closed)))),
+            Work::Look(ask) | Work::Change(ask) => ask.answer(failure),
+        }
     }
 }
