@@ -43,6 +43,7 @@ mod routes;
 mod self_test;
 mod stored_faults;
 mod stored_intake;
+mod stored_standstill;
 mod tunnel;
 mod uapi;
 mod wg_quick_files;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
         flood::tests(),
         stored_faults::tests(),
         stored_intake::tests(),
+        stored_standstill::tests(),
         tunnel::tests(),
         uapi::tests(),
         routes::tests(),

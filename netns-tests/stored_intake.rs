@@ -44,7 +44,7 @@ fn plan(pair: &Pair, lines: &[&str]) -> Plan {
 
 /// Sends a message, and returns MSA-1 and MSA-2 of its answer, as `AA 7`.
 #[track_caller]
-fn send(pair: &Pair, id: &str) -> String {
+pub(crate) fn send(pair: &Pair, id: &str) -> String {
     let mut sender = pair.sender();
     sender.send(&message(id, 500)).expect("open");
     let answer = String::from_utf8(sender.answer(SOON).expect("an answer")).expect("wardlink's own text");
@@ -54,7 +54,7 @@ fn send(pair: &Pair, id: &str) -> String {
 }
 
 /// Runs a command against north; returns its exit code and all that it printed.
-fn run(pair: &Pair, words: &str) -> (Option<i32>, String) {
+pub(crate) fn run(pair: &Pair, words: &str) -> (Option<i32>, String) {
     let socket = pair.north.dir.join("control.sock").display().to_string();
     let words = format!("{words} --socket {socket}");
     let words = pair.north.command(&words.split(' ').collect::<Vec<_>>());
@@ -64,7 +64,7 @@ fn run(pair: &Pair, words: &str) -> (Option<i32>, String) {
 
 /// Runs a command that succeeds.
 #[track_caller]
-fn done(pair: &Pair, words: &str) -> String {
+pub(crate) fn done(pair: &Pair, words: &str) -> String {
     let (code, text) = run(pair, words);
     assert_eq!(code, Some(0), "{words}: {text}");
     text
@@ -224,7 +224,7 @@ fn operators_see_park_release_discard_and_export() {
         ("queue show orders 9", 1, "there is no message 9"),
         ("queue show orders 2 --payload", 1, "wardlink: "),
         ("queue list results", 1, "no forward is named results; with a queue: orders"),
-        ("queue retry orders", 1, "nothing is held"),
+        ("queue retry orders", 1, "the link to the far site is down: message 3"),
         ("queue reconcile orders", 1, "nothing to reconcile"),
         ("queue discard orders 3", 64, "--reason"),
     ] {
@@ -396,6 +396,9 @@ fn a_forward_that_is_renamed_while_its_site_is_down_leaves_a_queue_that_is_told_
     // What is drained is no alarm, and can be named again.
     pair.north.write(&renamed(&pair, "orders", &[]));
     assert!(done(&pair, "reload").contains("orders"));
+    until(SOON, "its spool is opened anew", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
     assert_eq!(send(&pair, "5"), "AA 5");
     assert!(states(&pair).contains(&(4, "queued".to_owned())) || states(&pair).contains(&(4, "delivered".to_owned())));
 }
@@ -444,7 +447,7 @@ fn a_forward_that_leads_elsewhere_after_a_start_is_held_until_its_messages_are_m
     let (forward, _) = until(SOON, "it is held", || {
         Some(pair.north.health_of("forwards", "orders")).filter(|forward| forward["queue"]["state"] == "held")
     });
-    assert!(forward["queue"]["cause"].as_str().unwrap_or_default().contains("wardlink queue move"), "{forward}");
+    assert!(forward["queue"]["decide"].as_str().unwrap_or_default().contains("wardlink queue move"), "{forward}");
     assert!(done(&pair, "queue move orders").contains("1 messages go to others now"));
 }
 

@@ -19,6 +19,7 @@ use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::service::Service;
 use crate::service::stored::Talk;
+use crate::spool::delivery;
 use crate::spool::reserve::is_disk_full;
 use crate::tunnel::Offloads;
 use crate::tunnel::peers::PeerFacts as TunnelFacts;
@@ -191,16 +192,18 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         waiting: service.waiting(),
         messages_total: counts.messages.saturating_add(stored.delivered),
         acks,
-        dropped_answers: BTreeMap::from([
-            ("late", stored.dropped.late),
-            ("foreign", stored.dropped.foreign),
-            ("no_answer", stored.dropped.no_answer),
-        ]),
+        dropped_answers: dropped_answers(&stored),
         in_doubt_total: stored.in_doubt_resends,
         held: talks.iter().filter_map(held_queue).collect(),
         ledger_failed: talks.iter().find_map(|talk| talk.state.borrow().ledger_failed.clone()),
         disk_full: !talks.is_empty() && is_disk_full(inbox),
     }
+}
+
+/// Counts by kind what a receiver said to stored messages and is no answer to the one that was sent.
+pub(super) fn dropped_answers(counts: &delivery::Counts) -> BTreeMap<&'static str, u64> {
+    let dropped = counts.dropped;
+    BTreeMap::from([("late", dropped.late), ("foreign", dropped.foreign), ("no_answer", dropped.no_answer)])
 }
 
 fn held_queue(talk: &Talk) -> Option<HeldQueue> {
@@ -209,18 +212,6 @@ fn held_queue(talk: &Talk) -> Option<HeldQueue> {
         peer: talk.peer.to_string(),
         since: talk.held_since(),
         sequence: held.sequence,
-        cause: held_text(held.reason.code(), held.sequence),
+        cause: held.reason.told(held.code),
     })
-}
-
-/// Says in one line why a queue is held, and at which message.
-pub(super) fn held_text(reason: &str, sequence: u64) -> String {
-    let why = match reason {
-        "failed" => "the receiver failed on it again and again",
-        "rejected" => "the receiver rejected it",
-        "in_doubt" => "the receiver may have it or not",
-        "quarantined" => "the process ended while it was delivered, again and again",
-        other => other,
-    };
-    format!("message {sequence} is held: {why}; see `wardlink queue`")
 }

@@ -7,18 +7,23 @@ mod orphaned;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::facts::held_text;
-use super::{Now, Reloader};
-use crate::control::operate::{Courier, Desk, operate, told};
+use super::facts::dropped_answers;
+use super::{Now, Parts, Reloader};
+use crate::control::operate::{Courier, Desk, decisions, decisions_without_retry, operate, told};
 use crate::control::queue::{QueueAction, QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
+use crate::spool::Sequence;
+use crate::spool::delivery::Counts;
 use crate::spool::reserve::free_bytes;
 use crate::spool::store::Tail;
+
+/// Is the time between two looks at the queues: rates are those of what was looked at, and a standstill is told so soon.
+const QUEUE_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Remembers of each queue, by its forward's name, what one look alone does not show.
 #[derive(Default)]
@@ -31,6 +36,8 @@ struct Watched {
     held_by: Option<(String, SystemTime)>,
     /// Is since when its disk was seen full.
     disk_full_since: Option<SystemTime>,
+    /// Is the standstill that the log has, by its state and message.
+    logged: Option<(&'static str, u64)>,
 }
 
 impl Watched {
@@ -43,6 +50,38 @@ impl Watched {
                 self.held_by = Some((what.to_owned(), now));
                 now
             }
+        }
+    }
+
+    /// Has the log say once that a queue waits for somebody's decision, and once that it goes on.
+    fn log(&mut self, forward: &str, state: &Queue) {
+        let (sequence, cause, decide) = match state {
+            Queue::Held { sequence, cause, decide, .. } => (*sequence, cause, decide.clone()),
+            Queue::Diverged { cause, .. } => (0, cause, format!("wardlink queue reconcile {forward}")),
+            Queue::Flowing | Queue::Paused => {
+                if self.logged.take().is_some() {
+                    tracing::info!(%forward, "the queue stands still no longer");
+                }
+                return;
+            }
+            Queue::Opening | Queue::Failed { .. } => return,
+        };
+        let seen = (state.as_str(), sequence);
+        if self.logged.replace(seen) != Some(seen) {
+            let (state, sequence) = (state.as_str(), (sequence > 0).then_some(sequence));
+            tracing::warn!(%forward, state, sequence, reason = %cause, %decide, "the queue stands still until this is decided");
+        }
+    }
+}
+
+impl Parts {
+    /// Looks at all queues again and again, whoever else does.
+    pub(super) async fn look_at_queues(&self) {
+        loop {
+            for forward in &self.now.get().forwards {
+                self.watch.facts(forward);
+            }
+            tokio::time::sleep(QUEUE_LOOK_EVERY).await;
         }
     }
 }
@@ -64,7 +103,9 @@ impl Watch {
         let watched = watched.entry(forward.config().name.to_string()).or_default();
         let place = store.place();
         let tail = store.spool().ok().map(|spool| spool.tail().borrow().clone());
-        let state = state(&store, tail.as_ref(), &onward, watched);
+        let name = forward.config().name.to_string();
+        let state = state(&name, &store, tail.as_ref(), &onward, watched);
+        watched.log(&name, &state);
         if matches!(state, Queue::Flowing | Queue::Paused) {
             watched.held_by = None;
         }
@@ -76,8 +117,13 @@ impl Watch {
         let (accepted, depth) = tail.as_ref().map_or((0, 0), |tail| (tail.last, tail.depth));
         let settled = accepted.saturating_sub(depth);
         let look = Look { at: Instant::now(), accepted, settled, free_bytes };
-        let pace = watched.rates.handle_look(look);
+        // Before the spool is open nothing is known, which is not that there is nothing.
+        let pace = tail.as_ref().map(|_| watched.rates.handle_look(look)).unwrap_or_default();
         let oldest = tail.as_ref().and_then(|tail| tail.oldest);
+        let here = match &onward {
+            Onward::Link(_) => None,
+            Onward::Here(here) => Some(here.counts()),
+        };
         Some(QueueFacts {
             state,
             depth,
@@ -86,10 +132,13 @@ impl Watch {
             bytes_max: place.limits.bytes_max,
             oldest_age: oldest.map(|oldest| oldest.elapsed().unwrap_or_default()),
             parked: tail.as_ref().map_or(0, |tail| tail.parked),
+            parked_bytes: tail.as_ref().map_or(0, |tail| tail.parked_bytes),
             accepted_total: accepted,
             settled_total: settled,
             refused: forward.tally().counts().refused,
             in_doubt_total: tail.as_ref().map_or(0, |tail| tail.in_doubt),
+            receiver_acks: here.iter().flat_map(acks).collect(),
+            dropped_answers: here.as_ref().map(dropped_answers).unwrap_or_default(),
             last_settled_age: store.last_settled().map(|at| at.elapsed()),
             accepted_per_second: pace.accepted_per_second,
             settled_per_second: pace.settled_per_second,
@@ -101,8 +150,13 @@ impl Watch {
     }
 }
 
+/// Counts the answers of a receiver by their code, those that came.
+fn acks(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
+    counts.answers().filter(|(_, count)| *count > 0).map(|(code, count)| (code.code(), count))
+}
+
 /// Says whether messages go on, and what holds them: the first on their way.
-fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watched) -> Queue {
+fn state(name: &str, store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watched) -> Queue {
     let tail = match (tail, store.opened()) {
         (Some(tail), _) => tail,
         (None, Opened::Failed(since, error)) => return Queue::Failed { since, cause: error.to_string() },
@@ -113,11 +167,9 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     }
     let first = tail.retired_through.saturating_add(1);
     if tail.stranded > 0 {
-        let cause = format!(
-            "{} messages were accepted for another destination: wardlink queue move sends them to this one",
-            tail.stranded
-        );
-        return Queue::Held { since: watched.since(&cause), sequence: first, cause };
+        let cause = format!("{} messages were accepted for another destination", tail.stranded);
+        let decide = format!("wardlink queue move {name} sends them to this one");
+        return Queue::Held { since: watched.since("stranded"), sequence: first, cause, decide };
     }
     let supply = match onward {
         Onward::Link(link) => link.supply().map(|supply| supply.state()),
@@ -127,19 +179,12 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
                 return Queue::Failed { since: watched.since(&cause), cause };
             }
             if let Some(held) = state.held.filter(|_| !tail.paused) {
-                let cause = held_text(held.reason.code(), held.sequence);
-                return Queue::Held { since: watched.since(&cause), sequence: held.sequence, cause };
+                let decide = decisions(name, held.sequence);
+                return hold(held.sequence, held.reason.told(held.code), decide, watched);
             }
             None
         }
     };
-    let damaged = tail.damaged.as_ref().map(|damaged| {
-        let cause = format!(
-            "message {} is damaged and cannot be sent ({}): wardlink queue park or discard lets the others go on",
-            damaged.sequence, damaged.damage
-        );
-        (damaged.sequence, cause)
-    });
     if let Some(divergence) = supply.as_ref().and_then(|supply| supply.diverged) {
         let cause = told(divergence).to_owned();
         return Queue::Diverged { since: watched.since(&cause), cause };
@@ -147,13 +192,25 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     if tail.paused {
         return Queue::Paused;
     }
-    let held = supply.as_ref().and_then(|supply| supply.held.clone()).map(|held| (held.sequence, held.text));
+    let held = supply.as_ref().and_then(|supply| supply.held.clone());
+    let held = held.map(|held| (held.sequence, held.text, decisions(name, held.sequence)));
+    let settled_only =
+        |sequence, cause| (sequence, cause, format!("wardlink queue {}", decisions_without_retry(name, sequence)));
     let too_large = supply.and_then(|supply| supply.too_large);
-    let too_large = too_large.map(|sequence| (sequence, "it is larger than the far site takes".to_owned()));
-    match held.into_iter().chain(too_large).chain(damaged).min_by_key(|(sequence, _)| *sequence) {
-        Some((sequence, cause)) => Queue::Held { since: watched.since(&cause), sequence, cause },
+    let too_large = too_large.map(|sequence| settled_only(sequence, "it is larger than the far site takes".to_owned()));
+    let damaged = tail.damaged.as_ref().map(|damaged| {
+        let cause = format!("it is damaged and cannot be sent ({})", damaged.damage);
+        settled_only(damaged.sequence, cause)
+    });
+    match held.into_iter().chain(too_large).chain(damaged).min_by_key(|(sequence, ..)| *sequence) {
+        Some((sequence, cause, decide)) => hold(sequence, cause, decide, watched),
         None => Queue::Flowing,
     }
+}
+
+fn hold(sequence: Sequence, cause: String, decide: String, watched: &mut Watched) -> Queue {
+    let since = watched.since(&format!("{sequence} {cause}"));
+    Queue::Held { since, sequence, cause, decide }
 }
 
 /// Does what an operator asks of a queue.

@@ -62,10 +62,12 @@ enum Command {
         #[arg(long, conflicts_with = "json")]
         payload: bool,
     },
-    /// Try again at once what is held, or waits for its next attempt.
+    /// Try again at once the message that all others wait for: one that is held, or rests until its next attempt.
     Retry {
         /// The stored forward
         forward: String,
+        /// The message, to be sure that it is this one
+        message: Option<u64>,
     },
     /// Set a message aside: it is kept, and the others go on.
     Park(Message),
@@ -178,7 +180,7 @@ fn told(args: &Args, directory: &Path) -> Told {
             desk.content(of.message).map_or_else(|told| told, |bytes| Told { code: 0, bytes })
         }
         Command::Show { of, payload: false } => ask(&of.forward, QueueAction::Show { sequence: of.message }),
-        Command::Retry { forward } => ask(forward, QueueAction::Retry),
+        Command::Retry { forward, message } => ask(forward, QueueAction::Retry { sequence: *message }),
         Command::Park(of) => ask(&of.forward, QueueAction::Park { sequence: of.message }),
         Command::Release(of) => ask(&of.forward, QueueAction::Release { sequence: of.message }),
         Command::Discard { of, reason } => {

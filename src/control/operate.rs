@@ -39,7 +39,7 @@ pub struct Desk<'a> {
 pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAnswer {
     let needs_way = matches!(
         action,
-        QueueAction::Retry
+        QueueAction::Retry { .. }
             | QueueAction::Release { .. }
             | QueueAction::Reconcile { .. }
             | QueueAction::Pause
@@ -52,7 +52,7 @@ pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAns
         QueueAction::List { from, max, state } => desk.list(from, max.min(ENTRIES_MAX), state).await,
         QueueAction::Show { sequence } => desk.show(sequence).await,
         QueueAction::Content { sequence, offset } => desk.content(sequence, offset, by).await,
-        QueueAction::Retry => desk.retry(by).await,
+        QueueAction::Retry { sequence } => desk.retry(sequence, by).await,
         QueueAction::Park { sequence } => desk.park(sequence, by).await,
         QueueAction::Release { sequence } => desk.release(sequence, by).await,
         QueueAction::Discard { sequence, reason } => desk.discard(sequence, &reason, by).await,
@@ -77,6 +77,17 @@ fn failed(error: SpoolError) -> String {
     error.to_string()
 }
 
+/// Says what an operator may do about a message that is held.
+pub fn decisions(forward: &str, sequence: Sequence) -> String {
+    let others = decisions_without_retry(forward, sequence);
+    format!("wardlink queue retry {forward} {sequence}, {others}")
+}
+
+/// Says it of a message that cannot be tried again as it is.
+pub fn decisions_without_retry(forward: &str, sequence: Sequence) -> String {
+    format!("park {forward} {sequence}, or discard {forward} {sequence} --reason TEXT")
+}
+
 impl Desk<'_> {
     async fn list(&self, from: Sequence, max: u32, state: Option<String>) -> Done {
         let state = match state {
@@ -87,36 +98,69 @@ impl Desk<'_> {
         let mut listed = self.spool.list(from, state, max.saturating_add(1)).await.map_err(failed)?;
         let next = listed.get(max).map(|more| more.sequence);
         listed.truncate(max);
-        let damaged = self.tail().damaged;
-        Ok(QueueAnswer::Entries {
-            entries: listed.iter().map(|listed| entry(listed, damaged.as_ref())).collect(),
-            next,
-        })
+        Ok(QueueAnswer::Entries { entries: listed.iter().map(|listed| self.entry(listed)).collect(), next })
+    }
+
+    /// Says what is known of a message, also that it is held.
+    fn entry(&self, listed: &Listed) -> QueueEntry {
+        let held = self.courier.held().filter(|(sequence, _)| *sequence == listed.sequence);
+        let told = |(sequence, why)| format!("{why}; {}", decisions(self.forward, sequence));
+        QueueEntry { held: held.map(told), ..entry(listed, self.tail().damaged.as_ref()) }
+    }
+
+    /// Says why a message cannot be dealt with so, and what can be.
+    fn refused(&self, error: SpoolError, only: &str) -> String {
+        match error {
+            SpoolError::NotAllowed { .. } => format!("{error}: {only}"),
+            SpoolError::NotThere { .. } => {
+                format!("{error}, or not any more: wardlink queue list {} shows those there are", self.forward)
+            }
+            other => failed(other),
+        }
     }
 
     async fn show(&self, sequence: Sequence) -> Done {
-        let listed = self.spool.show(sequence).await.map_err(failed)?;
-        Ok(QueueAnswer::Entry { entry: entry(&listed, self.tail().damaged.as_ref()) })
+        let listed = self.spool.show(sequence).await.map_err(|error| self.refused(error, ""))?;
+        Ok(QueueAnswer::Entry { entry: self.entry(&listed) })
     }
 
     async fn content(&self, sequence: Sequence, offset: u64, by: &str) -> Done {
-        let content = self.spool.payload(sequence, by).await.map_err(failed)?;
+        let only = "its content is destroyed";
+        let content = self.spool.payload(sequence, by).await.map_err(|error| self.refused(error, only))?;
         let rest = usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default();
         let part = rest.get(..CONTENT_BYTES_MAX).unwrap_or(rest);
         let total_bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
         Ok(QueueAnswer::Content { total_bytes, part: STANDARD.encode(part) })
     }
 
-    async fn retry(&self, by: &str) -> Done {
-        let Some(held) = self.courier.held() else {
-            return Err("nothing is held: messages go on as far as the way to the receiver is open".to_owned());
-        };
-        match self.courier.ask(CommandKind::Retry, held).await?.0 {
-            Answer::Attempted => {
-                self.spool.retried(held, by).await.map_err(failed)?;
-                said(format!("message {held} is tried again"))
+    /// Has the first message tried at once: one that is held, or that rests between two attempts.
+    async fn retry(&self, wanted: Option<Sequence>, by: &str) -> Done {
+        let (held, name) = (self.courier.held(), self.forward);
+        let Tail { retired_through, depth, paused, stranded, .. } = self.tail();
+        let first = match held {
+            Some((held, _)) => held,
+            None if depth == 0 => return Err("nothing waits: there is nothing to try again".to_owned()),
+            None if stranded > 0 => {
+                return Err(format!(
+                    "{stranded} messages wait for another destination: see wardlink queue move {name}"
+                ));
             }
-            Answer::Withdrawn | Answer::Unknown => Err(format!("message {held} is not held any more: list the queue")),
+            None if paused => return Err(format!("{name} is paused: wardlink forward resume {name} lets it go on")),
+            None => retired_through.saturating_add(1),
+        };
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != first) {
+            let why = format!("message {wanted} is not the one that the others wait for; that is message {first}");
+            return Err(format!("{why}: wardlink queue retry {name} {first}"));
+        }
+        match self.courier.ask(CommandKind::Retry, first).await?.0 {
+            Answer::Attempted => match self.spool.retried(first, by).await {
+                Ok(()) => said(format!("message {first} is tried again")),
+                Err(SpoolError::NotAllowed { state, .. }) => said(format!("message {first} is {state} by now")),
+                Err(error) => Err(failed(error)),
+            },
+            Answer::Withdrawn | Answer::Unknown => {
+                Err(format!("message {first} is not at the receiver's site now: see wardlink queue list {name}"))
+            }
         }
     }
 
@@ -126,7 +170,7 @@ impl Desk<'_> {
                 let _bar = self.withdraw(sequence).await?;
                 self.spool.park(sequence, true, by).await.map_err(failed)?;
             }
-            done => done.map_err(failed)?,
+            done => done.map_err(|error| self.refused(error, "only one that is queued can be set aside"))?,
         }
         said(format!("message {sequence} is set aside; wardlink queue release {} {sequence} sends it", self.forward))
     }
@@ -141,13 +185,14 @@ impl Desk<'_> {
                 let _bar = self.withdraw(sequence).await?;
                 self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
             }
-            done => done.map_err(failed)?,
+            done => done.map_err(|error| self.refused(error, "only one that is queued or parked can be given up"))?,
         }
         said(format!("message {sequence} is given up"))
     }
 
     async fn release(&self, sequence: Sequence, by: &str) -> Done {
-        let again = self.spool.release(sequence, by).await.map_err(failed)?;
+        let only = "only one that is parked, or delivered and still kept, can be queued again";
+        let again = self.spool.release(sequence, by).await.map_err(|error| self.refused(error, only))?;
         said(format!("message {sequence} is queued again as {again}"))
     }
 
@@ -254,7 +299,7 @@ impl Desk<'_> {
         let Tail { last, retired_through, depth, .. } = self.tail();
         let far = match far {
             FarView::Fresh => "knows nothing of this queue".to_owned(),
-            FarView::At { watermark, .. } => format!("is behind everything up to message {watermark}"),
+            FarView::At { watermark, .. } => format!("has been through all messages up to {watermark}"),
         };
         let name = self.forward;
         format!(
@@ -265,7 +310,8 @@ impl Desk<'_> {
              believes the far site: what it says that it has is not sent, the rest is; where nobody can tell which\n    \
              messages it has, those from before this start are set aside (wardlink queue release sends them)\n\
              wardlink queue reconcile {name} --resend\n    \
-             sends all {depth} that wait: the receiver may get messages a second time",
+             sends all {depth} that wait: the receiver may get messages a second time\n\
+             a message that only the far site had is at the receiver, and in no list here: ask its sender",
             told(divergence)
         )
     }
@@ -303,6 +349,7 @@ fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueEntry {
         code: outcome.and_then(|outcome| outcome.code).map(|code| code.code().to_owned()),
         attempts: outcome.map_or(0, |outcome| outcome.attempts),
         in_doubt: outcome.map_or(0, |outcome| outcome.in_doubt),
+        held: None,
     }
 }
 

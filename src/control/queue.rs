@@ -47,7 +47,11 @@ pub enum QueueAction {
         offset: u64,
     },
     /// To try again at once what is held or waits for its next attempt.
-    Retry,
+    Retry {
+        /// Is the message that is meant; none: whichever is first.
+        #[serde(default)]
+        sequence: Option<u64>,
+    },
     /// To set a message aside.
     Park {
         /// Is the message.
@@ -102,11 +106,9 @@ impl QueueAction {
     pub fn is_for_root(&self) -> bool {
         match self {
             Self::List { .. } | Self::Show { .. } | Self::Reconcile { choice: None } => false,
-            Self::Content { .. } | Self::Retry | Self::Park { .. } | Self::Release { .. } | Self::Discard { .. } => {
-                true
-            }
-            Self::Move { .. } | Self::Reconcile { choice: Some(_) } | Self::Forget { .. } => true,
-            Self::Pause | Self::Resume => true,
+            Self::Content { .. } | Self::Retry { .. } | Self::Park { .. } => true,
+            Self::Release { .. } | Self::Discard { .. } | Self::Move { .. } | Self::Forget { .. } => true,
+            Self::Reconcile { choice: Some(_) } | Self::Pause | Self::Resume => true,
         }
     }
 
@@ -116,7 +118,7 @@ impl QueueAction {
             Self::List { .. } => "list",
             Self::Show { .. } => "show",
             Self::Content { .. } => "content",
-            Self::Retry => "retry",
+            Self::Retry { .. } => "retry",
             Self::Park { .. } => "park",
             Self::Release { .. } => "release",
             Self::Discard { .. } => "discard",
@@ -133,7 +135,8 @@ impl QueueAction {
         match self {
             Self::Show { sequence } | Self::Park { sequence } | Self::Release { sequence } => Some(*sequence),
             Self::Content { sequence, .. } | Self::Discard { sequence, .. } => Some(*sequence),
-            Self::List { .. } | Self::Retry | Self::Move { .. } | Self::Reconcile { .. } | Self::Forget { .. } => None,
+            Self::Retry { sequence } => *sequence,
+            Self::List { .. } | Self::Move { .. } | Self::Reconcile { .. } | Self::Forget { .. } => None,
             Self::Pause | Self::Resume => None,
         }
     }
@@ -204,6 +207,9 @@ pub struct QueueEntry {
     pub attempts: u32,
     /// Counts those of them whose end is not known.
     pub in_doubt: u32,
+    /// Says why all others wait for it, and what to do, where they do.
+    #[serde(default)]
+    pub held: Option<String>,
 }
 
 #[cfg(test)]
@@ -221,7 +227,7 @@ mod tests {
         }
         for action in [
             QueueAction::Content { sequence: 1, offset: 0 },
-            QueueAction::Retry,
+            QueueAction::Retry { sequence: None },
             QueueAction::Park { sequence: 1 },
             QueueAction::Release { sequence: 1 },
             QueueAction::Discard { sequence: 1, reason: "x".into() },

@@ -18,13 +18,13 @@ pub struct QueueFacts {
     /// Counts the messages that wait.
     #[serde(rename = "queue_depth")]
     pub depth: u64,
-    /// Limits them.
+    /// Limits them and those that are set aside, together.
     #[serde(rename = "queue_depth_max")]
     pub depth_max: u64,
     /// Counts the bytes of their payloads.
     #[serde(rename = "queue_bytes")]
     pub bytes: u64,
-    /// Limits these.
+    /// Limits these and those of the messages that are set aside, together.
     #[serde(rename = "queue_bytes_max")]
     pub bytes_max: u64,
     /// Is how long the oldest of them has waited.
@@ -33,6 +33,8 @@ pub struct QueueFacts {
     /// Counts the messages that are set aside.
     #[serde(rename = "parked_messages")]
     pub parked: u64,
+    /// Counts the bytes of their payloads.
+    pub parked_bytes: u64,
     /// Counts the messages that were ever taken in.
     pub accepted_total: u64,
     /// Counts those of them that are settled.
@@ -43,6 +45,11 @@ pub struct QueueFacts {
     /// Counts the messages settled since the start that the receiver may have twice, each once; the attempts are counted
     /// where the receiver is.
     pub in_doubt_total: u64,
+    /// Counts the receiver's answers by their code (MSA-1), where this site delivers (`to:`); else its service does.
+    pub receiver_acks: BTreeMap<&'static str, u64>,
+    /// Counts what the receiver said and is no answer to the message that was sent, by kind, where this site delivers.
+    #[serde(rename = "dropped_answers_total")]
+    pub dropped_answers: BTreeMap<&'static str, u64>,
     /// Is the time since the receiver last settled a message, since the start.
     #[serde(rename = "last_settled_age_seconds", serialize_with = "seconds_maybe")]
     pub last_settled_age: Option<Duration>,
@@ -82,6 +89,8 @@ pub enum Queue {
         sequence: u64,
         /// Says why, in one line.
         cause: String,
+        /// Says what ends it, as commands.
+        decide: String,
     },
     /// The two sites tell different stories: one was restored from a backup.
     Diverged {

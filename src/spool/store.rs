@@ -88,8 +88,10 @@ pub struct Tail {
     pub depth: u64,
     /// Counts their bytes.
     pub bytes: u64,
-    /// Counts messages that are set aside.
+    /// Counts messages that are set aside: they fill the queue as well.
     pub parked: u64,
+    /// Counts their bytes.
+    pub parked_bytes: u64,
     /// Is when the first queued message was accepted.
     pub oldest: Option<SystemTime>,
     /// Counts the messages settled since the store was opened that the receiver may have twice, or may have although they

@@ -63,7 +63,8 @@ async fn each_command_asks_for_what_it_says() {
             QueueAction::List { from: 7, max: 5, state: Some("parked".into()) },
         ),
         ("show orders 7", QueueAction::Show { sequence: 7 }),
-        ("retry orders", QueueAction::Retry),
+        ("retry orders", QueueAction::Retry { sequence: None }),
+        ("retry orders 7", QueueAction::Retry { sequence: Some(7) }),
         ("park orders 7", QueueAction::Park { sequence: 7 }),
         ("release orders 7", QueueAction::Release { sequence: 7 }),
         ("discard orders 7 --reason duplicate", QueueAction::Discard { sequence: 7, reason: "duplicate".into() }),
@@ -119,10 +120,17 @@ async fn messages_are_listed_and_shown_without_their_content() {
     let expected = "\
 MESSAGE  STATE   ACCEPTED              BYTES  SENT  ATTEMPTS       ANSWER
 7        queued  2026-11-22T13:59:00Z  512    yes   3, 1 in doubt  AE
-1042     parked  2026-11-22T13:59:00Z  512    no
+1042     parked  2026-11-22T13:59:00Z  512
 more: wardlink queue list orders --from 1043
 ";
     assert_eq!(asked_with("list orders", answer).await, (0, expected.to_owned()));
+    let held = QueueEntry { held: Some("no answer came; wardlink queue retry orders 7".into()), ..entry(7, "queued") };
+    let (shown, listed) = (held.clone(), vec![held]);
+    let (_, text) =
+        asked_with("list orders", move |_| QueueAnswer::Entries { entries: listed.clone(), next: None }).await;
+    assert!(text.contains("\n7        held "), "{text}");
+    let (_, text) = asked_with("show orders 7", move |_| QueueAnswer::Entry { entry: shown.clone() }).await;
+    assert!(text.contains("\nheld         no answer came; wardlink queue retry orders 7\n"), "{text}");
     let none = |_| QueueAnswer::Entries { entries: Vec::new(), next: None };
     assert_eq!(asked_with("list orders", none).await, (0, "no such messages\n".to_owned()));
     let shown = failed.clone();

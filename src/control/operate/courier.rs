@@ -34,11 +34,14 @@ pub enum Courier<'a> {
 }
 
 impl Courier<'_> {
-    /// Returns the message that is held.
-    pub(super) fn held(&self) -> Option<Sequence> {
+    /// Returns the message that is held, and why.
+    pub(super) fn held(&self) -> Option<(Sequence, String)> {
         match self {
-            Self::Far(link) => link.supply().and_then(|supply| supply.state().held).map(|held| held.sequence),
-            Self::Here { state, .. } => state.borrow().held.map(|held| held.sequence),
+            Self::Far(link) => {
+                let held = link.supply().and_then(|supply| supply.state().held);
+                held.map(|held| (held.sequence, held.text))
+            }
+            Self::Here { state, .. } => state.borrow().held.map(|held| (held.sequence, held.reason.told(held.code))),
             Self::Nobody => None,
         }
     }
@@ -82,6 +85,9 @@ impl Courier<'_> {
                     CommandKind::Withdraw => supply.withdraw(sequence).await.map(|(answer, bar)| (answer, Some(bar))),
                 };
                 answered.map_err(|cause| match cause {
+                    Cause::LinkDown if kind == CommandKind::Retry => {
+                        format!("the link to the far site is down: message {sequence} goes on as soon as it is up")
+                    }
                     Cause::LinkDown => format!(
                         "message {sequence} may be at the far site, and the link to it is down: nothing was changed, ask \
                          again when it is up"

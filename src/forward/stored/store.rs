@@ -21,6 +21,8 @@ use crate::spool::reserve::is_reserve;
 use crate::spool::store::{Appended, Destination, Limits, Spool, Tail, Wanted};
 use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
 
+/// A sender waits so long for a spool that is being opened: one with a million messages takes less than a second.
+const OPENS_WITHIN: Duration = Duration::from_secs(10);
 /// A spool that cannot be opened is tried again after so long: whoever mends the disk need not know of us.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
@@ -105,6 +107,14 @@ impl Store {
             Opened::Failed(_, error) => Err(error),
             Opened::Not => Err(SpoolError::Closed),
         }
+    }
+
+    /// Waits while the spool is being opened, as just after a start or a reload: a message then is early, not refused.
+    async fn opening_ended(&self) {
+        let mut opened = self.follow_opened();
+        let ended = opened.wait_for(|opened| !matches!(opened, Opened::Not));
+        // A spool that was closed for good is not opened any more.
+        drop(tokio::time::timeout(OPENS_WITHIN, ended).await);
     }
 
     /// Follows how the spool is.
@@ -282,6 +292,7 @@ fn state_of(tail: &Tail) -> QueueState {
 
 impl Keep for Store {
     async fn append(&self, payloads: Vec<Vec<u8>>) -> Result<(), NotAll> {
+        self.opening_ended().await;
         let spool = self.spool().map_err(|_| NotAll { kept: 0, why: NotKept::Failed })?;
         let Appended { kept, refused } = spool.append(payloads).await;
         let why = match refused {

@@ -106,7 +106,7 @@ impl From<Parts> for Core {
             connection: parts.connection,
             keys: parts.keys,
             committed: parts.live.clone(),
-            handed_through: parts.live.head.sent_through,
+            handed_through: parts.live.head.sent_through.min(parts.live.head.last),
             changes_before: 0,
             live: parts.live,
             limits: parts.limits,
@@ -272,13 +272,14 @@ impl Core {
     /// Says how the queue stands.
     pub(super) fn tail(&self) -> Tail {
         let head = &self.live.head;
-        let queued = head.tally(State::Queued);
+        let (queued, parked) = (head.tally(State::Queued), head.tally(State::Parked));
         Tail {
             last: head.last,
             retired_through: head.retired_through,
             depth: queued.messages,
             bytes: queued.bytes,
-            parked: head.tally(State::Parked).messages,
+            parked: parked.messages,
+            parked_bytes: parked.bytes,
             oldest: self.live.oldest.map(time_of),
             in_doubt: self.live.in_doubt,
             paused: head.is_paused,

@@ -60,7 +60,7 @@ impl Core {
     /// Goes on from what is settled: what was sent above it may have been attempted by the state that is lost.
     fn far_lost(&mut self) -> Judgement {
         let head = &mut self.live.head;
-        head.in_doubt_through = head.in_doubt_through.max(head.sent_through.min(head.last));
+        head.in_doubt_through = head.in_doubt_through.max(self.handed_through);
         self.agreed(self.live.head.retired_through + 1)
     }
 

@@ -56,6 +56,25 @@ async fn what_may_be_sent_is_not_touched_before_it_was_withdrawn() {
 }
 
 #[tokio::test]
+async fn what_was_never_read_cannot_have_been_sent() {
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=3 {
+        spool.keep(message(number)).await.unwrap();
+    }
+    assert_eq!(spool.read(1, 1, usize::MAX).await.unwrap().len(), 1);
+    // As an operator does who pauses a forward, and then sets aside what came meanwhile.
+    spool.park(2, false, "anna").await.unwrap();
+    assert!(matches!(spool.park(1, false, "anna").await, Err(SpoolError::Sent { sequence: 1 })));
+    assert_eq!(spool.judge(FarView::Fresh).await.unwrap(), Judgement::Agreed { next: 1, in_doubt_through: 1 });
+    drop(spool);
+    let spool = place.open();
+    spool.keep(message(4)).await.unwrap();
+    spool.discard(4, false, "anna", "why").await.unwrap();
+    assert!(matches!(spool.park(1, false, "anna").await, Err(SpoolError::Sent { sequence: 1 })));
+}
+
+#[tokio::test]
 async fn a_pause_outlives_a_restart() {
     let place = Place::new();
     let spool = place.open();
