@@ -72,7 +72,7 @@ impl Control {
         let mut state = State {
             config: config.clone(),
             settings: Settings { peers: Vec::new(), ..settings },
-            resolvers: Resolvers::default(),
+            resolvers: Resolvers::new(Arc::clone(&interface)),
             awake: HashMap::new(),
         };
         take_up(&shared, &mut state, change).await;
@@ -96,7 +96,8 @@ impl Control {
             return Err(TunnelError::NeedsRestart { what: "tunnel.udp_offload" });
         }
         let mut change = self.prepare(&state, Settings::of(config))?;
-        if let Err(error) = self.interface.change(config).await {
+        let is_located = |key: &PublicKey| endpoints::is_located(&self.shared, key);
+        if let Err(error) = self.interface.change(config, is_located).await {
             // The rules of a default route are still for the mark that was.
             self.shared.udp().set_mark(state.settings.fwmark).ok();
             return Err(error);

@@ -203,7 +203,7 @@ impl Tunnel {
             uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
             clock: wall::spawn(&shared, &control, config.state_dir.clone()),
             control,
-            keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
+            keeper: endpoints::spawn_keeper(&shared, upkeep.kept(), &config.state_dir),
             state_dir: config.state_dir.clone(),
             interface: config.tunnel.interface.clone(),
             upkeep,

@@ -49,6 +49,8 @@ struct Path {
     /// Is the address of ours that the peer spoke to.
     source: Option<IpAddr>,
     endpoint_error: Option<String>,
+    /// Tells that the configured name was found at least once.
+    is_resolved: bool,
     heard: Option<Instant>,
     /// Is when the first datagram went out that asks for an answer and has had none.
     unanswered_since: Option<Instant>,
@@ -94,6 +96,9 @@ impl PeerEntry {
     /// Takes up other settings; `endpoint` says where datagrams go from now on, if anywhere else.
     pub(super) fn take_up(&self, set: &PeerSettings, endpoint: Option<SocketAddr>, now: Instant) {
         self.lock().set_keepalive(set.peer.persistent_keepalive, now);
+        if self.settings().peer.endpoint != set.peer.endpoint {
+            self.path.write().unwrap_or_else(PoisonError::into_inner).is_resolved = false;
+        }
         *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set.clone());
         if endpoint.is_some() {
             self.set_endpoint(endpoint, None);
@@ -138,6 +143,17 @@ impl PeerEntry {
             (path.endpoint, path.source) = (endpoint, None);
         }
         path.endpoint_error = error;
+    }
+
+    /// Points the peer at what its name stands for.
+    pub(super) fn resolved(&self, endpoint: SocketAddr) {
+        self.set_endpoint(Some(endpoint), None);
+        self.path.write().unwrap_or_else(PoisonError::into_inner).is_resolved = true;
+    }
+
+    /// Tells whether it is known where the peer is: its name was found, or it is there.
+    pub(super) fn is_located(&self, limit: Duration) -> bool {
+        !self.is_stale(limit) || self.path.read().unwrap_or_else(PoisonError::into_inner).is_resolved
     }
 
     /// Counts what was received and is authentic.
