@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use super::allowed_ips::AllowedIps;
 use super::drops::DropCounters;
 use super::filter::PeerRules;
+use super::flows::Flows;
 use super::peer::{Identity, OVERHEAD_BYTES, Peer};
 use super::settings::{PeerSettings, SetByWg};
 use super::udp::{self, Segments};
@@ -37,6 +38,9 @@ pub struct PeerEntry {
     noise: Mutex<Peer>,
     path: RwLock<Path>,
     segments: Segments,
+    flows: Mutex<Flows>,
+    /// Is when the peer became one of ours.
+    added: SystemTime,
     rx_bytes: AtomicU64,
     tx_bytes: AtomicU64,
     awake: watch::Sender<u64>,
@@ -67,6 +71,8 @@ pub struct PeerFacts {
     pub set_by_wg: bool,
     /// Identifies the peer.
     pub key: PublicKey,
+    /// Is when it became a peer of this site.
+    pub added: SystemTime,
     /// Is where datagrams go.
     pub endpoint: Option<SocketAddr>,
     /// Says why the endpoint's name does not resolve.
@@ -91,6 +97,11 @@ impl PeerEntry {
     /// Locks the cryptographic state; hold it for no system call.
     pub(super) fn lock(&self) -> MutexGuard<'_, Peer> {
         self.noise.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks what this host asked the peer by UDP; as short.
+    pub(super) fn flows(&self) -> MutexGuard<'_, Flows> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes up other settings; `endpoint` says where datagrams go from now on, if anywhere else.
@@ -129,6 +140,12 @@ impl PeerEntry {
     /// Lets the routes choose from which address of ours datagrams leave: the one that the peer spoke to is gone.
     pub(super) fn forget_source(&self) {
         self.path.write().unwrap_or_else(PoisonError::into_inner).source = None;
+    }
+
+    /// Waits for the peer to come: a request of `wg` made it anew, without an endpoint.
+    pub(super) fn forget_endpoint(&self) {
+        let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
+        (path.endpoint, path.source, path.endpoint_error) = (None, None, None);
     }
 
     /// Tells whether several datagrams may go to the peer in one call.
@@ -227,6 +244,7 @@ impl PeerEntry {
             name: set.peer.name.clone(),
             set_by_wg: set.set_by_wg,
             key: self.key,
+            added: self.added,
             endpoint: path.endpoint,
             endpoint_error: path.endpoint_error.clone(),
             has_session,
@@ -320,6 +338,8 @@ impl Peers {
                     noise: Mutex::new(Peer::new(&self.identity, &set.peer, index)),
                     path: RwLock::default(),
                     segments: Segments::default(),
+                    flows: Mutex::default(),
+                    added: SystemTime::now(),
                     rx_bytes: AtomicU64::new(0),
                     tx_bytes: AtomicU64::new(0),
                     awake: awake.clone(),

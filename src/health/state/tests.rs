@@ -525,3 +525,20 @@ fn a_peers_queue_that_is_held_here_is_the_services_fault() {
     let verdict = service(|facts| facts.services[0].held = vec![held(ago(5), 9), held(ago(50), 7)]);
     check("held", &verdict, Status::Down, ago(50), "the queue of city-lab is held at message 7: AE");
 }
+
+#[test]
+fn an_idle_peer_that_wg_added_says_nothing_of_the_site() {
+    let with = |change: fn(&mut PeerFacts)| {
+        let mut facts = site();
+        let mut added = facts.peers[0].clone();
+        added.session = Session::Down { since: ago(100) };
+        added.latest_handshake_age = None;
+        change(&mut added);
+        facts.peers.push(added);
+        let report = assess(&facts, *NOW);
+        (report.peers[1].verdict.status, report.peers[1].verdict.since, report.status)
+    };
+    let idle = |peer: &mut PeerFacts| (peer.is_configured, peer.name) = (false, "wg-0123456789abcdef".into());
+    assert_eq!(with(idle), (Status::Unknown, ago(100), Status::Ok));
+    assert_eq!(with(|peer| peer.name = "idle".into()), (Status::Unknown, ago(100), Status::Unknown), "of the file");
+}
