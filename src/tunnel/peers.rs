@@ -2,6 +2,8 @@
 //!
 //! It never encrypts (`peer` does) and never sends.
 
+mod facts;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,15 +20,12 @@ use super::flows::Flows;
 use super::peer::{Identity, OVERHEAD_BYTES, Peer};
 use super::settings::{PeerSettings, SetByWg};
 use super::udp::{self, Segments};
-use crate::config::{Name, PublicKey};
+use crate::config::PublicKey;
+pub use facts::PeerFacts;
 
 /// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
 /// would delay a message noticeably.
 const SILENCE_MIN: Duration = Duration::from_secs(2);
-
-/// A session on which nothing was answered for so long is none: WireGuard begins a handshake then (KEEPALIVE_TIMEOUT
-/// and REKEY_TIMEOUT, paper section 6.5).
-const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 
 /// Is one peer of a running tunnel.
 pub struct PeerEntry {
@@ -60,37 +59,6 @@ struct Path {
     unanswered_since: Option<Instant>,
     latest_handshake: Option<SystemTime>,
     session_began: Option<Instant>,
-}
-
-/// Is what can be told about a peer.
-#[derive(Debug, Clone)]
-pub struct PeerFacts {
-    /// Names the peer.
-    pub name: Name,
-    /// Tells that `wg` set something of it since the configuration was read.
-    pub set_by_wg: bool,
-    /// Identifies the peer.
-    pub key: PublicKey,
-    /// Is when it became a peer of this site.
-    pub added: SystemTime,
-    /// Is where datagrams go.
-    pub endpoint: Option<SocketAddr>,
-    /// Says why the endpoint's name does not resolve.
-    pub endpoint_error: Option<String>,
-    /// Tells whether there is a session to send with.
-    pub has_session: bool,
-    /// Says for how long the peer has answered nothing that asked for an answer.
-    pub unanswered_for: Option<Duration>,
-    /// Is when the latest handshake was completed.
-    pub latest_handshake: Option<SystemTime>,
-    /// Is how long ago that was, whatever the wall clock did since.
-    pub latest_handshake_age: Option<Duration>,
-    /// Counts the bytes of datagrams received and authenticated.
-    pub rx_bytes: u64,
-    /// Counts the bytes of datagrams sent.
-    pub tx_bytes: u64,
-    /// Counts drops by reason.
-    pub drops: Vec<(&'static str, u64)>,
 }
 
 impl PeerEntry {
@@ -231,30 +199,6 @@ impl PeerEntry {
 
     fn wake(&self) {
         self.awake.send_modify(|count| *count = count.wrapping_add(1));
-    }
-
-    /// Tells what is known about the peer.
-    pub fn facts(&self) -> PeerFacts {
-        let has_keys = self.lock().has_session();
-        let set = self.settings();
-        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
-        let unanswered_for = path.unanswered_since.map(|since| since.elapsed());
-        let has_session = has_keys && unanswered_for.is_none_or(|silence| silence < UNANSWERED_MAX);
-        PeerFacts {
-            name: set.peer.name.clone(),
-            set_by_wg: set.set_by_wg,
-            key: self.key,
-            added: self.added,
-            endpoint: path.endpoint,
-            endpoint_error: path.endpoint_error.clone(),
-            has_session,
-            unanswered_for,
-            latest_handshake: path.latest_handshake,
-            latest_handshake_age: path.session_began.map(|at| at.elapsed()),
-            rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
-            tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
-            drops: self.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect(),
-        }
     }
 }
 
