@@ -315,4 +315,13 @@ fn a_full_disk_takes_no_more() {
                    \x20   except OSError as error: print(error.errno)\n";
     assert_eq!(python(&disk, &site, program), "4\n28\n28\n");
     assert_eq!(fs::read(site.join("state/f")).expect("the file"), b"SOME");
+    // What one file gives another one may take, and no more.
+    let program = "import os\n\
+                   fd, other = os.open(live + '/f', os.O_RDWR), os.open(live + '/g', os.O_RDWR)\n\
+                   os.ftruncate(fd, 1)\n\
+                   for what in (lambda: os.posix_fallocate(other, 0, 4), lambda: os.write(other, b'new'),\n\
+                                lambda: os.posix_fallocate(other, 0, 4)):\n\
+                   \x20   try: print(what())\n\
+                   \x20   except OSError as error: print(error.errno)\n";
+    assert_eq!(python(&disk, &site, program), "28\n3\n28\n");
 }

@@ -41,7 +41,9 @@ mod receiver_down;
 mod reload;
 mod routes;
 mod self_test;
+mod stored_faults;
 mod stored_intake;
+mod stored_standstill;
 mod tunnel;
 mod uapi;
 mod wg_quick_files;
@@ -97,7 +99,9 @@ fn main() -> ExitCode {
         cli::tests(),
         clock::tests(),
         flood::tests(),
+        stored_faults::tests(),
         stored_intake::tests(),
+        stored_standstill::tests(),
         tunnel::tests(),
         uapi::tests(),
         routes::tests(),

@@ -1,10 +1,11 @@
 //! Stored delivery at the sender's site while the other one is away: what is acknowledged is kept, and operators see and
 //! decide what becomes of it.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use crate::harness::mllp::{Lost, MARKER, message};
+use crate::harness::mllp::{Behaviour, Lost, MARKER, message};
 use crate::harness::pair::{FORWARD, Pair};
 use crate::harness::plan::Plan;
 use crate::harness::{tests, until};
@@ -17,6 +18,10 @@ tests![
     a_pause_outlives_a_restart,
     another_key_stops_only_that_forward_and_says_why,
     a_queue_whose_disk_is_not_mounted_or_that_was_deleted_is_told_and_none_takes_its_place,
+    a_forward_that_is_renamed_while_its_site_is_down_leaves_a_queue_that_is_told_and_drains_on_another_way,
+    a_forward_that_is_named_again_goes_on_with_its_queue,
+    a_forward_that_leads_elsewhere_after_a_start_is_held_until_its_messages_are_moved,
+    a_key_that_others_may_read_stops_the_stored_forward_and_nothing_else,
 ];
 
 /// Bounds what a site does by itself.
@@ -39,7 +44,7 @@ fn plan(pair: &Pair, lines: &[&str]) -> Plan {
 
 /// Sends a message, and returns MSA-1 and MSA-2 of its answer, as `AA 7`.
 #[track_caller]
-fn send(pair: &Pair, id: &str) -> String {
+pub(crate) fn send(pair: &Pair, id: &str) -> String {
     let mut sender = pair.sender();
     sender.send(&message(id, 500)).expect("open");
     let answer = String::from_utf8(sender.answer(SOON).expect("an answer")).expect("wardlink's own text");
@@ -49,7 +54,7 @@ fn send(pair: &Pair, id: &str) -> String {
 }
 
 /// Runs a command against north; returns its exit code and all that it printed.
-fn run(pair: &Pair, words: &str) -> (Option<i32>, String) {
+pub(crate) fn run(pair: &Pair, words: &str) -> (Option<i32>, String) {
     let socket = pair.north.dir.join("control.sock").display().to_string();
     let words = format!("{words} --socket {socket}");
     let words = pair.north.command(&words.split(' ').collect::<Vec<_>>());
@@ -59,7 +64,7 @@ fn run(pair: &Pair, words: &str) -> (Option<i32>, String) {
 
 /// Runs a command that succeeds.
 #[track_caller]
-fn done(pair: &Pair, words: &str) -> String {
+pub(crate) fn done(pair: &Pair, words: &str) -> String {
     let (code, text) = run(pair, words);
     assert_eq!(code, Some(0), "{words}: {text}");
     text
@@ -219,7 +224,7 @@ fn operators_see_park_release_discard_and_export() {
         ("queue show orders 9", 1, "there is no message 9"),
         ("queue show orders 2 --payload", 1, "wardlink: "),
         ("queue list results", 1, "no forward is named results; with a queue: orders"),
-        ("queue retry orders", 1, "nothing is held"),
+        ("queue retry orders", 1, "the link to the far site is down: message 3"),
         ("queue reconcile orders", 1, "nothing to reconcile"),
         ("queue discard orders 3", 64, "--reason"),
     ] {
@@ -311,4 +316,162 @@ fn a_queue_whose_disk_is_not_mounted_or_that_was_deleted_is_told_and_none_takes_
     });
     assert_eq!((send(&pair, "3").as_str(), states(&pair).len()), ("AA 3", 1));
     assert!(pair.north.log().contains("a queue is given up"), "who gave it up is written down");
+}
+
+/// Plans north with one forward of that name.
+fn renamed(pair: &Pair, name: &str, lines: &[&str]) -> Plan {
+    let lines: Vec<&str> = ["delivery: stored"].into_iter().chain(lines.iter().copied()).collect();
+    let key = pair.north.dir.join("spool.key").display().to_string();
+    let plan = Plan::of(&pair.north).peer(&pair.south).spool(&key);
+    plan.forward(name, FORWARD, "south", "service: orders", &lines)
+}
+
+/// Waits until the queue that lost its forward is told of; returns what is told.
+#[track_caller]
+fn orphan(pair: &Pair, name: &str) -> serde_json::Value {
+    let (orphan, _) = until(SOON, "the queue is told of", || {
+        let health: serde_json::Value = serde_json::from_str(&pair.north.try_get("/healthz")?.body).ok()?;
+        health["orphans"].as_array()?.iter().find(|orphan| orphan["name"] == name).cloned()
+    });
+    assert_eq!(pair.north.get("/readyz").status, 503, "{orphan}");
+    orphan
+}
+
+fn a_forward_that_is_renamed_while_its_site_is_down_leaves_a_queue_that_is_told_and_drains_on_another_way() {
+    let mut pair = alone(&[]);
+    for id in ["1", "2", "3"] {
+        send(&pair, id);
+    }
+    done(&pair, "queue park orders 2");
+    pair.north.kill();
+    pair.north.write(&renamed(&pair, "orders-2", &[]));
+    pair.north.launch();
+    let told = orphan(&pair, "orders");
+    assert_eq!(
+        (&told["status"], &told["queue_depth"], &told["parked_messages"]),
+        (&"down".into(), &2.into(), &1.into())
+    );
+    let cause = told["cause"].as_str().unwrap_or_default();
+    assert!(cause.contains("name orders again") && cause.contains("queue move orders --to"), "{told}");
+    assert!(pair.north.log().contains("a queue has no forward"), "{}", pair.north.log());
+    assert_eq!(pair.north.get("/healthz/forwards/orders").status, 503);
+    assert!((pair.north.metric("forward_orphaned_messages", "forward=\"orders\"") - 3.0).abs() < 0.1);
+    let status = done(&pair, "status");
+    assert!(status.lines().any(|line| line.starts_with("orders ") && line.contains("orphaned  2")), "{status}");
+    // The forward of the other name takes what comes, into a queue of its own.
+    assert_eq!(send(&pair, "4"), "AA 4");
+    let expected = [(1, "queued"), (2, "parked"), (3, "queued")];
+    assert_eq!(states(&pair), expected.map(|(sequence, state)| (sequence, state.to_owned())));
+    let out = pair.north.dir.join("out");
+    done(&pair, &format!("queue export orders --out {}", out.display()));
+    assert_eq!(fs::read(out.join("orders-2.hl7")).expect("a file"), message("2", 500));
+    for (words, part) in [
+        ("queue move orders", "--to FORWARD"),
+        ("queue move orders --to orders", "no stored forward is named orders"),
+        ("queue release orders 2", "no stored forward is named orders any more"),
+        ("queue forget orders --reason test", "there and whole"),
+        ("queue move orders-2 --to orders-2", "a way of its own"),
+    ] {
+        let (code, text) = run(&pair, words);
+        assert!(code == Some(1) && text.contains(part), "{words}: {code:?} {text}");
+    }
+    assert!(done(&pair, "queue discard orders 3 --reason test").contains("given up"));
+    assert!(done(&pair, "queue move orders --to orders-2").contains("1 messages go on the way of orders-2"));
+    until(SOON, "it is a queue on its way", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+    // Over a restart too; then both drain to the receiver.
+    pair.north.kill();
+    pair.north.restart();
+    let (_, south) = pair.plans(&[]);
+    pair.south.start(&south);
+    let receiver = pair.receiver(Behaviour::Answer("AA"));
+    until(SOON + SOON, "both queues are empty", || {
+        let depth = |name: &str| pair.north.health_of("forwards", name)["queue_depth"] == 0;
+        (depth("orders") && depth("orders-2")).then_some(())
+    });
+    let mut received = receiver.payloads();
+    received.sort();
+    assert_eq!(received, [message("1", 500), message("4", 500)]);
+    // What is drained is no alarm, and can be named again.
+    pair.north.write(&renamed(&pair, "orders", &[]));
+    assert!(done(&pair, "reload").contains("orders"));
+    until(SOON, "its spool is opened anew", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+    assert_eq!(send(&pair, "5"), "AA 5");
+    assert!(states(&pair).contains(&(4, "queued".to_owned())) || states(&pair).contains(&(4, "delivered".to_owned())));
+}
+
+fn a_forward_that_is_named_again_goes_on_with_its_queue() {
+    let mut pair = alone(&[]);
+    send(&pair, "1");
+    pair.north.kill();
+    // Transparent by the same name: its queue is told of all the same.
+    let key = pair.north.dir.join("spool.key").display().to_string();
+    let transparent =
+        Plan::of(&pair.north).peer(&pair.south).forward("orders", FORWARD, "south", "service: orders", &[]);
+    pair.north.write(&transparent.clone().spool(&key));
+    pair.north.launch();
+    orphan(&pair, "orders");
+    assert_eq!(states(&pair), [(1, "queued".to_owned())]);
+    pair.north.kill();
+    // Without the section of the spools nobody can say what is in it.
+    pair.north.write(&transparent);
+    pair.north.launch();
+    let told = orphan(&pair, "orders");
+    assert!(told["cause"].as_str().unwrap_or_default().contains("has no spool:"), "{told}");
+    pair.north.kill();
+    pair.north.write(&transparent.spool(&key));
+    pair.north.launch();
+    orphan(&pair, "orders");
+    pair.north.write(&plan(&pair, &[]));
+    done(&pair, "reload");
+    until(SOON, "it flows, and nothing is orphaned", || {
+        let health = pair.north.health();
+        let flows = pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing";
+        (flows && health["orphans"].is_null()).then_some(())
+    });
+    assert_eq!(send(&pair, "2"), "AA 2");
+    assert_eq!(states(&pair), [(1, "queued".to_owned()), (2, "queued".to_owned())]);
+}
+
+fn a_forward_that_leads_elsewhere_after_a_start_is_held_until_its_messages_are_moved() {
+    let mut pair = alone(&[]);
+    send(&pair, "1");
+    pair.north.kill();
+    let key = pair.north.dir.join("spool.key").display().to_string();
+    let plan = Plan::of(&pair.north).peer(&pair.south).spool(&key);
+    let elsewhere = plan.forward("orders", FORWARD, "south", "service: others", &["delivery: stored"]);
+    pair.north.start(&elsewhere);
+    let (forward, _) = until(SOON, "it is held", || {
+        Some(pair.north.health_of("forwards", "orders")).filter(|forward| forward["queue"]["state"] == "held")
+    });
+    assert!(forward["queue"]["decide"].as_str().unwrap_or_default().contains("wardlink queue move"), "{forward}");
+    assert!(done(&pair, "queue move orders").contains("1 messages go to others now"));
+}
+
+fn a_key_that_others_may_read_stops_the_stored_forward_and_nothing_else() {
+    let mut pair = alone(&[]);
+    send(&pair, "1");
+    pair.north.kill();
+    let key = pair.north.dir.join("spool.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).expect("a mode");
+    pair.north.launch();
+    let (forward, _) = until(SOON, "the fault is told", || {
+        pair.north.try_get("/readyz").filter(|ready| ready.status == 503)?;
+        Some(pair.north.health_of("forwards", "orders")).filter(|forward| forward["queue"]["state"] == "failed")
+    });
+    let cause = forward["cause"].as_str().unwrap_or_default();
+    assert!(cause.contains("mode 0644"), "{forward}");
+    let config = pair.north.config_path();
+    let words = pair.north.command(&["check-config", "-c", &config]).join(" ");
+    let checked = pair.north.namespace.output(&words);
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(checked.status.code() == Some(64) && said.contains("chmod 0600"), "{said}");
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("a mode");
+    until(SOON + SOON, "it is opened by itself", || {
+        (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
+    });
+    assert_eq!(send(&pair, "2"), "AA 2");
 }

@@ -4,6 +4,7 @@
 //! and nothing half-alive pretends to serve.
 
 mod facts;
+mod orphans;
 mod prepare;
 mod queues;
 mod reload;
@@ -32,12 +33,15 @@ use crate::link::owners::Owners;
 use crate::link::wire::{Cause, Instance};
 use crate::service::Service;
 use crate::tunnel::{Tunnel, TunnelError};
+use orphans::Orphan;
 use prepare::{Ground, Prepared};
 pub use reload::{LoadConfig, ReloadError, Reloader};
 use serve::{Tasks, commit, fault};
 
 /// Streams of all links together that wait for their service.
 const ARRIVALS_MAX: usize = 1024;
+/// Is where, in `state_dir`, this site keeps how far it came with the stored messages of peers.
+const INBOX_DIR: &str = "inbox";
 
 /// Says why a site does not start, or ended.
 #[derive(Debug, Error)]
@@ -154,6 +158,8 @@ struct Running {
     config: Config,
     forwards: Vec<Arc<Forward>>,
     services: Vec<Arc<Service>>,
+    /// Are queues whose forward is not named any more.
+    orphans: Vec<Orphan>,
 }
 
 impl Running {
@@ -196,7 +202,7 @@ impl Site {
         let owners = Owners::new(tunnel.owners(), tunnel.changed());
         let inside = Inside::new(&config.tunnel.interface, addresses, owners);
         let start = getrandom::u64().map_err(|_| AppError::Random)?;
-        let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new() };
+        let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new(), orphans: Vec::new() };
         let ground = Ground { running: &none, inside: &inside, start, listens_for_links: false };
         let prepared = ground.prepare(config)?;
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
@@ -294,7 +300,7 @@ fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Ar
         stations: Some(Box::new(move |peer, service, forward| {
             let running = opens.get();
             let service = running.service(&service).ok_or(Cause::ServiceUnknown);
-            let (directory, spool) = (running.config.state_dir.join("inbox"), running.config.spool.clone());
+            let (directory, spool) = (running.config.state_dir.join(INBOX_DIR), running.config.spool.clone());
             Box::pin(async move {
                 service.map_err(|cause: Cause| cause.to_string())?.open_station(directory, spool, peer, forward).await
             })

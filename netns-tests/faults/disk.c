@@ -41,6 +41,7 @@ struct control {
     volatile uint64_t lies;                     /* fsync says yes and does nothing */
     volatile uint64_t fired;                    /* how often an action has happened */
     volatile uint64_t events[6];                /* by class */
+    volatile uint64_t room;                     /* what a full disk has left, as files shrink or go */
 };
 
 #define SPANS_MAX 64
@@ -104,6 +105,16 @@ static void die(void) {
     syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
     for (;;)
         pause();
+}
+
+/* Tells whether a file may grow by so much; a full disk then has so much less. */
+static int has_room(off_t growth) {
+    if (!control->full || growth <= 0)
+        return 1;
+    if ((uint64_t)growth > control->room)
+        return 0;
+    control->room -= growth;
+    return 1;
 }
 
 /* ---- which files ---- */
@@ -331,7 +342,7 @@ static ssize_t written(int fd, const struct iovec *parts, int count, off_t at) {
         die();
     if (action == DIE_HALFWAY && count)
         put_half(fd, parts, at);
-    if (action == FAIL || (file && control->full && from + bytes > about.st_size)) {
+    if (action == FAIL || (file && !has_room(from + bytes - about.st_size))) {
         control->fired += action == FAIL;
         pthread_mutex_unlock(&lock);
         return fails(action == FAIL ? EIO : ENOSPC);
@@ -427,9 +438,11 @@ int ftruncate64(int fd, off_t bytes) {
     enum action action = event(WRITE);
     if (action == DIE_BEFORE || action == DIE_HALFWAY)
         die();
-    int no_room = control->full && bytes > about.st_size;
+    int no_room = action != FAIL && !has_room(bytes - about.st_size);
     int result = action == FAIL || no_room ? fails(no_room ? ENOSPC : EIO) : syscall(SYS_ftruncate, fd, bytes);
     control->fired += action == FAIL;
+    if (!result && control->full && bytes < about.st_size)
+        control->room += about.st_size - bytes;
     if (!result && bytes < about.st_size)
         note(file, bytes, about.st_size);
     if (action == DIE_AFTER)
@@ -438,6 +451,18 @@ int ftruncate64(int fd, off_t bytes) {
     return result;
 }
 int ftruncate(int, off_t) __attribute__((alias("ftruncate64")));
+
+/* Sets room aside; what is never written is never durable either. */
+int posix_fallocate64(int fd, off_t from, off_t bytes) {
+    struct stat about;
+    struct file *file = known(fd, &about);
+    int may = !file || has_room(from + bytes - about.st_size);
+    int error = !may ? ENOSPC : syscall(SYS_fallocate, fd, 0, from, bytes) ? errno : 0;
+    if (file)
+        pthread_mutex_unlock(&lock);
+    return error;
+}
+int posix_fallocate(int, off_t, off_t) __attribute__((alias("posix_fallocate64")));
 
 /* A change of a name that needs nothing but to be counted: an fsync of the directory looks at what is there. */
 static int renamed(const char *path, int needs_room, long number, long first, long second, long third, long fourth) {
@@ -457,7 +482,14 @@ static int renamed(const char *path, int needs_room, long number, long first, lo
 int rename(const char *from, const char *to) {
     return renamed(to, 0, SYS_renameat2, AT_FDCWD, (long)from, AT_FDCWD, (long)to);
 }
-int unlink(const char *path) { return renamed(path, 0, SYS_unlinkat, AT_FDCWD, (long)path, 0, 0); }
+int unlink(const char *path) {
+    struct stat about;
+    int gives = is_inside(path) && control->full && !lstat(path, &about) && S_ISREG(about.st_mode);
+    int result = renamed(path, 0, SYS_unlinkat, AT_FDCWD, (long)path, 0, 0);
+    if (gives && !result)
+        control->room += about.st_size;
+    return result;
+}
 int mkdir(const char *path, mode_t mode) { return renamed(path, 1, SYS_mkdirat, AT_FDCWD, (long)path, mode, 0); }
 
 /* What would go past the eyes above; a program does without it. */

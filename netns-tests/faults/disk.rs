@@ -45,7 +45,8 @@ const COUNTDOWN: u64 = 2;
 const FULL: u64 = 3;
 const LIES: u64 = 4;
 const FIRED: u64 = 5;
-const NUMBERS: usize = 12;
+const ROOM: u64 = 12;
+const NUMBERS: usize = 13;
 
 /// Is the disk of one site.
 pub(crate) struct Disk {
@@ -90,8 +91,9 @@ impl Disk {
         self.set(ARMED, 0);
     }
 
-    /// Has no more room, or has it again.
+    /// Has no more room, but what files give back from now on, or has it again.
     pub(crate) fn fill(&self, is_full: bool) {
+        self.set(ROOM, 0);
         self.set(FULL, is_full.into());
     }
 

@@ -3,10 +3,11 @@
 //! It judges nothing; `health` does.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Parts, Running};
+use super::{INBOX_DIR, Parts, Running};
 use crate::config::{Peer, Target};
 use crate::forward::Forward;
 use crate::health::facts::{
@@ -18,6 +19,8 @@ use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::service::Service;
 use crate::service::stored::Talk;
+use crate::spool::delivery;
+use crate::spool::reserve::is_disk_full;
 use crate::tunnel::Offloads;
 use crate::tunnel::peers::PeerFacts as TunnelFacts;
 
@@ -26,6 +29,7 @@ impl Parts {
         let peers = self.tunnel.peers();
         let running: &Running = &self.now.get();
         let configured = |name: &crate::config::Name| running.config.peer(name);
+        let inbox = running.config.state_dir.join(INBOX_DIR);
         SiteFacts {
             site: running.config.site.to_string(),
             version: env!("CARGO_PKG_VERSION"),
@@ -40,7 +44,8 @@ impl Parts {
             set_by_wg: self.set_by_wg(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
             forwards: running.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
-            services: running.services.iter().map(|service| service_facts(service)).collect(),
+            services: running.services.iter().map(|service| service_facts(service, &inbox)).collect(),
+            orphans: running.orphans.iter().filter_map(|one| one.facts(&running.config, &self.watch)).collect(),
         }
     }
 
@@ -169,7 +174,7 @@ fn latency(counts: &Counts) -> Histogram {
     Histogram { bounds_seconds: &LATENCY_BOUNDS_SECONDS, counts: counts.latency.to_vec(), sum }
 }
 
-fn service_facts(service: &Service) -> ServiceFacts {
+fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
     let config = service.config();
     let counts = service.tally().counts();
     let (receiver, since) = service.receiver();
@@ -188,14 +193,18 @@ fn service_facts(service: &Service) -> ServiceFacts {
         waiting: service.waiting(),
         messages_total: counts.messages.saturating_add(stored.delivered),
         acks,
-        dropped_answers: BTreeMap::from([
-            ("late", stored.dropped.late),
-            ("foreign", stored.dropped.foreign),
-            ("no_answer", stored.dropped.no_answer),
-        ]),
+        dropped_answers: dropped_answers(&stored),
         in_doubt_total: stored.in_doubt_resends,
         held: talks.iter().filter_map(held_queue).collect(),
+        ledger_failed: talks.iter().find_map(|talk| talk.state.borrow().ledger_failed.clone()),
+        disk_full: !talks.is_empty() && is_disk_full(inbox),
     }
+}
+
+/// Counts by kind what a receiver said to stored messages and is no answer to the one that was sent.
+pub(super) fn dropped_answers(counts: &delivery::Counts) -> BTreeMap<&'static str, u64> {
+    let dropped = counts.dropped;
+    BTreeMap::from([("late", dropped.late), ("foreign", dropped.foreign), ("no_answer", dropped.no_answer)])
 }
 
 fn held_queue(talk: &Talk) -> Option<HeldQueue> {
@@ -204,18 +213,6 @@ fn held_queue(talk: &Talk) -> Option<HeldQueue> {
         peer: talk.peer.to_string(),
         since: talk.held_since(),
         sequence: held.sequence,
-        cause: held_text(held.reason.code(), held.sequence),
+        cause: held.reason.told(held.code),
     })
-}
-
-/// Says in one line why a queue is held, and at which message.
-pub(super) fn held_text(reason: &str, sequence: u64) -> String {
-    let why = match reason {
-        "failed" => "the receiver failed on it again and again",
-        "rejected" => "the receiver rejected it",
-        "in_doubt" => "the receiver may have it or not",
-        "quarantined" => "the process ended while it was delivered, again and again",
-        other => other,
-    };
-    format!("message {sequence} is held: {why}; see `wardlink queue`")
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::orphans::NextOrphan;
 use super::{AppError, Running};
 use crate::config::{self, Config, Delivery, OnUnreachable, Target, Transparent};
 use crate::forward::stored::store::Place;
@@ -19,12 +20,15 @@ use crate::link::inside::Inside;
 use crate::link::outbound::{Outbound, Route};
 use crate::link::wire::Instance;
 use crate::service::Service;
+pub(super) use stored::place;
 
 /// Is what was made and bound, and waits to be served.
 pub(super) struct Prepared {
     pub(super) config: Config,
     pub(super) forwards: Vec<NextForward>,
     pub(super) services: Vec<NextService>,
+    /// Are queues whose forward is not named.
+    pub(super) orphans: Vec<NextOrphan>,
     /// Listen for links; empty where they do already, or where no service is offered.
     pub(super) links: Vec<TcpListener>,
 }
@@ -74,8 +78,15 @@ impl Ground<'_> {
     /// A port cannot be bound, or queued messages would be stranded; nothing is left behind.
     pub(super) fn prepare(&self, config: Config) -> Result<Prepared, AppError> {
         self.strands_none(&config)?;
-        let forwards =
-            config.forwards.iter().map(|forward| self.forward(&config, forward)).collect::<Result<_, AppError>>()?;
+        let mut forwards = config
+            .forwards
+            .iter()
+            .map(|forward| self.forward(&config, forward))
+            .collect::<Result<Vec<_>, AppError>>()?;
+        let (orphans, draining) = self.orphans(&config);
+        for (forward, to) in draining {
+            forwards.push(self.draining(&config, &forward, to)?);
+        }
         let services =
             config.services.iter().map(|service| self.service(&config, service)).collect::<Result<_, AppError>>()?;
         let mut links = Vec::new();
@@ -84,24 +95,40 @@ impl Ground<'_> {
                 links.push(self.listen_inside("links", SocketAddr::new(*ip, config.tunnel.link_port))?);
             }
         }
-        Ok(Prepared { forwards, services, links, config })
+        Ok(Prepared { forwards, services, orphans, links, config })
     }
 
     fn forward(&self, site: &Config, config: &config::Forward) -> Result<NextForward, AppError> {
         let old = self.running.forwards.iter().find(|old| old.config().name == config.name);
-        let listens_there = old.is_some_and(|old| old.config().listen == config.listen);
+        let listens_there = old.is_some_and(|old| old.config().listen == config.listen && old.listener().is_some());
         let listener = if listens_there { None } else { Some(self.listen(site, config)?) };
-        let step = match (old, self.way(site, config, old)?) {
-            (None, Some(way)) => Step::Begin(way),
-            (Some(old), Some(way)) => Step::Redirect(Arc::clone(old), way),
-            (Some(old), None) => Step::Keep(Arc::clone(old)),
-            (None, None) => return Err(AppError::NoWay { forward: config.name.to_string() }),
-        };
+        let step = self.step(site, config, old)?;
         let place = match config.delivery {
             Delivery::Stored(terms) => stored::place(site, config, terms),
             Delivery::Transparent(_) => None,
         };
         Ok(NextForward { config: config.clone(), listener, step, place })
+    }
+
+    /// Prepares a forward that no sender reaches: a queue that was moved drains on its way.
+    fn draining(&self, site: &Config, config: &config::Forward, to: config::Name) -> Result<NextForward, AppError> {
+        let old = self.running.forwards.iter().find(|old| old.config().name == config.name);
+        let step = self.step(site, config, old)?;
+        let place = match config.delivery {
+            Delivery::Stored(terms) => stored::place(site, config, terms),
+            Delivery::Transparent(_) => None,
+        };
+        let place = place.map(|place| Place { moved_to: Some(to), ..place });
+        Ok(NextForward { config: config.clone(), listener: None, step, place })
+    }
+
+    fn step(&self, site: &Config, config: &config::Forward, old: Option<&Arc<Forward>>) -> Result<Step, AppError> {
+        Ok(match (old, self.way(site, config, old)?) {
+            (None, Some(way)) => Step::Begin(way),
+            (Some(old), Some(way)) => Step::Redirect(Arc::clone(old), way),
+            (Some(old), None) => Step::Keep(Arc::clone(old)),
+            (None, None) => return Err(AppError::NoWay { forward: config.name.to_string() }),
+        })
     }
 
     /// Makes the way that a forward takes; none where the one that runs takes it already.

@@ -3,20 +3,27 @@
 //! It decides nothing: the spool and the far site do.
 
 mod forget;
+mod orphaned;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::Now;
-use super::facts::held_text;
-use crate::control::operate::{Courier, Desk, operate, told};
+use super::facts::dropped_answers;
+use super::{Now, Parts, Reloader};
+use crate::control::operate::{Courier, Desk, decisions, decisions_without_retry, operate, told};
 use crate::control::queue::{QueueAction, QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
+use crate::spool::Sequence;
+use crate::spool::delivery::Counts;
+use crate::spool::reserve::free_bytes;
 use crate::spool::store::Tail;
+
+/// Is the time between two looks at the queues: rates are those of what was looked at, and a standstill is told so soon.
+const QUEUE_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Remembers of each queue, by its forward's name, what one look alone does not show.
 #[derive(Default)]
@@ -27,6 +34,10 @@ struct Watched {
     rates: Rates,
     /// Is what holds the queue, in words, and since when that was seen.
     held_by: Option<(String, SystemTime)>,
+    /// Is since when its disk was seen full.
+    disk_full_since: Option<SystemTime>,
+    /// Is the standstill that the log has, by its state and message.
+    logged: Option<(&'static str, u64)>,
 }
 
 impl Watched {
@@ -41,11 +52,48 @@ impl Watched {
             }
         }
     }
+
+    /// Has the log say once that a queue waits for somebody's decision, and once that it goes on.
+    fn log(&mut self, forward: &str, state: &Queue) {
+        let (sequence, cause, decide) = match state {
+            Queue::Held { sequence, cause, decide, .. } => (*sequence, cause, decide.clone()),
+            Queue::Diverged { cause, .. } => (0, cause, format!("wardlink queue reconcile {forward}")),
+            Queue::Flowing | Queue::Paused => {
+                if self.logged.take().is_some() {
+                    tracing::info!(%forward, "the queue stands still no longer");
+                }
+                return;
+            }
+            Queue::Opening | Queue::Failed { .. } => return,
+        };
+        let seen = (state.as_str(), sequence);
+        if self.logged.replace(seen) != Some(seen) {
+            let (state, sequence) = (state.as_str(), (sequence > 0).then_some(sequence));
+            tracing::warn!(%forward, state, sequence, reason = %cause, %decide, "the queue stands still until this is decided");
+        }
+    }
+}
+
+impl Parts {
+    /// Looks at all queues again and again, whoever else does.
+    pub(super) async fn look_at_queues(&self) {
+        loop {
+            for forward in &self.now.get().forwards {
+                self.watch.facts(forward);
+            }
+            tokio::time::sleep(QUEUE_LOOK_EVERY).await;
+        }
+    }
 }
 
 impl Watch {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says since when something has been seen of a queue without a change.
+    pub(super) fn since(&self, name: &str, what: &str) -> SystemTime {
+        self.lock().entry(name.to_owned()).or_default().since(what)
     }
 
     /// Tells of a forward's queue; none where it is not stored.
@@ -55,16 +103,27 @@ impl Watch {
         let watched = watched.entry(forward.config().name.to_string()).or_default();
         let place = store.place();
         let tail = store.spool().ok().map(|spool| spool.tail().borrow().clone());
-        let state = state(&store, tail.as_ref(), &onward, watched);
+        let name = forward.config().name.to_string();
+        let state = state(&name, &store, tail.as_ref(), &onward, watched);
+        watched.log(&name, &state);
         if matches!(state, Queue::Flowing | Queue::Paused) {
             watched.held_by = None;
         }
+        watched.disk_full_since = match tail.as_ref().is_some_and(|tail| tail.disk_full) {
+            true => watched.disk_full_since.or_else(|| Some(SystemTime::now())),
+            false => None,
+        };
         let free_bytes = free_bytes(&place.directory);
         let (accepted, depth) = tail.as_ref().map_or((0, 0), |tail| (tail.last, tail.depth));
         let settled = accepted.saturating_sub(depth);
         let look = Look { at: Instant::now(), accepted, settled, free_bytes };
-        let pace = watched.rates.handle_look(look);
+        // Before the spool is open nothing is known, which is not that there is nothing.
+        let pace = tail.as_ref().map(|_| watched.rates.handle_look(look)).unwrap_or_default();
         let oldest = tail.as_ref().and_then(|tail| tail.oldest);
+        let here = match &onward {
+            Onward::Link(_) => None,
+            Onward::Here(here) => Some(here.counts()),
+        };
         Some(QueueFacts {
             state,
             depth,
@@ -73,25 +132,31 @@ impl Watch {
             bytes_max: place.limits.bytes_max,
             oldest_age: oldest.map(|oldest| oldest.elapsed().unwrap_or_default()),
             parked: tail.as_ref().map_or(0, |tail| tail.parked),
+            parked_bytes: tail.as_ref().map_or(0, |tail| tail.parked_bytes),
             accepted_total: accepted,
             settled_total: settled,
             refused: forward.tally().counts().refused,
-            in_doubt_total: match &onward {
-                Onward::Link(_) => store.in_doubt(),
-                Onward::Here(here) => here.in_doubt(),
-            },
+            in_doubt_total: here.as_ref().map_or_else(|| store.in_doubt(), |counts| counts.in_doubt_resends),
+            receiver_acks: here.iter().flat_map(acks).collect(),
+            dropped_answers: here.as_ref().map(dropped_answers).unwrap_or_default(),
             last_settled_age: store.last_settled().map(|at| at.elapsed()),
             accepted_per_second: pace.accepted_per_second,
             settled_per_second: pace.settled_per_second,
             drained_in: pace.drained_in,
+            disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
         })
     }
 }
 
+/// Counts the answers of a receiver by their code, those that came.
+fn acks(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
+    counts.answers().filter(|(_, count)| *count > 0).map(|(code, count)| (code.code(), count))
+}
+
 /// Says whether messages go on, and what holds them: the first on their way.
-fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watched) -> Queue {
+fn state(name: &str, store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watched) -> Queue {
     let tail = match (tail, store.opened()) {
         (Some(tail), _) => tail,
         (None, Opened::Failed(since, error)) => return Queue::Failed { since, cause: error.to_string() },
@@ -102,11 +167,9 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     }
     let first = tail.retired_through.saturating_add(1);
     if tail.stranded > 0 {
-        let cause = format!(
-            "{} messages were accepted for another destination: wardlink queue move sends them to this one",
-            tail.stranded
-        );
-        return Queue::Held { since: watched.since(&cause), sequence: first, cause };
+        let cause = format!("{} messages were accepted for another destination", tail.stranded);
+        let decide = format!("wardlink queue move {name} sends them to this one");
+        return Queue::Held { since: watched.since("stranded"), sequence: first, cause, decide };
     }
     let supply = match onward {
         Onward::Link(link) => link.supply().map(|supply| supply.state()),
@@ -116,8 +179,8 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
                 return Queue::Failed { since: watched.since(&cause), cause };
             }
             if let Some(held) = state.held.filter(|_| !tail.paused) {
-                let cause = held_text(held.reason.code(), held.sequence);
-                return Queue::Held { since: watched.since(&cause), sequence: held.sequence, cause };
+                let decide = decisions(name, held.sequence);
+                return hold(held.sequence, held.reason.told(held.code), decide, watched);
             }
             None
         }
@@ -129,33 +192,38 @@ fn state(store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watc
     if tail.paused {
         return Queue::Paused;
     }
-    if let Some(held) = supply.as_ref().and_then(|supply| supply.held.clone()) {
-        return Queue::Held { since: watched.since(&held.text), sequence: held.sequence, cause: held.text };
+    let held = supply.as_ref().and_then(|supply| supply.held.clone());
+    let held = held.map(|held| (held.sequence, held.text, decisions(name, held.sequence)));
+    let settled_only =
+        |sequence, cause| (sequence, cause, format!("wardlink queue {}", decisions_without_retry(name, sequence)));
+    let too_large = supply.and_then(|supply| supply.too_large);
+    let too_large = too_large.map(|sequence| settled_only(sequence, "it is larger than the far site takes".to_owned()));
+    let damaged = tail.damaged.as_ref().map(|damaged| {
+        let cause = format!("it is damaged and cannot be sent ({})", damaged.damage);
+        settled_only(damaged.sequence, cause)
+    });
+    match held.into_iter().chain(too_large).chain(damaged).min_by_key(|(sequence, ..)| *sequence) {
+        Some((sequence, cause, decide)) => hold(sequence, cause, decide, watched),
+        None => Queue::Flowing,
     }
-    if let Some(sequence) = supply.and_then(|supply| supply.too_large) {
-        let cause = "it is larger than the far site takes".to_owned();
-        return Queue::Held { since: watched.since(&cause), sequence, cause };
-    }
-    Queue::Flowing
 }
 
-/// Returns how many bytes are free for this user on the disk of a directory, as far as it can be asked.
-fn free_bytes(directory: &std::path::Path) -> Option<u64> {
-    let disk = nix::sys::statvfs::statvfs(directory).ok()?;
-    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+fn hold(sequence: Sequence, cause: String, decide: String, watched: &mut Watched) -> Queue {
+    let since = watched.since(&format!("{sequence} {cause}"));
+    Queue::Held { since, sequence, cause, decide }
 }
 
 /// Does what an operator asks of a queue.
-pub(super) async fn answer(now: &Now, request: QueueRequest, by: String) -> QueueAnswer {
+pub(super) async fn answer(now: &Now, reloader: &Reloader, request: QueueRequest, by: String) -> QueueAnswer {
     let running = now.get();
+    if let Some(orphan) = running.orphans.iter().find(|orphan| orphan.name.as_str() == request.forward) {
+        return orphaned::answer(&running, orphan, reloader, &request, &by).await;
+    }
     let named = |forward: &&std::sync::Arc<Forward>| forward.config().name.as_str() == request.forward;
     let Some(forward) = running.forwards.iter().find(named) else {
-        let stored: Vec<String> = running
-            .forwards
-            .iter()
-            .filter(|forward| forward.way().store().is_some())
-            .map(|forward| forward.config().name.to_string())
-            .collect();
+        let stored = running.forwards.iter().filter(|forward| forward.way().store().is_some());
+        let stored = stored.map(|forward| forward.config().name.to_string());
+        let stored: Vec<String> = stored.chain(running.orphans.iter().map(|orphan| orphan.name.to_string())).collect();
         let known = if stored.is_empty() { "none is stored".to_owned() } else { stored.join(", ") };
         return QueueAnswer::Failed {
             cause: format!("no forward is named {}; with a queue: {known}", request.forward),

@@ -48,7 +48,8 @@ pub enum ReloadError {
 
 /// Is a configuration to take up, and who waits for what came of it.
 pub(super) struct Request {
-    config: Config,
+    /// Is the configuration; none: the one that runs, because what it is prepared from differs.
+    config: Option<Config>,
     answer: oneshot::Sender<Result<Changes, ReloadError>>,
 }
 
@@ -82,6 +83,18 @@ impl Reloader {
                 return Err(error);
             }
         };
+        self.ask(Some(config)).await
+    }
+
+    /// Has the site take up what runs anew: a queue was moved. The tunnel is left as it is.
+    ///
+    /// # Errors
+    /// Says why nothing was changed.
+    pub(super) async fn again(&self) -> Result<Changes, ReloadError> {
+        self.ask(None).await
+    }
+
+    async fn ask(&self, config: Option<Config>) -> Result<Changes, ReloadError> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(Request { config, answer }).await.map_err(|_| ReloadError::Stopping)?;
         answered.await.map_err(|_| ReloadError::Stopping)?
@@ -125,8 +138,10 @@ fn shortened(text: &str) -> String {
 /// Takes up the configuration of a request, or changes nothing, and tells who waits for it.
 pub(super) async fn answer(parts: &Arc<Parts>, request: Request, tasks: &mut Tasks) {
     let Request { config, answer } = request;
+    let is_again = config.is_none();
     let result = take_up(parts, config, tasks).await;
     match &result {
+        _ if is_again => {}
         Ok(changes) => parts.reloader.note_success(changes),
         Err(error) => parts.reloader.note_failure(error),
     }
@@ -142,8 +157,9 @@ fn set_by_wg(tunnel: &Tunnel) -> Vec<String> {
     set.tunnel.iter().map(|what| (*what).to_owned()).chain(peers).chain(removed).collect()
 }
 
-async fn take_up(parts: &Arc<Parts>, config: Config, tasks: &mut Tasks) -> Result<Changes, ReloadError> {
+async fn take_up(parts: &Arc<Parts>, next: Option<Config>, tasks: &mut Tasks) -> Result<Changes, ReloadError> {
     let running = parts.now.get();
+    let config = next.as_ref().unwrap_or(&running.config).clone();
     let mut changes = Changes::between(&running.config, &config);
     if !changes.restart.is_empty() {
         return Err(ReloadError::RestartNeeded(changes.restart));
@@ -155,8 +171,10 @@ async fn take_up(parts: &Arc<Parts>, config: Config, tasks: &mut Tasks) -> Resul
         listens_for_links: tasks.listens_for_links,
     };
     let prepared = ground.prepare(config)?;
-    changes.undone = set_by_wg(&parts.tunnel);
-    parts.tunnel.reload(&prepared.config).await.map_err(AppError::from)?;
+    if next.is_some() {
+        changes.undone = set_by_wg(&parts.tunnel);
+        parts.tunnel.reload(&prepared.config).await.map_err(AppError::from)?;
+    }
     commit(parts, prepared, tasks);
     Ok(changes)
 }

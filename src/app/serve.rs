@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
+use super::orphans::{self, NextOrphan, Orphan};
 use super::prepare::{NextForward, NextService, Prepared, Step, hold_for};
 use super::{AppError, Now, Parts, Running, queues};
 use crate::config::Delivery;
@@ -74,7 +75,7 @@ pub(super) fn fault(ended: Result<End, JoinError>) -> Option<AppError> {
 /// Has the site run what was prepared: what is new is started, what differs is changed, what is gone is ended.
 pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) {
     let old = parts.now.get();
-    let Prepared { config, forwards, services, links } = prepared;
+    let Prepared { config, forwards, services, orphans, links } = prepared;
     let forwards: Vec<_> = forwards.into_iter().map(|next| commit_forward(parts, next, tasks)).collect();
     let services: Vec<_> = services.into_iter().map(|next| commit_service(parts, next, tasks)).collect();
     for gone in old.forwards.iter().filter(|old| !forwards.iter().any(|new| Arc::ptr_eq(old, new))) {
@@ -93,15 +94,19 @@ pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) 
             link.follow(peer.awake());
         }
     }
-    parts.now.set(Running { config, forwards, services });
+    let orphans = orphans.into_iter().map(|next| commit_orphan(next, tasks)).collect();
+    let next = Running { config, forwards, services, orphans };
+    for store in old.stores().filter(|old| !next.stores().any(|new| Arc::ptr_eq(old, &new))) {
+        store.retire();
+    }
+    parts.now.set(next);
     parts.inbound.review();
 }
 
 fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Forward> {
     let NextForward { config, listener, step, place } = next;
     if let Step::Begin(way) | Step::Redirect(_, way) = &step {
-        let runs = matches!(&step, Step::Redirect(old, _) if old.way().store().is_some());
-        if let Some(store) = way.store().filter(|_| !runs) {
+        if let Some(store) = way.store() {
             tasks.keep(Arc::clone(store).run());
         }
         if let Way::Stored(_, Onward::Here(here)) = way {
@@ -136,6 +141,17 @@ fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Fo
         tasks.serve(Arc::clone(&forward).serve(listener));
     }
     forward
+}
+
+/// Holds a queue without a forward; it may have had one until now.
+fn commit_orphan(next: NextOrphan, tasks: &mut Tasks) -> Orphan {
+    let NextOrphan { orphan, place } = next;
+    if let (Some(store), Some(place)) = (&orphan.store, place) {
+        store.move_to(place);
+        tasks.keep(Arc::clone(store).run());
+        tasks.keep(orphans::tell(Arc::clone(store)));
+    }
+    orphan
 }
 
 fn commit_service(parts: &Parts, next: NextService, tasks: &mut Tasks) -> Arc<Service> {
@@ -181,7 +197,10 @@ pub(super) fn serve_watchers(
             }
         });
     }
+    let looker = Arc::clone(parts);
+    tasks.keep_for_ever("the look at queues", async move { looker.look_at_queues().await });
     let (reloader, now) = (parts.reloader.clone(), Arc::clone(&parts.now));
+    let again = reloader.clone();
     let answers = Answers {
         status: Arc::new(move || {
             let facts = source();
@@ -189,8 +208,8 @@ pub(super) fn serve_watchers(
         }),
         reload: Arc::new(move || Box::pin(reloader.clone().reload_for_command())),
         queue: Arc::new(move |request, by| {
-            let now = Arc::clone(&now);
-            Box::pin(async move { queues::answer(&now, request, by).await })
+            let (now, again) = (Arc::clone(&now), again.clone());
+            Box::pin(async move { queues::answer(&now, &again, request, by).await })
         }),
     };
     tasks.keep_for_ever("the control socket", async move {

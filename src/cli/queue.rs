@@ -62,10 +62,12 @@ enum Command {
         #[arg(long, conflicts_with = "json")]
         payload: bool,
     },
-    /// Try again at once what is held, or waits for its next attempt.
+    /// Try again at once the message that all others wait for: one that is held, or rests until its next attempt.
     Retry {
         /// The stored forward
         forward: String,
+        /// The message, to be sure that it is this one
+        message: Option<u64>,
     },
     /// Set a message aside: it is kept, and the others go on.
     Park(Message),
@@ -83,6 +85,9 @@ enum Command {
     Move {
         /// The stored forward
         forward: String,
+        /// Where no stored forward has that name any more: the one whose way its messages take
+        #[arg(long, value_name = "FORWARD")]
+        to: Option<String>,
     },
     /// Show how the two sites differ after one was restored from a backup, and decide which story holds.
     Reconcile {
@@ -175,13 +180,13 @@ fn told(args: &Args, directory: &Path) -> Told {
             desk.content(of.message).map_or_else(|told| told, |bytes| Told { code: 0, bytes })
         }
         Command::Show { of, payload: false } => ask(&of.forward, QueueAction::Show { sequence: of.message }),
-        Command::Retry { forward } => ask(forward, QueueAction::Retry),
+        Command::Retry { forward, message } => ask(forward, QueueAction::Retry { sequence: *message }),
         Command::Park(of) => ask(&of.forward, QueueAction::Park { sequence: of.message }),
         Command::Release(of) => ask(&of.forward, QueueAction::Release { sequence: of.message }),
         Command::Discard { of, reason } => {
             ask(&of.forward, QueueAction::Discard { sequence: of.message, reason: reason.clone() })
         }
-        Command::Move { forward } => ask(forward, QueueAction::Move),
+        Command::Move { forward, to } => ask(forward, QueueAction::Move { to: to.clone() }),
         Command::Reconcile { forward, accept_far, resend } => {
             let choice = match (accept_far, resend) {
                 (true, _) => Some(Choice::AcceptFar),

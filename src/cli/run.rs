@@ -50,7 +50,7 @@ enum LogFormat {
 #[expect(clippy::print_stderr, reason = "errors of the configuration are the command's output")]
 pub fn run(args: &Args) -> ExitCode {
     start_log(args.log_format);
-    let config = match config::load(&args.config) {
+    let config = match config::load_to_run(&args.config) {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("{errors}");
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> ExitCode {
         }
     };
     let path = args.config.clone();
-    let served = runtime.block_on(serve(config, Arc::new(move || config::load(&path))));
+    let served = runtime.block_on(serve(config, Arc::new(move || config::load_to_run(&path))));
     // Not dropped: that would wait for a look-up of a peer's name that no name server answers, 10 s and more.
     runtime.shutdown_background();
     match served {

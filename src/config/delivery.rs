@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use super::ReceiverPolicy;
 
+/// Bounds a stored message that goes to a service, in bytes: the far site takes no larger one, and what was acknowledged
+/// must be able to go on. It is the default limit of every forward.
+pub const STORED_MESSAGE_BYTES_MAX: u64 = 64 << 20;
+
 /// Says how a forward's messages are delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {

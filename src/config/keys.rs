@@ -114,6 +114,8 @@ pub(super) struct KeyFiles {
     pub(super) config_directory: PathBuf,
     /// Is $CREDENTIALS_DIRECTORY, where systemd sets it.
     pub(super) credentials_directory: Option<PathBuf>,
+    /// Says that the key of the spools may be mended while the site runs: it stops stored forwards only.
+    pub(super) spool_key_may_wait: bool,
 }
 
 impl ReadKeys for KeyFiles {
@@ -124,6 +126,10 @@ impl ReadKeys for KeyFiles {
         let path = base.join(path);
         let is_credential = self.credentials_directory.as_ref().is_some_and(|directory| path.starts_with(directory));
         if is_credential { SpoolKeyFile::Credential(path) } else { SpoolKeyFile::File(path) }
+    }
+
+    fn spool_key_may_wait(&self) -> bool {
+        self.spool_key_may_wait
     }
 
     fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
@@ -245,7 +251,11 @@ mod tests {
         };
         let beside = write(config.path(), 1);
         let credential = write(credentials.path(), 2);
-        let mut files = KeyFiles { config_directory: config.path().to_owned(), credentials_directory: None };
+        let mut files = KeyFiles {
+            config_directory: config.path().to_owned(),
+            credentials_directory: None,
+            spool_key_may_wait: false,
+        };
         assert!(matches!(files.read(Path::new("private.key")), Err(KeyFileError::Mode { mode: 0o644, .. })));
         files.credentials_directory = Some(credentials.path().to_owned());
         assert_eq!(files.read(Path::new("private.key")).unwrap().expose(), &[2; 32]);

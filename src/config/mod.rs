@@ -27,10 +27,12 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 pub use changes::{Changes, Named};
 pub use check::{ReadKey, ReadKeys};
-pub use delivery::{ApplicationAck, Delivery, OnFull, OnUnreachable, Spool, SpoolKeyFile, Stored, Transparent};
+pub use delivery::{
+    ApplicationAck, Delivery, OnFull, OnUnreachable, STORED_MESSAGE_BYTES_MAX, Spool, SpoolKeyFile, Stored, Transparent,
+};
 pub use errors::{Errors, Issue, Position};
 pub use keys::{KeyFileError, read_key_file};
-pub use load::{fuzz_config, load, parse, schema};
+pub use load::{fuzz_config, load, load_to_run, parse, schema};
 pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
 
 /// Holds a whole, validated site.

@@ -174,7 +174,8 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "schema::Delivery")]
     pub delivery: Option<Text>,
-    /// The largest message, such as 64MiB; a connection that sends a larger one is closed. Default: 64MiB.
+    /// The largest message, such as 64MiB, which is the most for stored messages to a service; a connection that sends a
+    /// larger one is closed. Default: 64MiB.
     #[serde(default)]
     #[schemars(with = "schema::Size")]
     pub max_message_size: Option<Text>,

@@ -47,7 +47,11 @@ pub enum QueueAction {
         offset: u64,
     },
     /// To try again at once what is held or waits for its next attempt.
-    Retry,
+    Retry {
+        /// Is the message that is meant; none: whichever is first.
+        #[serde(default)]
+        sequence: Option<u64>,
+    },
     /// To set a message aside.
     Park {
         /// Is the message.
@@ -66,7 +70,11 @@ pub enum QueueAction {
         reason: String,
     },
     /// To send what waits for another destination to the one that is configured now.
-    Move,
+    Move {
+        /// Is the stored forward whose way the messages of a queue without a forward take.
+        #[serde(default)]
+        to: Option<String>,
+    },
     /// To show how the two sites differ, and to decide.
     Reconcile {
         /// Is the decision; none: only show.
@@ -98,11 +106,9 @@ impl QueueAction {
     pub fn is_for_root(&self) -> bool {
         match self {
             Self::List { .. } | Self::Show { .. } | Self::Reconcile { choice: None } => false,
-            Self::Content { .. } | Self::Retry | Self::Park { .. } | Self::Release { .. } | Self::Discard { .. } => {
-                true
-            }
-            Self::Move | Self::Reconcile { choice: Some(_) } | Self::Forget { .. } => true,
-            Self::Pause | Self::Resume => true,
+            Self::Content { .. } | Self::Retry { .. } | Self::Park { .. } => true,
+            Self::Release { .. } | Self::Discard { .. } | Self::Move { .. } | Self::Forget { .. } => true,
+            Self::Reconcile { choice: Some(_) } | Self::Pause | Self::Resume => true,
         }
     }
 
@@ -112,11 +118,11 @@ impl QueueAction {
             Self::List { .. } => "list",
             Self::Show { .. } => "show",
             Self::Content { .. } => "content",
-            Self::Retry => "retry",
+            Self::Retry { .. } => "retry",
             Self::Park { .. } => "park",
             Self::Release { .. } => "release",
             Self::Discard { .. } => "discard",
-            Self::Move => "move",
+            Self::Move { .. } => "move",
             Self::Reconcile { .. } => "reconcile",
             Self::Forget { .. } => "forget",
             Self::Pause => "pause",
@@ -129,7 +135,8 @@ impl QueueAction {
         match self {
             Self::Show { sequence } | Self::Park { sequence } | Self::Release { sequence } => Some(*sequence),
             Self::Content { sequence, .. } | Self::Discard { sequence, .. } => Some(*sequence),
-            Self::List { .. } | Self::Retry | Self::Move | Self::Reconcile { .. } | Self::Forget { .. } => None,
+            Self::Retry { sequence } => *sequence,
+            Self::List { .. } | Self::Move { .. } | Self::Reconcile { .. } | Self::Forget { .. } => None,
             Self::Pause | Self::Resume => None,
         }
     }
@@ -187,6 +194,9 @@ pub struct QueueEntry {
     pub target: String,
     /// Says whether the far site may have it.
     pub sent: bool,
+    /// Says how its content is damaged, where that holds the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
     /// Says when it was settled, in RFC 3339.
     pub settled: Option<String>,
     /// Says how, in words.
@@ -197,6 +207,9 @@ pub struct QueueEntry {
     pub attempts: u32,
     /// Counts those of them whose end is not known.
     pub in_doubt: u32,
+    /// Says why all others wait for it, and what to do, where they do.
+    #[serde(default)]
+    pub held: Option<String>,
 }
 
 #[cfg(test)]
@@ -214,11 +227,11 @@ mod tests {
         }
         for action in [
             QueueAction::Content { sequence: 1, offset: 0 },
-            QueueAction::Retry,
+            QueueAction::Retry { sequence: None },
             QueueAction::Park { sequence: 1 },
             QueueAction::Release { sequence: 1 },
             QueueAction::Discard { sequence: 1, reason: "x".into() },
-            QueueAction::Move,
+            QueueAction::Move { to: None },
             QueueAction::Reconcile { choice: Some(Choice::Resend) },
             QueueAction::Forget { reason: "x".into() },
             QueueAction::Pause,

@@ -158,7 +158,7 @@ async fn only_root_and_the_own_user_may_change_the_site() {
 async fn a_queue_is_asked_by_its_forwards_name() {
     let served = served().await;
     for (asked, action) in [
-        ("\"retry\"", QueueAction::Retry),
+        ("\"retry\"", QueueAction::Retry { sequence: None }),
         ("\"discard\",\"sequence\":7,\"reason\":\"x\"", QueueAction::Discard { sequence: 7, reason: "x".into() }),
     ] {
         let expected = format!("{{\"ok\":{{\"outcome\":\"done\",\"said\":\"{} of orders\"}}}}\n", action.name());

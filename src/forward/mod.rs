@@ -202,10 +202,6 @@ impl Forward {
     pub fn redirect(&self, config: config::Forward, way: Way) {
         let course = Course { config: Arc::new(config), way, drain: watch::Sender::new(false) };
         let old = std::mem::replace(&mut *self.course.lock().unwrap_or_else(PoisonError::into_inner), course);
-        let store = old.way.store().filter(|old| !self.way().store().is_some_and(|new| Arc::ptr_eq(old, new)));
-        if let Some(store) = store {
-            store.retire();
-        }
         *self.receiver.lock().unwrap_or_else(PoisonError::into_inner) = (ReceiverState::Unknown, SystemTime::now());
         old.retire();
     }
@@ -213,11 +209,7 @@ impl Forward {
     /// Lets no sender in any more; those that are connected end where no message is on its way, within a bound.
     pub fn retire(&self) {
         self.open_door(None);
-        let course = self.course();
-        if let Some(store) = course.way.store() {
-            store.retire();
-        }
-        course.retire();
+        self.course().retire();
     }
 
     fn open_door(&self, listener: Option<Arc<TcpListener>>) -> watch::Receiver<bool> {

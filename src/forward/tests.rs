@@ -213,7 +213,8 @@ async fn serve_stored(config: &mut config::Forward, directory: &std::path::Path)
         key: SpoolKeyFile::File(directory.join("key")),
         directory: directory.join("spool"),
         register: crate::spool::register::Register::new(directory),
-        destination: Destination { peer_key: [7; 32], target: "orders".into() },
+        destination: Some(Destination { peer_key: [7; 32], target: "orders".into() }),
+        moved_to: None,
         limits: Limits {
             messages_max: terms.queue_messages_max,
             bytes_max: terms.queue_bytes_max,

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
-pub use super::queue::{HeldQueue, Queue, QueueFacts};
+pub use super::queue::{HeldQueue, OrphanFacts, Queue, QueueFacts};
 
 /// Is the last second that RFC 3339 can write, 9999-12-31T23:59:59Z, in seconds since 1970.
 const RFC3339_SECONDS_MAX: u64 = 253_402_300_799;
@@ -45,6 +45,8 @@ pub struct SiteFacts {
     pub forwards: Vec<ForwardFacts>,
     /// Lists the services, in the order of the configuration.
     pub services: Vec<ServiceFacts>,
+    /// Lists the queues that hold messages and have no forward any more, by name.
+    pub orphans: Vec<OrphanFacts>,
 }
 
 /// Says when the configuration was loaded, and what came of the last reload.
@@ -304,6 +306,10 @@ pub struct ServiceFacts {
     pub in_doubt_total: u64,
     /// Lists the queues of peers' forwards that are held at this receiver.
     pub held: Vec<HeldQueue>,
+    /// Says why what becomes of stored messages cannot be written down, so that none is sent.
+    pub ledger_failed: Option<String>,
+    /// Says that the disk where it is written down is full, so that its reserve is used.
+    pub disk_full: bool,
 }
 
 /// Writes a time as RFC 3339 in UTC, in whole seconds; what lies outside 1970 to 9999 becomes the nearest end.
@@ -316,6 +322,14 @@ pub fn rfc3339_text(time: SystemTime) -> String {
 /// Serializes a time by [`rfc3339_text`].
 pub(super) fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&rfc3339_text(*time))
+}
+
+/// Does the same where there is a time.
+pub(super) fn rfc3339_maybe<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => rfc3339(time, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

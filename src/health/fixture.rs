@@ -56,7 +56,10 @@ pub(crate) fn site() -> SiteFacts {
             dropped_answers: BTreeMap::from([("foreign", 1)]),
             in_doubt_total: 0,
             held: Vec::new(),
+            ledger_failed: None,
+            disk_full: false,
         }],
+        orphans: Vec::new(),
     }
 }
 
@@ -105,14 +108,18 @@ pub(crate) fn stored() -> ForwardFacts {
         bytes_max: 1 << 20,
         oldest_age: Some(Duration::from_secs(2)),
         parked: 1,
+        parked_bytes: 500,
         accepted_total: 103,
         settled_total: 100,
         refused: BTreeMap::from([("queue_full", 2)]),
         in_doubt_total: 4,
+        receiver_acks: BTreeMap::from([("AA", 99)]),
+        dropped_answers: BTreeMap::from([("late", 5)]),
         last_settled_age: Some(Duration::from_secs(1)),
         accepted_per_second: Some(2.5),
         settled_per_second: Some(4.0),
         drained_in: Some(Duration::from_secs(2)),
+        disk_full_since: None,
         disk_free_bytes: Some(1 << 30),
         disk_full_in: None,
     };

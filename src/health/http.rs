@@ -159,6 +159,9 @@ async fn healthz_forward(State(source): State<Source>, Path(name): Path<String>)
     match report.forwards.iter().find(|entry| entry.facts.name == name) {
         Some(entry) => (status_code(entry.verdict.status.is_healthy()), Json(entry)).into_response(),
         None => {
+            if let Some(orphan) = report.orphans.iter().find(|orphan| orphan.facts.name == name) {
+                return (status_code(orphan.verdict.status.is_healthy()), Json(orphan)).into_response();
+            }
             let names: Vec<&str> = facts.forwards.iter().map(|forward| forward.name.as_str()).collect();
             let body = serde_json::json!({ "error": "no forward has this name", "forwards": names });
             (StatusCode::NOT_FOUND, Json(body)).into_response()

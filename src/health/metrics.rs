@@ -49,6 +49,7 @@ impl Collector for Scrape {
         forward_messages(&mut encoder, &report.forwards)?;
         forward_answers(&mut encoder, &report.forwards)?;
         queue::encode(&mut encoder, &report.forwards)?;
+        queue::orphans(&mut encoder, &self.facts.orphans)?;
         services(&mut encoder, &report.services)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::facts::{rfc3339, seconds_maybe};
+use super::facts::{rfc3339, rfc3339_maybe, seconds_maybe};
 
 /// Holds what the queue of a stored forward knows of itself.
 #[derive(Debug, Clone, Serialize)]
@@ -18,13 +18,13 @@ pub struct QueueFacts {
     /// Counts the messages that wait.
     #[serde(rename = "queue_depth")]
     pub depth: u64,
-    /// Limits them.
+    /// Limits them and those that are set aside, together.
     #[serde(rename = "queue_depth_max")]
     pub depth_max: u64,
     /// Counts the bytes of their payloads.
     #[serde(rename = "queue_bytes")]
     pub bytes: u64,
-    /// Limits these.
+    /// Limits these and those of the messages that are set aside, together.
     #[serde(rename = "queue_bytes_max")]
     pub bytes_max: u64,
     /// Is how long the oldest of them has waited.
@@ -33,6 +33,8 @@ pub struct QueueFacts {
     /// Counts the messages that are set aside.
     #[serde(rename = "parked_messages")]
     pub parked: u64,
+    /// Counts the bytes of their payloads.
+    pub parked_bytes: u64,
     /// Counts the messages that were ever taken in.
     pub accepted_total: u64,
     /// Counts those of them that are settled.
@@ -43,6 +45,11 @@ pub struct QueueFacts {
     /// Counts the attempts since the start whose end is not known, so that the receiver may have a message twice; where
     /// the far site delivers, it counts them at its service.
     pub in_doubt_total: u64,
+    /// Counts the receiver's answers by their code (MSA-1), where this site delivers (`to:`); else its service does.
+    pub receiver_acks: BTreeMap<&'static str, u64>,
+    /// Counts what the receiver said and is no answer to the message that was sent, by kind, where this site delivers.
+    #[serde(rename = "dropped_answers_total")]
+    pub dropped_answers: BTreeMap<&'static str, u64>,
     /// Is the time since the receiver last settled a message, since the start.
     #[serde(rename = "last_settled_age_seconds", serialize_with = "seconds_maybe")]
     pub last_settled_age: Option<Duration>,
@@ -53,6 +60,9 @@ pub struct QueueFacts {
     /// Is how long it takes until none waits any more, if it goes on so.
     #[serde(rename = "drained_in_seconds", serialize_with = "seconds_maybe")]
     pub drained_in: Option<Duration>,
+    /// Says since when that disk is full, so that no message is taken.
+    #[serde(serialize_with = "rfc3339_maybe")]
+    pub disk_full_since: Option<SystemTime>,
     /// Counts the bytes that are free on the disk of the spool.
     pub disk_free_bytes: Option<u64>,
     /// Is how long it takes until that disk is full, if it goes on so.
@@ -79,6 +89,8 @@ pub enum Queue {
         sequence: u64,
         /// Says why, in one line.
         cause: String,
+        /// Says what ends it, as commands.
+        decide: String,
     },
     /// The two sites tell different stories: one was restored from a backup.
     Diverged {
@@ -127,4 +139,29 @@ pub struct HeldQueue {
     pub sequence: u64,
     /// Says why, in one line.
     pub cause: String,
+}
+
+/// Holds what is known of a queue that holds messages, and whose forward is not named any more as one that stores.
+#[derive(Debug, Clone, Serialize)]
+pub struct OrphanFacts {
+    /// Names the forward that it was of.
+    pub name: String,
+    /// Says since when this is seen.
+    #[serde(skip)]
+    pub since: SystemTime,
+    /// Counts the messages that wait.
+    #[serde(rename = "queue_depth")]
+    pub depth: u64,
+    /// Counts the bytes of their payloads.
+    #[serde(rename = "queue_bytes")]
+    pub bytes: u64,
+    /// Counts the messages that are set aside.
+    #[serde(rename = "parked_messages")]
+    pub parked: u64,
+    /// Is how long the oldest has waited.
+    #[serde(rename = "oldest_queued_age_seconds", serialize_with = "seconds_maybe")]
+    pub oldest_age: Option<Duration>,
+    /// Says why it cannot be looked into, or what is wrong in it.
+    #[serde(skip)]
+    pub fault: Option<String>,
 }

@@ -11,10 +11,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::facts::{ConfigFacts, ForwardFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339};
+use super::facts::{ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339};
 use rules::{
-    interface_fault, judge_forward, judge_peer, judge_service, link_listener_fault, listener_fault,
-    service_listener_fault, spool_fault,
+    interface_fault, judge_forward, judge_orphan, judge_peer, judge_service, ledger_fault, link_listener_fault,
+    listener_fault, service_listener_fault, spool_fault,
 };
 
 /// Limits a cause, in characters: one line of a monitoring system; some of the text comes from the peer.
@@ -107,6 +107,9 @@ pub struct Report<'a> {
     pub forwards: Vec<Entry<'a, ForwardFacts>>,
     /// Lists the services.
     pub services: Vec<Entry<'a, ServiceFacts>>,
+    /// Lists the queues that hold messages and have no forward any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<Entry<'a, OrphanFacts>>,
 }
 
 /// Judges a whole site at the time `now`.
@@ -117,6 +120,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         facts.peers.iter().map(|peer| Entry { verdict: judge_peer(facts, peer, now), facts: peer }).collect();
     let services: Vec<_> =
         facts.services.iter().map(|service| Entry { verdict: judge_service(facts, service), facts: service }).collect();
+    let orphans = facts.orphans.iter().map(|orphan| Entry { verdict: judge_orphan(orphan), facts: orphan }).collect();
     let unready = unready(facts);
     // That nothing tells of a peer that `wg` added says nothing of this site: no message goes there.
     let counts = |entry: &&Entry<'_, PeerFacts>| entry.facts.is_configured || entry.verdict.status > Status::Unknown;
@@ -129,7 +133,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         .unwrap_or(own);
     let (site, version, started) = (&facts.site, facts.version, facts.started);
     let (dropped, config, set_by_wg) = (&facts.dropped, &facts.config, &facts.set_by_wg);
-    Report { status, site, version, started, config, unready, dropped, set_by_wg, peers, forwards, services }
+    Report { status, site, version, started, config, unready, dropped, set_by_wg, peers, forwards, services, orphans }
 }
 
 /// Lists what this site itself lacks to do its part, one line each; empty: it is ready.
@@ -141,10 +145,17 @@ pub fn unready(facts: &SiteFacts) -> Vec<String> {
         facts.forwards.iter().map(|forward| Some(spool_fault(facts, forward)?.prefixed("forward", &forward.name)));
     let services =
         facts.services.iter().map(|service| Some(service_listener_fault(service)?.prefixed("service", &service.name)));
+    let ledgers = facts.services.iter().map(|service| {
+        let fault = ledger_fault(facts, service).filter(|fault| fault.status == Status::Down)?;
+        Some(fault.prefixed("service", &service.name))
+    });
+    let orphans = facts.orphans.iter().map(|orphan| Some(judge_orphan(orphan).prefixed("queue", &orphan.name)));
     own.into_iter()
+        .chain(orphans)
         .chain(forwards)
         .chain(spools)
         .chain(services)
+        .chain(ledgers)
         .flatten()
         .filter_map(|verdict| verdict.cause)
         .collect()

@@ -173,11 +173,17 @@ async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<He
         let told = now.held.map(|held| Held {
             sequence: held.sequence,
             reason: held.reason as u8,
-            text: format!("{}, answer {}", held.reason.code(), held.code.code()),
+            text: held.reason.told(held.code),
         });
-        let is_held = told.is_some();
         if held.send_if_modified(|held| std::mem::replace(held, told.clone()) != told) {
-            *talk.held_since.lock().unwrap_or_else(PoisonError::into_inner) = is_held.then(SystemTime::now);
+            *talk.held_since.lock().unwrap_or_else(PoisonError::into_inner) = told.is_some().then(SystemTime::now);
+            let (service, peer) = (service.config().name.clone(), &talk.peer);
+            match &told {
+                Some(Held { sequence, text, .. }) => {
+                    tracing::warn!(%service, %peer, sequence, reason = %text, "a queue of the peer is held until its site decides");
+                }
+                None => tracing::info!(%service, %peer, "the queue of the peer goes on"),
+            }
         }
         match now.receiver {
             Receiver::Unknown => {}

@@ -193,6 +193,8 @@ impl<P> Running<P> {
                 Step::Dial => self.dialing = Some(Box::pin((conversation.dial)())),
                 Step::Send => self.send(),
                 Step::Wait(until) => {
+                    // Also what came while a message is held, or after its end.
+                    conversation.counter.set(self.course.counts());
                     self.flush(&conversation.reports).await;
                     self.wait(until, conversation).await;
                 }

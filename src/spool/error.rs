@@ -16,7 +16,7 @@ use crate::config::KeyFileError;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SpoolError {
     /// The key file gives no key.
-    #[error("the spool's key cannot be read: {source}")]
+    #[error("the spool's key gives no key: {source}; `wardlink check-config` says what to do")]
     KeyFile {
         /// Says why.
         source: Arc<KeyFileError>,
@@ -165,6 +165,8 @@ pub enum Damage {
     TamperedMessage(Sequence),
     /// The content of a message is missing.
     MissingMessage(Sequence),
+    /// A part is there, and the disk does not give it back.
+    Unreadable(&'static str),
     /// Messages are missing or too many.
     Rows {
         /// Names the state of the messages.
@@ -193,6 +195,7 @@ impl fmt::Display for Damage {
             Self::Tampered(what) => write!(f, "its {what} was changed"),
             Self::TamperedMessage(sequence) => write!(f, "message {sequence} was changed"),
             Self::MissingMessage(sequence) => write!(f, "the content of message {sequence} is missing"),
+            Self::Unreadable(what) => write!(f, "its {what} cannot be read from the disk"),
             Self::Rows { state, expected, found } => {
                 write!(f, "{expected} {state} messages should be there, {found} are")
             }

@@ -14,12 +14,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use self::store::Store;
 use super::key::{self, SpoolKey};
 use super::ledger::{Attempt, Finished, Ledger};
+use super::reserve::{LOOK_EVERY, Reserve};
 use super::seal::Sealer;
 use super::{FarView, ForwardId, Opening, Outcome, Sequence, SpoolError};
 use crate::config::Name;
@@ -48,8 +50,9 @@ impl Inbox {
     pub fn open(dir: &Path, peer: &str, forward: ForwardId, key: Option<&SpoolKey>) -> Result<Arc<Self>, SpoolError> {
         let path = place(dir, peer, forward)?;
         let sealer = key.map(|key| Sealer::new(&key.sealing()));
-        let mut writer = Writer { path, forward, sealer, store: None };
-        writer.store()?;
+        let reserve = Reserve::of(dir);
+        let mut writer = Writer { path, forward, sealer, store: None, reserve, look_at: Instant::now() };
+        writer.act(|_| Ok(()))?;
         let (jobs, mut waiting) = mpsc::channel::<Job>(JOBS_MAX);
         let path = writer.path.clone();
         let run = move || {
@@ -101,7 +104,7 @@ impl Inbox {
 
     async fn call<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&mut Store) -> Result<T, SpoolError> + Send + 'static,
+        act: impl FnMut(&mut Store) -> Result<T, SpoolError> + Send + 'static,
     ) -> Result<T, SpoolError> {
         let (answer, answered) = oneshot::channel();
         let job = move |writer: &mut Writer| {
@@ -129,10 +132,30 @@ struct Writer {
     forward: ForwardId,
     sealer: Option<Sealer>,
     store: Option<Store>,
+    reserve: Reserve,
+    /// Is when room for the reserve is looked for, where it is not whole.
+    look_at: Instant,
 }
 
 impl Writer {
-    fn act<T>(&mut self, act: impl FnOnce(&mut Store) -> Result<T, SpoolError>) -> Result<T, SpoolError> {
+    /// Does it, on a full disk with what is held in reserve.
+    fn act<T>(&mut self, mut act: impl FnMut(&mut Store) -> Result<T, SpoolError>) -> Result<T, SpoolError> {
+        let done = loop {
+            match self.try_to(&mut act) {
+                Err(SpoolError::Disk { path }) if self.reserve.release() => {
+                    tracing::error!(path = %path.display(), "the disk of the inbox is full: its reserve is used");
+                }
+                done => break done,
+            }
+        };
+        if !self.reserve.is_whole() && Instant::now() >= self.look_at {
+            self.reserve.make();
+            self.look_at = Instant::now() + LOOK_EVERY;
+        }
+        done
+    }
+
+    fn try_to<T>(&mut self, act: &mut impl FnMut(&mut Store) -> Result<T, SpoolError>) -> Result<T, SpoolError> {
         let done = act(self.store()?);
         done.inspect_err(|error| {
             if error.is_failure() {

@@ -63,8 +63,11 @@ impl LargeFile {
     /// Reads the payload.
     pub(super) fn read(&self, directory: &Path) -> Result<Vec<u8>, SpoolError> {
         let path = self.path(directory);
-        let failed = |source: io::Error| SpoolError::file("read", &path, source);
         let damaged = |damage| SpoolError::Damaged { path: path.clone(), damage };
+        let failed = |source: io::Error| match source.raw_os_error() {
+            Some(libc::EIO) => damaged(Damage::Unreadable("content of a large message")),
+            _ => SpoolError::file("read", &path, source),
+        };
         let mut file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(damaged(Damage::Missing("content of a large message")));

@@ -16,6 +16,7 @@ pub mod ledger;
 mod mark;
 pub mod queue;
 pub mod register;
+pub mod reserve;
 mod seal;
 pub mod store;
 

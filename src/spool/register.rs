@@ -74,19 +74,22 @@ impl Register {
     /// # Errors
     /// The entry before stands.
     pub fn note(&self, name: &str, entry: &Registered) -> Result<(), SpoolError> {
-        if self.find(name).is_ok_and(|known| known.as_ref() == Some(entry)) {
-            return Ok(());
-        }
         let path = self.directory.join(name);
-        let failed = |source| SpoolError::file("write", &path, source);
+        if !self.find(name).is_ok_and(|known| known.as_ref() == Some(entry)) {
+            self.write(&path, name, entry)?;
+        }
+        // Also where it was written before: by a process that was killed, perhaps, before this.
+        key::sync_directory(&path)?;
+        key::sync_directory(&self.directory)
+    }
+
+    fn write(&self, path: &Path, name: &str, entry: &Registered) -> Result<(), SpoolError> {
+        let failed = |source| SpoolError::file("write", path, source);
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(failed)?;
         let draft = self.directory.join(format!("{name}{DRAFT}"));
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
         let written = file.and_then(|mut file: File| file.write_all(&encode(entry)).and_then(|()| file.sync_all()));
-        written.and_then(|()| fs::rename(&draft, &path)).map_err(failed)?;
-        key::sync_directory(&path)?;
-        // The directory may be as new.
-        key::sync_directory(&self.directory)
+        written.and_then(|()| fs::rename(&draft, path)).map_err(failed)
     }
 
     /// Gives up a spool: what is left of it in the directory of all spools is set aside under another name, which is
@@ -124,7 +127,10 @@ impl Register {
 }
 
 /// Lists what is named as a forward is in a directory, by name; nothing where that is not there.
-pub(super) fn names_in(directory: &Path) -> Result<Vec<Name>, SpoolError> {
+///
+/// # Errors
+/// It cannot be listed.
+pub fn names_in(directory: &Path) -> Result<Vec<Name>, SpoolError> {
     let failed = |source| SpoolError::file("list", directory, source);
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 mod core;
 mod database;
+mod jobs;
 mod ledger;
 mod messages;
 mod open;
@@ -29,14 +30,16 @@ mod writer;
 pub use outbox::{Happening, OutboxEvent};
 
 use self::core::Core;
+use jobs::{Append, Asked, Draft, Incoming, Job, Read, Work};
 use messages::{Arrival, Content, Found};
 use open::Way;
-use writer::{Append, Asked, Draft, Incoming, JOBS_MAX, Job, Read, Work, Writer};
+use writer::{JOBS_MAX, Writer};
 
 use super::key::SpoolKey;
 use super::large::{INLINE_BYTES_MAX, LargeFile};
 use super::queue::State;
-use super::{DigestKey, FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError, SpoolId, Verdict};
+use super::{Damage, DigestKey, FarView, Judgement, Opening, Outcome};
+use super::{Queued, Refusal, Sequence, SpoolError, SpoolId, Verdict};
 use crate::mllp::ack::AckCode;
 
 /// Bounds the name of the thread, in bytes: what Linux shows of it.
@@ -84,16 +87,31 @@ pub struct Tail {
     pub depth: u64,
     /// Counts their bytes.
     pub bytes: u64,
-    /// Counts messages that are set aside.
+    /// Counts messages that are set aside: they fill the queue as well.
     pub parked: u64,
+    /// Counts their bytes.
+    pub parked_bytes: u64,
     /// Is when the first queued message was accepted.
     pub oldest: Option<SystemTime>,
     /// Says whether an operator paused the forward.
     pub paused: bool,
     /// Counts messages that are queued for another destination: nothing is sent before they are moved.
     pub stranded: u64,
+    /// Is the queued message that is damaged, as far as one was found: it and what is behind it wait for an operator.
+    pub damaged: Option<DamagedMessage>,
+    /// Tells that the disk is full: no message is taken until there is room, what is kept goes on.
+    pub disk_full: bool,
     /// Says what is wrong with the store.
     pub failed: Option<String>,
+}
+
+/// Is a message whose content is not what was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedMessage {
+    /// Is the message.
+    pub sequence: Sequence,
+    /// Says how.
+    pub damage: Damage,
 }
 
 /// Is how a message ended, as far as it is still known. It has no `Debug`: the answer may name a patient.
@@ -204,7 +222,16 @@ impl Spool {
     /// It is not kept: a limit is reached, the disk is full, or the store failed.
     pub async fn append(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
         let (incoming, draft) = if payload.len() > INLINE_BYTES_MAX {
-            self.write_large(payload).await?
+            if self.tail.borrow().disk_full {
+                return Err(Refusal::Disk);
+            }
+            match self.write_large(payload).await {
+                Err(error @ SpoolError::Disk { .. }) => {
+                    self.change(|core| Ok(core.take_reserve())).await?;
+                    return Err(error.into());
+                }
+                written => written?,
+            }
         } else {
             (Incoming::Whole(payload), Draft(None))
         };
@@ -248,10 +275,11 @@ impl Spool {
     }
 
     /// Reads queued messages at or after `from`, in order, at least one if there is any; that they may be sent is
-    /// durable when this returns. A paused forward has none.
+    /// durable when this returns. It ends before one that is damaged, which [`Spool::tail`] then names. A paused forward
+    /// has none.
     ///
     /// # Errors
-    /// The store failed, a message is damaged, or messages are queued for another destination.
+    /// The store failed, or messages are queued for another destination.
     pub async fn read(&self, from: Sequence, messages_max: usize, bytes_max: usize) -> Result<Vec<Queued>, SpoolError> {
         let (reply, answer) = oneshot::channel();
         let limits = (messages_max, bytes_max as u64);
@@ -263,9 +291,10 @@ impl Spool {
             match self.whole(content).await {
                 Ok(payload) => queued.push(message.with(payload)),
                 // One that was settled meanwhile is not missing.
-                Err(error @ SpoolError::Damaged { .. }) => {
+                Err(SpoolError::Damaged { damage, .. }) => {
                     let sequence = message.sequence;
-                    self.look(move |core| core.confirm_damage(sequence, &error)).await?;
+                    self.look(move |core| core.confirm_damage(sequence, &damage)).await?;
+                    break;
                 }
                 Err(error) => return Err(error),
             }

@@ -24,7 +24,8 @@ impl Ground<'_> {
         let no_way = || AppError::NoWay { forward: config.name.to_string() };
         let place = place(site, config, terms).ok_or_else(no_way)?;
         let store = now.and_then(Way::store);
-        let next = || store.map_or_else(|| Store::new(place), Arc::clone);
+        // Also that of a queue whose forward is named again.
+        let next = || self.running.store(&config.name).unwrap_or_else(|| Store::new(place));
         match &config.target {
             Target::Address(to) => {
                 if let Some(Way::Stored(_, Onward::Here(here))) = now
@@ -63,15 +64,19 @@ fn strands_none(forward: &Forward, site: &Config) -> Result<(), AppError> {
     let way = forward.way();
     let Some(store) = way.store() else { return Ok(()) };
     let was = store.place();
-    let next = site.forwards.iter().find(|next| next.name == forward.config().name);
+    let named = |name: &config::Name| site.forwards.iter().find(|next| next.name == *name);
+    let drains_as = || named(was.moved_to.as_ref()?);
+    let next = named(&forward.config().name).or_else(drains_as);
     let next = next.and_then(|next| match next.delivery {
         Delivery::Stored(terms) => place(site, next, terms),
         Delivery::Transparent(_) => None,
     });
-    if next.is_some_and(|next| next.destination == was.destination && next.directory == was.directory) {
+    if next.as_ref().is_some_and(|next| next.destination == was.destination && next.directory == was.directory) {
         return Ok(());
     }
     let messages = match store.opened() {
+        // What is set aside is kept for its destination; where there is no queue any more, nobody would see it.
+        Opened::Open(spool) if next.is_none() => spool.tail().borrow().depth + spool.tail().borrow().parked,
         Opened::Open(spool) => spool.tail().borrow().depth,
         Opened::Not | Opened::Failed(..) => return Err(AppError::MayStrand { forward: was.name }),
     };
@@ -79,7 +84,7 @@ fn strands_none(forward: &Forward, site: &Config) -> Result<(), AppError> {
 }
 
 /// Says where the spool of a forward is, and what it is for.
-pub(super) fn place(site: &Config, config: &config::Forward, terms: config::Stored) -> Option<Place> {
+pub(in crate::app) fn place(site: &Config, config: &config::Forward, terms: config::Stored) -> Option<Place> {
     let spool = site.spool.as_ref()?;
     let target = match &config.target {
         Target::Service(name) => name.to_string(),
@@ -90,7 +95,8 @@ pub(super) fn place(site: &Config, config: &config::Forward, terms: config::Stor
         directory: spool.dir.clone(),
         key: spool.key.clone(),
         register: Register::new(&site.state_dir),
-        destination: Destination { peer_key: site.peer(&config.peer)?.public_key.0, target },
+        destination: Some(Destination { peer_key: site.peer(&config.peer)?.public_key.0, target }),
+        moved_to: None,
         limits: Limits {
             messages_max: terms.queue_messages_max,
             bytes_max: terms.queue_bytes_max,

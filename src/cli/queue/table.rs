@@ -20,14 +20,27 @@ pub(super) fn list(forward: &str, entries: &[QueueEntry], next: Option<u64>) -> 
 fn row(entry: &QueueEntry) -> Row<'_> {
     let cells = vec![
         entry.sequence.to_string(),
-        entry.state.clone(),
+        match (&entry.held, &entry.damaged) {
+            (Some(_), _) => "held".to_owned(),
+            (None, Some(_)) => format!("{}, damaged", entry.state),
+            (None, None) => entry.state.clone(),
+        },
         entry.accepted.clone(),
         entry.bytes.to_string(),
-        if entry.sent { "yes" } else { "no" }.to_owned(),
+        sent(entry, "yes").to_owned(),
         attempts(entry),
         entry.code.clone().unwrap_or_default(),
     ];
     Row { cells, cause: None, note: None }
+}
+
+/// Says whether a message that waits was sent; of any other it is no question.
+fn sent<'a>(entry: &QueueEntry, yes: &'a str) -> &'a str {
+    match (entry.state.as_str(), entry.sent) {
+        ("queued", true) => yes,
+        ("queued", false) => "no",
+        _ => "",
+    }
 }
 
 /// Writes such as `3, 1 in doubt`.
@@ -46,14 +59,16 @@ pub(super) fn entry(entry: &QueueEntry) -> String {
     let lines = [
         ("message", entry.sequence.to_string()),
         ("state", entry.state.clone()),
+        ("damaged", some(&entry.damaged)),
         ("accepted", entry.accepted.clone()),
         ("for", entry.target.clone()),
         ("bytes", entry.bytes.to_string()),
-        ("sent", if entry.sent { "yes, the far site may have it" } else { "no" }.to_owned()),
+        ("sent", sent(entry, "yes, the far site may have it").to_owned()),
         ("attempts", attempts(entry)),
         ("settled", some(&entry.settled)),
         ("outcome", some(&entry.verdict)),
         ("answer", some(&entry.code)),
+        ("held", some(&entry.held)),
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         line(&mut text, &format!("{name:<12} {value}"));

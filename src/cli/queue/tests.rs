@@ -63,11 +63,12 @@ async fn each_command_asks_for_what_it_says() {
             QueueAction::List { from: 7, max: 5, state: Some("parked".into()) },
         ),
         ("show orders 7", QueueAction::Show { sequence: 7 }),
-        ("retry orders", QueueAction::Retry),
+        ("retry orders", QueueAction::Retry { sequence: None }),
+        ("retry orders 7", QueueAction::Retry { sequence: Some(7) }),
         ("park orders 7", QueueAction::Park { sequence: 7 }),
         ("release orders 7", QueueAction::Release { sequence: 7 }),
         ("discard orders 7 --reason duplicate", QueueAction::Discard { sequence: 7, reason: "duplicate".into() }),
-        ("move orders", QueueAction::Move),
+        ("move orders", QueueAction::Move { to: None }),
         ("reconcile orders", QueueAction::Reconcile { choice: None }),
         ("reconcile orders --accept-far", QueueAction::Reconcile { choice: Some(Choice::AcceptFar) }),
         ("reconcile orders --resend", QueueAction::Reconcile { choice: Some(Choice::Resend) }),
@@ -100,6 +101,18 @@ fn bad_arguments_are_refused_before_anybody_is_asked() {
 }
 
 #[tokio::test]
+async fn a_damaged_message_is_told_from_the_others() {
+    let damaged = Some("message 7 was changed".to_owned());
+    let damaged = QueueEntry { damaged, ..entry(7, "queued") };
+    let entries = vec![damaged.clone()];
+    let answer = move |_| QueueAnswer::Entries { entries: entries.clone(), next: None };
+    let (_, text) = asked_with("list orders", answer).await;
+    assert!(text.contains("\n7        queued, damaged  2026"), "{text}");
+    let (_, text) = asked_with("show orders 7", move |_| QueueAnswer::Entry { entry: damaged.clone() }).await;
+    assert!(text.contains("\ndamaged      message 7 was changed\n"), "{text}");
+}
+
+#[tokio::test]
 async fn messages_are_listed_and_shown_without_their_content() {
     let failed = QueueEntry { attempts: 3, in_doubt: 1, code: Some("AE".into()), sent: true, ..entry(7, "queued") };
     let entries = vec![failed.clone(), entry(1042, "parked")];
@@ -107,10 +120,17 @@ async fn messages_are_listed_and_shown_without_their_content() {
     let expected = "\
 MESSAGE  STATE   ACCEPTED              BYTES  SENT  ATTEMPTS       ANSWER
 7        queued  2026-11-22T13:59:00Z  512    yes   3, 1 in doubt  AE
-1042     parked  2026-11-22T13:59:00Z  512    no
+1042     parked  2026-11-22T13:59:00Z  512
 more: wardlink queue list orders --from 1043
 ";
     assert_eq!(asked_with("list orders", answer).await, (0, expected.to_owned()));
+    let held = QueueEntry { held: Some("no answer came; wardlink queue retry orders 7".into()), ..entry(7, "queued") };
+    let (shown, listed) = (held.clone(), vec![held]);
+    let (_, text) =
+        asked_with("list orders", move |_| QueueAnswer::Entries { entries: listed.clone(), next: None }).await;
+    assert!(text.contains("\n7        held "), "{text}");
+    let (_, text) = asked_with("show orders 7", move |_| QueueAnswer::Entry { entry: shown.clone() }).await;
+    assert!(text.contains("\nheld         no answer came; wardlink queue retry orders 7\n"), "{text}");
     let none = |_| QueueAnswer::Entries { entries: Vec::new(), next: None };
     assert_eq!(asked_with("list orders", none).await, (0, "no such messages\n".to_owned()));
     let shown = failed.clone();

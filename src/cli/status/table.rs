@@ -27,6 +27,8 @@ pub(super) struct Status {
     forwards: Vec<Forward>,
     #[serde(default)]
     services: Vec<Service>,
+    #[serde(default)]
+    orphans: Vec<Orphan>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -82,11 +84,24 @@ struct Forward {
     queued: Queued,
 }
 
+/// Is a queue without a forward.
+#[derive(Debug, Deserialize)]
+struct Orphan {
+    #[serde(flatten)]
+    verdict: Verdict,
+    #[serde(flatten)]
+    queued: Queued,
+}
+
 /// Is what a stored forward says of its queue.
 #[derive(Debug, Deserialize)]
 pub(super) struct Queued {
     queue: Option<QueueState>,
     queue_depth: Option<u64>,
+    queue_depth_max: Option<u64>,
+    queue_bytes: Option<u64>,
+    queue_bytes_max: Option<u64>,
+    parked_bytes: Option<u64>,
     oldest_queued_age_seconds: Option<f64>,
     parked_messages: Option<u64>,
     accepted_per_second: Option<f64>,
@@ -131,8 +146,14 @@ pub(super) fn render(status: &Status) -> String {
     let forwards: Vec<_> = status.forwards.iter().map(forward).collect();
     let titles = ["FORWARD", "STATUS", "SINCE", "LISTEN", "TO", "SENDERS", "MESSAGES", "LAST ACK"];
     table(&mut text, &titles, &forwards);
-    let queues: Vec<_> = status.forwards.iter().filter_map(queue).collect();
-    let titles = ["QUEUE", "STATE", "WAITING", "OLDEST", "PARKED", "IN/S", "OUT/S", "DRAINED IN", "DISK FULL IN"];
+    let queues = status.forwards.iter().filter_map(|forward| {
+        let state = &forward.queued.queue.as_ref()?.state;
+        Some(queue(&forward.verdict, state, &forward.queued))
+    });
+    let orphans = status.orphans.iter().map(|orphan| queue(&orphan.verdict, "orphaned", &orphan.queued));
+    let queues: Vec<_> = queues.chain(orphans).collect();
+    let titles =
+        ["QUEUE", "STATE", "WAITING", "OLDEST", "PARKED", "USED", "IN/S", "OUT/S", "DRAINED IN", "DISK FULL IN"];
     table(&mut text, &titles, &queues);
     let services: Vec<_> = status.services.iter().map(service).collect();
     let titles = ["SERVICE", "STATUS", "SINCE", "RECEIVER", "CONNECTIONS", "MESSAGES"];
@@ -165,22 +186,32 @@ fn forward(forward: &Forward) -> Row<'_> {
     row(&forward.verdict, [forward.listen.clone(), to, connections, messages, age(forward.last_ack_age_seconds)])
 }
 
-/// Shows the queue of a stored forward.
-fn queue(forward: &Forward) -> Option<Row<'_>> {
-    let queued = &forward.queued;
+/// Shows a queue.
+fn queue<'a>(verdict: &'a Verdict, state: &str, queued: &Queued) -> Row<'a> {
     let rate = |rate: Option<f64>| rate.map(|rate| format!("{rate:.1}")).unwrap_or_default();
     let cells = vec![
-        forward.verdict.name.clone(),
-        queued.queue.as_ref()?.state.clone(),
+        verdict.name.clone(),
+        state.to_owned(),
         number(queued.queue_depth),
         duration(queued.oldest_queued_age_seconds),
         number(queued.parked_messages),
+        used(queued),
         rate(queued.accepted_per_second),
         rate(queued.settled_per_second),
         duration(queued.drained_in_seconds),
         duration(queued.disk_full_in_seconds),
     ];
-    Some(Row { cells, cause: None, note: None })
+    Row { cells, cause: None, note: None }
+}
+
+/// Writes how much of its nearer limit a queue uses, with what is set aside.
+fn used(queued: &Queued) -> String {
+    let percent = |waiting: Option<u64>, parked: Option<u64>, max: Option<u64>| {
+        Some(waiting?.saturating_add(parked?).saturating_mul(100) / max?.max(1))
+    };
+    let messages = percent(queued.queue_depth, queued.parked_messages, queued.queue_depth_max);
+    let bytes = percent(queued.queue_bytes, queued.parked_bytes, queued.queue_bytes_max);
+    messages.max(bytes).map(|percent| format!("{percent}%")).unwrap_or_default()
 }
 
 fn service(service: &Service) -> Row<'_> {
@@ -285,14 +316,15 @@ orders   down    2026-11-22T13:59:00Z  0.0.0.0:2575  service orders at city-lab 
                 "peer": "city-lab", "target": "service results", "connections": 2, "messages_total": 10,
                 "last_ack_age_seconds": 4.2, "cause": "held at message 7: AE",
                 "queue": { "state": "held", "since": "2026-11-22T13:59:00Z", "sequence": 7, "cause": "AE" },
-                "queue_depth": 12000, "oldest_queued_age_seconds": 3723.5, "parked_messages": 1,
+                "queue_depth": 12000, "oldest_queued_age_seconds": 3723.5, "parked_messages": 900,
+                "queue_depth_max": 20000, "queue_bytes": 1000, "queue_bytes_max": 1_000_000, "parked_bytes": 10,
                 "accepted_per_second": 12.345, "settled_per_second": 0.0, "drained_in_seconds": null,
                 "disk_full_in_seconds": 90_000.0,
             }],
         });
         let expected = "
-QUEUE    STATE  WAITING  OLDEST  PARKED  IN/S  OUT/S  DRAINED IN  DISK FULL IN
-results  held   12000    1h 2m   1       12.3  0.0                1day 1h
+QUEUE    STATE  WAITING  OLDEST  PARKED  USED  IN/S  OUT/S  DRAINED IN  DISK FULL IN
+results  held   12000    1h 2m   900     64%   12.3  0.0                1day 1h
 ";
         let text = render(&serde_json::from_value(status).expect("status"));
         assert!(text.ends_with(expected), "{text}");

@@ -9,10 +9,10 @@ use serde_saphyr::Spanned;
 use super::{At, Findings, peers, stored, tunnel};
 use crate::config::raw;
 use crate::config::value::{self, Judged, quote};
-use crate::config::{Forward, Name, Target};
+use crate::config::{Forward, Name, STORED_MESSAGE_BYTES_MAX, Target};
 
 /// Limits a message unless the file says otherwise, in bytes: the largest embedded documents seen in HL7.
-const MESSAGE_BYTES: u64 = 64 << 20;
+const MESSAGE_BYTES: u64 = STORED_MESSAGE_BYTES_MAX;
 /// Is the least limit of a message, in bytes: below, ordinary messages would not pass.
 const MESSAGE_BYTES_MIN: u64 = 1 << 10;
 /// Is the greatest limit of a message, in bytes: beyond, the sender has lost its end.

@@ -41,6 +41,11 @@ pub trait ReadKeys {
     fn place(&self, path: &Path) -> SpoolKeyFile {
         SpoolKeyFile::File(path.to_owned())
     }
+
+    /// Tells whether a site may start with a key of its spools that cannot be read.
+    fn spool_key_may_wait(&self) -> bool {
+        false
+    }
 }
 
 impl<F: Fn(&Path) -> Result<SecretKey, KeyFileError>> ReadKeys for F {

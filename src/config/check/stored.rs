@@ -8,7 +8,9 @@ use super::Findings;
 use super::policy::Keys;
 use crate::config::raw::{self, Text};
 use crate::config::value::{self, Judged};
-use crate::config::{ApplicationAck, Delivery, OnFull, OnUnreachable, ReceiverPolicy, Stored, Transparent};
+use crate::config::{
+    ApplicationAck, Delivery, OnFull, OnUnreachable, ReceiverPolicy, STORED_MESSAGE_BYTES_MAX, Stored, Transparent,
+};
 
 /// Bounds the wait for a receiver unless the file says otherwise: a short outage, and senders still wait.
 const HOLD_FOR: Duration = Duration::from_secs(30);
@@ -80,6 +82,7 @@ fn stored(raw: &raw::Forward, message_bytes_max: Option<u64>, findings: &mut Fin
     let on_full = findings.optional(raw.on_full.as_ref(), OnFull::Close, |text| value::choice(text, &words));
     let messages = |text: &str| value::number(text, 1..=QUEUE_MESSAGES_MAX).map(u64::from);
     let queue_messages_max = findings.optional(raw.max_queue_messages.as_ref(), QUEUE_MESSAGES, messages);
+    check_size(raw, message_bytes_max, findings);
     let queue_bytes_max = queue_bytes(raw.max_queue_bytes.as_ref(), message_bytes_max, findings);
     let keep = |text: &str| value::duration(text, Duration::ZERO..=KEEP_DELIVERED_MAX);
     let keep_delivered = findings.optional(raw.keep_delivered.as_ref(), KEEP_DELIVERED, keep);
@@ -96,6 +99,16 @@ fn stored(raw: &raw::Forward, message_bytes_max: Option<u64>, findings: &mut Fin
         application_ack: application_ack?,
         receiver: receiver?,
     })
+}
+
+/// Notes a limit of a message that is above what another site takes of stored ones.
+fn check_size(raw: &raw::Forward, message_bytes_max: Option<u64>, findings: &mut Findings) {
+    let Some(text) = raw.max_message_size.as_ref().filter(|_| raw.service.is_some()) else { return };
+    if message_bytes_max.is_some_and(|bytes| bytes > STORED_MESSAGE_BYTES_MAX) {
+        let most = value::size_text(STORED_MESSAGE_BYTES_MAX);
+        let message = format!("is above what a site takes of stored messages; write {most} or less");
+        findings.value(text.referenced, message);
+    }
 }
 
 /// Reads how much may wait: one message of the largest size at least.

@@ -28,14 +28,20 @@ pub enum Courier<'a> {
         /// Tells how the conversation with the receiver is.
         state: &'a watch::Receiver<DeliveryState>,
     },
+    /// Nobody: no forward has the queue any more.
+    Nobody,
 }
 
 impl Courier<'_> {
-    /// Returns the message that is held.
-    pub(super) fn held(&self) -> Option<Sequence> {
+    /// Returns the message that is held, and why.
+    pub(super) fn held(&self) -> Option<(Sequence, String)> {
         match self {
-            Self::Far(link) => link.supply().and_then(|supply| supply.state().held).map(|held| held.sequence),
-            Self::Here { state, .. } => state.borrow().held.map(|held| held.sequence),
+            Self::Far(link) => {
+                let held = link.supply().and_then(|supply| supply.state().held);
+                held.map(|held| (held.sequence, held.text))
+            }
+            Self::Here { state, .. } => state.borrow().held.map(|held| (held.sequence, held.reason.told(held.code))),
+            Self::Nobody => None,
         }
     }
 
@@ -46,7 +52,7 @@ impl Courier<'_> {
                 let state = link.supply()?.state();
                 state.diverged.zip(state.far)
             }
-            Self::Here { .. } => None,
+            Self::Here { .. } | Self::Nobody => None,
         }
     }
 
@@ -54,7 +60,7 @@ impl Courier<'_> {
     pub(super) fn begin_again(&self) {
         match self {
             Self::Far(link) => link.begin_again(),
-            Self::Here { .. } => {}
+            Self::Here { .. } | Self::Nobody => {}
         }
     }
 
@@ -74,6 +80,9 @@ impl Courier<'_> {
             Self::Far(link) => {
                 let supply = link.supply().ok_or("the forward's link carries no stored messages")?;
                 supply.command(kind, sequence).await.map_err(|cause| match cause {
+                    Cause::LinkDown if kind == CommandKind::Retry => {
+                        format!("the link to the far site is down: message {sequence} goes on as soon as it is up")
+                    }
                     Cause::LinkDown => format!(
                         "message {sequence} may be at the far site, and the link to it is down: nothing was changed, ask \
                          again when it is up"
@@ -81,6 +90,9 @@ impl Courier<'_> {
                     cause => format!("the far site was not asked about message {sequence}: {cause}"),
                 })
             }
+            Self::Nobody => Err(format!(
+                "message {sequence} was sent, and no forward is there any more to ask the far site about it"
+            )),
             Self::Here { commands, .. } => {
                 let order = match kind {
                     CommandKind::Retry => Order::Retry,

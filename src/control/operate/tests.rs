@@ -41,6 +41,9 @@ impl Queue for Untouched {
     }
 }
 
+/// Is the size of a message that stands in a file of its own, in bytes.
+const LARGE_BYTES: usize = (1 << 20) + 1;
+
 struct Site {
     directory: tempfile::TempDir,
     spool: Arc<Spool>,
@@ -52,7 +55,7 @@ fn destination(target: &str) -> Destination {
 }
 
 fn open(directory: &std::path::Path, target: &str) -> Arc<Spool> {
-    let limits = Limits { messages_max: 100, bytes_max: 1 << 20, keep_delivered: Duration::from_secs(3600) };
+    let limits = Limits { messages_max: 100, bytes_max: 2 << 20, keep_delivered: Duration::from_secs(3600) };
     let wanted = Wanted { spool: None, destination: Some(destination(target)), limits };
     Spool::open(directory, "orders", &SpoolKey::from_bytes([1; 32]), wanted).unwrap()
 }
@@ -85,7 +88,7 @@ impl Site {
             forward: "orders",
             spool: &self.spool,
             courier: Courier::Far(&self.link),
-            destination: destination("orders"),
+            destination: Some(destination("orders")),
         };
         operate(&desk, action, "uid 0").await
     }
@@ -147,7 +150,10 @@ async fn messages_are_listed_page_by_page_and_by_state() {
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(site.failed(QueueAction::Show { sequence: 9 }).await, "there is no message 9");
+    assert_eq!(
+        site.failed(QueueAction::Show { sequence: 9 }).await,
+        "there is no message 9, or not any more: wardlink queue list orders shows those there are"
+    );
 }
 
 #[tokio::test]
@@ -171,7 +177,14 @@ async fn a_message_is_set_aside_queued_again_and_given_up() {
     let site = Site::with(3).await;
     let parked = "message 1 is set aside; wardlink queue release orders 1 sends it";
     assert_eq!(site.done(QueueAction::Park { sequence: 1 }).await, parked);
-    assert_eq!(site.failed(QueueAction::Park { sequence: 1 }).await, "message 1 is parked");
+    let cause = "message 1 is parked: only one that is queued can be set aside";
+    assert_eq!(site.failed(QueueAction::Park { sequence: 1 }).await, cause);
+    let cause = "there is no message 9, or not any more: wardlink queue list orders shows those there are";
+    for action in [QueueAction::Show { sequence: 9 }, QueueAction::Release { sequence: 9 }] {
+        assert_eq!(site.failed(action).await, cause);
+    }
+    let cause = site.failed(QueueAction::Release { sequence: 2 }).await;
+    assert!(cause.starts_with("message 2 is queued: only one that is parked"), "{cause}");
     assert_eq!(site.done(QueueAction::Release { sequence: 1 }).await, "message 1 is queued again as 4");
     assert_eq!(site.content(4, 0).await.1, b"MSH|1");
     let discard = QueueAction::Discard { sequence: 2, reason: "sent by fax".into() };
@@ -181,7 +194,9 @@ async fn a_message_is_set_aside_queued_again_and_given_up() {
     assert_eq!(states, expected.map(|(sequence, state)| (sequence, state.to_owned())));
     let events = site.spool.read_outbox(0, 100).await.unwrap();
     assert!(events.iter().any(|event| event.reason == "sent by fax" && event.sequence == 2));
-    assert!(!site.failed(discard).await.is_empty());
+    assert!(site.failed(discard).await.starts_with("message 2 is discarded: only one that is queued or parked"));
+    let cause = site.failed(QueueAction::Content { sequence: 2, offset: 0 }).await;
+    assert_eq!(cause, "message 2 is discarded: its content is destroyed");
 }
 
 #[tokio::test]
@@ -193,7 +208,15 @@ async fn what_may_be_at_the_far_site_waits_for_its_word() {
         assert!(cause.starts_with("message 1 may be at the far site, and the link to it is down"), "{cause}");
     }
     assert_eq!(site.states().await[0], (1, "queued".to_owned()), "nothing was changed");
-    assert!(site.failed(QueueAction::Retry).await.starts_with("nothing is held"));
+    let cause = site.failed(QueueAction::Retry { sequence: None }).await;
+    assert_eq!(cause, "the link to the far site is down: message 1 goes on as soon as it is up");
+    let cause = site.failed(QueueAction::Retry { sequence: Some(2) }).await;
+    assert!(cause.ends_with("that is message 1: wardlink queue retry orders 1"), "{cause}");
+    site.done(QueueAction::Pause).await;
+    site.spool.tail().wait_for(|tail| tail.paused).await.unwrap();
+    let cause = site.failed(QueueAction::Retry { sequence: None }).await;
+    assert_eq!(cause, "orders is paused: wardlink forward resume orders lets it go on");
+    assert!(Site::with(0).await.failed(QueueAction::Retry { sequence: None }).await.starts_with("nothing waits"));
     let cause = site.failed(QueueAction::Reconcile { choice: None }).await;
     assert!(cause.starts_with("the two sites agree"), "{cause}");
 }
@@ -212,7 +235,7 @@ async fn asked_of_a_conversation(action: QueueAction, reply: Reply, held: bool) 
         }
     });
     let courier = Courier::Here { commands: &commands, state: &state };
-    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: destination("orders") };
+    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: Some(destination("orders")) };
     let answer = operate(&desk, action, "uid 0").await;
     (answer, site.states().await)
 }
@@ -234,11 +257,59 @@ async fn what_is_being_delivered_is_set_aside_only_where_it_was_withdrawn() {
 }
 
 #[tokio::test]
+async fn a_damaged_message_that_nobody_has_needs_no_other_word() {
+    for damages in [true, false] {
+        let site = Site::with(0).await;
+        site.spool.append(vec![b'x'; LARGE_BYTES]).await.unwrap();
+        let files = std::fs::read_dir(site.directory.path().join("orders")).unwrap().map(|entry| entry.unwrap().path());
+        let mut large = files.filter(|path| path.extension().is_some_and(|end| end == "sealed"));
+        if damages {
+            std::fs::write(large.next().unwrap(), "cut").unwrap();
+        }
+        site.spool.read(1, 1, 1 << 20).await.unwrap();
+        let (commands, mut orders) = mpsc::channel::<Command>(1);
+        let (_state, state) = watch::channel(DeliveryState::default());
+        tokio::spawn(async move {
+            while let Some(command) = orders.recv().await {
+                command.reply.send(Reply::Unknown).unwrap();
+            }
+        });
+        let courier = Courier::Here { commands: &commands, state: &state };
+        let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: Some(destination("orders")) };
+        match desk.show(1).await.unwrap() {
+            QueueAnswer::Entry { entry } => {
+                assert_eq!(entry.damaged.is_some(), damages, "{entry:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(desk.park(1, "uid 0").await.is_ok(), damages);
+    }
+}
+
+#[tokio::test]
 async fn what_is_held_is_tried_again() {
-    let (answer, _) = asked_of_a_conversation(QueueAction::Retry, Reply::Attempted, true).await;
-    assert_eq!(answer, QueueAnswer::Done { said: "message 1 is tried again".into() });
-    let (answer, _) = asked_of_a_conversation(QueueAction::Retry, Reply::Unknown, true).await;
+    let retry = |sequence| QueueAction::Retry { sequence };
+    for is_held in [true, false] {
+        let (answer, _) = asked_of_a_conversation(retry(None), Reply::Attempted, is_held).await;
+        assert_eq!(answer, QueueAnswer::Done { said: "message 1 is tried again".into() }, "or it rests");
+    }
+    let (answer, _) = asked_of_a_conversation(retry(Some(1)), Reply::Attempted, true).await;
+    assert!(matches!(answer, QueueAnswer::Done { .. }), "{answer:?}");
+    let (answer, _) = asked_of_a_conversation(retry(Some(2)), Reply::Attempted, true).await;
+    assert!(matches!(answer, QueueAnswer::Failed { .. }), "another one: {answer:?}");
+    let (answer, _) = asked_of_a_conversation(retry(None), Reply::Unknown, true).await;
     assert!(matches!(answer, QueueAnswer::Failed { .. }), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_message_that_is_held_says_so_and_what_to_do() {
+    let (answer, _) = asked_of_a_conversation(QueueAction::Show { sequence: 1 }, Reply::Attempted, true).await;
+    let QueueAnswer::Entry { entry } = answer else { panic!("{answer:?}") };
+    let held = "the receiver failed on it each time, last with AE; wardlink queue retry orders 1, park orders 1, or \
+                discard orders 1 --reason TEXT";
+    assert_eq!(entry.held.as_deref(), Some(held));
+    let (answer, _) = asked_of_a_conversation(QueueAction::Show { sequence: 2 }, Reply::Attempted, true).await;
+    assert!(matches!(answer, QueueAnswer::Entry { entry } if entry.held.is_none()));
 }
 
 #[tokio::test]
@@ -259,9 +330,13 @@ async fn what_waits_for_another_destination_is_moved_by_word_only() {
     drop(spool);
     let spool = open(directory.path(), "images");
     assert!(spool.read(1, 9, 1 << 20).await.is_err(), "held");
-    let desk =
-        Desk { forward: "orders", spool: &spool, courier: Courier::Far(&link), destination: destination("images") };
-    let answer = operate(&desk, QueueAction::Move, "uid 0").await;
+    let desk = Desk {
+        forward: "orders",
+        spool: &spool,
+        courier: Courier::Far(&link),
+        destination: Some(destination("images")),
+    };
+    let answer = operate(&desk, QueueAction::Move { to: None }, "uid 0").await;
     assert_eq!(answer, QueueAnswer::Done { said: "2 messages go to images now".into() });
     assert_eq!(spool.read(1, 9, 1 << 20).await.unwrap().len(), 2);
 }
@@ -273,13 +348,12 @@ async fn both_stories_are_told_before_anybody_decides() {
         forward: "orders",
         spool: &site.spool,
         courier: Courier::Far(&site.link),
-        destination: destination("orders"),
+        destination: Some(destination("orders")),
     };
     let opening = site.spool.opening().await.unwrap();
     let far = FarView::At { epoch: opening.epoch, watermark: 9, digest: opening.retired_digest };
     let told = desk.stories(Divergence::FarAhead, far);
-    for part in ["restored from a backup", "up to 3", "up to message 9", "--accept-far", "--resend", "all 3 that wait"]
-    {
+    for part in ["restored from a backup", "up to 3", "up to 9", "--accept-far", "--resend", "all 3 that wait"] {
         assert!(told.contains(part), "{part} in\n{told}");
     }
 }

@@ -17,7 +17,7 @@ use crate::link::inside::Inside;
 use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::Spool;
 use crate::spool::delivery::course::Receiver;
-use crate::spool::delivery::{Command, Conversation, Counter, Delivery, DeliveryState};
+use crate::spool::delivery::{Command, Conversation, Counter, Counts, Delivery, DeliveryState};
 
 /// Messages that are read ahead of the receiver: the next one is there when the last is through.
 const READ_MESSAGES: usize = 64;
@@ -87,9 +87,9 @@ impl Here {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts attempts that were made although the receiver may have the message.
-    pub fn in_doubt(&self) -> u64 {
-        self.counter.counts().in_doubt_resends
+    /// Returns what was counted.
+    pub fn counts(&self) -> Counts {
+        self.counter.counts()
     }
 
     /// Treats the receiver so from now on.

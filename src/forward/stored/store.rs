@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,21 +13,21 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 
 use super::{Keep, NotKept};
-use crate::config::SpoolKeyFile;
-use crate::link::carry::DRAIN_WITHIN;
+use crate::config::{Name, SpoolKeyFile};
 use crate::link::feed::{Queue, QueueState, StoreError};
 use crate::spool::key::SpoolKey;
 use crate::spool::register::{Register, Registered};
+use crate::spool::reserve::is_reserve;
 use crate::spool::store::{Destination, Limits, Spool, Tail, Wanted};
 use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
 
+/// A sender waits so long for a spool that is being opened: one with a million messages takes less than a second.
+const OPENS_WITHIN: Duration = Duration::from_secs(10);
 /// A spool that cannot be opened is tried again after so long: whoever mends the disk need not know of us.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
 /// A spool that this process itself has just let go of is free after so long at the most.
 const LET_GO_AFTER: Duration = Duration::from_millis(100);
-/// A retired spool is closed so long after the last sender may have ended.
-const CLOSE_AFTER: Duration = Duration::from_secs(2);
 
 /// Says where a spool is and what it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,10 @@ pub struct Place {
     pub directory: PathBuf,
     /// Knows which spools there were.
     pub register: Register,
-    /// Is where its messages go.
-    pub destination: Destination,
+    /// Is where its messages go; none: no forward has the spool, and what is in it is held.
+    pub destination: Option<Destination>,
+    /// Is the stored forward whose way it takes, where it is not one itself any more.
+    pub moved_to: Option<Name>,
     /// Limits it.
     pub limits: Limits,
 }
@@ -65,6 +67,8 @@ pub struct Store {
     /// Has it opened again now.
     again: Notify,
     retired: watch::Sender<bool>,
+    /// Says that somebody keeps it open.
+    is_kept: AtomicBool,
     /// Counts attempts without a known end, as outcomes tell of them.
     in_doubt: AtomicU64,
     /// Is when a message was settled last.
@@ -80,6 +84,7 @@ impl Store {
             state: watch::Sender::default(),
             again: Notify::new(),
             retired: watch::Sender::new(false),
+            is_kept: AtomicBool::new(false),
             in_doubt: AtomicU64::new(0),
             settled: Mutex::new(None),
         })
@@ -105,6 +110,14 @@ impl Store {
             Opened::Failed(_, error) => Err(error),
             Opened::Not => Err(SpoolError::Closed),
         }
+    }
+
+    /// Waits while the spool is being opened, as just after a start or a reload: a message then is early, not refused.
+    async fn opening_ended(&self) {
+        let mut opened = self.follow_opened();
+        let ended = opened.wait_for(|opened| !matches!(opened, Opened::Not));
+        // A spool that was closed for good is not opened any more.
+        drop(tokio::time::timeout(OPENS_WITHIN, ended).await);
     }
 
     /// Follows how the spool is.
@@ -167,22 +180,21 @@ impl Store {
         self.again.notify_one();
     }
 
-    /// Closes the spool once the senders that are connected have ended; [`Store::run`] then returns.
+    /// Closes the spool: nobody has it any more. [`Store::run`] then returns.
     pub fn retire(&self) {
         self.retired.send_replace(true);
     }
 
-    async fn retirement(&self) {
-        if self.retired.subscribe().wait_for(|retired| *retired).await.is_ok() {
-            tokio::time::sleep(DRAIN_WITHIN + CLOSE_AFTER).await;
-        }
-    }
-
-    /// Keeps the spool open, and tells of its changes, until it is retired. Cancel-safe.
+    /// Keeps the spool open, and tells of its changes, until it is retired; returns at once where that is done already.
+    /// Whoever has the spool may change meanwhile ([`Store::move_to`]). Cancel-safe.
     pub async fn run(self: Arc<Self>) {
+        if self.is_kept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut retired = self.retired.subscribe();
         tokio::select! {
             () = self.keep_open() => {}
-            () = self.retirement() => {}
+            _ = retired.wait_for(|retired| *retired) => {}
         }
         self.opened.send_replace(Opened::Not);
     }
@@ -209,8 +221,23 @@ impl Store {
 
     /// Tells of the changes of an open spool until it is closed, or is to be opened anew.
     async fn follow(&self, mut tail: watch::Receiver<Tail>) {
+        let mut was_full = false;
         loop {
-            let state = state_of(&tail.borrow_and_update());
+            let (state, is_full) = {
+                let tail = tail.borrow_and_update();
+                (state_of(&tail), tail.disk_full)
+            };
+            if std::mem::replace(&mut was_full, is_full) != is_full {
+                let name = self.place().name;
+                if is_full {
+                    tracing::error!(
+                        forward = %name,
+                        "the spool's disk is full: no message is taken until there is room, what waits goes on"
+                    );
+                } else {
+                    tracing::info!(forward = %name, "the spool's disk has room again: messages are taken");
+                }
+            }
             self.state.send_if_modified(|known| {
                 let differs = *known != state;
                 *known = state;
@@ -234,22 +261,21 @@ fn open(place: &Place) -> Result<Arc<Spool>, SpoolError> {
     let known = place.register.find(&place.name)?;
     let others = place.register.names()?;
     let is_there = |name: &str| Spool::is_at(&place.directory, name);
-    if known.is_none()
-        && !is_there(&place.name)
-        && !others.is_empty()
-        && !others.iter().any(|name| is_there(name.as_str()))
-    {
+    let is_new = known.is_none() && place.destination.is_some();
+    if is_new && !is_there(&place.name) && !others.is_empty() && !others.iter().any(|name| is_there(name.as_str())) {
         return Err(SpoolError::NoneThere { path: place.directory.clone() });
     }
-    let may_make = place.key.may_be_made() && others.is_empty() && !has_spools(&place.directory);
+    let may_make =
+        place.destination.is_some() && place.key.may_be_made() && others.is_empty() && !has_spools(&place.directory);
     let key = SpoolKey::load_or_create(place.key.path(), may_make)?;
     let wanted = Wanted {
         spool: known.map(|known| known.spool),
-        destination: Some(place.destination.clone()),
+        destination: place.destination.clone(),
         limits: place.limits.clone(),
     };
     let spool = Spool::open(&place.directory, &place.name, &key, wanted)?;
-    let entry = Registered { spool: spool.id(), directory: place.directory.clone(), moved_to: None };
+    let (directory, moved_to) = (place.directory.clone(), place.moved_to.clone());
+    let entry = Registered { spool: spool.id(), directory, moved_to };
     place.register.note(&place.name, &entry)?;
     Ok(spool)
 }
@@ -257,7 +283,7 @@ fn open(place: &Place) -> Result<Arc<Spool>, SpoolError> {
 /// Tells whether there is a spool; what cannot be looked at may be one.
 fn has_spools(all: &Path) -> bool {
     match std::fs::read_dir(all) {
-        Ok(mut entries) => entries.next().is_some(),
+        Ok(mut entries) => entries.any(|entry| !entry.is_ok_and(|entry| is_reserve(&entry.file_name()))),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
@@ -267,12 +293,14 @@ fn state_of(tail: &Tail) -> QueueState {
         last: tail.last,
         retired_through: tail.retired_through,
         paused: tail.paused,
+        damaged: tail.damaged.as_ref().map(|damaged| damaged.sequence),
         failed: tail.failed.clone(),
     }
 }
 
 impl Keep for Store {
     async fn append(&self, payload: Vec<u8>) -> Result<(), NotKept> {
+        self.opening_ended().await;
         let spool = self.spool().map_err(|_| NotKept::Failed)?;
         match spool.append(payload).await {
             Ok(_) => Ok(()),

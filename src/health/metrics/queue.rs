@@ -6,9 +6,17 @@ use std::fmt;
 
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 
-use super::super::facts::{ForwardFacts, Queue, QueueFacts};
+use super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts};
 use super::super::state::Entry;
 use super::family::{Label, Metric, age, count, counter, counts, family, gauge, label, number};
+
+/// Writes those of queues that have no forward any more.
+pub(super) fn orphans(encoder: &mut DescriptorEncoder, orphans: &[OrphanFacts]) -> fmt::Result {
+    let help = "Messages in the queue of a forward that the configuration does not name any more: nothing moves them";
+    family(encoder, gauge("forward_orphaned_messages", help), orphans, |to, orphan| {
+        number(to, ("forward", &orphan.name), orphan.depth.saturating_add(orphan.parked))
+    })
+}
 
 /// Writes them.
 pub(super) fn encode(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
@@ -32,18 +40,20 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardF
 fn depth(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
     let help = "Messages that wait in the queue now";
     each(encoder, gauge("forward_queue_depth", help), forwards, |to, of, queue| number(to, of, queue.depth))?;
-    let help = "At most so many messages wait (max_queue_messages)";
+    let help = "At most so many messages wait or are set aside (max_queue_messages)";
     each(encoder, gauge("forward_queue_depth_max", help), forwards, |to, of, queue| number(to, of, queue.depth_max))?;
     let help = "Bytes of the messages that wait";
     each(encoder, gauge("forward_queue", help).bytes(), forwards, |to, of, queue| number(to, of, queue.bytes))?;
-    let help = "At most so many bytes wait (max_queue_bytes)";
+    let help = "At most so many bytes wait or are set aside (max_queue_bytes)";
     each(encoder, gauge("forward_queue_max", help).bytes(), forwards, |to, of, queue| number(to, of, queue.bytes_max))?;
     let help = "How long the oldest message has waited";
     each(encoder, gauge("forward_oldest_queued_age", help).seconds(), forwards, |to, of, queue| {
         age(to, of, queue.oldest_age)
     })?;
-    let help = "Messages that are set aside";
-    each(encoder, gauge("forward_parked_messages", help), forwards, |to, of, queue| number(to, of, queue.parked))
+    let help = "Messages that are set aside; they fill the queue too";
+    each(encoder, gauge("forward_parked_messages", help), forwards, |to, of, queue| number(to, of, queue.parked))?;
+    let help = "Bytes of the messages that are set aside";
+    each(encoder, gauge("forward_parked", help).bytes(), forwards, |to, of, queue| number(to, of, queue.parked_bytes))
 }
 
 fn messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
@@ -61,6 +71,15 @@ fn messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -
     })?;
     let help = "Attempts to deliver whose end is not known: the receiver may have a message twice";
     each(encoder, counter("forward_in_doubt", help), forwards, |to, of, queue| count(to, &[of], queue.in_doubt_total))?;
+    let help = "Answers of the receiver by their code (MSA-1), where this site delivers (to:)";
+    each(encoder, counter("forward_receiver_acks", help), forwards, |to, of, queue| {
+        counts(to, of, "code", &queue.receiver_acks)
+    })?;
+    let help =
+        "What the receiver said to stored messages and answers none that was sent, by kind, where this site delivers";
+    each(encoder, counter("forward_dropped_answers", help), forwards, |to, of, queue| {
+        counts(to, of, "kind", &queue.dropped_answers)
+    })?;
     let help = "Time since the receiver last settled a message";
     each(encoder, gauge("forward_last_settled_age", help).seconds(), forwards, |to, of, queue| {
         age(to, of, queue.last_settled_age)

@@ -99,7 +99,10 @@ wardlink_forward_parked_messages{forward="results"} 1
 wardlink_forward_accepted_messages_total{forward="results"} 103
 wardlink_forward_settled_messages_total{forward="results"} 100
 wardlink_forward_refused_messages_total{forward="results",reason="queue_full"} 2
+wardlink_forward_parked_bytes{forward="results"} 500
 wardlink_forward_in_doubt_total{forward="results"} 4
+wardlink_forward_receiver_acks_total{forward="results",code="AA"} 99
+wardlink_forward_dropped_answers_total{forward="results",kind="late"} 5
 wardlink_forward_last_settled_age_seconds{forward="results"} 1.0
 wardlink_forward_queue_state{forward="results",state="flowing"} 1
 wardlink_forward_queue_state{forward="results",state="held"} 0

@@ -5,7 +5,7 @@
 
 mod queue;
 
-pub(super) use queue::spool_fault;
+pub(super) use queue::{judge_orphan, ledger_fault, spool_fault};
 
 use std::time::{Duration, SystemTime};
 
@@ -102,8 +102,9 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
         .or_else(|| peer.map(|peer| judge_peer(facts, peer, now)).filter(|verdict| verdict.status == Status::Down))
         .or_else(|| link_fault(facts, forward))
         .or_else(|| queue::divergence(forward))
+        .or_else(|| queue::hold(forward))
         .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
-        .or_else(|| queue::standstill(facts, forward))
+        .or_else(|| queue::pause(facts, forward))
         .or_else(|| queue::shortage(facts, forward))
         .or_else(|| overdue_answer(forward, now))
         .or_else(|| negative_answer(forward, now))
@@ -213,8 +214,10 @@ pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdic
     interface_fault(facts)
         .or_else(|| link_listener_fault(facts))
         .or_else(|| service_listener_fault(service))
-        .or_else(|| receiver_fault(&service.receiver, ""))
+        .or_else(|| ledger_fault(facts, service).filter(|fault| fault.status == Status::Down))
         .or_else(|| queue::held_at(service))
+        .or_else(|| receiver_fault(&service.receiver, ""))
+        .or_else(|| ledger_fault(facts, service))
         .unwrap_or_else(|| match service.receiver {
             Receiver::Ok { since } => Verdict::ok(since),
             Receiver::Unknown | Receiver::Down { .. } => unknown(),

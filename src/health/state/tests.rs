@@ -1,6 +1,6 @@
 //! Tests of every rule of the verdict.
 
-use super::super::facts::{HeldQueue, Link, NegativeAck, Part, Queue, QueueFacts, Receiver, Session};
+use super::super::facts::{HeldQueue, Link, NegativeAck, OrphanFacts, Part, Queue, QueueFacts, Receiver, Session};
 use super::super::fixture::{NOW, ago, site};
 use super::rules::{ANSWER_OVERDUE, EVIDENCE_FRESH, NEGATIVE_ACK_RECENT};
 use super::*;
@@ -455,9 +455,16 @@ fn a_queue_that_stands_still_says_why_and_what_to_do() {
     let verdict = state(Queue::Failed { since, cause: "the disk is gone".into() });
     check("failed", &verdict, Status::Down, since, "spool: the disk is gone");
     check("opening", &state(Queue::Opening), Status::Unknown, ago(10_000), "the spool is being opened");
-    let verdict = state(Queue::Held { since, sequence: 7, cause: "AE, 6 attempts".into() });
-    let text = "held at message 7: AE, 6 attempts; 3 wait, see wardlink queue show results 7";
+    let held =
+        |cause: String| Queue::Held { since, sequence: 7, cause, decide: "wardlink queue retry results 7".into() };
+    let verdict = state(held("no answer came".into()));
+    let text = "held at message 7: no answer came; 3 wait; decide: wardlink queue retry results 7";
     check("held", &verdict, Status::Down, since, text);
+    let mut facts = site();
+    facts.forwards[0] = super::super::fixture::stored();
+    facts.forwards[0].queue.as_mut().unwrap().state = held("no answer came".into());
+    facts.forwards[0].receiver = Receiver::Down { since: ago(9), cause: "10.0.0.1:1 cannot be reached".into() };
+    check("held, and the receiver is down", &assess(&facts, *NOW).forwards[0].verdict, Status::Down, since, text);
     let verdict = state(Queue::Diverged { since, cause: "it is ahead".into() });
     let text = "diverged from city-lab: it is ahead; nothing is sent until wardlink queue reconcile results";
     check("diverged", &verdict, Status::Down, since, text);
@@ -466,7 +473,7 @@ fn a_queue_that_stands_still_says_why_and_what_to_do() {
     // What is first on a message's way is named.
     let tunnel_down = stored(|facts, queue| {
         lose_session(facts);
-        queue.state = Queue::Held { since, sequence: 7, cause };
+        queue.state = held(cause);
     });
     assert!(tunnel_down.cause.unwrap().starts_with("no session with city-lab"));
 }
@@ -474,18 +481,63 @@ fn a_queue_that_stands_still_says_why_and_what_to_do() {
 #[test]
 fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
     let text = "the queue has 800 of at most 1000 messages (max_queue_messages)";
-    check("filling", &stored(|_, queue| queue.depth = 800), Status::Degraded, ago(10_000), text);
-    assert_eq!(stored(|_, queue| queue.depth = 799).status, Status::Ok);
+    let filled = |depth, parked| stored(move |_, queue| (queue.depth, queue.parked) = (depth, parked));
+    check("filling", &filled(800, 0), Status::Degraded, ago(10_000), text);
+    assert_eq!(filled(799, 0).status, Status::Ok);
+    let text = "the queue has 1000 of at most 1000 messages (max_queue_messages), 900 of them parked: wardlink queue list \
+                results --state parked";
+    check("full of what is set aside", &filled(100, 900), Status::Down, ago(10_000), text);
+    assert_eq!(filled(99, 700).status, Status::Ok);
+    let decide = "wardlink queue retry results 7".to_owned();
+    let verdict = stored(move |_, queue| {
+        (queue.depth, queue.parked) = (1000, 0);
+        queue.state = Queue::Held { since: ago(60), sequence: 7, cause: "AE".into(), decide };
+    });
+    let text = "the queue has 1000 of at most 1000 messages (max_queue_messages); held at message 7: wardlink queue retry \
+                results 7";
+    check("full, because it is held", &verdict, Status::Down, ago(10_000), text);
     let offline = stored(|facts, queue| {
         lose_session(facts);
-        queue.depth = 1000;
+        (queue.depth, queue.parked) = (1000, 0);
     });
     assert!(offline.cause.unwrap().starts_with("the queue has 1000 of at most 1000"), "what senders meet is first");
     let text = "the queue has 1048576 of at most 1048576 bytes (max_queue_bytes)";
-    check("full", &stored(|_, queue| queue.bytes = 1 << 20), Status::Down, ago(10_000), text);
+    let bytes = |bytes, parked_bytes| stored(move |_, queue| (queue.bytes, queue.parked_bytes) = (bytes, parked_bytes));
+    check("full", &bytes(1 << 20, 0), Status::Down, ago(10_000), text);
+    assert!(bytes(1 << 19, 1 << 19).cause.unwrap().contains("bytes (max_queue_bytes), 524288 of them parked"));
     let text = "the disk of the spool is full in 11h 59m, if it goes on so";
-    let verdict = stored(|_, queue| queue.disk_full_in = Some(Duration::from_secs(12 * 3600 - 1)));
+    let soon = |queue: &mut QueueFacts, free: u64| {
+        queue.disk_full_in = Some(Duration::from_secs(12 * 3600 - 1));
+        queue.disk_free_bytes = Some(free);
+    };
+    // 1500 bytes wait, of 1 MiB at the most.
+    let verdict = stored(|_, queue| soon(queue, (1 << 20) - 1501));
     check("disk", &verdict, Status::Degraded, ago(10_000), text);
+    let verdict = stored(|_, queue| soon(queue, (1 << 20) - 1500));
+    assert_eq!(verdict.status, Status::Ok, "all that the queue may take has room: others' pace is no alarm");
+}
+
+#[test]
+fn a_full_disk_is_told_where_messages_are_not_taken_and_where_they_wait() {
+    let text = "the spool's disk is full: no message is taken until there is room; the 3 that wait go on";
+    let verdict = stored(|_, queue| queue.disk_full_since = Some(ago(7)));
+    check("full", &verdict, Status::Down, ago(7), text);
+    let mut facts = site();
+    facts.forwards.push(super::super::fixture::stored());
+    facts.forwards[2].queue.as_mut().unwrap().disk_full_since = Some(ago(7));
+    assert_eq!(unready(&facts), [format!("forward results: {text}")]);
+
+    let mut facts = site();
+    facts.services[0].disk_full = true;
+    let text = "the disk of state_dir is full: stored messages go on as long as a reserve lasts";
+    let report = assess(&facts, *NOW);
+    check("reserve", &report.services[0].verdict, Status::Degraded, ago(10_000), text);
+    assert!(unready(&facts).is_empty());
+    facts.services[0].ledger_failed = Some("the disk of x is full".into());
+    let text = "stored messages wait: what becomes of them cannot be written down: the disk of x is full";
+    let report = assess(&facts, *NOW);
+    check("ledger", &report.services[0].verdict, Status::Down, ago(10_000), text);
+    assert_eq!(unready(&facts), [format!("service results: {text}")]);
 }
 
 #[test]
@@ -523,7 +575,37 @@ fn what_a_stored_forward_answers_is_said_of_this_site() {
 fn a_peers_queue_that_is_held_here_is_the_services_fault() {
     let held = |since, sequence| HeldQueue { peer: "city-lab".into(), since, sequence, cause: "AE".into() };
     let verdict = service(|facts| facts.services[0].held = vec![held(ago(5), 9), held(ago(50), 7)]);
-    check("held", &verdict, Status::Down, ago(50), "the queue of city-lab is held at message 7: AE");
+    let text = "the queue of city-lab is held at message 7: AE; city-lab decides";
+    check("held", &verdict, Status::Down, ago(50), text);
+    let verdict = service(|facts| {
+        facts.services[0].held = vec![held(ago(50), 7)];
+        facts.services[0].receiver = Receiver::Down { since: ago(9), cause: "does not answer".into() };
+    });
+    check("held, and the receiver is down", &verdict, Status::Down, ago(50), text);
+}
+
+#[test]
+fn a_queue_without_a_forward_is_down_and_says_what_to_do() {
+    let mut facts = site();
+    let orphan = OrphanFacts {
+        name: "orders".into(),
+        since: ago(60),
+        depth: 2,
+        bytes: 1000,
+        parked: 1,
+        oldest_age: Some(Duration::from_secs(90)),
+        fault: None,
+    };
+    facts.orphans = vec![orphan.clone()];
+    let report = assess(&facts, *NOW);
+    assert_eq!((report.status, report.orphans[0].verdict.since), (Status::Down, ago(60)));
+    let text = "no stored forward has this name: 2 messages wait, 1 are set aside; name orders again, or wardlink queue \
+                move orders --to FORWARD, or export and discard them";
+    assert_eq!(report.orphans[0].verdict.cause.as_deref(), Some(text));
+    assert_eq!(unready(&facts), [format!("queue orders: {text}")]);
+    facts.orphans = vec![OrphanFacts { fault: Some("it is damaged".into()), ..orphan }];
+    let cause = assess(&facts, *NOW).orphans[0].verdict.cause.clone();
+    assert_eq!(cause.as_deref(), Some("no stored forward has this name, and its spool: it is damaged"));
 }
 
 #[test]

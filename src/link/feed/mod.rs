@@ -14,6 +14,7 @@ pub mod wire;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::config::STORED_MESSAGE_BYTES_MAX;
 pub use crate::spool::delivery::course::{Order as CommandKind, Reply as Answer};
 pub use crate::spool::delivery::{Command, Delivery as Taken};
 use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Sequence};
@@ -44,6 +45,8 @@ pub struct QueueState {
     pub retired_through: Sequence,
     /// Tells that an operator paused the forward.
     pub paused: bool,
+    /// Is the message that is damaged, so that none is read from there on.
+    pub damaged: Option<Sequence>,
     /// Says why the queue can be used no longer.
     pub failed: Option<String>,
 }
@@ -75,7 +78,7 @@ impl Default for Window {
     /// 2,000 messages a second over 40 ms need 80; a receiver in bursts, and a near site that settles in batches, more.
     /// The bytes are half a second at 100 Mbit/s. The largest message is a forward's default limit.
     fn default() -> Self {
-        Self { messages_max: 4096, bytes_max: 8 << 20, message_bytes_max: 64 << 20 }
+        Self { messages_max: 4096, bytes_max: 8 << 20, message_bytes_max: STORED_MESSAGE_BYTES_MAX }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Never keeps a message, nor an answer that is not sealed. What is committed is durable (WAL, synchronous=FULL): one
 //! commit is one write to the log and one fdatasync. Format: `PRAGMA user_version` is [`FORMAT`].
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
 
 use super::super::codes::{CODES, VERDICTS, number_of, with_number};
+use super::super::key;
 use super::super::seal::{Kind, Place, Sealer};
 use super::super::{
     ANSWER_BYTES_MAX, Attempt, Damage, Digest, Epoch, FarView, Finished, ForwardId, Opening, Outcome, Sequence,
@@ -62,8 +65,15 @@ pub(super) struct Store {
 impl Store {
     /// Opens or makes the database, and verifies it.
     pub(super) fn open(path: &Path, forward: ForwardId, sealer: Option<Sealer>) -> Result<Self, SpoolError> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.len() == 0 => {
+                return Err(SpoolError::Damaged { path: path.to_owned(), damage: Damage::Database });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path, forward)?,
+            _ => {}
+        }
         let connection = Connection::open(path).map_err(|source| failed("open the inbox", path, source))?;
-        set_up(&connection, forward).map_err(|source| failed("open the inbox", path, source))?;
+        set_up(&connection).map_err(|source| failed("open the inbox", path, source))?;
         let damaged = |damage| SpoolError::Damaged { path: path.to_owned(), damage };
         let mut store = Self {
             connection,
@@ -234,22 +244,48 @@ impl Store {
     }
 }
 
-fn set_up(connection: &Connection, forward: ForwardId) -> rusqlite::Result<()> {
+/// Makes a new inbox, whole or not at all: under another name first, so that one that was cut off is never new.
+fn make(path: &Path, forward: ForwardId) -> Result<(), SpoolError> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    if beside("-wal").exists() {
+        let damage = Damage::Missing("database beside its log");
+        return Err(SpoolError::Damaged { path: path.to_owned(), damage });
+    }
+    let draft = beside(".new");
+    for left in [draft.clone(), beside(".new-wal")] {
+        match fs::remove_file(&left) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SpoolError::file("remove", left, error));
+            }
+            _ => {}
+        }
+    }
+    let made = Connection::open(&draft).and_then(|connection| {
+        set_up(&connection)?;
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        connection.execute_batch(SCHEMA)?;
+        connection.execute("INSERT INTO inbox VALUES (1, ?, NULL, 0, NULL, NULL, 0, 0, 0, 0)", [&forward.0])?;
+        connection.execute_batch("COMMIT")?;
+        // Closing writes the log back, durably.
+        connection.close().map_err(|(_, error)| error)
+    });
+    made.map_err(|source| failed("make the inbox", path, source))?;
+    fs::rename(&draft, path).map_err(|source| SpoolError::file("make", path, source))?;
+    key::sync_directory(path)
+}
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_WITHIN)?;
     // Nobody else opens it, also no second process: the locks are then taken once.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // After a failed fsync the log may be in memory only: what is in it is written to the database, and synced there.
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables == 0 {
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        connection.execute_batch(SCHEMA)?;
-        connection.execute("INSERT INTO inbox VALUES (1, ?, NULL, 0, NULL, NULL, 0, 0, 0, 0)", [&forward.0])?;
-        connection.execute_batch("COMMIT")?;
-    }
-    Ok(())
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 fn read_inbox(row: &Row<'_>) -> rusqlite::Result<([u8; 16], Option<Mark>, Option<Attempt>)> {

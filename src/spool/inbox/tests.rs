@@ -243,6 +243,8 @@ async fn after_a_failure_the_database_is_opened_and_verified_anew() {
     inbox.call(|store| store.limit_pages(1)).await.unwrap();
     let mut big = finished(2);
     big.outcome.answer = vec![b'x'; 16 << 10];
+    let reserve = Reserve::of(dir.path());
+    while reserve.release() {}
     let error = inbox.commit(Some(big.clone()), Some(attempt(3))).await.unwrap_err();
     assert!(matches!(error, SpoolError::Disk { .. }), "{error}");
     assert_eq!(inbox.view().await.unwrap(), at(1), "nothing of the transaction stands");
@@ -250,4 +252,52 @@ async fn after_a_failure_the_database_is_opened_and_verified_anew() {
     // The limit was that connection's.
     inbox.commit(Some(big), Some(attempt(3))).await.unwrap();
     assert_eq!(inbox.view().await.unwrap(), at(2));
+}
+
+#[tokio::test]
+async fn on_a_full_disk_it_goes_on_with_its_reserve() {
+    let dir = tempfile::tempdir().unwrap();
+    let inbox = open(dir.path());
+    inbox.commit(Some(finished(1)), None).await.unwrap();
+    assert!(Reserve::of(dir.path()).is_whole());
+    // The log goes over a limit of this database, which is gone as the reserve is let go of and it is opened again.
+    inbox.call(|store| store.limit_pages(1)).await.unwrap();
+    let mut big = finished(2);
+    big.outcome.answer = vec![b'x'; 16 << 10];
+    inbox.commit(Some(big), Some(attempt(3))).await.unwrap();
+    assert_eq!(inbox.view().await.unwrap(), at(2));
+}
+
+#[tokio::test]
+async fn an_inbox_that_was_cut_to_nothing_is_damaged_and_one_that_is_gone_is_new() {
+    let directory = tempfile::tempdir().unwrap();
+    let inbox = open(directory.path());
+    inbox.commit(Some(finished(3)), None).await.unwrap();
+    assert_eq!(inbox.view().await.unwrap(), at(3));
+    drop(inbox);
+    let path = place(directory.path(), "north", FORWARD).unwrap();
+    drop(open(directory.path()));
+    let began = Instant::now();
+    let log = path.with_extension("db-wal");
+    while log.exists() && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let kept = fs::read(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    let told = |damage| match Inbox::open(directory.path(), "north", FORWARD, None) {
+        Err(SpoolError::Damaged { damage: found, .. }) => assert_eq!(found, damage),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("nothing was noticed"),
+    };
+    told(Damage::Database);
+    assert_eq!(fs::read(&path).unwrap(), b"", "nothing was changed");
+    // The database was lost, and a log of it was not.
+    fs::remove_file(&path).unwrap();
+    fs::write(&log, "log").unwrap();
+    told(Damage::Missing("database beside its log"));
+    fs::remove_file(&log).unwrap();
+    // What a stop in the middle of making one leaves is in nobody's way.
+    fs::write(path.with_extension("db.new"), &kept[..100]).unwrap();
+    let inbox = open(directory.path());
+    assert_eq!(inbox.view().await.unwrap(), FarView::Fresh);
 }

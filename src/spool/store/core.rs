@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
 use super::database;
-use super::{Destination, Limits, Tail};
+use super::{DamagedMessage, Destination, Limits, Tail};
 use crate::spool::head::Head;
 use crate::spool::mark::Mark;
 use crate::spool::queue::State;
+use crate::spool::reserve::Reserve;
 use crate::spool::seal::{self, Kind, Place, Sealer};
 use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
 
@@ -68,10 +69,17 @@ pub(super) struct Core {
     day_sealers: BTreeMap<i64, Sealer>,
     /// Names the files whose messages are removed by the present transaction.
     pub(super) doomed: Vec<[u8; 16]>,
-    /// Is what was found damaged since the last operator's decision.
-    pub(super) damage: Option<SpoolError>,
+    /// Is the queued message that was found damaged: none behind it is read before an operator has decided about it.
+    pub(super) damaged: Option<DamagedMessage>,
+    /// Is the last message that is noted as damaged in the outbox.
+    pub(super) noted_damage: Sequence,
+    /// Is the highest message that may have left the spool: in this start, or by the reservation of an earlier one.
+    pub(super) handed_through: Sequence,
     /// Is where the look for what may be shredded goes on.
     pub(super) tidy_cursor: Sequence,
+    reserve: Reserve,
+    /// Tells that the reserve is not whole: no message is taken.
+    pub(super) is_disk_full: bool,
 }
 
 /// Is what a new [`Core`] is made of.
@@ -85,6 +93,7 @@ pub(super) struct Parts {
     pub(super) epochs: Vec<(Sequence, Epoch)>,
     pub(super) destination: i64,
     pub(super) mark: Mark,
+    pub(super) reserve: Reserve,
 }
 
 impl From<Parts> for Core {
@@ -95,6 +104,7 @@ impl From<Parts> for Core {
             connection: parts.connection,
             keys: parts.keys,
             committed: parts.live.clone(),
+            handed_through: parts.live.head.sent_through.min(parts.live.head.last),
             changes_before: 0,
             live: parts.live,
             limits: parts.limits,
@@ -104,8 +114,11 @@ impl From<Parts> for Core {
             buffer: Vec::new(),
             day_sealers: BTreeMap::new(),
             doomed: Vec::new(),
-            damage: None,
+            damaged: None,
+            noted_damage: 0,
             tidy_cursor: 0,
+            is_disk_full: !parts.reserve.is_whole(),
+            reserve: parts.reserve,
         }
     }
 }
@@ -148,6 +161,32 @@ impl Core {
         Ok(())
     }
 
+    /// Tells whether messages may be taken: what others let go of, or made again, is seen at once.
+    pub(super) fn takes_messages(&mut self) -> bool {
+        self.is_disk_full = !self.reserve.is_whole();
+        !self.is_disk_full
+    }
+
+    /// Makes the reserve again where there is room.
+    pub(super) fn look_for_room(&mut self) {
+        self.is_disk_full = !self.reserve.make();
+    }
+
+    /// Takes a step of the reserve; false where nothing is left of it.
+    pub(super) fn take_reserve(&mut self) -> bool {
+        self.is_disk_full = true;
+        self.reserve.release()
+    }
+
+    /// Does the same outside of a transaction, and writes the log back into what there is: that gives room as well.
+    pub(super) fn make_room(&mut self) -> Result<bool, SpoolError> {
+        let has_more = self.take_reserve();
+        match database::checkpoint(&self.connection, &self.path) {
+            Ok(()) | Err(SpoolError::Disk { .. }) => Ok(has_more),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Runs one statement.
     pub(super) fn execute(&self, doing: &'static str, sql: &str, values: impl Params) -> Result<(), SpoolError> {
         let done = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute(values));
@@ -159,11 +198,9 @@ impl Core {
         Place::new(kind, &self.keys.spool, numbers)
     }
 
-    /// Notes damage: no message is accepted until an operator has decided about it.
-    pub(super) fn damaged(&mut self, damage: Damage) -> SpoolError {
-        let error = SpoolError::Damaged { path: self.path.clone(), damage };
-        self.damage = Some(error.clone());
-        error
+    /// Says that something is not what was stored.
+    pub(super) fn damage(&self, damage: Damage) -> SpoolError {
+        SpoolError::Damaged { path: self.path.clone(), damage }
     }
 
     /// Finds the epoch of a message.
@@ -172,9 +209,13 @@ impl Core {
         after.checked_sub(1).and_then(|at| self.epochs.get(at)).map_or(Epoch([0; 16]), |(_, epoch)| *epoch)
     }
 
-    /// Returns what seals the messages of a day, with a new key for a day that has none yet.
+    /// Returns what seals the messages of a day, with a new key for a day that has none yet. A key that is lost, with
+    /// messages that it sealed, is not replaced: it may be restored.
     pub(super) fn new_day_sealer(&mut self, day: i64) -> Result<&Sealer, SpoolError> {
         if self.day_sealer(day)?.is_none() {
+            if self.live.days.get(&day).is_some_and(|count| *count > 0) {
+                return Err(self.damage(Damage::Missing("key of a day")));
+            }
             let sealer = self.make_day_key(day)?;
             self.day_sealers.insert(day, sealer);
         }
@@ -192,7 +233,7 @@ impl Core {
     }
 
     /// Reads the key of a day; `None` where it was destroyed.
-    fn day_key(&mut self, day: i64) -> Result<Option<Sealer>, SpoolError> {
+    fn day_key(&self, day: i64) -> Result<Option<Sealer>, SpoolError> {
         let sql = "SELECT sealed FROM days WHERE day = ?1";
         let found = self
             .connection
@@ -203,7 +244,7 @@ impl Core {
         };
         let key = self.keys.master.open(&self.place(Kind::Day, [day.unsigned_abs(), 0, 0, 0]), &sealed);
         let key = key.and_then(|key| <[u8; 32]>::try_from(key).ok()).map(seal::Key::new);
-        key.map(|key| Some(Sealer::new(&key))).ok_or_else(|| self.damaged(Damage::Tampered("key of a day")))
+        key.map(|key| Some(Sealer::new(&key))).ok_or_else(|| self.damage(Damage::Tampered("key of a day")))
     }
 
     fn make_day_key(&mut self, day: i64) -> Result<Sealer, SpoolError> {
@@ -229,17 +270,20 @@ impl Core {
     /// Says how the queue stands.
     pub(super) fn tail(&self) -> Tail {
         let head = &self.live.head;
-        let queued = head.tally(State::Queued);
+        let (queued, parked) = (head.tally(State::Queued), head.tally(State::Parked));
         Tail {
             last: head.last,
             retired_through: head.retired_through,
             depth: queued.messages,
             bytes: queued.bytes,
-            parked: head.tally(State::Parked).messages,
+            parked: parked.messages,
+            parked_bytes: parked.bytes,
             oldest: self.live.oldest.map(time_of),
             paused: head.is_paused,
             stranded: self.live.stranded,
-            failed: self.damage.as_ref().map(ToString::to_string),
+            damaged: self.damaged.clone(),
+            disk_full: self.is_disk_full,
+            failed: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The database file of a near spool: how it is opened, what tables it has, what its errors mean.
 //!
 //! Never changes a database that it does not know. Clear columns hold numbers, times and states only; what comes from
-//! a message, a person or a key is sealed. Format 1; ARCHITECTURE.md has the tables ("The spool").
+//! a message, a person or a key is sealed. Format 2; ARCHITECTURE.md has the tables ("The spool").
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -14,7 +14,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::spool::{Damage, SpoolError, key};
 
 /// Is the format of the database.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 2;
 /// Bounds the write-ahead log, in pages of 4 KiB (16 MiB): a checkpoint costs two fsyncs and writes each page once, so
 /// that the pages every batch touches (head, the ends of the tables) are written once in a hundred batches; what a
 /// start has to read stays a fraction of a second.
@@ -37,7 +37,8 @@ CREATE TABLE contents (sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY, verdict INTEGER NOT NULL, code INTEGER NOT NULL,
     attempts INTEGER NOT NULL, in_doubt INTEGER NOT NULL, at INTEGER NOT NULL, answer BLOB NOT NULL);
 CREATE TABLE outbox (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, event INTEGER NOT NULL, at INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, verdict INTEGER, code INTEGER, payload BLOB, control_id BLOB, detail BLOB);
+    bytes INTEGER NOT NULL, verdict INTEGER, code INTEGER, attempts INTEGER, in_doubt INTEGER, payload BLOB,
+    control_id BLOB, detail BLOB);
 ";
 
 /// Makes the directory of a spool, for its owner only.

@@ -4,6 +4,7 @@
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
+use super::DamagedMessage;
 use super::core::{Core, day_of, now, time_of};
 use super::database::{self, read, stored};
 use super::outbox::{Entry, Happening};
@@ -112,9 +113,6 @@ impl Core {
 
     /// Takes a message into the present transaction.
     pub(super) fn append(&mut self, arrival: &Arrival, at: i64) -> Result<Sequence, Refusal> {
-        if let Some(damage) = &self.damage {
-            return Err(Refusal::Failed(damage.clone()));
-        }
         let held = self.live.head.held();
         if held.messages >= self.limits.messages_max {
             return Err(Refusal::Full { limit: Limit::Messages });
@@ -152,7 +150,7 @@ impl Core {
             sequence,
             happening: Happening::Accepted,
             bytes: arrival.bytes,
-            outcome: None,
+            ended: None,
             digests: Some((arrival.payload, arrival.control_id)),
             detail: None,
         };
@@ -204,7 +202,7 @@ impl Core {
         Ok(found)
     }
 
-    /// Reads queued messages in order; none while the forward is paused.
+    /// Reads queued messages in order, up to one that is damaged; none while the forward is paused.
     pub(super) fn read(&mut self, from: Sequence, limits: (usize, u64)) -> Result<Vec<Found>, SpoolError> {
         if self.live.head.is_paused {
             return Ok(Vec::new());
@@ -215,8 +213,19 @@ impl Core {
         let messages = self.queued_from(from, limits)?;
         let mut found = Vec::with_capacity(messages.len());
         for message in messages {
-            let content = self.content(&message)?;
+            let stops = |damaged: &DamagedMessage| (from..=message.sequence).contains(&damaged.sequence);
+            if self.damaged.as_ref().is_some_and(stops) {
+                break;
+            }
+            let content = match self.content(&message) {
+                Err(SpoolError::Damaged { damage, .. }) if damage != Damage::Database => {
+                    self.stop_at(message.sequence, damage);
+                    break;
+                }
+                content => content?,
+            };
             let Message { sequence, accepted, digest, .. } = message;
+            self.handed_through = self.handed_through.max(sequence);
             found.push(Found { sequence, epoch: self.epoch_of(sequence), digest: Digest(digest), accepted, content });
         }
         Ok(found)
@@ -234,11 +243,11 @@ impl Core {
         });
         let sealed = sealed.map_err(|source| database::failure("read a message", &self.path, source))?;
         let Some(sealed) = sealed else {
-            return Err(self.damaged(Damage::MissingMessage(sequence)));
+            return Err(self.damage(Damage::MissingMessage(sequence)));
         };
         let place = self.message_place(sequence, message.day, message.destination);
         let Some(sealer) = self.day_sealer(message.day)? else {
-            return Err(self.damaged(Damage::Missing("key of a day")));
+            return Err(self.damage(Damage::Missing("key of a day")));
         };
         let mut plain = sealer.open(&place, &sealed).unwrap_or_default();
         let content = match plain.pop() {
@@ -246,16 +255,40 @@ impl Core {
             Some(IN_FILE) => LargeFile::decode(&plain).map(Content::InFile),
             _ => None,
         };
-        content.ok_or_else(|| self.damaged(Damage::TamperedMessage(sequence)))
+        content.ok_or_else(|| self.damage(Damage::TamperedMessage(sequence)))
     }
 
-    /// Notes that the file of a message is damaged, unless the message has left the queue meanwhile.
-    pub(super) fn confirm_damage(&mut self, sequence: Sequence, damage: &SpoolError) -> Result<(), SpoolError> {
-        if self.find_message(sequence)?.is_none_or(|message| message.state != State::Queued) {
-            return Ok(());
+    /// Takes note that the file of a message is damaged, unless the message has left the queue meanwhile.
+    pub(super) fn confirm_damage(&mut self, sequence: Sequence, damage: &Damage) -> Result<(), SpoolError> {
+        if self.find_message(sequence)?.is_some_and(|message| message.state == State::Queued) {
+            self.stop_at(sequence, damage.clone());
         }
-        self.damage = Some(damage.clone());
-        Err(damage.clone())
+        Ok(())
+    }
+
+    /// Lets the feed stop at a damaged message, or at one before it.
+    fn stop_at(&mut self, sequence: Sequence, damage: Damage) {
+        if self.damaged.as_ref().is_none_or(|damaged| sequence < damaged.sequence) {
+            self.damaged = Some(DamagedMessage { sequence, damage });
+        }
+    }
+
+    /// Returns the damaged message that the outbox does not name yet.
+    pub(super) fn unnoted_damage(&self) -> Option<DamagedMessage> {
+        self.damaged.clone().filter(|damaged| damaged.sequence != self.noted_damage)
+    }
+
+    /// Writes down that a message was found damaged; part of a transaction.
+    pub(super) fn note_damage(&mut self, damaged: &DamagedMessage, at: i64) -> Result<(), SpoolError> {
+        let found = damaged.damage.to_string();
+        self.note(&Entry::by("", &found, Happening::Damaged, damaged.sequence), at)?;
+        self.noted_damage = damaged.sequence;
+        Ok(())
+    }
+
+    /// Tells whether a queued message may be at who delivers it.
+    pub(super) fn may_be_sent(&self, message: &Message) -> bool {
+        message.state == State::Queued && message.sequence <= self.handed_through
     }
 
     /// Raises what may have been sent; part of a transaction.

@@ -18,6 +18,7 @@ use crate::spool::head::{Head, Tally};
 use crate::spool::key::SpoolKey;
 use crate::spool::mark::Mark;
 use crate::spool::queue::State;
+use crate::spool::reserve::Reserve;
 use crate::spool::seal::{self, Kind, Place, Sealer};
 use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
 
@@ -37,12 +38,23 @@ pub(super) struct Way {
     pub(super) wanted: Wanted,
 }
 
-/// Opens a spool and begins an epoch. At a start, files that belong to no message are removed; while the site runs, one
-/// may belong to a message that is on its way.
+/// Opens a spool and begins an epoch, on a full disk with what is held in reserve. At a start, files that belong to no
+/// message are removed; while the site runs, one may belong to a message that is on its way.
 pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
+    let reserve = Reserve::of(way.directory.parent().unwrap_or(&way.directory));
+    loop {
+        match try_open(way, &reserve, is_start) {
+            Err(SpoolError::Disk { .. }) if reserve.release() => {}
+            opened => return opened,
+        }
+    }
+}
+
+fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolError> {
     let path = way.directory.join(DATABASE);
+    let may_make = way.wanted.spool.is_none() && way.wanted.destination.is_some();
     if !database::is_there(&path)? {
-        if way.wanted.spool.is_some() {
+        if !may_make {
             return Err(SpoolError::Gone { path: way.directory.clone() });
         }
         database::make_directory(&way.directory)?;
@@ -50,12 +62,12 @@ pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
     }
     let connection = database::connect(&path)?;
     if !has_tables(&connection, &path)? {
-        if way.wanted.spool.is_some() {
+        if !may_make {
             return Err(SpoolError::Damaged { path, damage: Damage::Missing("identity") });
         }
         make(way, &path, &connection)?;
     }
-    let mut core = verified(way, &path, connection, is_start)?;
+    let mut core = verified(way, &path, connection, reserve, is_start)?;
     core.begin()?;
     core.begin_epoch()?;
     if let Some(destination) = &way.wanted.destination {
@@ -68,6 +80,7 @@ pub(super) fn open(way: &Way, is_start: bool) -> Result<Core, SpoolError> {
     core.commit()?;
     core.follow_up()?;
     core.mark.sync()?;
+    core.look_for_room();
     Ok(core)
 }
 
@@ -117,7 +130,13 @@ fn refuse_remains(directory: &Path) -> Result<(), SpoolError> {
     Ok(())
 }
 
-fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> Result<Core, SpoolError> {
+fn verified(
+    way: &Way,
+    path: &Path,
+    connection: Connection,
+    reserve: &Reserve,
+    is_start: bool,
+) -> Result<Core, SpoolError> {
     let damaged = |damage| SpoolError::Damaged { path: path.to_owned(), damage };
     let keys = unseal(way, path, &connection)?;
     if way.wanted.spool.is_some_and(|wanted| wanted.0 != keys.spool) {
@@ -144,7 +163,8 @@ fn verified(way: &Way, path: &Path, connection: Connection, is_start: bool) -> R
     let destinations = destinations(&connection, path, &keys)?;
     let live = Live { head, days: census.days, stranded: 0, oldest: census.oldest, destinations };
     let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.wanted.limits.clone());
-    Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark }.into())
+    let reserve = reserve.clone();
+    Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark, reserve }.into())
 }
 
 fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, SpoolError> {

@@ -10,11 +10,12 @@ use rusqlite::params;
 use super::core::{Core, now, time_of};
 use super::database::{self, stored};
 use super::messages::{Content, Message, select_messages};
-use super::outbox::{Entry, Happening};
+use super::outbox::{Ending, Entry, Happening};
 use super::{Destination, Listed};
+use crate::mllp::ack::AckCode;
 use crate::spool::queue::{Event, State};
 use crate::spool::seal::Kind;
-use crate::spool::{Sequence, SpoolError};
+use crate::spool::{Outcome, Sequence, SpoolError, Verdict};
 
 /// Separates the parts of a sealed destination: peer key, then target.
 const PEER_KEY_BYTES: usize = 32;
@@ -53,7 +54,7 @@ impl Core {
             accepted: time_of(message.accepted),
             settled: (message.settled > 0).then(|| time_of(message.settled)),
             target: target.unwrap_or_default(),
-            may_be_sent: message.state == State::Queued && message.sequence <= self.live.head.sent_through,
+            may_be_sent: self.may_be_sent(message),
             outcome: self.outcome(message)?,
         })
     }
@@ -90,18 +91,48 @@ impl Core {
         (by, reason): (&str, &str),
     ) -> Result<(), SpoolError> {
         let message = self.message(sequence)?;
-        let state = message.state.handle_event(event);
-        let state = state.ok_or(SpoolError::NotAllowed { sequence, state: message.state.name() })?;
-        let may_be_sent = message.state == State::Queued && sequence <= self.live.head.sent_through;
-        if may_be_sent && !is_withdrawn {
+        if self.may_be_sent(&message) && !is_withdrawn {
             return Err(SpoolError::Sent { sequence });
         }
+        self.keep_attempts(&message)?;
+        let ended = self.outcome(&message)?.and_then(|outcome| Ending::of(&outcome));
+        let is_parked_so = message.state == State::Parked
+            && is_withdrawn
+            && ended.is_some_and(|ended| ended.verdict == Verdict::Withdrawn);
+        let damage = self.damaged.as_ref().filter(|damaged| damaged.sequence == sequence);
+        let reason = match damage {
+            Some(damaged) if reason.is_empty() => format!("it is damaged: {}", damaged.damage),
+            Some(damaged) => format!("{reason} (it is damaged: {})", damaged.damage),
+            None => reason.to_owned(),
+        };
+        match message.state.handle_event(event) {
+            Some(state) => self.change_state(&message, state, now())?,
+            // The report that it was withdrawn came first.
+            None if event == Event::Park && is_parked_so => {}
+            None => return Err(SpoolError::NotAllowed { sequence, state: message.state.name() }),
+        }
         let happening = if event == Event::Park { Happening::Parked } else { Happening::Discarded };
-        self.change_state(&message, state, now())?;
-        self.note(&Entry { bytes: message.bytes, ..Entry::by(by, reason, happening, sequence) }, now())?;
-        // The operator has decided about what was damaged; what is left of it is found again.
-        self.damage = None;
+        let entry = Entry { bytes: message.bytes, ended, ..Entry::by(by, &reason, happening, sequence) };
+        self.note(&entry, now())?;
         self.advance_past(sequence)
+    }
+
+    /// Keeps how often a message was attempted that is taken out of the way, where this spool is the ledger of its
+    /// receiver and no outcome tells.
+    fn keep_attempts(&mut self, message: &Message) -> Result<(), SpoolError> {
+        let attempt = self.live.head.attempting.filter(|attempt| attempt.sequence == message.sequence);
+        let Some(attempt) = attempt.filter(|_| message.state == State::Queued) else { return Ok(()) };
+        self.live.head.attempting = None;
+        let outcome = Outcome {
+            sequence: message.sequence,
+            verdict: Verdict::Withdrawn,
+            code: AckCode::Absent,
+            attempts: attempt.number,
+            in_doubt: attempt.in_doubt.saturating_add(u32::from(attempt.under_way)),
+            answer: Vec::new(),
+            at: time_of(now()),
+        };
+        self.keep_outcome(message, &outcome)
     }
 
     /// Queues a message again under a new number, which is returned: one that was set aside, or delivered and kept.

@@ -8,11 +8,11 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::core::{Core, time_of};
-use super::database;
+use super::{SettledAs, database};
 use crate::mllp::ack::AckCode;
 use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
 use crate::spool::seal::Kind;
-use crate::spool::{Damage, Fingerprint, Sequence, SpoolError, Verdict};
+use crate::spool::{Damage, Fingerprint, Outcome, Sequence, SpoolError, Verdict};
 
 /// Is the number of newest events that are kept whatever their age: a busy day of a large site.
 pub(super) const EVENTS_KEPT_MIN: u64 = 1_000_000;
@@ -44,10 +44,12 @@ pub enum Happening {
     Resumed,
     /// An operator reconciled it with the far site.
     Reconciled,
+    /// A queued message was found damaged: the feed stops at it until an operator decides.
+    Damaged,
 }
 
 /// Lists them by the numbers under which they are stored, which never change.
-const HAPPENINGS: [Happening; 11] = [
+const HAPPENINGS: [Happening; 12] = [
     Happening::Accepted,
     Happening::Settled,
     Happening::Parked,
@@ -59,6 +61,7 @@ const HAPPENINGS: [Happening; 11] = [
     Happening::Paused,
     Happening::Resumed,
     Happening::Reconciled,
+    Happening::Damaged,
 ];
 
 /// Is one event of the outbox.
@@ -74,18 +77,46 @@ pub struct OutboxEvent {
     pub at: SystemTime,
     /// Is the size of the payload, in bytes.
     pub bytes: u64,
-    /// Is the outcome, of a settled message.
+    /// Is the outcome, of a settled message and of one that an operator took out of the way.
     pub verdict: Option<Verdict>,
-    /// Is the code of the receiver's answer, of a settled message.
+    /// Is the code of the receiver's last answer to it.
     pub code: Option<AckCode>,
+    /// Counts the attempts at it.
+    pub attempts: u32,
+    /// Counts those of them whose end is not known.
+    pub in_doubt: u32,
     /// Digests the payload, of an accepted message.
     pub payload: Option<Fingerprint>,
     /// Digests MSH-10, of an accepted message.
     pub control_id: Option<Fingerprint>,
     /// Names the operator.
     pub by: String,
-    /// Is what the operator gave as reason.
+    /// Is what the operator gave as reason, or what was found.
     pub reason: String,
+}
+
+/// Is how a message ended, as an event tells it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    pub(super) verdict: Verdict,
+    code: AckCode,
+    attempts: u32,
+    in_doubt: u32,
+}
+
+impl Ending {
+    /// Is that of an outcome that is kept.
+    pub(super) fn of(kept: &SettledAs) -> Option<Self> {
+        let SettledAs { attempts, in_doubt, .. } = *kept;
+        Some(Self { verdict: kept.verdict?, code: kept.code.unwrap_or(AckCode::Absent), attempts, in_doubt })
+    }
+}
+
+impl From<&Outcome> for Ending {
+    fn from(outcome: &Outcome) -> Self {
+        let Outcome { verdict, code, attempts, in_doubt, .. } = *outcome;
+        Self { verdict, code, attempts, in_doubt }
+    }
 }
 
 /// Is what is about to be written.
@@ -93,7 +124,7 @@ pub(super) struct Entry<'a> {
     pub(super) sequence: Sequence,
     pub(super) happening: Happening,
     pub(super) bytes: u64,
-    pub(super) outcome: Option<(Verdict, AckCode)>,
+    pub(super) ended: Option<Ending>,
     pub(super) digests: Option<(Fingerprint, Fingerprint)>,
     pub(super) detail: Option<(&'a str, &'a str)>,
 }
@@ -101,7 +132,7 @@ pub(super) struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// Is what an operator did.
     pub(super) fn by(operator: &'a str, reason: &'a str, happening: Happening, sequence: Sequence) -> Self {
-        Self { sequence, happening, bytes: 0, outcome: None, digests: None, detail: Some((operator, reason)) }
+        Self { sequence, happening, bytes: 0, ended: None, digests: None, detail: Some((operator, reason)) }
     }
 }
 
@@ -116,16 +147,19 @@ impl Core {
             }
             None => None,
         };
-        let sql = "INSERT INTO outbox (id, sequence, event, at, bytes, verdict, code, payload, control_id, detail)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let sql = "INSERT INTO outbox (id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload,
+                                       control_id, detail)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
         let values = params![
             database::stored(id),
             database::stored(entry.sequence),
             number_of(&HAPPENINGS, &entry.happening),
             at,
             database::stored(entry.bytes),
-            entry.outcome.map(|(verdict, _)| number_of(&VERDICTS, &verdict)),
-            entry.outcome.map(|(_, code)| number_of(&CODES, &code)),
+            entry.ended.map(|ended| number_of(&VERDICTS, &ended.verdict)),
+            entry.ended.map(|ended| number_of(&CODES, &ended.code)),
+            entry.ended.map(|ended| ended.attempts),
+            entry.ended.map(|ended| ended.in_doubt),
             entry.digests.map(|(payload, _)| payload.0),
             entry.digests.map(|(_, control_id)| control_id.0),
             detail,
@@ -142,8 +176,9 @@ impl Core {
         let failed = |source| database::failure("read the outbox", &path, source);
         let mut events = Vec::new();
         {
-            let sql = "SELECT id, sequence, event, at, bytes, verdict, code, payload, control_id, detail FROM outbox
-                       WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let sql = "SELECT id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload, control_id,
+                              detail
+                       FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2";
             let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
             let limit = i64::try_from(events_max).unwrap_or(i64::MAX);
             let rows = statement.query_map([database::stored(after), limit], |row| {
@@ -155,12 +190,14 @@ impl Core {
                     bytes: database::read(row.get(4)?),
                     verdict: row.get::<_, Option<i64>>(5)?.and_then(|number| with_number(&VERDICTS, number)),
                     code: row.get::<_, Option<i64>>(6)?.and_then(|number| with_number(&CODES, number)),
-                    payload: row.get::<_, Option<[u8; 32]>>(7)?.map(Fingerprint),
-                    control_id: row.get::<_, Option<[u8; 32]>>(8)?.map(Fingerprint),
+                    attempts: row.get::<_, Option<u32>>(7)?.unwrap_or_default(),
+                    in_doubt: row.get::<_, Option<u32>>(8)?.unwrap_or_default(),
+                    payload: row.get::<_, Option<[u8; 32]>>(9)?.map(Fingerprint),
+                    control_id: row.get::<_, Option<[u8; 32]>>(10)?.map(Fingerprint),
                     by: String::new(),
                     reason: String::new(),
                 };
-                Ok((event, row.get::<_, Option<Vec<u8>>>(9)?))
+                Ok((event, row.get::<_, Option<Vec<u8>>>(11)?))
             });
             for row in rows.map_err(failed)? {
                 events.push(row.map_err(failed)?);
@@ -175,7 +212,7 @@ impl Core {
         };
         let place = self.place(Kind::Event, [event.id, event.sequence, 0, 0]);
         let text = self.keys.meta.open(&place, &detail).and_then(|text| String::from_utf8(text).ok());
-        let text = text.ok_or_else(|| self.damaged(Damage::Tampered("outbox")))?;
+        let text = text.ok_or_else(|| self.damage(Damage::Tampered("outbox")))?;
         let (by, reason) = text.split_once(SEPARATOR).unwrap_or((&text, ""));
         (event.by, event.reason) = (by.to_owned(), reason.to_owned());
         Ok(event)

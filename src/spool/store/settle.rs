@@ -9,33 +9,38 @@ use super::SettledAs;
 use super::core::{Core, day_of, millis_of, now, time_of};
 use super::database::{self, stored};
 use super::messages::{Message, select_messages};
-use super::outbox::{Entry, Happening};
+use super::outbox::{Ending, Entry, Happening};
 use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
 use crate::spool::queue::{Event, State};
-use crate::spool::seal::{Kind, Place};
-use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError};
+use crate::spool::seal::{Kind, Place, Sealer};
+use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError, Verdict};
 
 /// Bounds the rows that one look for what may be shredded reads, and the events it prunes: well below a millisecond
 /// of the writer's time for each hundred.
 const TIDY_ROWS_MAX: usize = 256;
 
 impl Core {
-    /// Settles messages; what is unknown or settled already is ignored. Returns what is retired then.
+    /// Settles messages; what is unknown or settled already is ignored, but for what is told of a message that an
+    /// operator took out of the way meanwhile: that is kept with it. Returns what is retired then.
     pub(super) fn settle(&mut self, outcomes: &[Outcome]) -> Result<Sequence, SpoolError> {
         for outcome in outcomes {
             let Some(message) = self.find_message(outcome.sequence)? else {
                 continue;
             };
-            let Some(state) = message.state.handle_event(Event::Settled(outcome.verdict)) else {
-                continue;
-            };
-            self.keep_outcome(&message, outcome)?;
-            self.change_state(&message, state, millis_of(outcome.at))?;
+            let is_decided = outcome.verdict == Verdict::Withdrawn && message.state != State::Delivered;
+            match message.state.handle_event(Event::Settled(outcome.verdict)) {
+                Some(state) => {
+                    self.keep_outcome(&message, outcome)?;
+                    self.change_state(&message, state, millis_of(outcome.at))?;
+                }
+                None if is_decided && self.outcome(&message)?.is_none() => self.keep_outcome(&message, outcome)?,
+                None => continue,
+            }
             let entry = Entry {
                 sequence: outcome.sequence,
                 happening: Happening::Settled,
                 bytes: message.bytes,
-                outcome: Some((outcome.verdict, outcome.code)),
+                ended: Some(Ending::from(outcome)),
                 digests: None,
                 detail: None,
             };
@@ -45,9 +50,10 @@ impl Core {
         Ok(self.live.head.retired_through)
     }
 
-    fn keep_outcome(&mut self, message: &Message, outcome: &Outcome) -> Result<(), SpoolError> {
+    /// Keeps how a message ended; the answer only where it can be sealed.
+    pub(super) fn keep_outcome(&mut self, message: &Message, outcome: &Outcome) -> Result<(), SpoolError> {
         let place = self.answer_place(message);
-        let answer = match self.day_sealer(message.day)? {
+        let answer = match self.answer_sealer(message)? {
             Some(sealer) if !outcome.answer.is_empty() => sealer.seal(&place, &outcome.answer)?,
             _ => Vec::new(),
         };
@@ -65,11 +71,19 @@ impl Core {
         self.execute("keep an outcome", sql, values)
     }
 
+    /// Returns what seals the answer to a message; none where the key of its day is destroyed or damaged.
+    fn answer_sealer(&mut self, message: &Message) -> Result<Option<&Sealer>, SpoolError> {
+        match self.day_sealer(message.day) {
+            Err(SpoolError::Damaged { damage: Damage::Tampered(_), .. }) => Ok(None),
+            sealer => sealer,
+        }
+    }
+
     fn answer_place(&self, message: &Message) -> Place {
         self.place(Kind::Answer, [message.sequence, message.day.unsigned_abs(), 0, 0])
     }
 
-    /// Reads how a message ended; its answer is missing where it was shredded.
+    /// Reads how a message ended; its answer is missing where it was shredded or damaged.
     pub(super) fn outcome(&mut self, message: &Message) -> Result<Option<SettledAs>, SpoolError> {
         let sql = "SELECT verdict, code, attempts, in_doubt, at, answer FROM outcomes WHERE sequence = ?1";
         let found = self.connection.prepare_cached(sql).and_then(|mut statement| {
@@ -91,9 +105,8 @@ impl Core {
             return Ok(None);
         };
         let place = self.answer_place(message);
-        if let Some(sealer) = self.day_sealer(message.day)?.filter(|_| !answer.is_empty()) {
-            let opened = sealer.open(&place, &answer);
-            settled.answer = opened.ok_or_else(|| self.damaged(Damage::TamperedMessage(message.sequence)))?;
+        if let Some(sealer) = self.answer_sealer(message)?.filter(|_| !answer.is_empty()) {
+            settled.answer = sealer.open(&place, &answer).unwrap_or_default();
         }
         Ok(Some(settled))
     }
@@ -104,6 +117,8 @@ impl Core {
         self.execute("change a message", sql, params![stored(message.sequence), to.code(), at])?;
         self.live.head.leave(message.state, message.bytes);
         self.live.head.enter(to, message.bytes);
+        // Where the transaction fails it is found again.
+        self.damaged.take_if(|damaged| damaged.sequence == message.sequence);
         if message.state == State::Queued && !self.is_here(message.destination) {
             self.live.stranded = self.live.stranded.saturating_sub(1);
         }

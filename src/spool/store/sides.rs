@@ -37,11 +37,7 @@ impl Core {
         let head = &self.live.head;
         let lost = Judgement::Agreed {
             next: head.retired_through + 1,
-            in_doubt_through: if head.sent_through > head.retired_through {
-                head.sent_through.min(head.last)
-            } else {
-                0
-            },
+            in_doubt_through: if self.handed_through > head.retired_through { self.handed_through } else { 0 },
         };
         let FarView::At { epoch, watermark, digest } = view else {
             return Ok(lost);

@@ -3,18 +3,18 @@
 //! Never answers before the commit, and never goes on with a store whose write failed: that one is closed, opened
 //! again and verified, and refuses what comes meanwhile. A full disk is no such failure: nothing was written.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::watch;
 
 use super::Tail;
 use super::core::{Core, now};
 use super::database;
-use super::messages::{Arrival, Found};
+use super::jobs::{Job, Read, Work};
+use super::messages::Found;
 use super::open::{self, Way};
+use crate::spool::reserve::LOOK_EVERY;
 use crate::spool::{Refusal, Sequence, SpoolError};
 
 /// Bounds the jobs that wait for the thread, and those of one transaction: each of as many senders as a forward allows.
@@ -33,143 +33,6 @@ const TIDY_EVERY: Duration = Duration::from_secs(60);
 const REOPEN_MIN: Duration = Duration::from_millis(100);
 const REOPEN_MAX: Duration = Duration::from_secs(30);
 
-/// Is something asked of the thread, of any kind.
-pub(super) trait Ask: Send {
-    /// Does it; an error is the store's, and takes the whole transaction back. It may be called again then.
-    fn run(&mut self, core: &mut Core) -> Result<(), SpoolError>;
-    /// Answers, with what [`Ask::run`] found or with what failed.
-    fn answer(self: Box<Self>, failure: Option<&SpoolError>);
-}
-
-/// Is an [`Ask`] of one closure.
-pub(super) struct Asked<T, F> {
-    pub(super) action: F,
-    pub(super) found: Option<Result<T, SpoolError>>,
-    pub(super) reply: oneshot::Sender<Result<T, SpoolError>>,
-}
-
-impl<T: Send, F: FnMut(&mut Core) -> Result<T, SpoolError> + Send> Ask for Asked<T, F> {
-    fn run(&mut self, core: &mut Core) -> Result<(), SpoolError> {
-        let found = (self.action)(core);
-        let failure = found.as_ref().err().filter(|error| error.is_failure()).cloned();
-        self.found = Some(found);
-        failure.map_or(Ok(()), Err)
-    }
-
-    fn answer(self: Box<Self>, failure: Option<&SpoolError>) {
-        let found = match failure {
-            Some(error) => Err(error.clone()),
-            None => self.found.unwrap_or(Err(SpoolError::Closed)),
-        };
-        // Who does not wait any more needs no answer.
-        drop(self.reply.send(found));
-    }
-}
-
-/// Is a message on its way to the thread.
-pub(super) enum Incoming {
-    /// It is digested by the thread.
-    Whole(Vec<u8>),
-    /// It is in a file already.
-    InFile(Arrival),
-}
-
-/// Removes the file of a message that did not come into the spool.
-pub(super) struct Draft(pub(super) Option<PathBuf>);
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // One that stays is an orphan, and removed at the next start.
-            drop(fs::remove_file(path));
-        }
-    }
-}
-
-/// Asks for a message to be kept.
-pub(super) struct Append {
-    pub(super) incoming: Incoming,
-    pub(super) draft: Draft,
-    pub(super) outcome: Result<Sequence, Refusal>,
-    pub(super) reply: oneshot::Sender<Result<Sequence, Refusal>>,
-}
-
-impl Append {
-    fn run(&mut self, core: &mut Core, at: i64) -> Result<(), SpoolError> {
-        if let Incoming::Whole(payload) = &mut self.incoming {
-            self.incoming = Incoming::InFile(core.arrival(std::mem::take(payload)));
-        }
-        let Incoming::InFile(arrival) = &self.incoming else {
-            return Ok(());
-        };
-        self.outcome = core.append(arrival, at);
-        match &self.outcome {
-            Err(Refusal::Disk) => Err(SpoolError::Disk { path: core.path.clone() }),
-            Err(Refusal::Failed(error)) if error.is_failure() => Err(error.clone()),
-            _ => Ok(()),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match &self.incoming {
-            Incoming::Whole(payload) => payload.len() as u64,
-            Incoming::InFile(_) => 0,
-        }
-    }
-
-    /// Answers; whether a file belongs to a message is not known after a failed commit, so that it stays then.
-    fn answer(mut self, failure: Option<&SpoolError>) {
-        let is_kept = match failure {
-            None => self.outcome.is_ok(),
-            Some(error) => !matches!(error, SpoolError::Disk { .. }),
-        };
-        if is_kept {
-            self.draft.0 = None;
-        }
-        let outcome = match failure {
-            Some(error) => Err(Refusal::from(error.clone())),
-            None => self.outcome,
-        };
-        drop(self.draft);
-        drop(self.reply.send(outcome));
-    }
-}
-
-/// Asks for queued messages.
-pub(super) struct Read {
-    pub(super) from: Sequence,
-    pub(super) limits: (usize, u64),
-    pub(super) reply: oneshot::Sender<Result<Vec<Found>, SpoolError>>,
-}
-
-/// Is what is asked.
-pub(super) enum Work {
-    /// To keep a message.
-    Append(Append),
-    /// For queued messages.
-    Read(Read),
-    /// For something that changes nothing.
-    Look(Box<dyn Ask>),
-    /// For a change.
-    Change(Box<dyn Ask>),
-}
-
-/// Is one job with its place among those that wait.
-pub(super) struct Job {
-    pub(super) work: Work,
-    pub(super) _permit: OwnedSemaphorePermit,
-}
-
-impl Job {
-    fn answer(self, failure: Option<&SpoolError>) {
-        match self.work {
-            Work::Append(append) => append.answer(failure),
-            Work::Read(read) => drop(read.reply.send(Err(failure.cloned().unwrap_or(SpoolError::Closed)))),
-            Work::Look(ask) | Work::Change(ask) => ask.answer(failure),
-        }
-    }
-}
-
 /// Is why the store is closed, and when it is opened again.
 struct Trouble {
     cause: SpoolError,
@@ -184,18 +47,25 @@ pub(super) struct Writer {
     jobs: Receiver<Job>,
     tail: watch::Sender<Tail>,
     tidy_at: Instant,
+    /// Is when room is looked for, where the disk is full.
+    look_at: Instant,
 }
 
 impl Writer {
     /// Makes the thread's state of an open store.
     pub(super) fn new(way: Way, core: Core, jobs: Receiver<Job>, tail: watch::Sender<Tail>) -> Self {
-        Self { way, core: Ok(core), jobs, tail, tidy_at: Instant::now() }
+        let now = Instant::now();
+        Self { way, core: Ok(core), jobs, tail, tidy_at: now, look_at: now }
     }
 
     /// Serves until nobody can ask any more.
     pub(super) fn run(mut self) {
         loop {
-            let due = self.core.as_ref().map_or_else(|trouble| trouble.retry_at, |_| self.tidy_at);
+            let due = match &self.core {
+                Err(trouble) => trouble.retry_at,
+                Ok(core) if core.is_disk_full => self.tidy_at.min(self.look_at),
+                Ok(_) => self.tidy_at,
+            };
             match self.jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(first) => self.serve(first),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -230,7 +100,7 @@ impl Writer {
         };
         let mut turn = Turn::default();
         for job in batch {
-            turn.look(core, job);
+            turn.look(core, job, &self.tail);
         }
         let ended = turn.end(core, &self.tail);
         if let Err(error) = ended {
@@ -259,6 +129,13 @@ impl Writer {
                         Trouble { cause, pause: (trouble.pause * 2).min(REOPEN_MAX), retry_at: at + trouble.pause };
                 }
             },
+            Ok(core) if core.is_disk_full && at >= self.look_at => {
+                core.look_for_room();
+                self.tail.send_if_modified(|tail| {
+                    std::mem::replace(&mut tail.disk_full, core.is_disk_full) != core.is_disk_full
+                });
+                self.look_at = at + LOOK_EVERY;
+            }
             Ok(core) if at >= self.tidy_at => {
                 let pause = tidy(core);
                 self.tidy_at = at + *pause.as_ref().unwrap_or(&TIDY_EVERY);
@@ -282,10 +159,11 @@ struct Turn {
 
 impl Turn {
     /// Answers what changes nothing, from what is committed; keeps the rest.
-    fn look(&mut self, core: &mut Core, job: Job) {
+    fn look(&mut self, core: &mut Core, job: Job, tail: &watch::Sender<Tail>) {
         match job.work {
             Work::Look(mut ask) => {
                 let failure = ask.run(core).err();
+                tell_damage(core, tail);
                 ask.answer(failure.as_ref());
                 self.failure = self.failure.take().or(failure);
             }
@@ -295,6 +173,7 @@ impl Turn {
                     self.reads.push((read, found));
                 }
                 found => {
+                    tell_damage(core, tail);
                     let failure = found.as_ref().err().filter(|error| error.is_failure()).cloned();
                     self.failure = self.failure.take().or(failure);
                     drop(read.reply.send(found));
@@ -310,17 +189,19 @@ impl Turn {
             self.answer(Some(&error));
             return Err(error);
         }
-        if self.changes.is_empty() && self.reserve.is_none() {
-            if core.damage.is_some() {
-                tail.send_replace(core.tail());
-            }
+        if self.changes.is_empty() && self.reserve.is_none() && core.unnoted_damage().is_none() {
             return Ok(());
         }
-        let mut outcome = self.commit(core, true);
-        if matches!(outcome, Err(SpoolError::Disk { .. })) {
+        let takes_messages = core.takes_messages();
+        let mut outcome = self.commit(core, takes_messages);
+        while matches!(outcome, Err(SpoolError::Disk { .. })) {
             core.roll_back()?;
-            // What takes no room, or little, may still find it.
+            // What is kept goes on with what is held in reserve; messages are not taken for it.
+            let has_more = core.make_room()?;
             outcome = self.commit(core, false);
+            if !has_more {
+                break;
+            }
         }
         match outcome {
             Ok(()) => {
@@ -332,6 +213,7 @@ impl Turn {
             Err(error) => {
                 self.answer(Some(&error));
                 core.roll_back()?;
+                tail.send_replace(core.tail());
                 if matches!(error, SpoolError::Disk { .. }) { Ok(()) } else { Err(error) }
             }
         }
@@ -351,6 +233,10 @@ impl Turn {
         if let Some(through) = self.reserve {
             core.reserve_sent(through);
         }
+        // Where there is no room it is noted with the next commit that finds some.
+        if let Some(damaged) = core.unnoted_damage().filter(|_| with_messages) {
+            core.note_damage(&damaged, at)?;
+        }
         core.commit()
     }
 
@@ -360,6 +246,15 @@ impl Turn {
             drop(read.reply.send(failure.map_or(Ok(found), |error| Err(error.clone()))));
         }
     }
+}
+
+/// Tells of a damaged message, before whoever asked for it has its answer.
+fn tell_damage(core: &Core, tail: &watch::Sender<Tail>) {
+    tail.send_if_modified(|tail| {
+        let is_new = tail.damaged != core.damaged;
+        tail.damaged.clone_from(&core.damaged);
+        is_new
+    });
 }
 
 /// Looks for what may be shredded; returns when to look again.

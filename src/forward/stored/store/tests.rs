@@ -22,7 +22,8 @@ impl Site {
             key: SpoolKeyFile::File(self.path("key")),
             directory: self.path("disk"),
             register: Register::new(&self.path("state")),
-            destination: Destination { peer_key: [7; 32], target: "orders".into() },
+            destination: Some(Destination { peer_key: [7; 32], target: "orders".into() }),
+            moved_to: None,
             limits: Limits { messages_max: 10, bytes_max: 1 << 20, keep_delivered: Duration::ZERO },
         }
     }

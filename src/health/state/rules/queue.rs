@@ -5,22 +5,54 @@
 
 use std::time::Duration;
 
-use super::super::super::facts::{ForwardFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
+use super::super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
 use super::super::{Status, Verdict};
 use super::age_text;
 
 /// Is the share of a limit from which somebody should look, in percent.
 const FILLING_PERCENT: u64 = 80;
-/// Is the time to a full disk from which somebody should look: a night.
+/// Is the time to a full disk from which somebody should look, where it has less room than the queue may take: a night.
+/// It comes from one minute's pace, which any program's burst changes.
 const DISK_FULL_SOON: Duration = Duration::from_secs(12 * 3600);
 
-/// Notes a spool that takes and gives nothing.
+/// Notes a spool that takes nothing.
 pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
-    match &forward.queue.as_ref()?.state {
+    let queue = forward.queue.as_ref()?;
+    match &queue.state {
         Queue::Failed { since, cause } => Some(Verdict::new(Status::Down, *since, &format!("spool: {cause}"))),
         Queue::Opening => Some(Verdict::new(Status::Unknown, facts.started, "the spool is being opened")),
-        Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => None,
+        Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => {
+            let since = queue.disk_full_since?;
+            let text = format!(
+                "the spool's disk is full: no message is taken until there is room; the {} that wait go on",
+                queue.depth
+            );
+            Some(Verdict::new(Status::Down, since, &text))
+        }
     }
+}
+
+/// Notes that the disk of what becomes of stored messages fails or is full.
+pub(in super::super) fn ledger_fault(facts: &SiteFacts, service: &ServiceFacts) -> Option<Verdict> {
+    if let Some(cause) = &service.ledger_failed {
+        let text = format!("stored messages wait: what becomes of them cannot be written down: {cause}");
+        return Some(Verdict::new(Status::Down, facts.started, &text));
+    }
+    let text = "the disk of state_dir is full: stored messages go on as long as a reserve lasts";
+    service.disk_full.then(|| Verdict::new(Status::Degraded, facts.started, text))
+}
+
+/// Judges a queue without a forward: messages that were acknowledged go nowhere.
+pub(in super::super) fn judge_orphan(orphan: &OrphanFacts) -> Verdict {
+    let (name, depth, parked) = (&orphan.name, orphan.depth, orphan.parked);
+    let text = match &orphan.fault {
+        Some(fault) => format!("no stored forward has this name, and its spool: {fault}"),
+        None => format!(
+            "no stored forward has this name: {depth} messages wait, {parked} are set aside; name {name} again, or wardlink \
+             queue move {name} --to FORWARD, or export and discard them"
+        ),
+    };
+    Verdict::new(Status::Down, orphan.since, &text)
 }
 
 /// Notes that the two sites tell different stories.
@@ -37,58 +69,74 @@ pub(super) fn divergence(forward: &ForwardFacts) -> Option<Verdict> {
     }
 }
 
-/// Notes a queue that waits for an operator.
-pub(super) fn standstill(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+/// Notes a queue that waits for an operator: also where the receiver is down, which may be the same fault, and does not say
+/// what is to be done.
+pub(super) fn hold(forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref()?;
     match &queue.state {
-        Queue::Held { since, sequence, cause } => {
-            let (depth, name) = (queue.depth, &forward.name);
-            let text =
-                format!("held at message {sequence}: {cause}; {depth} wait, see wardlink queue show {name} {sequence}");
+        Queue::Held { since, sequence, cause, decide } => {
+            let text = format!("held at message {sequence}: {cause}; {} wait; decide: {decide}", queue.depth);
             Some(Verdict::new(Status::Down, *since, &text))
         }
-        Queue::Paused => {
-            let text = format!("paused, {} wait; wardlink forward resume {} ends it", queue.depth, forward.name);
-            Some(Verdict::new(Status::Degraded, facts.started, &text))
-        }
-        Queue::Opening | Queue::Flowing | Queue::Diverged { .. } | Queue::Failed { .. } => None,
+        Queue::Opening | Queue::Flowing | Queue::Paused | Queue::Diverged { .. } | Queue::Failed { .. } => None,
     }
+}
+
+/// Notes a queue that an operator has paused.
+pub(super) fn pause(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+    let queue = forward.queue.as_ref().filter(|queue| queue.state == Queue::Paused)?;
+    let text = format!("paused, {} wait; wardlink forward resume {} ends it", queue.depth, forward.name);
+    Some(Verdict::new(Status::Degraded, facts.started, &text))
 }
 
 /// Notes a queue that has as much as it may: messages are not taken.
 pub(super) fn fullness(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
-    let (text, percent) = fill(forward.queue.as_ref()?);
+    let queue = forward.queue.as_ref()?;
+    let (mut text, percent) = fill(&forward.name, queue);
+    if let Queue::Held { sequence, decide, .. } = &queue.state {
+        text.push_str(&format!("; held at message {sequence}: {decide}"));
+    }
     (percent >= 100).then(|| Verdict::new(Status::Down, facts.started, &text))
 }
 
 /// Notes a queue or a disk that soon will be full.
 pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref()?;
-    let (text, percent) = fill(queue);
+    let (text, percent) = fill(&forward.name, queue);
     if percent >= FILLING_PERCENT {
         return Some(Verdict::new(Status::Degraded, facts.started, &text));
     }
-    let left = queue.disk_full_in.filter(|left| *left <= DISK_FULL_SOON)?;
+    // As long as there is room for all that the queue may still take, the pace of other programs is no alarm.
+    let is_short = queue.disk_free_bytes.is_none_or(|free| free < queue.bytes_max.saturating_sub(queue.bytes));
+    let left = queue.disk_full_in.filter(|left| is_short && *left <= DISK_FULL_SOON)?;
     let text = format!("the disk of the spool is full in {}, if it goes on so", age_text(left));
     Some(Verdict::new(Status::Degraded, facts.started, &text))
 }
 
-/// Says how full the queue is, by the limit that is nearer, in words and in percent.
-fn fill(queue: &QueueFacts) -> (String, u64) {
+/// Says how full the queue is, by the limit that is nearer, in words and in percent. What is set aside fills it as well, and
+/// goes by an operator's word only.
+fn fill(forward: &str, queue: &QueueFacts) -> (String, u64) {
+    let all = (queue.depth.saturating_add(queue.parked), queue.bytes.saturating_add(queue.parked_bytes));
     let percent = |count: u64, max: u64| count.saturating_mul(100) / max.max(1);
-    let say = |count: u64, max: u64, what: &str| format!("the queue has {count} of at most {max} {what}");
-    let messages = percent(queue.depth, queue.depth_max);
-    let bytes = percent(queue.bytes, queue.bytes_max);
+    let say = |count: u64, parked: u64, max: u64, what: &str| {
+        let full = format!("the queue has {count} of at most {max} {what}");
+        match parked {
+            0 => full,
+            parked => format!("{full}, {parked} of them parked: wardlink queue list {forward} --state parked"),
+        }
+    };
+    let (messages, bytes) = (percent(all.0, queue.depth_max), percent(all.1, queue.bytes_max));
     if messages >= bytes {
-        (say(queue.depth, queue.depth_max, "messages (max_queue_messages)"), messages)
+        (say(all.0, queue.parked, queue.depth_max, "messages (max_queue_messages)"), messages)
     } else {
-        (say(queue.bytes, queue.bytes_max, "bytes (max_queue_bytes)"), bytes)
+        (say(all.1, queue.parked_bytes, queue.bytes_max, "bytes (max_queue_bytes)"), bytes)
     }
 }
 
 /// Notes a peer's queue that is held at a receiver.
 pub(super) fn held_at(service: &ServiceFacts) -> Option<Verdict> {
     let held = service.held.iter().min_by_key(|held| held.since)?;
-    let text = format!("the queue of {} is held at message {}: {}", held.peer, held.sequence, held.cause);
+    let text =
+        format!("the queue of {0} is held at message {1}: {2}; {0} decides", held.peer, held.sequence, held.cause);
     Some(Verdict::new(Status::Down, held.since, &text))
 }

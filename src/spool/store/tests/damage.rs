@@ -73,8 +73,17 @@ async fn what_is_missing_or_changed_is_named_at_the_start() {
     }
 }
 
+fn sequences(read: &[Queued]) -> Vec<Sequence> {
+    read.iter().map(|one| one.sequence).collect()
+}
+
+async fn read(spool: &Spool) -> Vec<Sequence> {
+    sequences(&spool.read(1, 9, usize::MAX).await.unwrap())
+}
+
 #[tokio::test]
-async fn a_changed_message_stops_the_forward_and_an_operator_decides() {
+async fn the_feed_stops_at_a_changed_message_and_an_operator_lets_it_go_on() {
+    let of_a_day = |damage: &Damage| matches!(damage, Damage::Missing(_) | Damage::Tampered(_));
     for (statement, damage) in [
         ("UPDATE contents SET sealed = zeroblob(200) WHERE sequence = 2", Damage::TamperedMessage(2)),
         ("DELETE FROM contents WHERE sequence = 2", Damage::MissingMessage(2)),
@@ -92,18 +101,61 @@ async fn a_changed_message_stops_the_forward_and_an_operator_decides() {
         filled(&place).await;
         sql(&place, statement);
         let spool = place.open();
-        let read = spool.read(1, 9, usize::MAX).await;
-        assert!(matches!(read, Err(SpoolError::Damaged { damage: d, .. }) if d == damage), "{statement}");
-        assert!(matches!(spool.append(message(4)).await, Err(Refusal::Failed(SpoolError::Damaged { .. }))));
-        assert!(spool.tail().borrow().failed.is_some());
-        assert_eq!(spool.list(1, None, 9).await.map(|all| all.len()).unwrap_or(3), 3);
-        if matches!(damage, Damage::TamperedMessage(_) | Damage::MissingMessage(_)) && !statement.contains("epochs") {
-            spool.discard(2, true, "anna", "damaged").await.unwrap();
-            assert_eq!(spool.append(message(4)).await.unwrap(), 4);
-            let left: Vec<_> = spool.read(1, 9, usize::MAX).await.unwrap().iter().map(|one| one.sequence).collect();
-            assert_eq!(left, [3, 4]);
-        }
+        assert_eq!(read(&spool).await, [0; 0], "{statement}");
+        let tail = spool.tail().borrow().clone();
+        assert_eq!(tail.damaged, Some(DamagedMessage { sequence: 2, damage: damage.clone() }), "{statement}");
+        assert_eq!(tail.failed, None);
+        assert_eq!(spool.list(1, None, 9).await.unwrap().len(), 3, "{statement}");
+        // Messages are taken on, unless their own key is the one that is gone: it is not replaced.
+        let taken = spool.append(message(4)).await;
+        assert_eq!(taken.is_ok(), !of_a_day(&damage), "{statement}");
+        assert!(spool.payload(2, "anna").await.is_err());
+        // It never left the spool: nobody else is asked.
+        spool.park(2, false, "anna").await.unwrap();
+        assert_eq!(spool.tail().borrow().damaged, None);
+        let is_alone = !of_a_day(&damage) && !statement.contains("epochs");
+        assert_eq!(read(&spool).await, if is_alone { vec![3, 4] } else { Vec::new() }, "{statement}");
+        let next = spool.tail().borrow().damaged.as_ref().map(|damaged| damaged.sequence);
+        assert_eq!(next, (!is_alone).then_some(3), "{statement}");
+        assert!(spool.release(2, "anna").await.is_err(), "{statement}");
+        // Its outcome and state can be changed all the same.
+        spool.settle(vec![outcome(3, Verdict::Delivered)]).await.unwrap();
+        spool.discard(2, false, "anna", "sent by fax").await.unwrap();
+        let events = spool.read_outbox(4, 99).await.unwrap();
+        let told: Vec<_> = events.iter().filter(|event| event.sequence == 2).map(|event| event.happening).collect();
+        assert_eq!(told, [Happening::Damaged, Happening::Parked, Happening::Discarded], "{statement}");
+        let parked = events.iter().find(|event| event.happening == Happening::Parked).unwrap();
+        assert_eq!((&*parked.by, &*parked.reason), ("anna", &*format!("it is damaged: {damage}")));
     }
+}
+
+#[tokio::test]
+async fn what_is_before_a_damaged_message_goes_on_and_what_was_never_sent_needs_no_word() {
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=5 {
+        spool.append(message(number)).await.unwrap();
+    }
+    drop(spool);
+    sql(&place, "UPDATE contents SET sealed = zeroblob(200) WHERE sequence IN (3, 4)");
+    let spool = place.open();
+    assert_eq!(read(&spool).await, [1, 2]);
+    assert_eq!(spool.settle(vec![outcome(1, Verdict::Delivered), outcome(2, Verdict::Delivered)]).await.unwrap(), 2);
+    assert_eq!(read(&spool).await, [0; 0]);
+    // Behind it the feed may be already: who delivers took it while it was whole.
+    assert_eq!(sequences(&spool.read(5, 9, usize::MAX).await.unwrap()), [5]);
+    assert!(!spool.show(3).await.unwrap().may_be_sent || spool.show(5).await.unwrap().may_be_sent);
+    drop(spool);
+    // A start does not know what of a reservation was used.
+    let spool = place.open();
+    assert!(matches!(spool.park(3, false, "anna").await, Err(SpoolError::Sent { sequence: 3 })));
+    assert_eq!(read(&spool).await, [0; 0]);
+    spool.discard(3, true, "anna", "why").await.unwrap();
+    assert_eq!(read(&spool).await, [0; 0]);
+    assert_eq!(spool.tail().borrow().damaged.as_ref().map(|damaged| damaged.sequence), Some(4));
+    let events = spool.read_outbox(0, 99).await.unwrap();
+    let discarded = events.iter().find(|event| event.happening == Happening::Discarded).unwrap();
+    assert_eq!(discarded.reason, "why (it is damaged: message 3 was changed)");
 }
 
 #[tokio::test]
@@ -182,9 +234,10 @@ async fn a_large_payload_that_is_gone_is_named() {
     {
         fs::remove_file(path).unwrap();
     }
-    let read = spool.read(1, 9, usize::MAX).await;
-    assert!(matches!(read, Err(SpoolError::Damaged { damage: Damage::Missing(_), .. })));
-    assert!(matches!(spool.append(message(2)).await, Err(Refusal::Failed(SpoolError::Damaged { .. }))));
-    spool.discard(1, true, "anna", "damaged").await.unwrap();
+    assert_eq!(read(&spool).await, [0; 0]);
+    let damage = Damage::Missing("content of a large message");
+    assert_eq!(spool.tail().borrow().damaged, Some(DamagedMessage { sequence: 1, damage }));
     assert_eq!(spool.append(message(2)).await.unwrap(), 2);
+    spool.discard(1, true, "anna", "damaged").await.unwrap();
+    assert_eq!(read(&spool).await, [2]);
 }

@@ -47,11 +47,38 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_ends_with_the_space() {
     assert_eq!(settled.unwrap(), 1);
     assert_eq!(spool.tail().borrow().failed, None);
     leave_room(&spool, None).await;
+    has_room(&spool).await;
     assert_eq!(spool.append(big.clone()).await.unwrap(), 4);
     drop(spool);
     let queued = place.open().read(1, 9, usize::MAX).await.unwrap();
     assert_eq!(queued.iter().map(|one| one.sequence).collect::<Vec<_>>(), [2, 3, 4]);
     assert!(queued[2].payload == big);
+}
+
+/// Waits until messages are taken again.
+async fn has_room(spool: &Spool) {
+    let mut tail = spool.tail();
+    let room = tail.wait_for(|tail| !tail.disk_full);
+    tokio::time::timeout(Duration::from_secs(20), room).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn no_message_takes_of_the_reserve_and_intake_returns_by_itself() {
+    let place = Place::new();
+    let spool = place.open();
+    let reserve = crate::spool::reserve::Reserve::of(place.directory.path());
+    assert!(reserve.is_whole());
+    for (number, payload) in [(1, message(1)), (2, vec![b'x'; INLINE_BYTES_MAX + 1])] {
+        // Another forward on that disk needs of it.
+        assert!(reserve.release());
+        assert!(matches!(spool.append(payload.clone()).await, Err(Refusal::Disk)));
+        assert_eq!(place.files(), 0);
+        assert_eq!(spool.settle(Vec::new()).await.unwrap(), 0, "what is kept goes on");
+        // This disk has room: it is made again, and messages are taken.
+        has_room(&spool).await;
+        assert!(reserve.is_whole());
+        assert_eq!(spool.append(payload).await.unwrap(), number);
+    }
 }
 
 /// Fails as a write does that the disk did not take.

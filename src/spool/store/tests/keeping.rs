@@ -56,6 +56,25 @@ async fn what_may_be_sent_is_not_touched_before_it_was_withdrawn() {
 }
 
 #[tokio::test]
+async fn what_was_never_read_cannot_have_been_sent() {
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=3 {
+        spool.append(message(number)).await.unwrap();
+    }
+    assert_eq!(spool.read(1, 1, usize::MAX).await.unwrap().len(), 1);
+    // As an operator does who pauses a forward, and then sets aside what came meanwhile.
+    spool.park(2, false, "anna").await.unwrap();
+    assert!(matches!(spool.park(1, false, "anna").await, Err(SpoolError::Sent { sequence: 1 })));
+    assert_eq!(spool.judge(FarView::Fresh).await.unwrap(), Judgement::Agreed { next: 1, in_doubt_through: 1 });
+    drop(spool);
+    let spool = place.open();
+    spool.append(message(4)).await.unwrap();
+    spool.discard(4, false, "anna", "why").await.unwrap();
+    assert!(matches!(spool.park(1, false, "anna").await, Err(SpoolError::Sent { sequence: 1 })));
+}
+
+#[tokio::test]
 async fn a_pause_outlives_a_restart() {
     let place = Place::new();
     let spool = place.open();
@@ -219,6 +238,67 @@ async fn an_attempt_is_there_after_a_restart_until_its_message_is_settled() {
     let spool = place.open();
     assert_eq!(spool.interrupted().await.unwrap(), None);
     assert_eq!(spool.opening().await.unwrap().retired_through, 1);
+}
+
+/// Is what a far site tells of a message that it withdrew after three attempts.
+fn withdrawn(sequence: Sequence) -> Outcome {
+    let code = AckCode::ApplicationError;
+    Outcome { code, attempts: 3, in_doubt: 1, ..outcome(sequence, Verdict::Withdrawn) }
+}
+
+async fn told(spool: &Spool, sequence: Sequence) -> Vec<(Happening, u32, u32)> {
+    let events = spool.read_outbox(0, 99).await.unwrap();
+    let of_message = events.iter().filter(|event| event.sequence == sequence);
+    of_message.map(|event| (event.happening, event.attempts, event.in_doubt)).collect()
+}
+
+#[tokio::test]
+async fn how_often_a_withdrawn_message_was_attempted_is_kept_whatever_comes_first() {
+    use Happening::{Accepted, Discarded, Parked, Settled};
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=4 {
+        spool.append(message(number)).await.unwrap();
+    }
+    // The report first, then the decision: who decided is noted all the same.
+    spool.settle(vec![withdrawn(1), withdrawn(2)]).await.unwrap();
+    spool.park(1, true, "anna").await.unwrap();
+    spool.discard(2, true, "anna", "why").await.unwrap();
+    // The decision first.
+    spool.park(3, true, "anna").await.unwrap();
+    spool.discard(4, true, "anna", "why").await.unwrap();
+    for _ in 0..2 {
+        spool.settle(vec![withdrawn(3), withdrawn(4), outcome(3, Verdict::DeliveredBefore)]).await.unwrap();
+    }
+    assert_eq!(states(&spool).await, [State::Parked, State::Discarded, State::Parked, State::Discarded]);
+    for sequence in 1..=4 {
+        let kept = spool.show(sequence).await.unwrap().outcome.unwrap();
+        let counts = (kept.verdict, kept.code, kept.attempts, kept.in_doubt);
+        assert_eq!(counts, (Some(Verdict::Withdrawn), Some(AckCode::ApplicationError), 3, 1), "{sequence}");
+        assert!(kept.answer == withdrawn(1).answer);
+    }
+    assert_eq!(told(&spool, 1).await, [(Accepted, 0, 0), (Settled, 3, 1), (Parked, 3, 1)]);
+    assert_eq!(told(&spool, 2).await, [(Accepted, 0, 0), (Settled, 3, 1), (Discarded, 3, 1)]);
+    assert_eq!(told(&spool, 3).await, [(Accepted, 0, 0), (Parked, 0, 0), (Settled, 3, 1)]);
+    assert_eq!(told(&spool, 4).await, [(Accepted, 0, 0), (Discarded, 0, 0), (Settled, 3, 1)]);
+    // One that an operator parked who asked nobody is not parked again.
+    spool.append(message(5)).await.unwrap();
+    spool.park(5, false, "anna").await.unwrap();
+    assert!(matches!(spool.park(5, true, "anna").await, Err(SpoolError::NotAllowed { .. })));
+}
+
+#[tokio::test]
+async fn the_attempts_of_a_receiver_without_a_far_site_stay_with_the_message() {
+    let place = Place::new();
+    let spool = place.open();
+    spool.append(message(1)).await.unwrap();
+    let attempt = Attempt { sequence: 1, number: 2, in_doubt: 1, interrupted: 0, under_way: true };
+    spool.commit(None, Some(attempt)).await.unwrap();
+    spool.park(1, true, "anna").await.unwrap();
+    let kept = spool.show(1).await.unwrap().outcome.unwrap();
+    assert_eq!((kept.verdict, kept.attempts, kept.in_doubt), (Some(Verdict::Withdrawn), 2, 2));
+    assert_eq!(told(&spool, 1).await[1], (Happening::Parked, 2, 2));
+    assert_eq!(spool.interrupted().await.unwrap(), None);
 }
 
 #[tokio::test]

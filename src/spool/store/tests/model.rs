@@ -1,7 +1,7 @@
 //! Drives the real store and a simple model with the same random commands, restarts among them: nothing accepted
 //! disappears, the order is kept, nothing is retired without an outcome, and what is told is the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -16,6 +16,8 @@ enum Step {
     Park(u8),
     Discard(u8),
     Release(u8),
+    /// The disk changes the content of a message.
+    Spoil(u8),
     Reopen,
 }
 
@@ -27,6 +29,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Park),
         1 => any::<u8>().prop_map(Step::Discard),
         1 => any::<u8>().prop_map(Step::Release),
+        1 => any::<u8>().prop_map(Step::Spoil),
         1 => Just(Step::Reopen),
     ]
 }
@@ -39,6 +42,14 @@ const VERDICTS: [Verdict; 5] =
 struct Model {
     messages: BTreeMap<Sequence, (State, Vec<u8>)>,
     is_kept: bool,
+    /// Are those whose content is not what it was.
+    spoiled: BTreeSet<Sequence>,
+    /// Is the one at which the feed is known to stop.
+    stop: Option<Sequence>,
+    /// Are those of which an outcome is kept.
+    told: BTreeSet<Sequence>,
+    /// Are those that are set aside because they were withdrawn where they would have been delivered.
+    withdrawn: BTreeSet<Sequence>,
 }
 
 impl Model {
@@ -70,9 +81,39 @@ impl Model {
         let Some((state, _)) = self.messages.get_mut(&sequence).filter(|_| is_left) else {
             return false;
         };
+        use crate::spool::queue::Event;
         let next = state.handle_event(event);
+        // What is told of a withdrawn message belongs to it, also where the decision came first.
+        let is_decided = next.is_none() && *state != State::Delivered;
+        if event == Event::Settled(Verdict::Withdrawn)
+            && (next.is_some() || is_decided && !self.told.contains(&sequence))
+        {
+            self.withdrawn.insert(sequence);
+        }
+        if matches!(event, Event::Settled(_)) && next.is_some() || self.withdrawn.contains(&sequence) {
+            self.told.insert(sequence);
+        }
+        self.stop.take_if(|stop| *stop == sequence && next.is_some_and(|next| next != State::Queued));
+        let is_parked_so = event == Event::Park && *state == State::Parked && self.withdrawn.contains(&sequence);
         *state = next.unwrap_or(*state);
-        next.is_some()
+        next.is_some() || is_parked_so
+    }
+
+    /// Reads three from there on, up to one that is spoiled.
+    fn read(&mut self, from: Sequence) -> Vec<(Sequence, Vec<u8>)> {
+        let mut read = Vec::new();
+        let queued: Vec<_> = self.queued(from).into_iter().map(|(n, payload)| (n, payload.to_vec())).take(3).collect();
+        for (sequence, payload) in queued {
+            if self.stop.is_some_and(|stop| (from..=sequence).contains(&stop)) {
+                break;
+            }
+            if self.spoiled.contains(&sequence) {
+                self.stop = Some(self.stop.map_or(sequence, |stop| stop.min(sequence)));
+                break;
+            }
+            read.push((sequence, payload));
+        }
+        read
     }
 }
 
@@ -88,10 +129,8 @@ async fn take(spool: &Spool, model: &mut Model, step: &Step) {
         Step::Read(choice) => {
             let from = model.choose(*choice);
             let read = spool.read(from, 3, usize::MAX).await.unwrap();
-            let read: Vec<_> = read.iter().map(|one| (one.sequence, &one.payload[..])).collect();
-            let mut queued = model.queued(from);
-            queued.truncate(3);
-            assert!(read == queued, "from {from}");
+            let read: Vec<_> = read.into_iter().map(|one| (one.sequence, one.payload)).collect();
+            assert!(read == model.read(from), "from {from}");
         }
         Step::Settle(choices) => {
             let verdict = |number: u8| VERDICTS[usize::from(number)];
@@ -116,14 +155,24 @@ async fn take(spool: &Spool, model: &mut Model, step: &Step) {
         Step::Release(choice) => {
             let sequence = model.choose(*choice);
             let released = spool.release(sequence, "anna").await;
-            assert_eq!(released.is_ok(), model.handle(sequence, Event::Release), "release {sequence}");
+            let is_whole = !model.spoiled.contains(&sequence);
+            assert_eq!(released.is_ok(), is_whole && model.handle(sequence, Event::Release), "release {sequence}");
             if let Ok(again) = released {
                 let payload = model.messages[&sequence].1.clone();
                 assert_eq!(again, model.messages.len() as u64 + 1);
                 model.messages.insert(again, (State::Queued, payload));
             }
         }
-        Step::Reopen => {}
+        Step::Spoil(choice) => {
+            let sequence = model.choose(*choice);
+            let sql = "UPDATE contents SET sealed = zeroblob(100) WHERE sequence = ?1";
+            let spoil = move |core: &mut Core| core.execute("spoil", sql, [database::stored(sequence)]);
+            spool.change(spoil).await.unwrap();
+            if model.messages.contains_key(&sequence) {
+                model.spoiled.insert(sequence);
+            }
+        }
+        Step::Reopen => model.stop = None,
     }
 }
 
@@ -136,6 +185,8 @@ async fn agree(spool: &Spool, model: &Model) {
     assert_eq!(tail.retired_through, model.retired_through());
     assert_eq!(tail.depth, model.queued(0).len() as u64);
     assert_eq!(tail.oldest.is_some(), tail.depth > 0);
+    assert_eq!(tail.damaged.as_ref().map(|damaged| damaged.sequence), model.stop);
+    assert_eq!(tail.failed, None);
     let opening = spool.opening().await.unwrap();
     let mut digest = crate::spool::Digest::NONE;
     for (sequence, (_, payload)) in model.messages.range(..=model.retired_through()) {
@@ -165,8 +216,9 @@ proptest! {
             // Nothing was delivered or given up without a note of it.
             let events = spool.read_outbox(0, usize::MAX).await.unwrap();
             for (sequence, (state, _)) in &model.messages {
-                let of_message: Vec<_> =
-                    events.iter().filter(|event| event.sequence == *sequence).map(|event| event.happening).collect();
+                let of_message = events.iter().filter(|event| event.sequence == *sequence);
+                let of_message = of_message.map(|event| event.happening);
+                let of_message: Vec<_> = of_message.filter(|happening| *happening != Happening::Damaged).collect();
                 assert_eq!(of_message.first(), Some(&Happening::Accepted));
                 assert_eq!(of_message.len() > 1, *state != State::Queued, "{sequence}: {of_message:?}");
             }
