@@ -157,8 +157,7 @@ fn about(route: DefaultRoute) -> &'static str {
         DefaultRoute::None => "",
         DefaultRoute::Held => "; the default route to it is set once it is found",
         DefaultRoute::Set => {
-            "; the default route leads questions to the name server into this tunnel: restart the site, or give the name \
-             server a route of its own, the name a line in /etc/hosts, or the peer an address"
+            "; its default route takes the look-up into this tunnel: restart the site, see README (\"A default route\")"
         }
     }
 }
