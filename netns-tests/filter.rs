@@ -24,6 +24,7 @@ tests![
     other_source_addresses_are_dropped needs "wg" "wireguard-go",
     other_destinations_of_the_host_are_not_reachable needs "wg" "wireguard-go",
     routed_does_not_open_other_addresses_of_the_host needs "wg" "wireguard-go",
+    segments_that_no_connection_has_find_no_port needs "wg" "wireguard-go" "nmap",
     nmap_finds_only_what_is_offered needs "wg" "wireguard-go" "nmap",
     the_link_port_is_not_reachable_from_outside,
     only_wireguard_is_on_the_wire,
@@ -188,6 +189,25 @@ fn other_destinations_of_the_host_are_not_reachable() {
     intruder.ip(&format!("route add 172.31.0.1/32 dev {INTERFACE}"));
     let from = SocketAddr::new(intrusion.intruder.inner.into(), 0);
     assert!(intrusion.try_from(Some(from), lan).is_err(), "the site's network is not offered");
+    intrusion.the_tunnel_works();
+}
+
+fn segments_that_no_connection_has_find_no_port() {
+    let intrusion = Intrusion::start(&["routed: true"]);
+    let _sshd = intrusion.site.namespace.listen("0.0.0.0:22".parse().unwrap()).expect("free");
+    let lan = intrusion.site.outer;
+    let inner = intrusion.site.inner;
+    // FIN, NULL, Xmas: a closed port answers, an open one does not
+    for scan in ["-sF", "-sN", "-sX"] {
+        for (at, dropped) in [(inner, 4.5), (lan, 0.0)] {
+            let text = intrusion.intruder.namespace.must(&format!(
+                "nmap {scan} -Pn -n --max-retries 1 --max-rtt-timeout 100ms -e {INTERFACE} -p 20-23,{OFFERED} -oG - {at}"
+            ));
+            assert!(text.contains("open|filtered") && !text.contains("closed"), "{scan} {at}: {text}");
+            let counted = intrusion.site.metric("peer_dropped_packets_total", "flags_not_allowed");
+            assert!(counted > dropped, "{scan} {at}: {counted}");
+        }
+    }
     intrusion.the_tunnel_works();
 }
 

@@ -4,6 +4,9 @@
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
@@ -24,6 +27,10 @@ tests![
     a_peer_that_comes_by_itself_needs_no_name,
     a_peer_that_comes_during_a_look_up_needs_no_name,
     a_site_ends_at_once_while_a_name_is_looked_up,
+    a_default_route_waits_for_the_name_of_its_peer,
+    a_default_route_waits_for_the_name_of_a_peer_that_has_moved,
+    a_default_route_waits_for_a_peer_that_comes_by_itself,
+    answers_by_udp_come_in_by_a_default_route,
     routes_go_where_the_configuration_says,
     datagrams_outside_the_tunnel_carry_the_mark needs "nft",
     garbage_from_the_network_disturbs_no_message,
@@ -156,6 +163,169 @@ fn a_site_ends_at_once_while_a_name_is_looked_up() {
     pair.north.terminate();
     let (status, _) = pair.north.program().wait(Duration::from_secs(2));
     assert!(status.success(), "{status}");
+}
+
+/// Answers questions by DNS (RFC 1035, section 4), behind the default route of the sites' hosts.
+struct NameServer {
+    address: Arc<Mutex<Option<Ipv4Addr>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Is where a [`NameServer`] is.
+const NAME_SERVER: &str = "10.53.0.53";
+
+impl NameServer {
+    /// Begins with an address for every name, or with no answer at all.
+    fn start(pair: &Pair, address: Option<Ipv4Addr>) -> Self {
+        pair.wire.namespace.ip(&format!("addr add {NAME_SERVER}/32 dev lo"));
+        let socket = pair.wire.namespace.udp(format!("{NAME_SERVER}:53").parse().unwrap()).expect("free");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
+        let (address, stop) = (Arc::new(Mutex::new(address)), Arc::new(AtomicBool::new(false)));
+        let (known, stopped) = (Arc::clone(&address), Arc::clone(&stop));
+        let serve = move || {
+            let mut question = [0; 512];
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((bytes, from)) = socket.recv_from(&mut question) else { continue };
+                let address = *known.lock().expect("no panic");
+                if let Some(answer) = address.and_then(|address| answer_of(&question[..bytes], address)) {
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        };
+        Self { address, stop, thread: Some(std::thread::spawn(serve)) }
+    }
+
+    fn set(&self, address: Ipv4Addr) {
+        *self.address.lock().expect("no panic") = Some(address);
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Answers a question for an A record with an address, and any other with none.
+fn answer_of(question: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+    let name_bytes = question.get(12..)?.iter().position(|byte| *byte == 0)? + 1;
+    let asked = question.get(12..12 + name_bytes + 4)?;
+    let is_a = asked.ends_with(&[0, 1, 0, 1]);
+    let mut answer = [&question[..2], &[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0], asked].concat();
+    if is_a {
+        answer.extend([&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4][..], &address.octets()].concat());
+    }
+    Some(answer)
+}
+
+/// Returns plans where north sends everything to south, whose name only a server behind its default route knows.
+fn default_plans(pair: &Pair) -> (Plan, Plan) {
+    let (north, south) = (&pair.north, &pair.south);
+    let endpoint = format!("endpoint: \"{NAME}:{UDP_PORT}\"");
+    let address = format!("address: {}", south.inner);
+    let by_name = Plan::of(north).peer_with(south, "0.0.0.0/0", &[&endpoint, &address, "routed: true"]);
+    let north_plan = by_name.forward("orders", FORWARD, "south", "service: orders", &[]);
+    let lines = ["routed: true", "host_access: true"];
+    let waits = Plan::of(south).peer_with(north, &format!("{}/32", north.inner), &lines);
+    (north_plan, waits.service("orders", crate::harness::pair::TARGET, "north", &[]))
+}
+
+fn has_default_route(site: &Site) -> bool {
+    site.namespace.ip("-4 rule show").contains("not from all fwmark")
+}
+
+fn a_default_route_waits_for_the_name_of_its_peer() {
+    let mut pair = Pair::unstarted();
+    let _hosts = Hosts::of(&pair.north, NAME_SERVER);
+    let (north, south) = default_plans(&pair);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    let says = || pair.north.health_of("peers", "south").to_string();
+    until(RESOLVE_LIMIT, "it says so", || says().contains("is set once it is found").then_some(()));
+    assert!(says_that_the_name_does_not_resolve(&pair.north) && !has_default_route(&pair.north));
+    let _server = NameServer::start(&pair, Some(pair.south.outer));
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    let mut sender = pair.sender();
+    sender.send(&message("held", 500)).expect("open");
+    assert!(sender.answer(2 * RESOLVE_LIMIT).is_ok(), "the name is looked up again");
+    until(SOON, "the default route is set", || has_default_route(&pair.north).then_some(()));
+    assert!(pair.north.namespace.ip(&format!("route get {NAME_SERVER}")).contains("dev wl0"));
+}
+
+fn a_default_route_waits_for_the_name_of_a_peer_that_has_moved() {
+    let mut pair = Pair::unstarted();
+    let _hosts = Hosts::of(&pair.north, NAME_SERVER);
+    let server = NameServer::start(&pair, Some(pair.south.outer));
+    let (north, south) = default_plans(&pair);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    let kept = pair.north.dir.join("state/endpoints.json");
+    until(SOON, "the endpoint is kept", || kept.exists().then_some(()));
+    pair.north.kill();
+    pair.south.kill();
+    // south forgets where north is: north has to find it
+    fs::remove_file(pair.south.dir.join("state/endpoints.json")).ok();
+    server.set(pair.south.roam(9));
+    pair.south.restart();
+    pair.north.restart();
+    let mut sender = pair.sender();
+    sender.send(&message("2", 500)).expect("open");
+    assert!(sender.answer(RESOLVE_LIMIT).is_ok(), "{}", pair.north.health_of("peers", "south"));
+    assert_eq!(pair.north.health_of("peers", "south")["endpoint"], format!("{}:{UDP_PORT}", pair.south.outer));
+    until(SOON, "the default route is set", || has_default_route(&pair.north).then_some(()));
+}
+
+fn a_default_route_waits_for_a_peer_that_comes_by_itself() {
+    let mut pair = Pair::unstarted();
+    let _hosts = Hosts::of(&pair.north, NAME_SERVER);
+    let (north, _) = default_plans(&pair);
+    let (_, south) = pair.plans(&[]);
+    pair.north.start(&north);
+    std::thread::sleep(SOON);
+    assert!(!has_default_route(&pair.north), "nobody knows where south is");
+    pair.south.start(&south);
+    until(SOON, "the default route is set", || has_default_route(&pair.north).then_some(()));
+    // a reload does not take it away, whatever the name is
+    pair.north.write(&north);
+    pair.north.program().signal(nix::sys::signal::Signal::SIGHUP);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(has_default_route(&pair.north));
+}
+
+fn answers_by_udp_come_in_by_a_default_route() {
+    let mut pair = Pair::unstarted();
+    let _hosts = Hosts::of(&pair.north, NAME_SERVER);
+    let _server = NameServer::start(&pair, Some(pair.south.outer));
+    let (north, south) = default_plans(&pair);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    until(RESOLVE_LIMIT, "the default route is set", || has_default_route(&pair.north).then_some(()));
+    let at = SocketAddr::new(pair.south.outer.into(), 53);
+    let server = pair.south.namespace.udp(at).expect("free");
+    let other = pair.south.namespace.udp(SocketAddr::new(at.ip(), 54)).expect("free");
+    let client = pair.north.namespace.udp("0.0.0.0:0".parse().unwrap()).expect("a socket");
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(SOON)).expect("not zero");
+    }
+    let mut buffer = [0; 64];
+    for question in [b"first", b"again"] {
+        client.send_to(question, at).expect("sent");
+        let (bytes, from) = server.recv_from(&mut buffer).expect("it went through the tunnel");
+        assert_eq!((&buffer[..bytes], from.ip()), (&question[..], pair.north.inner.into()));
+        // from another port, and to another port, it is no answer
+        other.send_to(b"no answer", from).expect("sent");
+        server.send_to(b"no answer", SocketAddr::new(from.ip(), 9)).expect("sent");
+        server.send_to(b"answer", from).expect("sent");
+        let (bytes, from) = client.recv_from(&mut buffer).expect("the answer comes in");
+        assert_eq!((&buffer[..bytes], from), (&b"answer"[..], at));
+    }
+    assert_eq!(pair.north.metric("peer_dropped_packets_total", "protocol_not_allowed"), 4.0);
 }
 
 fn routes_go_where_the_configuration_says() {

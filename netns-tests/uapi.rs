@@ -30,6 +30,8 @@ tests![
     a_peer_that_wg_added_may_only_ping needs "wg" "wireguard-go" "ping",
     the_port_and_the_mark_can_be_changed needs "wg",
     an_endpoint_can_be_set_and_the_peer_still_roams needs "wg",
+    a_peer_that_is_set_anew_has_no_endpoint needs "wg",
+    silent_connections_are_told_that_there_are_too_many needs "wg",
     the_socket_takes_the_place_of_a_dead_one_only needs "wg",
     what_is_no_request_changes_nothing needs "wg",
     a_reload_returns_to_the_file needs "wg",
@@ -318,6 +320,52 @@ fn an_endpoint_can_be_set_and_the_peer_still_roams() {
     until(FLOW_LIMIT, "what the peer sends moves its endpoint back", || {
         (show_of(north, &south.public_key, "endpoints") == right).then_some(())
     });
+}
+
+fn a_peer_that_is_set_anew_has_no_endpoint() {
+    let pair = Pair::start(&[]);
+    let north = &pair.north;
+    let (_, key) = new_key(north, "passive.key");
+    let endpoint = || show_of(north, &key, "endpoints");
+    let point = || {
+        set(north, &format!("peer {key} endpoint 198.51.100.77:7"));
+        assert_eq!(endpoint(), "198.51.100.77:7");
+    };
+    let conf = |line: &str| {
+        let secret = std::fs::read_to_string(north.dir.join("private.key")).expect("the key");
+        let secret = secret.trim();
+        let text =
+            format!("[Interface]\nPrivateKey = {secret}\nListenPort = {UDP_PORT}\n[Peer]\nPublicKey = {key}\n{line}");
+        let path = file(north, "passive.conf", &text);
+        wg(north, &format!("setconf {INSIDE} {path}"));
+    };
+    point();
+    set(north, &format!("peer {key} remove peer {key} allowed-ips 10.9.0.0/16"));
+    assert_eq!(endpoint(), "(none)", "removed and added in one request");
+    point();
+    conf("AllowedIPs = 10.9.0.0/16\n");
+    assert_eq!(endpoint(), "(none)", "set as a whole");
+    conf("Endpoint = 198.51.100.78:8\n");
+    assert_eq!(endpoint(), "198.51.100.78:8", "what is said counts");
+    set(north, &format!("peer {key} persistent-keepalive 9"));
+    assert_eq!(endpoint(), "198.51.100.78:8", "and stays where nothing is said");
+}
+
+fn silent_connections_are_told_that_there_are_too_many() {
+    const SILENT: usize = 300;
+    const BUSY: &str = "errno=-16\n\n";
+    let pair = Pair::start(&[]);
+    let silent = pair.north.namespace.run(|| {
+        let path = format!("/var/run/wireguard/{INSIDE}.sock");
+        let connect = |_| std::os::unix::net::UnixStream::connect(&path).expect("accepted, not queued");
+        (0..SILENT).map(connect).collect::<Vec<_>>()
+    });
+    let start = Instant::now();
+    assert_eq!(say(&pair.north, "get=1\n\n"), BUSY);
+    assert!(start.elapsed() < SOON, "at once, not after {:?}", start.elapsed());
+    drop(silent);
+    until(SOON, "there is a place again", || (say(&pair.north, "get=1\n\n") != BUSY).then_some(()));
+    wg(&pair.north, &format!("show {INSIDE}"));
 }
 
 fn the_socket_takes_the_place_of_a_dead_one_only() {

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 const PRIVATE: &str = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
 const SHARED: &str = "3q2+796tvu/erb7v3q2+796tvu/erb7v3q2+796tvu8=";
 const PEER: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+const TWIN: &str = "5EQWjucdiwf1NMA8EY5bDhP5w3sKBh91YtPBIE9Nuxs=";
 
 fn wardlink(directory: &TempDir, args: &[&str]) -> Output {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wardlink"));
@@ -152,6 +153,17 @@ fn a_bad_file_is_refused_line_by_line_and_nothing_is_written() {
     assert!(!directory.path().join("keys/private.key").exists());
     let missing = wardlink(&directory, &["import", "none.conf"]);
     assert_eq!(missing.status.code(), Some(64));
+}
+
+#[test]
+fn a_fault_of_the_site_is_at_the_section_of_its_peer_and_names_no_line_of_what_is_not_written() {
+    let directory = TempDir::new().unwrap();
+    let twice = format!("{}\n# Twin\n[Peer]\nPublicKey = {TWIN}\nAllowedIPs = 10.98.0.2/32\n", usual());
+    write(&directory, "wg7.conf", &twice);
+    let section = twice.lines().position(|line| line == "# Twin").unwrap() + 2;
+    let said = stderr(&wardlink(&directory, &["import", "wg7.conf"]));
+    assert!(said.starts_with(&format!("wg7.conf:{section}: as a site: peers[1].allowed_ips[0]: ")), "{said}");
+    assert!(said.contains("10.98.0.2/32") && !said.contains("(line"), "{said}");
 }
 
 fn site(directory: &TempDir) {

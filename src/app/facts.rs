@@ -73,7 +73,7 @@ impl Parts {
     }
 
     fn peer_facts(&self, peer: &TunnelFacts, configured: Option<&Peer>) -> PeerFacts {
-        let since = peer.latest_handshake.unwrap_or(self.started);
+        let since = peer.latest_handshake.unwrap_or_else(|| peer.added.max(self.started));
         let unanswered = peer.unanswered_for.and_then(|silence| SystemTime::now().checked_sub(silence));
         let lost = unanswered.map_or(since, |at| at.max(since));
         PeerFacts {
@@ -82,6 +82,7 @@ impl Parts {
             endpoint_configured: configured.and_then(|peer| peer.endpoint.as_ref()).map(ToString::to_string),
             endpoint: peer.endpoint,
             endpoint_error: peer.endpoint_error.clone(),
+            is_configured: configured.is_some(),
             set_by: if peer.set_by_wg { SetBy::Wg } else { SetBy::Config },
             session: if peer.has_session { Session::Up { since } } else { Session::Down { since: lost } },
             session_wanted: configured.is_some_and(|peer| peer.persistent_keepalive.is_some()),

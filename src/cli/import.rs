@@ -84,7 +84,7 @@ fn import(args: &Args) -> Result<(), Failure> {
     let interface = interface.unwrap_or_else(|| INTERFACE.to_owned());
     let naming = Naming { site: &site_name, interface: &interface, keys: &keys, source: &source };
     let site = wg_quick::site(&file, naming);
-    check(&site, &source)?;
+    check(&site, &file, &source)?;
     for (line, note) in &site.notes {
         say(&format!("{source}:{line}: {note}"));
     }
@@ -105,8 +105,9 @@ fn read(path: &Path) -> io::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Says what check-config would: nothing is written that it refuses.
-fn check(site: &Site, source: &str) -> Result<(), Failure> {
+/// Says what check-config would: nothing is written that it refuses. Lines of the YAML, which nobody sees, are not named;
+/// where a peer is at fault, the line of its section is.
+fn check(site: &Site, file: &wg_quick::File, source: &str) -> Result<(), Failure> {
     let stand_in = SecretKey::new([1; 32]);
     let read_key = |path: &Path| {
         let found = site.keys.iter().find(|file| Path::new(&file.path) == path);
@@ -114,9 +115,27 @@ fn check(site: &Site, source: &str) -> Result<(), Failure> {
     };
     let checked = config::parse(&site.yaml, Path::new(source), &read_key);
     checked.map(|_| ()).map_err(|errors| {
-        let line = |issue: &config::Issue| format!("{source}: as a site: {}: {}", issue.path, issue.message);
+        let line = |issue: &config::Issue| {
+            let section = section(&issue.path).and_then(|index| file.peers.get(index));
+            let place = section.map(|peer| format!(":{}", peer.line)).unwrap_or_default();
+            format!("{source}{place}: as a site: {}: {}", issue.path, without_line(&issue.message))
+        };
         Failure::Input(errors.issues().iter().map(line).collect())
     })
+}
+
+/// Returns the place of the peer in the list that a path begins with: 1 of `peers[1].endpoint`.
+fn section(path: &str) -> Option<usize> {
+    path.strip_prefix("peers[")?.split_once(']')?.0.parse().ok()
+}
+
+/// Takes a place such as ` (line 17)` out of a message.
+fn without_line(message: &str) -> String {
+    let found = message.split_once(" (line ").and_then(|(before, rest)| {
+        let (number, after) = rest.split_once(')')?;
+        number.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("{before}{after}"))
+    });
+    found.unwrap_or_else(|| message.to_owned())
 }
 
 fn make_directory(path: &Path) -> Result<String, Failure> {

@@ -6,7 +6,6 @@
 
 mod ask;
 pub mod operate;
-mod places;
 pub mod queue;
 mod serve;
 

@@ -21,9 +21,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::places::{CONNECTIONS_OF_USER_MAX, Place, Places};
 use super::queue::{QueueAnswer, QueueRequest};
 use super::{Answer, CHANGE_TIME_MAX, ControlError, READER_GROUP, REQUEST_BYTES_MAX, Reloaded, Request};
+use crate::tunnel::places::{CONNECTIONS_OF_USER_MAX, Place, Places, may_change};
 
 /// Limits a connection from its acceptance to its request: a command sends it at once.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
@@ -247,11 +247,6 @@ async fn operate(request: QueueRequest, uid: Uid, answers: &Answers) -> QueueAns
         tracing::info!(target: "wardlink::audit", %forward, action, sequence, %uid, is_done, "a queue was operated");
     }
     answered
-}
-
-/// Tells who may change the site: root, and the user that it runs as, who could anyway.
-pub(super) fn may_change(uid: Uid) -> bool {
-    uid.is_root() || uid == Uid::effective()
 }
 
 pub(super) async fn is_reader(uid: Uid, gid: Gid) -> bool {

@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::queue::{QueueAction, QueueAnswer};
 use super::*;
+use crate::tunnel::places::{CONNECTIONS_OF_USER_MAX, may_change};
 
 struct Served {
     directory: TempDir,
@@ -127,7 +128,7 @@ async fn silent_connections_of_one_user_are_told_and_soon_closed() {
         (told, answer)
     };
     let (told, answer) = spawn_blocking(hold).await.expect("no panic");
-    assert_eq!(told, TOO_MANY - places::CONNECTIONS_OF_USER_MAX);
+    assert_eq!(told, TOO_MANY - CONNECTIONS_OF_USER_MAX);
     assert_eq!(answer, json!({ "site": "north-hospital" }));
 }
 
@@ -149,8 +150,8 @@ async fn only_root_and_the_own_user_may_change_the_site() {
     let path = served.path.clone();
     let answer = spawn_blocking(move || ask(&path, Request::Reload)).await.expect("no panic").expect("answer");
     assert_eq!(answer, json!({ "outcome": "done", "changes": "nothing changed" }));
-    assert!(serve::may_change(Uid::from_raw(0)));
-    assert!(!serve::may_change(Uid::from_raw(STRANGER)), "whatever its groups are");
+    assert!(may_change(Uid::from_raw(0)));
+    assert!(!may_change(Uid::from_raw(STRANGER)), "whatever its groups are");
 }
 
 #[tokio::test]

@@ -114,6 +114,9 @@ pub struct PeerFacts {
     pub public_key: String,
     /// Says whose word its settings are.
     pub set_by: SetBy,
+    /// Tells that the configuration has it; `wg` may add others.
+    #[serde(skip)]
+    pub is_configured: bool,
     /// Is the endpoint as configured, such as `lab.example.org:51820`.
     pub endpoint_configured: Option<String>,
     /// Is where datagrams to the peer go now.
@@ -148,7 +151,7 @@ pub enum Session {
     },
     /// There is none.
     Down {
-        /// Says since when; the start of the process where there never was one.
+        /// Says since when; since it is a peer of this process where there never was one.
         #[serde(serialize_with = "rfc3339")]
         since: SystemTime,
     },

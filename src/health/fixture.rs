@@ -32,6 +32,7 @@ pub(crate) fn site() -> SiteFacts {
             name: "city-lab".into(),
             public_key: "AAAA".into(),
             set_by: SetBy::Config,
+            is_configured: true,
             endpoint_configured: Some("lab.example.org:51820".into()),
             endpoint: Some(([198, 51, 100, 7], 51820).into()),
             endpoint_error: None,

@@ -122,9 +122,11 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         facts.services.iter().map(|service| Entry { verdict: judge_service(facts, service), facts: service }).collect();
     let orphans = facts.orphans.iter().map(|orphan| Entry { verdict: judge_orphan(orphan), facts: orphan }).collect();
     let unready = unready(facts);
+    // That nothing tells of a peer that `wg` added says nothing of this site: no message goes there.
+    let counts = |entry: &&Entry<'_, PeerFacts>| entry.facts.is_configured || entry.verdict.status > Status::Unknown;
     let own = if unready.is_empty() { Status::Ok } else { Status::Down };
     let status = std::iter::once(own)
-        .chain(peers.iter().map(|entry| entry.verdict.status))
+        .chain(peers.iter().filter(counts).map(|entry| entry.verdict.status))
         .chain(forwards.iter().map(|entry| entry.verdict.status))
         .chain(services.iter().map(|entry| entry.verdict.status))
         .max()

@@ -51,28 +51,38 @@ struct Change {
     udp: Option<Udp>,
     /// Lists the peers whose endpoint is said anew, be it the same: a peer may have roamed away from it.
     pointed: HashSet<PublicKey>,
+    /// Lists the peers that a request of `wg` made anew: they have no endpoint but the one that it says.
+    begun: HashSet<PublicKey>,
     /// Holds the endpoints of an earlier run.
     remembered: HashMap<String, SocketAddr>,
     /// Tells that every handshake begins anew, whatever changes.
     renews: bool,
 }
 
+impl Change {
+    /// Leads to these settings, and changes nothing else.
+    fn to(settings: Settings) -> Self {
+        Self {
+            settings,
+            identity: None,
+            udp: None,
+            pointed: HashSet::new(),
+            begun: HashSet::new(),
+            remembered: HashMap::new(),
+            renews: false,
+        }
+    }
+}
+
 impl Control {
     /// Gives a tunnel that has no peers yet what its configuration says.
     pub(super) async fn begin(shared: Arc<Shared>, interface: Arc<Kept>, config: &Config) -> Self {
         let settings = Settings::of(config);
-        let change = Change {
-            settings: settings.clone(),
-            identity: None,
-            udp: None,
-            pointed: HashSet::new(),
-            remembered: endpoints::load(&config.state_dir),
-            renews: false,
-        };
+        let change = Change { remembered: endpoints::load(&config.state_dir), ..Change::to(settings.clone()) };
         let mut state = State {
             config: config.clone(),
             settings: Settings { peers: Vec::new(), ..settings },
-            resolvers: Resolvers::default(),
+            resolvers: Resolvers::new(Arc::clone(&interface)),
             awake: HashMap::new(),
         };
         take_up(&shared, &mut state, change).await;
@@ -96,7 +106,8 @@ impl Control {
             return Err(TunnelError::NeedsRestart { what: "tunnel.udp_offload" });
         }
         let mut change = self.prepare(&state, Settings::of(config))?;
-        if let Err(error) = self.interface.change(config).await {
+        let is_located = |key: &PublicKey| endpoints::is_located(&self.shared, key);
+        if let Err(error) = self.interface.change(config, is_located).await {
             // The rules of a default route are still for the mark that was.
             self.shared.udp().set_mark(state.settings.fwmark).ok();
             return Err(error);
@@ -116,7 +127,7 @@ impl Control {
         let mut state = self.state.lock().await;
         let applied = uapi::apply(&state.settings, &Settings::of(&state.config), set)?;
         let mut change = self.prepare(&state, applied.settings)?;
-        change.pointed = applied.pointed;
+        (change.pointed, change.begun) = (applied.pointed, applied.begun);
         take_up(&self.shared, &mut state, change).await;
         tracing::info!(peers = state.settings.peers.len(), "wg(8) has set the tunnel; it lives until the next reload");
         Ok(())
@@ -126,14 +137,7 @@ impl Control {
     /// go on.
     pub(super) async fn renew(&self) {
         let mut state = self.state.lock().await;
-        let change = Change {
-            settings: state.settings.clone(),
-            identity: None,
-            udp: None,
-            pointed: HashSet::new(),
-            remembered: HashMap::new(),
-            renews: true,
-        };
+        let change = Change { renews: true, ..Change::to(state.settings.clone()) };
         take_up(&self.shared, &mut state, change).await;
     }
 
@@ -162,13 +166,13 @@ impl Control {
         } else {
             Some(Udp::bind(settings.listen_port, settings.fwmark, offload)?)
         };
-        Ok(Change { settings, identity, udp, pointed: HashSet::new(), remembered: HashMap::new(), renews: false })
+        Ok(Change { identity, udp, ..Change::to(settings) })
     }
 }
 
 /// Takes the tunnel to other settings; from here on nothing fails.
 async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
-    let Change { settings, identity, udp, pointed, remembered, renews } = change;
+    let Change { settings, identity, udp, pointed, begun, remembered, renews } = change;
     let before = shared.peers();
     let new_identity = identity.is_some();
     let identity = identity.map_or_else(|| Arc::clone(&before.identity), Arc::new);
@@ -200,7 +204,7 @@ async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
     let before = if new_identity { Before::IsHeard } else { Before::Serves };
     for (set, found, index) in changes {
         let was = state.settings.peer(&set.peer.public_key);
-        let is_pointed = pointed.contains(&set.peer.public_key);
+        let is_pointed = pointed.contains(&set.peer.public_key) || begun.contains(&set.peer.public_key);
         let endpoint = match &found {
             Found::Kept(_) if !is_pointed && was.is_some_and(|was| was.peer.endpoint == set.peer.endpoint) => None,
             Found::Kept(_) => set.peer.endpoint.as_ref().and_then(address),
@@ -210,6 +214,9 @@ async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
             }
         };
         let entry = found.entry();
+        if endpoint.is_none() && begun.contains(&set.peer.public_key) {
+            entry.forget_endpoint();
+        }
         let has_moved = endpoint.is_some() && endpoint != entry.endpoint();
         entry.take_up(&set, endpoint, Instant::now());
         if let Some(index) = index {

@@ -35,7 +35,8 @@ reasons! {
     SourceNotAllowed => "source_not_allowed", "Has an inner source that is not in the peer's allowed IPs.";
     NotForUs => "not_for_us", "Has an inner destination that is not this site's tunnel address.";
     PortNotOffered => "port_not_offered", "Opens a TCP connection to a port that this peer may not use.";
-    ProtocolNotAllowed => "protocol_not_allowed", "Is neither TCP nor permitted ICMP.";
+    FlagsNotAllowed => "flags_not_allowed", "Is a TCP segment with neither SYN, ACK nor RST.";
+    ProtocolNotAllowed => "protocol_not_allowed", "Is neither TCP nor permitted ICMP, nor UDP that answers this host.";
     Fragment => "fragment", "Is an IP fragment, or has options or extension headers.";
     IcmpNotAllowed => "icmp_not_allowed", "Is an ICMP message that does not concern a flow of ours.";
     NoPeer => "no_peer", "Leaves for an address that no peer has.";

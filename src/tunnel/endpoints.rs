@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
+use super::interface::{DefaultRoute, Kept};
 use super::peers::PeerEntry;
 use super::{Shared, TunnelError};
 use crate::config::{Endpoint, PublicKey};
@@ -43,15 +44,27 @@ pub(super) fn load(state_dir: &Path) -> HashMap<String, SocketAddr> {
     }
 }
 
+/// Tells whether it is known where a peer is, so that its default route may be set.
+pub(super) fn is_located(shared: &Shared, key: &PublicKey) -> bool {
+    shared.peers().by_key(key).is_some_and(|entry| entry.is_located(STALE))
+}
+
 /// Holds a task for each peer whose endpoint must be looked up: a name, or an address on a link.
-#[derive(Default)]
-pub(super) struct Resolvers(HashMap<PublicKey, (Endpoint, Arc<PeerEntry>, AbortHandle)>);
+pub(super) struct Resolvers {
+    tasks: HashMap<PublicKey, (Endpoint, Arc<PeerEntry>, AbortHandle)>,
+    interface: Arc<Kept>,
+}
 
 impl Resolvers {
+    /// Begins without any; the default routes that wait for a name are the interface's.
+    pub(super) fn new(interface: Arc<Kept>) -> Self {
+        Self { tasks: HashMap::new(), interface }
+    }
+
     /// Goes on for the peers as they are now: what stays as it was is not disturbed.
     pub(super) fn follow(&mut self, shared: &Arc<Shared>) {
         let peers = shared.peers();
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.tasks);
         for entry in peers.all() {
             let Some(endpoint) = entry.settings().peer.endpoint.clone() else { continue };
             if endpoint.host.to_look_up().is_none() {
@@ -64,11 +77,13 @@ impl Resolvers {
                     if let Some((.., task)) = other {
                         task.abort();
                     }
-                    let task = tokio::spawn(resolve(Arc::clone(shared), Arc::clone(entry), endpoint.clone()));
+                    let interface = Arc::clone(&self.interface);
+                    let resolve = resolve(Arc::clone(shared), interface, Arc::clone(entry), endpoint.clone());
+                    let task = tokio::spawn(resolve);
                     (endpoint, Arc::clone(entry), task.abort_handle())
                 }
             };
-            self.0.insert(entry.key, resolver);
+            self.tasks.insert(entry.key, resolver);
         }
         abort(&before);
     }
@@ -76,7 +91,7 @@ impl Resolvers {
 
 impl Drop for Resolvers {
     fn drop(&mut self) {
-        abort(&self.0);
+        abort(&self.tasks);
     }
 }
 
@@ -87,12 +102,12 @@ fn abort(resolvers: &HashMap<PublicKey, (Endpoint, Arc<PeerEntry>, AbortHandle)>
 }
 
 /// Starts the task that keeps all endpoints.
-pub(super) fn spawn_keeper(shared: &Arc<Shared>, state_dir: &Path) -> AbortHandle {
-    tokio::spawn(keep(Arc::clone(shared), state_dir.to_owned())).abort_handle()
+pub(super) fn spawn_keeper(shared: &Arc<Shared>, interface: Arc<Kept>, state_dir: &Path) -> AbortHandle {
+    tokio::spawn(keep(Arc::clone(shared), interface, state_dir.to_owned())).abort_handle()
 }
 
 /// Resolves a peer's name for ever, whenever its handshake is stale.
-async fn resolve(shared: Arc<Shared>, entry: Arc<PeerEntry>, endpoint: Endpoint) {
+async fn resolve(shared: Arc<Shared>, interface: Arc<Kept>, entry: Arc<PeerEntry>, endpoint: Endpoint) {
     let Some(name) = endpoint.host.to_look_up() else { return };
     let mut attempt: usize = 0;
     loop {
@@ -100,7 +115,9 @@ async fn resolve(shared: Arc<Shared>, entry: Arc<PeerEntry>, endpoint: Endpoint)
             let found = tokio::net::lookup_host((name.as_str(), endpoint.port)).await;
             // A look-up may take long: where the peer has come by itself meanwhile, it knows better.
             if entry.is_stale(STALE) {
-                point(&shared, &entry, &name, found.map(Iterator::collect), attempt);
+                let route = interface.default_route(&entry.key).await;
+                point(&shared, &entry, &name, found.map(Iterator::collect), attempt, route);
+                interface.let_go(|key| is_located(&shared, key)).await;
             }
             attempt = attempt.wrapping_add(1);
         }
@@ -110,26 +127,49 @@ async fn resolve(shared: Arc<Shared>, entry: Arc<PeerEntry>, endpoint: Endpoint)
 
 /// Points the peer at what its name stands for; each attempt at the next address, for the first may be of a family
 /// that has no route.
-fn point(shared: &Shared, entry: &PeerEntry, name: &str, found: io::Result<Vec<SocketAddr>>, attempt: usize) {
+fn point(
+    shared: &Shared,
+    entry: &PeerEntry,
+    name: &str,
+    found: io::Result<Vec<SocketAddr>>,
+    attempt: usize,
+    route: DefaultRoute,
+) {
     let before = entry.endpoint();
-    match found {
-        Ok(found) => {
-            let next = found.get(attempt % found.len().max(1)).copied();
-            entry.set_endpoint(next, next.is_none().then(|| format!("{name} has no address")));
-            if next.is_some() && next != before {
+    let found = found.map(|found| found.get(attempt % found.len().max(1)).copied());
+    let why = match found {
+        Ok(Some(next)) => {
+            entry.resolved(next);
+            if Some(next) != before {
                 shared.greet(entry);
             }
+            return;
         }
-        Err(error) => entry.set_endpoint(None, Some(format!("{name} does not resolve: {error}"))),
+        Ok(None) => format!("{name} has no address"),
+        Err(error) => format!("{name} does not resolve: {error}"),
+    };
+    entry.set_endpoint(None, Some(why + about(route)));
+}
+
+/// Says what the default route has to do with a look-up that fails.
+fn about(route: DefaultRoute) -> &'static str {
+    match route {
+        DefaultRoute::None => "",
+        DefaultRoute::Held => "; the default route to it is set once it is found",
+        DefaultRoute::Set => {
+            "; its default route takes the look-up into this tunnel: restart the site, see README (\"A default route\")"
+        }
     }
 }
 
 /// Writes the endpoints whenever they changed: at once, so that a site that dies right after its first handshake knows
 /// where to call.
-async fn keep(shared: Arc<Shared>, state_dir: PathBuf) {
+async fn keep(shared: Arc<Shared>, interface: Arc<Kept>, state_dir: PathBuf) {
     let mut kept = load(&state_dir);
     loop {
         shared.peers().moved().await;
+        // A peer that has come by itself, or from where an earlier run knew it.
+        interface.let_go(|key| is_located(&shared, key)).await;
         if update(&mut kept, &shared) {
             let (state_dir, endpoints) = (state_dir.clone(), kept.clone());
             // The disk may be slow: messages must not wait for it.

@@ -1,14 +1,14 @@
 //! The ingress filter: what a peer's packet may do to this host (design: tunnel.md, "The filter").
 //!
 //! With a TUN device the host's kernel answers whatever comes out of the tunnel, its sshd too. So every inner packet
-//! is judged before the kernel sees it. Pure; it never looks at TCP payload and holds no flow state: what is not a SYN
-//! passes, and the kernel answers a segment of an unknown connection with RST.
+//! is judged before the kernel sees it. Pure; it never looks at TCP payload and holds no flow state: of TCP what is not a
+//! SYN passes, and the kernel answers a segment of an unknown connection with RST; which UDP is an answer `flows` knows.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::drops::Drop;
-use super::packet::{ICMP, ICMPV6, IpPacket, TCP};
+use super::packet::{ICMP, ICMPV6, IpPacket, TCP, UDP};
 
 /// The least next-hop MTU that an ICMP "fragmentation needed" may name (RFC 791: 576 bytes everybody takes).
 const IPV4_MTU_BYTES_MIN: u16 = 576;
@@ -50,8 +50,13 @@ pub enum Whose {
     Others,
 }
 
-/// Judges a packet of a peer.
-pub fn judge(packet: &IpPacket<'_>, rules: &PeerRules, whose: impl Fn(IpAddr) -> Whose) -> Verdict {
+/// Judges a packet of a peer; `is_answer` tells whether it is UDP that answers what this host sent to that very peer.
+pub fn judge(
+    packet: &IpPacket<'_>,
+    rules: &PeerRules,
+    whose: impl Fn(IpAddr) -> Whose,
+    is_answer: impl FnOnce() -> bool,
+) -> Verdict {
     if whose(packet.source) != Whose::ThisPeers {
         return Verdict::Drop(Drop::SourceNotAllowed);
     }
@@ -70,6 +75,8 @@ pub fn judge(packet: &IpPacket<'_>, rules: &PeerRules, whose: impl Fn(IpAddr) ->
         (TCP, _) => judge_tcp(packet, rules, destination),
         (ICMP, IpAddr::V4(_)) => judge_icmp(packet, whose),
         (ICMPV6, IpAddr::V6(_)) => judge_icmpv6(packet, whose),
+        // Whoever sends everything into the tunnel has its name servers and clocks behind it.
+        (UDP, _) if rules.routed && is_answer() => Verdict::Pass,
         _ => Verdict::Drop(Drop::ProtocolNotAllowed),
     }
 }
@@ -88,6 +95,8 @@ fn judge_tcp(packet: &IpPacket<'_>, rules: &PeerRules, destination: Whose) -> Ve
     let is_offered = |port| destination == Whose::Ours && rules.ports.contains(&port);
     match packet.tcp() {
         None => Verdict::Drop(Drop::Malformed),
+        // No connection has such a segment (RFC 9293, section 3.10.7): a closed port answers it, an open one does not.
+        Some(tcp) if !tcp.has_meaning() => Verdict::Drop(Drop::FlagsNotAllowed),
         Some(tcp) if tcp.opens() && !is_offered(tcp.destination_port) => Verdict::Reset(Drop::PortNotOffered),
         Some(_) => Verdict::Pass,
     }

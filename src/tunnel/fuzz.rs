@@ -169,14 +169,14 @@ fn check(inner: &[u8]) {
         Some(()) => Whose::ThisPeers,
         None => Whose::Others,
     };
-    match judge(&packet, &rules, whose) {
+    match judge(&packet, &rules, whose, || false) {
         Verdict::Pass => assert!(may_pass(inner), "what must not pass, passed"),
         Verdict::Reset(_) => check_reset(&packet),
         Verdict::Drop(_) => {}
     }
     let routed = PeerRules { routed: true, ..rules };
     let local = packet.destination.is_loopback() || packet.destination.is_multicast();
-    let passed = judge(&packet, &routed, whose) == Verdict::Pass;
+    let passed = judge(&packet, &routed, whose, || false) == Verdict::Pass;
     assert!(!(passed && local), "a routed peer reached a local address");
     assert!(!passed || !is_ours(packet.destination) || may_pass(inner), "routed opened this host");
 }
@@ -207,7 +207,7 @@ fn may_pass(bytes: &[u8]) -> bool {
     let payload_may = match (protocol, rest) {
         (6, [_, _, high, low, _, _, _, _, _, _, _, _, _, flags, ..]) => {
             let opens = flags & 0x02 != 0 && flags & 0x10 == 0;
-            !opens || PORTS.contains(&u16::from_be_bytes([*high, *low]))
+            flags & 0x16 != 0 && (!opens || PORTS.contains(&u16::from_be_bytes([*high, *low])))
         }
         (1, [kind, ..]) => matches!(kind, 0 | 3 | 8 | 11),
         (58, [kind, ..]) => matches!(kind, 1..=3 | 128 | 129),

@@ -14,7 +14,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::SockaddrStorage;
 
-pub(super) use upkeep::{Kept, Upkeep};
+pub(super) use upkeep::{DefaultRoute, Kept, Upkeep};
 
 use crate::config::Config;
 

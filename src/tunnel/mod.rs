@@ -11,6 +11,7 @@ pub mod drops;
 pub mod endpoints;
 mod error;
 pub mod filter;
+mod flows;
 mod fuzz;
 mod interface;
 mod locals;
@@ -18,6 +19,7 @@ pub mod offload;
 pub mod packet;
 pub mod peer;
 pub mod peers;
+pub mod places;
 mod settings;
 pub mod thinning;
 pub mod tun;
@@ -203,7 +205,7 @@ impl Tunnel {
             uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
             clock: wall::spawn(&shared, &control, config.state_dir.clone()),
             control,
-            keeper: endpoints::spawn_keeper(&shared, &config.state_dir),
+            keeper: endpoints::spawn_keeper(&shared, upkeep.kept(), &config.state_dir),
             state_dir: config.state_dir.clone(),
             interface: config.tunnel.interface.clone(),
             upkeep,

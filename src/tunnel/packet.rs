@@ -128,6 +128,11 @@ impl TcpHeader {
     pub fn opens(&self) -> bool {
         self.flags & SYN != 0 && self.flags & ACK == 0
     }
+
+    /// Tells whether the segment can belong to a connection: it opens one, acknowledges, or breaks off.
+    pub fn has_meaning(&self) -> bool {
+        self.flags & (SYN | ACK | RST) != 0
+    }
 }
 
 /// Builds the RST that answers a refused SYN (RFC 9293, section 3.10.7.1) and returns its length in bytes.

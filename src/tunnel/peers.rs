@@ -2,6 +2,8 @@
 //!
 //! It never encrypts (`peer` does) and never sends.
 
+mod facts;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,18 +16,16 @@ use tokio::sync::{Notify, watch};
 use super::allowed_ips::AllowedIps;
 use super::drops::DropCounters;
 use super::filter::PeerRules;
+use super::flows::Flows;
 use super::peer::{Identity, OVERHEAD_BYTES, Peer};
 use super::settings::{PeerSettings, SetByWg};
 use super::udp::{self, Segments};
-use crate::config::{Name, PublicKey};
+use crate::config::PublicKey;
+pub use facts::PeerFacts;
 
 /// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
 /// would delay a message noticeably.
 const SILENCE_MIN: Duration = Duration::from_secs(2);
-
-/// A session on which nothing was answered for so long is none: WireGuard begins a handshake then (KEEPALIVE_TIMEOUT
-/// and REKEY_TIMEOUT, paper section 6.5).
-const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 
 /// Is one peer of a running tunnel.
 pub struct PeerEntry {
@@ -37,6 +37,9 @@ pub struct PeerEntry {
     noise: Mutex<Peer>,
     path: RwLock<Path>,
     segments: Segments,
+    flows: Mutex<Flows>,
+    /// Is when the peer became one of ours.
+    added: SystemTime,
     rx_bytes: AtomicU64,
     tx_bytes: AtomicU64,
     awake: watch::Sender<u64>,
@@ -49,40 +52,13 @@ struct Path {
     /// Is the address of ours that the peer spoke to.
     source: Option<IpAddr>,
     endpoint_error: Option<String>,
+    /// Tells that the configured name was found at least once.
+    is_resolved: bool,
     heard: Option<Instant>,
     /// Is when the first datagram went out that asks for an answer and has had none.
     unanswered_since: Option<Instant>,
     latest_handshake: Option<SystemTime>,
     session_began: Option<Instant>,
-}
-
-/// Is what can be told about a peer.
-#[derive(Debug, Clone)]
-pub struct PeerFacts {
-    /// Names the peer.
-    pub name: Name,
-    /// Tells that `wg` set something of it since the configuration was read.
-    pub set_by_wg: bool,
-    /// Identifies the peer.
-    pub key: PublicKey,
-    /// Is where datagrams go.
-    pub endpoint: Option<SocketAddr>,
-    /// Says why the endpoint's name does not resolve.
-    pub endpoint_error: Option<String>,
-    /// Tells whether there is a session to send with.
-    pub has_session: bool,
-    /// Says for how long the peer has answered nothing that asked for an answer.
-    pub unanswered_for: Option<Duration>,
-    /// Is when the latest handshake was completed.
-    pub latest_handshake: Option<SystemTime>,
-    /// Is how long ago that was, whatever the wall clock did since.
-    pub latest_handshake_age: Option<Duration>,
-    /// Counts the bytes of datagrams received and authenticated.
-    pub rx_bytes: u64,
-    /// Counts the bytes of datagrams sent.
-    pub tx_bytes: u64,
-    /// Counts drops by reason.
-    pub drops: Vec<(&'static str, u64)>,
 }
 
 impl PeerEntry {
@@ -91,9 +67,17 @@ impl PeerEntry {
         self.noise.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Locks what this host asked the peer by UDP; as short.
+    pub(super) fn flows(&self) -> MutexGuard<'_, Flows> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes up other settings; `endpoint` says where datagrams go from now on, if anywhere else.
     pub(super) fn take_up(&self, set: &PeerSettings, endpoint: Option<SocketAddr>, now: Instant) {
         self.lock().set_keepalive(set.peer.persistent_keepalive, now);
+        if self.settings().peer.endpoint != set.peer.endpoint {
+            self.path.write().unwrap_or_else(PoisonError::into_inner).is_resolved = false;
+        }
         *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set.clone());
         if endpoint.is_some() {
             self.set_endpoint(endpoint, None);
@@ -126,6 +110,12 @@ impl PeerEntry {
         self.path.write().unwrap_or_else(PoisonError::into_inner).source = None;
     }
 
+    /// Waits for the peer to come: a request of `wg` made it anew, without an endpoint.
+    pub(super) fn forget_endpoint(&self) {
+        let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
+        (path.endpoint, path.source, path.endpoint_error) = (None, None, None);
+    }
+
     /// Tells whether several datagrams may go to the peer in one call.
     pub(super) fn segments(&self) -> &Segments {
         &self.segments
@@ -138,6 +128,17 @@ impl PeerEntry {
             (path.endpoint, path.source) = (endpoint, None);
         }
         path.endpoint_error = error;
+    }
+
+    /// Points the peer at what its name stands for.
+    pub(super) fn resolved(&self, endpoint: SocketAddr) {
+        self.set_endpoint(Some(endpoint), None);
+        self.path.write().unwrap_or_else(PoisonError::into_inner).is_resolved = true;
+    }
+
+    /// Tells whether it is known where the peer is: its name was found, or it is there.
+    pub(super) fn is_located(&self, limit: Duration) -> bool {
+        !self.is_stale(limit) || self.path.read().unwrap_or_else(PoisonError::into_inner).is_resolved
     }
 
     /// Counts what was received and is authentic.
@@ -198,29 +199,6 @@ impl PeerEntry {
 
     fn wake(&self) {
         self.awake.send_modify(|count| *count = count.wrapping_add(1));
-    }
-
-    /// Tells what is known about the peer.
-    pub fn facts(&self) -> PeerFacts {
-        let has_keys = self.lock().has_session();
-        let set = self.settings();
-        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
-        let unanswered_for = path.unanswered_since.map(|since| since.elapsed());
-        let has_session = has_keys && unanswered_for.is_none_or(|silence| silence < UNANSWERED_MAX);
-        PeerFacts {
-            name: set.peer.name.clone(),
-            set_by_wg: set.set_by_wg,
-            key: self.key,
-            endpoint: path.endpoint,
-            endpoint_error: path.endpoint_error.clone(),
-            has_session,
-            unanswered_for,
-            latest_handshake: path.latest_handshake,
-            latest_handshake_age: path.session_began.map(|at| at.elapsed()),
-            rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
-            tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
-            drops: self.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect(),
-        }
     }
 }
 
@@ -304,6 +282,8 @@ impl Peers {
                     noise: Mutex::new(Peer::new(&self.identity, &set.peer, index)),
                     path: RwLock::default(),
                     segments: Segments::default(),
+                    flows: Mutex::default(),
+                    added: SystemTime::now(),
                     rx_bytes: AtomicU64::new(0),
                     tx_bytes: AtomicU64::new(0),
                     awake: awake.clone(),

@@ -10,19 +10,21 @@ mod fuzz;
 mod request;
 mod socket;
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::TunnelError;
 use super::change::Control;
+use super::places::{Place, Places};
 pub(super) use answer::get;
 pub(super) use apply::apply;
 pub use fuzz::fuzz_uapi;
@@ -30,8 +32,6 @@ use request::Request;
 pub(super) use request::Set;
 use socket::Listener;
 
-/// Connections at once: people and a few checks; more wait to be accepted, for only root and the site's user get here.
-const CONNECTIONS_MAX: usize = 16;
 /// Bounds a request, in bytes: some thousand peers with all that they can have, tenfold.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Is what a request is first given room for, in bytes; it doubles.
@@ -53,6 +53,9 @@ pub(super) enum Refusal {
     /// There would be too many.
     #[error("too many {what}")]
     TooMany { what: &'static str },
+    /// The user has as many connections as it may have; they end soon.
+    #[error("too many connections are open already")]
+    Busy,
     /// The tunnel cannot be taken to it.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
@@ -70,6 +73,7 @@ impl Refusal {
             Self::Protocol { .. } => libc::EPROTO,
             Self::Invalid { .. } => libc::EINVAL,
             Self::TooMany { .. } => libc::E2BIG,
+            Self::Busy => libc::EBUSY,
             Self::Tunnel(TunnelError::UdpBind { source, .. } | TunnelError::Mark { source }) => {
                 source.raw_os_error().unwrap_or(libc::EIO)
             }
@@ -92,25 +96,39 @@ pub(super) fn offer(control: Arc<Control>, path: &Path) -> Option<tokio::task::A
 
 /// Serves for ever; the socket's file goes when this is dropped.
 async fn serve(listener: Listener, control: Arc<Control>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Places::default());
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        // Whether there is a place or not: what waits in the kernel's queue keeps everybody out.
         match listener.accept().await {
-            Ok(stream) => {
-                let control = Arc::clone(&control);
-                connections.spawn(async move {
-                    converse(stream, &control).await;
-                    drop(place);
-                });
-            }
+            Ok(stream) => match admit(stream, &places) {
+                Ok(Some((stream, place))) => {
+                    let control = Arc::clone(&control);
+                    connections.spawn(async move {
+                        converse(stream, &control).await;
+                        drop(place);
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "a connection of wg(8) failed"),
+            },
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of wg(8)");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Gives a connection a place among those of its user; where there is none, says so and closes it.
+fn admit(stream: UnixStream, places: &Arc<Places>) -> io::Result<Option<(UnixStream, Place)>> {
+    if let Some(place) = places.take(Uid::from_raw(stream.peer_cred()?.uid())) {
+        return Ok(Some((stream, place)));
+    }
+    // A few bytes always fit into a fresh socket's buffer, so that this does not wait.
+    stream.into_std()?.write_all(answer::set(&Err(Refusal::Busy)).as_bytes())?;
+    Ok(None)
 }
 
 /// Answers one request after the other, until the other side closes or takes too long.

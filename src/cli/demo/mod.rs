@@ -18,6 +18,7 @@ mod story;
 mod systems;
 mod wire;
 
+use std::cell::Cell;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -76,14 +77,15 @@ fn played(args: &Args) -> Result<ExitCode, DemoError> {
     let rights = confine::enter()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| DemoError::System { what: "a runtime", source })?;
+    let step = Cell::new("its beginning");
     let ended = runtime.block_on(async {
         let signals = |source| DemoError::System { what: "the signal handlers", source };
         let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
         tokio::select! {
-            told = tokio::time::timeout(WHOLE_TIMEOUT, story::tell(args.messages, rights)) => match told {
+            told = tokio::time::timeout(WHOLE_TIMEOUT, story::tell(args.messages, rights, &step)) => match told {
                 Ok(held) => held.map(|held| if held { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }),
-                Err(_) => Err(DemoError::TooLong),
+                Err(_) => Err(DemoError::TooLong { step: step.get() }),
             },
             _ = interrupt.recv() => Ok(interrupted(EXIT_INTERRUPTED)),
             _ = terminate.recv() => Ok(interrupted(EXIT_TERMINATED)),
@@ -136,8 +138,12 @@ enum DemoError {
     #[error("the thread {thread} ended unexpectedly")]
     ThreadEnded { thread: &'static str },
     /// It hangs.
-    #[error("not done after {} seconds", WHOLE_TIMEOUT.as_secs())]
-    TooLong,
+    #[error(
+        "not done after {} seconds, still busy with {step}; on a slow or busy machine that may be all: try again, or \
+         with fewer messages (--messages 50)",
+        WHOLE_TIMEOUT.as_secs()
+    )]
+    TooLong { step: &'static str },
 }
 
 impl DemoError {
@@ -162,7 +168,7 @@ impl DemoError {
             | Self::SiteFailed { .. }
             | Self::SiteEnded { .. }
             | Self::ThreadEnded { .. }
-            | Self::TooLong => EXIT_FAILED,
+            | Self::TooLong { .. } => EXIT_FAILED,
         }
     }
 }
@@ -212,6 +218,12 @@ mod tests {
         let error = DemoError::refused("make a user namespace", Errno::EINVAL);
         assert_eq!(error.exit_code(), EXIT_FAILED);
         assert!(!chain(&error).contains("sudo"));
+    }
+
+    #[test]
+    fn a_demo_that_takes_too_long_says_what_it_was_doing() {
+        let text = chain(&DemoError::TooLong { step: "the messages" });
+        assert!(text.contains("55 seconds, still busy with the messages") && text.contains("busy machine"), "{text}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Decides nothing about tunnels or messages: it starts the parts, and reports what they saw.
 
+use std::cell::Cell;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,28 +31,33 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Is how long the sites may drain at the end; the process takes them along in any case.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Tells the whole demo; returns whether everything went as promised.
+/// Tells the whole demo; returns whether everything went as promised. `step` names what is under way.
 ///
 /// # Errors
 /// A step is impossible here, or a site ended.
-pub(super) async fn tell(count: u32, rights: Rights) -> Result<bool, DemoError> {
+pub(super) async fn tell(count: u32, rights: Rights, step: &Cell<&'static str>) -> Result<bool, DemoError> {
     let begun = Instant::now();
     say(&format!(
         "wardlink demo: two sites on this machine, {} HL7 messages through a real WireGuard tunnel\n\n",
         grouped(count as usize)
     ));
     let prepared = tokio::task::spawn_blocking(move || Prepared::new(count as usize));
+    step.set("the namespaces and the wire between them");
     let stage = Stage::build(rights).await?;
+    step.set("making the messages");
     let prepared = prepared.await.map_err(|_| DemoError::ThreadEnded { thread: "messages" })?;
+    step.set("the start of the two sites");
     let started = Instant::now();
     let mut sites = Sites::start(&stage).await?;
     say_handshake(&stage, started).await;
+    step.set("the messages and their answers");
     let traffic = tokio::select! {
         traffic = exchange(&stage, &prepared.messages) => traffic?,
         error = sites.ended() => return Err(error),
     };
     let (wire, loopback) = (stage.wire.finish(), stage.loopback.finish());
     sites.stop().await;
+    step.set("the search of the recording");
     let observed = Observed::new(wire, loopback, prepared.needles, prepared.messages.len());
     let observed = tokio::task::spawn_blocking(|| observed.search()).await;
     let observed = observed.map_err(|_| DemoError::ThreadEnded { thread: "search" })?;

@@ -607,3 +607,20 @@ fn a_queue_without_a_forward_is_down_and_says_what_to_do() {
     let cause = assess(&facts, *NOW).orphans[0].verdict.cause.clone();
     assert_eq!(cause.as_deref(), Some("no stored forward has this name, and its spool: it is damaged"));
 }
+
+#[test]
+fn an_idle_peer_that_wg_added_says_nothing_of_the_site() {
+    let with = |change: fn(&mut PeerFacts)| {
+        let mut facts = site();
+        let mut added = facts.peers[0].clone();
+        added.session = Session::Down { since: ago(100) };
+        added.latest_handshake_age = None;
+        change(&mut added);
+        facts.peers.push(added);
+        let report = assess(&facts, *NOW);
+        (report.peers[1].verdict.status, report.peers[1].verdict.since, report.status)
+    };
+    let idle = |peer: &mut PeerFacts| (peer.is_configured, peer.name) = (false, "wg-0123456789abcdef".into());
+    assert_eq!(with(idle), (Status::Unknown, ago(100), Status::Ok));
+    assert_eq!(with(|peer| peer.name = "idle".into()), (Status::Unknown, ago(100), Status::Unknown), "of the file");
+}

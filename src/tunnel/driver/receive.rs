@@ -254,7 +254,8 @@ impl<'a> Receiver<'a> {
                 entry.drops.count(Drop::Malformed);
                 continue;
             };
-            match filter::judge(&packet, &rules, |address| Shared::whose(&peers, &hosts, address, entry)) {
+            let whose = |address| Shared::whose(&peers, &hosts, address, entry);
+            match filter::judge(&packet, &rules, whose, || entry.flows().is_answer(&packet, Instant::now())) {
                 Verdict::Pass => {
                     let whole = at.start..at.start + packet.total_bytes;
                     run = shared.tun.joins().then(|| Run::begin(&self.plain, whole.clone())).flatten();

@@ -6,11 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Found, send, send_segments};
 use crate::tunnel::drops::Drop;
 use crate::tunnel::offload::{Split, VNET_HEADER_BYTES, VnetHeader, complete_checksum};
-use crate::tunnel::packet::IpPacket;
+use crate::tunnel::packet::{IpPacket, UDP};
 use crate::tunnel::peer::{BUFFER_BYTES, Peer, is_data, sealed_bytes};
 use crate::tunnel::peers::{PeerEntry, Peers};
 use crate::tunnel::udp::{BATCH_BYTES_MAX, Path, SEGMENTS_MAX};
@@ -66,6 +67,9 @@ impl<'a> Transmitter<'a> {
             shared.tell_unreachable(bytes);
             return entry.drops.count(Drop::NoEndpoint);
         };
+        if packet.protocol == UDP {
+            note_question(shared, &peers, entry, &packet);
+        }
         self.batch.turn_to(shared, entry, path);
         if header.is_super_packet() {
             self.handle_super_packet(header, packet_bytes, entry);
@@ -101,6 +105,15 @@ impl<'a> Transmitter<'a> {
             drop(peer);
             self.batch.send_aside(shared, aside);
         }
+    }
+}
+
+/// Notes what this host itself asks a routed peer by UDP, so that the answer comes in.
+fn note_question(shared: &Shared, peers: &Peers, entry: &PeerEntry, packet: &IpPacket<'_>) {
+    let rules = entry.rules();
+    let may_matter = rules.routed && !rules.host_access;
+    if may_matter && (peers.addresses.contains(&packet.source) || shared.locals.now().contains(packet.source)) {
+        entry.flows().handle_sent(packet, Instant::now());
     }
 }
 

@@ -17,15 +17,20 @@ fn rules() -> PeerRules {
     PeerRules { ports: HashSet::from([2570, 2576]), ..PeerRules::default() }
 }
 
-fn verdict_by(bytes: &[u8], rules: &PeerRules) -> Verdict {
+fn judged(bytes: &[u8], rules: &PeerRules, is_answer: bool) -> Verdict {
     let ours: [IpAddr; 2] = [OURS.parse().unwrap(), "fd00::1".parse().unwrap()];
     let theirs: [IpAddr; 2] = [PEER.parse().unwrap(), "fd00::2".parse().unwrap()];
-    judge(&IpPacket::parse(bytes).unwrap(), rules, |address| match address {
+    let whose = |address| match address {
         address if ours.contains(&address) => Whose::Ours,
         address if theirs.contains(&address) => Whose::ThisPeers,
         address if address.to_string() == HOSTS => Whose::Hosts,
         _ => Whose::Others,
-    })
+    };
+    judge(&IpPacket::parse(bytes).unwrap(), rules, whose, || is_answer)
+}
+
+fn verdict_by(bytes: &[u8], rules: &PeerRules) -> Verdict {
+    judged(bytes, rules, false)
 }
 
 fn verdict(bytes: &[u8]) -> Verdict {
@@ -96,6 +101,36 @@ fn host_access_opens_this_host() {
 }
 
 #[test]
+fn udp_that_answers_this_host_passes_where_the_peer_is_routed() {
+    let routed = PeerRules { routed: true, ..rules() };
+    let denied = Verdict::Drop(Drop::ProtocolNotAllowed);
+    for destination in [OURS, HOSTS] {
+        let answer = ip_packet(PEER, destination, UDP, &[0; 8]);
+        assert_eq!(judged(&answer, &routed, true), Verdict::Pass, "{destination}");
+        assert_eq!(judged(&answer, &routed, false), denied, "{destination}");
+    }
+    let mut answer = ip_packet(PEER, OURS, UDP, &[0; 8]);
+    assert_eq!(judged(&answer, &rules(), true), denied, "not of other peers");
+    assert_eq!(judged(&ip_packet(PEER, OURS, 132, &[0; 8]), &routed, true), denied, "nor of other protocols");
+    answer[6] = 0x20;
+    assert_eq!(judged(&answer, &routed, true), Verdict::Drop(Drop::Fragment));
+}
+
+#[test]
+fn segments_that_no_connection_has_tell_nothing_of_ports() {
+    let routed = PeerRules { routed: true, ..rules() };
+    // NULL, FIN, Xmas, URG and PSH; at an offered port too, where a connection would answer none
+    for (flags, port) in [0x00, 0x01, 0x29, 0x28].into_iter().flat_map(|flags| [(flags, 22), (flags, 2570)]) {
+        for destination in [OURS, HOSTS] {
+            let segment = tcp_packet(PEER, destination, (40000, port), flags);
+            assert_eq!(verdict_by(&segment, &routed), Verdict::Drop(Drop::FlagsNotAllowed), "{flags:#x} {port}");
+        }
+    }
+    let behind = tcp_packet(PEER, "192.168.10.40", (40000, 22), 0x01);
+    assert_eq!(verdict_by(&behind, &routed), Verdict::Pass, "what lies behind this host is not this host's matter");
+}
+
+#[test]
 fn udp_and_other_protocols_are_dropped() {
     for protocol in [UDP, 2, 47, 50, 132] {
         let packet = ip_packet(PEER, OURS, protocol, &[0; 20]);
@@ -158,12 +193,15 @@ fn icmpv6_passes_where_it_concerns_us() {
     }
 }
 
-/// Says in other words what the rules say of TCP: to an address of this site, anything that does not open a connection
-/// and whatever opens one to an offered port; to the world behind it, only for a routed peer.
+/// Says in other words what the rules say of TCP: to an address of this site, anything that belongs to a connection and
+/// does not open one, and whatever opens one to an offered port; to the world behind it, only for a routed peer.
 fn reference(destination: IpAddr, port: u16, flags: u8, rules: &PeerRules) -> Verdict {
     let for_us = destination.to_string() == OURS || destination.to_string() == "fd00::1";
     let syn_alone = flags & 0b1_0010 == 0b10;
     if for_us {
+        if !rules.host_access && flags & 0b1_0110 == 0 {
+            return Verdict::Drop(Drop::FlagsNotAllowed);
+        }
         let welcome = rules.host_access || !syn_alone || rules.ports.iter().any(|offered| *offered == port);
         return if welcome { Verdict::Pass } else { Verdict::Reset(Drop::PortNotOffered) };
     }

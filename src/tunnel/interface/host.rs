@@ -3,6 +3,7 @@
 //! Of all of them it writes one, as wg-quick(8) does: `src_valid_mark`. The settings: Linux,
 //! Documentation/networking/ip-sysctl.rst.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -20,7 +21,7 @@ pub(super) fn check(config: &Config) {
              addresses behind this site or each other: sysctl -w {setting}=1"
         );
     }
-    let has_default = Wanted::of(config).rules.contains(&Rule::MainWithoutDefault(Family::V4));
+    let has_default = Wanted::of(config, &HashSet::new()).rules.contains(&Rule::MainWithoutDefault(Family::V4));
     if !has_default {
         return;
     }

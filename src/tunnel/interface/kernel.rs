@@ -19,6 +19,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{AddressMessageBuilder, Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
+use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 
 use super::super::TunnelError;
@@ -44,6 +45,8 @@ pub(super) struct Kernel {
     handle: Handle,
     index: u32,
     connection: AbortHandle,
+    /// Is held while the kernel lists something: it gives a socket one list at a time, and refuses a second (EBUSY).
+    listing: Mutex<()>,
 }
 
 /// Says what the kernel has.
@@ -69,7 +72,7 @@ impl Kernel {
         // Strict: the kernel then sends only the interface's own routes, where a router has a million.
         let opened = rtnetlink::new_connection_with_strict_check().or_else(|_| rtnetlink::new_connection());
         let (connection, handle, _) = opened.map_err(|source| TunnelError::Netlink { source })?;
-        Ok(Self { handle, index, connection: tokio::spawn(connection).abort_handle() })
+        Ok(Self { handle, index, connection: tokio::spawn(connection).abort_handle(), listing: Mutex::default() })
     }
 
     /// Looks what there is.
@@ -81,6 +84,7 @@ impl Kernel {
             _ => None,
         });
         let mut has = Wanted { rules: self.rules().await?, ..Wanted::default() };
+        let _one = self.listing.lock().await;
         let mut addresses = self.handle.address().get().set_link_index_filter(self.index).execute();
         while let Some(message) = addresses.try_next().await? {
             has.addresses.extend(address_of(&message));
@@ -99,6 +103,7 @@ impl Kernel {
 
     /// Lists the rules of ours, of every interface.
     pub(super) async fn rules(&self) -> Result<BTreeSet<Rule>, rtnetlink::Error> {
+        let _one = self.listing.lock().await;
         let mut found = BTreeSet::new();
         for family in families() {
             let version = match family {
@@ -115,6 +120,7 @@ impl Kernel {
 
     /// Lists what the kernel takes for this host, whatever the interface: its addresses and their broadcast addresses.
     pub(super) async fn local_addresses(&self) -> Result<HostAddresses, rtnetlink::Error> {
+        let _one = self.listing.lock().await;
         let mut found = Vec::new();
         for family in families() {
             let mut request = RouteMessage::default();
@@ -379,5 +385,22 @@ impl Events {
 impl Drop for Events {
     fn drop(&mut self) {
         self.connection.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lists_that_are_asked_for_at_once_come_one_after_the_other() {
+        let kernel = Kernel::open("lo").expect("netlink");
+        let lists = (0..32).map(|_| async {
+            let (locals, look, rules) = tokio::join!(kernel.local_addresses(), kernel.look(), kernel.rules());
+            locals.expect("local addresses");
+            look.expect("what lo has");
+            rules.expect("the rules");
+        });
+        futures_util::future::join_all(lists).await;
     }
 }

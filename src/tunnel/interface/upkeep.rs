@@ -3,12 +3,13 @@
 //! It never brings back an interface that was deleted: the data thread ends the process then. It removes only what is
 //! its own: what else is at the interface is an admin's.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -17,7 +18,7 @@ use super::super::locals::Locals;
 use super::host;
 use super::kernel::{Events, Kernel, errno, moves_locals};
 use super::wanted::{Rule, Wanted, own_table};
-use crate::config::Config;
+use crate::config::{Config, PublicKey, Table};
 
 /// What the kernel tells is looked at so long after: of many changes at once one look sees all.
 const LOOK_AFTER: Duration = Duration::from_millis(50);
@@ -45,11 +46,27 @@ pub(in crate::tunnel) struct Kept {
     fault: StdMutex<Option<String>>,
     restored: AtomicU64,
     locals: Arc<Locals>,
+    /// Wakes the watch: something is missing.
+    again: Notify,
 }
 
 struct Goal {
-    mtu: u16,
+    config: Config,
+    /// Lists the peers whose default route waits until their name is resolved, as wg-quick(8) resolves before it sets
+    /// routes: the look-up may need the host's own.
+    held: HashSet<PublicKey>,
     wanted: Wanted,
+}
+
+/// Says what there is of a peer's default route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::tunnel) enum DefaultRoute {
+    /// It has none, or none of ours.
+    None,
+    /// It waits for the peer's name.
+    Held,
+    /// It is set.
+    Set,
 }
 
 impl Upkeep {
@@ -64,18 +81,19 @@ impl Upkeep {
         let kept = Arc::new(Kept {
             kernel: Kernel::open(&interface)?,
             interface,
-            goal: Mutex::new(Goal { mtu: config.tunnel.mtu, wanted: Wanted::default() }),
+            goal: Mutex::new(Goal { config: config.clone(), held: HashSet::new(), wanted: Wanted::default() }),
             has_rules: AtomicBool::new(false),
             fault: StdMutex::new(None),
             restored: AtomicU64::new(0),
             locals: Arc::default(),
+            again: Notify::new(),
         });
         // Before anything can come out of the tunnel: none of them is open to who is merely routed.
         kept.look_at_locals().await.map_err(failed(|| "the local addresses".to_owned()))?;
         kept.remove_stale().await;
         let watch = tokio::spawn(watch(Arc::clone(&kept), events)).abort_handle();
         let upkeep = Self { kept, watch };
-        upkeep.kept.change(config).await?;
+        upkeep.kept.change(config, |_| false).await?;
         Ok(upkeep)
     }
 
@@ -153,13 +171,22 @@ async fn remove_own_rules(kernel: &Kernel, interface: &str) -> u64 {
 
 impl Kept {
     /// Changes what differs from before: adds what is new, then removes what is wanted no more. The interface's name and
-    /// the mark of the sockets are not its matter.
+    /// the mark of the sockets are not its matter. A default route waits for a peer with a name that is not located.
     ///
     /// # Errors
     /// The kernel refuses something new; the message names it. Everything is then as it was.
-    pub(in crate::tunnel) async fn change(&self, new: &Config) -> Result<(), TunnelError> {
+    pub(in crate::tunnel) async fn change(
+        &self,
+        new: &Config,
+        is_located: impl Fn(&PublicKey) -> bool,
+    ) -> Result<(), TunnelError> {
         let mut goal = self.goal.lock().await;
-        let wanted = Wanted::of(new);
+        let held: Vec<_> = goal.wanted.held_back(new).filter(|peer| !is_located(&peer.public_key)).collect();
+        for peer in &held {
+            tracing::info!(peer = %peer.name, "its default route is set as soon as its endpoint's name is resolved");
+        }
+        let held = held.iter().map(|peer| peer.public_key).collect();
+        let wanted = Wanted::of(new, &held);
         self.has_rules.fetch_or(!wanted.rules.is_empty(), Ordering::Relaxed);
         let added = wanted.without(&goal.wanted);
         if let Err(error) = self.add(&added, new.tunnel.mtu).await {
@@ -168,11 +195,48 @@ impl Kept {
             return Err(error);
         }
         self.remove(&goal.wanted.without(&wanted)).await;
-        *goal = Goal { mtu: new.tunnel.mtu, wanted };
+        *goal = Goal { config: new.clone(), held, wanted };
         // The kernel takes some things along with others, as secondary addresses with the first.
         self.look(&goal, true).await;
         host::check(new);
         Ok(())
+    }
+
+    /// Sets the default routes that wait, of peers that are located meanwhile.
+    pub(in crate::tunnel) async fn let_go(&self, is_located: impl Fn(&PublicKey) -> bool) {
+        let mut goal = self.goal.lock().await;
+        let before = goal.held.len();
+        goal.held.retain(|key| !is_located(key));
+        if goal.held.len() == before {
+            return;
+        }
+        let wanted = Wanted::of(&goal.config, &goal.held);
+        let added = wanted.without(&goal.wanted);
+        self.has_rules.fetch_or(!wanted.rules.is_empty(), Ordering::Relaxed);
+        goal.wanted = wanted;
+        match self.add(&added, goal.config.tunnel.mtu).await {
+            Ok(()) => tracing::info!(interface = %self.interface, "set the default route: {added}"),
+            Err(error) => {
+                let error = why(&error);
+                tracing::warn!(interface = %self.interface, %error, "the default route cannot be set yet");
+            }
+        }
+        if !self.look(&goal, false).await {
+            self.again.notify_one();
+        }
+    }
+
+    /// Says what there is of a peer's default route.
+    pub(in crate::tunnel) async fn default_route(&self, key: &PublicKey) -> DefaultRoute {
+        let goal = self.goal.lock().await;
+        let mut peers = goal.config.peers.iter();
+        let peer = peers.find(|peer| peer.public_key == *key);
+        let has_one = peer.is_some_and(|peer| peer.allowed_ips.iter().any(|prefix| prefix.prefix_len() == 0));
+        match goal.config.tunnel.table {
+            Table::Auto if goal.held.contains(key) => DefaultRoute::Held,
+            Table::Auto if has_one => DefaultRoute::Set,
+            _ => DefaultRoute::None,
+        }
     }
 
     /// Takes up which addresses are this host's; where the kernel does not say, those of before hold.
@@ -229,7 +293,8 @@ impl Kept {
                 let lost = [
                     (!found.is_up).then(|| "is down".to_owned()),
                     (!missing.is_empty()).then(|| format!("lost {missing}")),
-                    (found.mtu != u32::from(goal.mtu)).then(|| format!("has an MTU of {} bytes", found.mtu)),
+                    (found.mtu != u32::from(goal.config.tunnel.mtu))
+                        .then(|| format!("has an MTU of {} bytes", found.mtu)),
                 ];
                 let lost: Vec<String> = lost.into_iter().flatten().collect();
                 ((!lost.is_empty()).then(|| lost.join(", ")), missing)
@@ -244,7 +309,7 @@ impl Kept {
         };
         let mut fault = lost.as_ref().map(|lost| format!("{} {lost}", self.interface));
         if let (Some(lost), true) = (&lost, restore) {
-            match self.add(&missing, goal.mtu).await {
+            match self.add(&missing, goal.config.tunnel.mtu).await {
                 Ok(()) => {
                     tracing::warn!(interface = %self.interface, "the interface {lost}; restored");
                     self.restored.fetch_add(1, Ordering::Relaxed);
@@ -271,17 +336,21 @@ async fn watch(kept: Arc<Kept>, mut events: Events) {
     loop {
         tokio::select! {
             Some(event) = events.next() => {
-                if moves_locals(&event) {
-                    follow_locals(&kept).await;
+                if moves_locals(&event) && !follow_locals(&kept).await {
+                    next = next.min(Instant::now() + RESTORE_AFTER);
                 }
                 if !restore && kept.kernel.concerns(&event) {
                     next = next.min(Instant::now() + LOOK_AFTER);
                 }
                 continue;
             }
+            () = kept.again.notified() => {
+                next = next.min(Instant::now() + LOOK_AFTER);
+                continue;
+            }
             () = sleep_until(next) => {}
         }
-        follow_locals(&kept).await;
+        let knows_locals = follow_locals(&kept).await;
         let is_well = kept.look(&*kept.goal.lock().await, restore).await;
         let now = Instant::now();
         if restore {
@@ -289,13 +358,19 @@ async fn watch(kept: Arc<Kept>, mut events: Events) {
             pause = if is_again || !is_well { (pause * 2).min(RESTORE_AFTER_MAX) } else { RESTORE_AFTER };
         }
         (next, restore) = if is_well { (now + LOOK_EVERY, false) } else { (now + pause, true) };
+        if !knows_locals {
+            next = next.min(now + pause);
+        }
     }
 }
 
-async fn follow_locals(kept: &Kept) {
-    if let Err(error) = kept.look_at_locals().await {
+/// Tells whether it is known which addresses are this host's now.
+async fn follow_locals(kept: &Kept) -> bool {
+    let looked = kept.look_at_locals().await;
+    if let Err(error) = &looked {
         tracing::warn!(%error, "the kernel does not say which addresses are this host's; those of before hold");
     }
+    looked.is_ok()
 }
 
 /// Writes an error and what is behind it on one line.

@@ -4,12 +4,12 @@
 //! wg-quick(8), "Table": the default route stands in a table of its own, everything without the mark of our own
 //! datagrams goes there, unless the main table has a more specific route.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, Table};
+use crate::config::{Config, Host, Peer, PublicKey, Table};
 
 /// Is the kernel's main table (RT_TABLE_MAIN).
 const MAIN_TABLE: u32 = 254;
@@ -57,14 +57,16 @@ impl Rule {
 }
 
 impl Wanted {
-    /// Says what the configuration asks for.
-    pub(super) fn of(config: &Config) -> Self {
+    /// Says what the configuration asks for, without the default routes of the peers that are `held` back.
+    pub(super) fn of(config: &Config, held: &HashSet<PublicKey>) -> Self {
         let tunnel = &config.tunnel;
         let own = own_table(&tunnel.interface);
         let mut wanted = Self { addresses: tunnel.addresses.iter().copied().collect(), ..Self::default() };
         // The kernel adds a route for each address' own network.
         let connected: Vec<IpNet> = tunnel.addresses.iter().map(IpNet::trunc).collect();
-        for prefix in config.peers.iter().flat_map(|peer| &peer.allowed_ips).copied() {
+        let is_wanted = |peer: &Peer, prefix: &IpNet| prefix.prefix_len() > 0 || !held.contains(&peer.public_key);
+        let of_peer = |peer| prefixes(peer).filter(move |prefix| is_wanted(peer, prefix));
+        for prefix in config.peers.iter().flat_map(of_peer) {
             let table = match tunnel.table {
                 Table::Off => continue,
                 Table::Auto if connected.contains(&prefix) => continue,
@@ -80,6 +82,17 @@ impl Wanted {
             }
         }
         wanted
+    }
+
+    /// Lists the peers whose default route would keep their endpoint's name from being looked up, for the look-up may
+    /// need the host's own default route; what is here already stays.
+    pub(super) fn held_back<'a>(&self, config: &'a Config) -> impl Iterator<Item = &'a Peer> {
+        let is_here = |prefix: IpNet| self.routes.iter().any(|route| route.prefix == prefix);
+        let is_held = move |peer: &&Peer| {
+            let is_named = peer.endpoint.as_ref().is_some_and(|endpoint| matches!(endpoint.host, Host::Name(_)));
+            is_named && prefixes(peer).any(|prefix| prefix.prefix_len() == 0 && !is_here(prefix))
+        };
+        config.peers.iter().filter(move |_| config.tunnel.table == Table::Auto).filter(is_held)
     }
 
     /// Says what of this is not in the other.
@@ -113,6 +126,10 @@ impl fmt::Display for Wanted {
         let kinds: Vec<String> = kinds.into_iter().flatten().collect();
         f.write_str(&kinds.join(", "))
     }
+}
+
+fn prefixes(peer: &Peer) -> impl Iterator<Item = IpNet> {
+    peer.allowed_ips.iter().copied()
 }
 
 /// Is how many of the missing things of a kind a line names: a site has fewer, a hub's line stays readable.
@@ -160,18 +177,26 @@ mod tests {
         ["5EQWjucdiwf1NMA8EY5bDhP5w3sKBh91YtPBIE9Nuxs=", "3EFhTYg6JX8eJjSaf8+Wi7NxZiDhD9Fv9S644sYFiVg="];
 
     fn site(tunnel: &str, allowed: [&str; 2]) -> Config {
+        let text = site_text(tunnel, allowed);
+        config::parse(&text, Path::new("a.yaml"), &|_: &Path| Ok(SecretKey::new([1; 32]))).unwrap()
+    }
+
+    fn site_text(tunnel: &str, allowed: [&str; 2]) -> String {
         let peer = |number: usize| {
             format!(
                 "  - {{name: p{number}, public_key: \"{}\", allowed_ips: [{}], routed: true}}\n",
                 KEYS[number], allowed[number]
             )
         };
-        let text = format!(
+        format!(
             "site: a\ntunnel: {{private_key_file: k, address: [10.98.0.1/24, \"fd98::1\"]{tunnel}}}\npeers:\n{}{}",
             peer(0),
             peer(1)
-        );
-        config::parse(&text, Path::new("a.yaml"), &|_: &Path| Ok(SecretKey::new([1; 32]))).unwrap()
+        )
+    }
+
+    fn all_of(config: &Config) -> Wanted {
+        Wanted::of(config, &HashSet::new())
     }
 
     fn routes(wanted: &Wanted) -> Vec<(u32, String)> {
@@ -180,7 +205,7 @@ mod tests {
 
     #[test]
     fn allowed_ips_are_routed_in_the_main_table_unless_an_address_covers_them() {
-        let wanted = Wanted::of(&site("", ["10.98.0.0/24", "172.20.0.0/16, \"fd98::2\""]));
+        let wanted = all_of(&site("", ["10.98.0.0/24", "172.20.0.0/16, \"fd98::2\""]));
         assert_eq!(routes(&wanted), [(254, "172.20.0.0/16".to_owned()), (254, "fd98::2/128".to_owned())]);
         assert!(wanted.rules.is_empty());
         assert_eq!(mark(&site("", ["10.98.0.2", "10.98.0.3"])), 0);
@@ -189,7 +214,7 @@ mod tests {
     #[test]
     fn a_default_route_has_a_table_a_mark_and_rules_of_its_family() {
         let config = site("", ["0.0.0.0/0, 10.1.0.0/16", "\"fd98::2\""]);
-        let (wanted, table) = (Wanted::of(&config), own_table("wl0"));
+        let (wanted, table) = (all_of(&config), own_table("wl0"));
         assert_eq!(
             routes(&wanted),
             [(254, "10.1.0.0/16".to_owned()), (254, "fd98::2/128".to_owned()), (table, "0.0.0.0/0".to_owned())]
@@ -198,24 +223,46 @@ mod tests {
         let unmarked = |family, mark| Rule::Unmarked { family, mark, table };
         let in_order: Vec<Rule> = wanted.rules.iter().copied().collect();
         assert_eq!(in_order, [Rule::MainWithoutDefault(Family::V4), unmarked(Family::V4, table)]);
-        let both = Wanted::of(&site(", fwmark: 7", ["0.0.0.0/0", "\"::/0\""]));
+        let both = all_of(&site(", fwmark: 7", ["0.0.0.0/0", "\"::/0\""]));
         assert!(both.rules.contains(&unmarked(Family::V6, 7)) && both.rules.contains(&unmarked(Family::V4, 7)));
         assert_eq!(both.rules.len(), 4);
     }
 
     #[test]
     fn a_table_that_is_named_gets_every_route_and_no_rules() {
-        let wanted = Wanted::of(&site(", table: 7", ["0.0.0.0/0", "10.98.0.0/24"]));
+        let wanted = all_of(&site(", table: 7", ["0.0.0.0/0", "10.98.0.0/24"]));
         assert_eq!(routes(&wanted), [(7, "0.0.0.0/0".to_owned()), (7, "10.98.0.0/24".to_owned())]);
         assert!(wanted.rules.is_empty());
-        let off = Wanted::of(&site(", table: off", ["0.0.0.0/0", "10.98.0.0/24"]));
+        let off = all_of(&site(", table: off", ["0.0.0.0/0", "10.98.0.0/24"]));
         assert!(off.routes.is_empty() && off.rules.is_empty());
         assert_eq!(mark(&site(", table: off", ["0.0.0.0/0", "10.98.0.3"])), 0);
     }
 
     #[test]
+    fn the_default_route_of_a_peer_with_a_name_is_held_back() {
+        let name = format!("endpoint: \"exit.example:1\", public_key: \"{}\"", KEYS[0]);
+        let named = |tunnel: &str, allowed| {
+            let text = site_text(tunnel, allowed).replace(&format!("public_key: \"{}\"", KEYS[0]), &name);
+            config::parse(&text, Path::new("a.yaml"), &|_: &Path| Ok(SecretKey::new([1; 32]))).unwrap()
+        };
+        let held = |has: &Wanted, config: &Config| -> HashSet<PublicKey> {
+            has.held_back(config).map(|peer| peer.public_key).collect()
+        };
+        let nothing = Wanted::default();
+        let config = named("", ["0.0.0.0/0, 10.1.0.0/16", "\"::/0\""]);
+        let key = config.peers[0].public_key;
+        assert_eq!(held(&nothing, &config), HashSet::from([key]), "the other one has no name");
+        let wanted = Wanted::of(&config, &HashSet::from([key]));
+        assert_eq!(routes(&wanted), [(254, "10.1.0.0/16".to_owned()), (own_table("wl0"), "::/0".to_owned())]);
+        assert!(wanted.rules.iter().all(|rule| rule.family() == Family::V6) && wanted.rules.len() == 2);
+        assert!(held(&all_of(&config), &config).is_empty(), "what is there is not taken away");
+        assert!(held(&nothing, &named("", ["10.0.0.0/8", "\"::/0\""])).is_empty());
+        assert!(held(&nothing, &named(", table: 7", ["0.0.0.0/0", "\"::/0\""])).is_empty(), "it is the admin's");
+    }
+
+    #[test]
     fn what_is_lost_is_named() {
-        let wanted = Wanted::of(&site("", ["10.98.0.2, 10.98.0.3, 10.98.0.4", "0.0.0.0/0"]));
+        let wanted = all_of(&site("", ["10.98.0.2, 10.98.0.3, 10.98.0.4", "0.0.0.0/0"]));
         let mut found = wanted.clone();
         assert!(wanted.without(&found).is_empty());
         found.addresses.pop_last();
@@ -234,7 +281,7 @@ mod tests {
     #[test]
     fn a_line_about_a_large_hub_is_short_and_names_every_kind() {
         let many: Vec<String> = (0..100).map(|number| format!("10.7.{number}.0/24")).collect();
-        let all = Wanted::of(&site("", [&many.join(", "), "\"::/0\""])).to_string();
+        let all = all_of(&site("", [&many.join(", "), "\"::/0\""])).to_string();
         assert!(all.contains("10.7.7.0/24 and 93 more, 2 rules"), "the 101st is the default route: {all}");
     }
 

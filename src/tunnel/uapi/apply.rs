@@ -29,6 +29,8 @@ pub(in crate::tunnel) struct Applied {
     pub settings: Settings,
     /// Lists the peers whose endpoint was said, be it the same again.
     pub pointed: HashSet<PublicKey>,
+    /// Lists the peers that the request made anew, be it in the place of one with the same key.
+    pub begun: HashSet<PublicKey>,
 }
 
 /// Applies a change to what is set; `configured` is what the configuration says.
@@ -48,7 +50,7 @@ pub(in crate::tunnel) fn apply(now: &Settings, configured: &Settings, set: Set) 
     if let Some(own) = own {
         draft.remove(&own);
     }
-    let Draft { peers, owners, pointed, .. } = draft;
+    let Draft { peers, owners, pointed, begun, .. } = draft;
     let mut peers: Vec<PeerSettings> = peers.into_iter().flatten().collect();
     if peers.len() > PEERS_MAX.max(now.peers.len()) {
         return Err(Refusal::TooMany { what: "peers" });
@@ -65,7 +67,7 @@ pub(in crate::tunnel) fn apply(now: &Settings, configured: &Settings, set: Set) 
         fwmark: set.fwmark.unwrap_or(now.fwmark),
         peers,
     };
-    Ok(Applied { settings, pointed })
+    Ok(Applied { settings, pointed, begun })
 }
 
 /// Is the list of peers while it is changed.
@@ -75,6 +77,7 @@ struct Draft {
     places: HashMap<PublicKey, usize>,
     owners: HashMap<IpNet, PublicKey>,
     pointed: HashSet<PublicKey>,
+    begun: HashSet<PublicKey>,
 }
 
 impl Draft {
@@ -88,6 +91,7 @@ impl Draft {
             owners: peers.iter().flat_map(prefixes).collect(),
             peers: peers.iter().cloned().map(Some).collect(),
             pointed: HashSet::new(),
+            begun: HashSet::new(),
         }
     }
 
@@ -104,6 +108,8 @@ impl Draft {
             let is_taken = |name: &Name| peers.clone().any(|other| other.peer.name == *name);
             let Some(peer) = begin(key, configured, is_taken) else { return };
             self.places.insert(key, self.peers.len());
+            self.begun.insert(key);
+            self.pointed.remove(&key);
             self.peers.push(Some(peer));
         }
         if set.replace_allowed_ips {

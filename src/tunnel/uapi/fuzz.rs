@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::request::{Request, find_end, parse};
 use super::{answer, apply};
@@ -126,6 +126,7 @@ fn facts(set: &PeerSettings) -> PeerFacts {
         name: set.peer.name.clone(),
         set_by_wg: set.set_by_wg,
         key: set.peer.public_key,
+        added: SystemTime::UNIX_EPOCH,
         endpoint,
         endpoint_error: None,
         has_session: false,

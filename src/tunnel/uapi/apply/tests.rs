@@ -69,6 +69,7 @@ fn told(settings: &Settings) -> String {
         name: set.peer.name.clone(),
         set_by_wg: set.set_by_wg,
         key: set.peer.public_key,
+        added: SystemTime::UNIX_EPOCH,
         endpoint: Some(SocketAddr::from(([192, 0, 2, 1], 7))),
         endpoint_error: None,
         has_session: true,
@@ -226,6 +227,22 @@ fn an_endpoint_that_is_said_again_is_pointed_at_again() {
     let second = set(&first.settings, &lines);
     assert_eq!(second.pointed, HashSet::from([key(2)]), "the peer may have roamed");
     assert!(set(&first.settings, &of(2)).pointed.is_empty());
+}
+
+#[test]
+fn a_peer_that_is_made_anew_has_no_endpoint_but_the_one_that_is_said() {
+    let endpoint = |applied: &Applied, seed| applied.settings.peer(&key(seed)).unwrap().peer.endpoint.clone();
+    let anew = set(&site(), &format!("replace_peers=true\n{}{}endpoint=192.0.2.9:1\n", of(2), of(3)));
+    assert_eq!(anew.begun, HashSet::from([key(2), key(3)]));
+    assert_eq!((endpoint(&anew, 2), endpoint(&anew, 3).is_some()), (None, true));
+    assert_eq!(anew.pointed, HashSet::from([key(3)]));
+    let lines = format!("{}endpoint=192.0.2.9:1\n{}remove=true\n{}", of(2), of(2), of(2));
+    let anew = set(&site(), &lines);
+    assert_eq!((anew.begun.clone(), endpoint(&anew, 2)), (HashSet::from([key(2)]), None));
+    assert!(anew.pointed.is_empty(), "what was said before the removal is gone with it");
+    let kept = set(&site(), &of(2));
+    assert!(kept.begun.is_empty() && endpoint(&kept, 2).is_some());
+    assert!(set(&site(), &format!("{}remove=true\n", of(2))).begun.is_empty());
 }
 
 #[test]

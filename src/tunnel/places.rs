@@ -1,35 +1,38 @@
-//! Who may hold how many connections to the control socket.
+//! Who may hold how many connections to a local socket of the site: the control socket, and that of `wg(8)`.
 //!
 //! Counts by the user at the other end alone, so that nobody can take the places of root, of the site's own user, or
-//! of another reader. Never waits: who finds no place is told so.
+//! of another user. Never waits: who finds no place is told so.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Uid;
 
-use super::serve::may_change;
-
 /// Limits the connections of one user at once: commands that people and a few monitoring checks run.
-pub(super) const CONNECTIONS_OF_USER_MAX: usize = 16;
+pub const CONNECTIONS_OF_USER_MAX: usize = 16;
 
 /// Limits the connections at once of all who may only read; root and the site's own user have their places beside it.
 const CONNECTIONS_OF_READERS_MAX: usize = 64;
 
+/// Tells who may change the site: root, and the user that it runs as, who could anyway.
+pub fn may_change(uid: Uid) -> bool {
+    uid.is_root() || uid == Uid::effective()
+}
+
 /// Counts the connections that each user holds; who holds none is not in it.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<HashMap<Uid, usize>>);
+pub struct Places(Mutex<HashMap<Uid, usize>>);
 
 /// Is a user's place, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     places: Arc<Places>,
     uid: Uid,
 }
 
 impl Places {
     /// Gives the user a place, if one is free for it.
-    pub(super) fn take(self: &Arc<Self>, uid: Uid) -> Option<Place> {
+    pub fn take(self: &Arc<Self>, uid: Uid) -> Option<Place> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_readers: usize = held.iter().filter(|(uid, _)| !may_change(**uid)).map(|(_, count)| count).sum();
         let own = held.get(&uid).copied().unwrap_or(0);

@@ -1,0 +1,72 @@
+//! What can be told about a peer: plain values for health and `wg`.
+//!
+//! It changes nothing of the peer, and tells no key but the public one.
+
+use std::net::SocketAddr;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use super::PeerEntry;
+use crate::config::{Name, PublicKey};
+
+/// A session on which nothing was answered for so long is none: WireGuard begins a handshake then (KEEPALIVE_TIMEOUT
+/// and REKEY_TIMEOUT, paper section 6.5).
+const UNANSWERED_MAX: Duration = Duration::from_secs(15);
+
+/// Is what can be told about a peer.
+#[derive(Debug, Clone)]
+pub struct PeerFacts {
+    /// Names the peer.
+    pub name: Name,
+    /// Tells that `wg` set something of it since the configuration was read.
+    pub set_by_wg: bool,
+    /// Identifies the peer.
+    pub key: PublicKey,
+    /// Is when it became a peer of this site.
+    pub added: SystemTime,
+    /// Is where datagrams go.
+    pub endpoint: Option<SocketAddr>,
+    /// Says why the endpoint's name does not resolve.
+    pub endpoint_error: Option<String>,
+    /// Tells whether there is a session to send with.
+    pub has_session: bool,
+    /// Says for how long the peer has answered nothing that asked for an answer.
+    pub unanswered_for: Option<Duration>,
+    /// Is when the latest handshake was completed.
+    pub latest_handshake: Option<SystemTime>,
+    /// Is how long ago that was, whatever the wall clock did since.
+    pub latest_handshake_age: Option<Duration>,
+    /// Counts the bytes of datagrams received and authenticated.
+    pub rx_bytes: u64,
+    /// Counts the bytes of datagrams sent.
+    pub tx_bytes: u64,
+    /// Counts drops by reason.
+    pub drops: Vec<(&'static str, u64)>,
+}
+
+impl PeerEntry {
+    /// Tells what is known about the peer.
+    pub fn facts(&self) -> PeerFacts {
+        let has_keys = self.lock().has_session();
+        let set = self.settings();
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        let unanswered_for = path.unanswered_since.map(|since| since.elapsed());
+        let has_session = has_keys && unanswered_for.is_none_or(|silence| silence < UNANSWERED_MAX);
+        PeerFacts {
+            name: set.peer.name.clone(),
+            set_by_wg: set.set_by_wg,
+            key: self.key,
+            added: self.added,
+            endpoint: path.endpoint,
+            endpoint_error: path.endpoint_error.clone(),
+            has_session,
+            unanswered_for,
+            latest_handshake: path.latest_handshake,
+            latest_handshake_age: path.session_began.map(|at| at.elapsed()),
+            rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
+            tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
+            drops: self.drops.snapshot().into_iter().map(|(reason, count)| (reason.code(), count)).collect(),
+        }
+    }
+}
