@@ -103,7 +103,7 @@ fn the_feed_stops_at_a_damaged_message_and_goes_on_by_an_operators_word() {
     pair.north.restart();
     come(&receiver, &["1", "2"]);
     let cause = held(&pair, 3);
-    assert!(cause.contains("it is damaged"), "{cause}");
+    assert!(cause.contains("held at message 3: it is damaged"), "{cause}");
     assert!(done(&pair, "queue list orders").lines().any(|line| line.contains("queued, damaged")));
     assert!(done(&pair, "queue show orders 3").contains("damaged      message 3 was changed"));
     // Messages are taken on, and wait behind it.
@@ -131,7 +131,7 @@ fn a_cut_large_message_holds_the_feed_and_is_given_up() {
     pair.south.start(&south);
     pair.north.restart();
     come(&receiver, &["1"]);
-    assert!(held(&pair, 2).contains("it is damaged"));
+    assert!(held(&pair, 2).contains("held at message 2: it is damaged"));
     let socket = pair.north.dir.join("control.sock").display().to_string();
     let words = ["queue", "discard", "orders", "2", "--reason", "printed", "--socket", &socket];
     pair.north.namespace.must(&pair.north.command(&words).join(" "));

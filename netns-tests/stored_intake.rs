@@ -396,7 +396,7 @@ fn a_forward_that_is_renamed_while_its_site_is_down_leaves_a_queue_that_is_told_
     // What is drained is no alarm, and can be named again.
     pair.north.write(&renamed(&pair, "orders", &[]));
     assert!(done(&pair, "reload").contains("orders"));
-    until(SOON, "its spool is opened anew", || {
+    until(SOON, "its spool is open", || {
         (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
     });
     assert_eq!(send(&pair, "5"), "AA 5");

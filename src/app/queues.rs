@@ -136,7 +136,7 @@ impl Watch {
             accepted_total: accepted,
             settled_total: settled,
             refused: forward.tally().counts().refused,
-            in_doubt_total: here.as_ref().map_or_else(|| store.in_doubt(), |counts| counts.in_doubt_resends),
+            in_doubt_total: tail.as_ref().map_or(0, |tail| tail.in_doubt),
             receiver_acks: here.iter().flat_map(acks).collect(),
             dropped_answers: here.as_ref().map(dropped_answers).unwrap_or_default(),
             last_settled_age: store.last_settled().map(|at| at.elapsed()),

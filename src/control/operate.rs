@@ -8,6 +8,7 @@ mod courier;
 use std::time::{Duration, SystemTime};
 
 use super::queue::{CONTENT_BYTES_MAX, Choice, ENTRIES_MAX, QueueAction, QueueAnswer, QueueEntry};
+use crate::link::feed::supply::Bar;
 use crate::link::feed::{Answer, CommandKind};
 use crate::spool::queue::State;
 use crate::spool::store::{self, DamagedMessage, Destination, Listed, Tail};
@@ -151,7 +152,7 @@ impl Desk<'_> {
             let why = format!("message {wanted} is not the one that the others wait for; that is message {first}");
             return Err(format!("{why}: wardlink queue retry {name} {first}"));
         }
-        match self.courier.ask(CommandKind::Retry, first).await? {
+        match self.courier.ask(CommandKind::Retry, first).await?.0 {
             Answer::Attempted => match self.spool.retried(first, by).await {
                 Ok(()) => said(format!("message {first} is tried again")),
                 Err(SpoolError::NotAllowed { state, .. }) => said(format!("message {first} is {state} by now")),
@@ -166,7 +167,7 @@ impl Desk<'_> {
     async fn park(&self, sequence: Sequence, by: &str) -> Done {
         match self.spool.park(sequence, false, by).await {
             Err(SpoolError::Sent { .. }) => {
-                self.withdraw(sequence).await?;
+                let _bar = self.withdraw(sequence).await?;
                 self.spool.park(sequence, true, by).await.map_err(failed)?;
             }
             done => done.map_err(|error| self.refused(error, "only one that is queued can be set aside"))?,
@@ -181,7 +182,7 @@ impl Desk<'_> {
                 return said(format!("message {sequence} is given up; it was sent, and the far site may deliver it"));
             }
             Err(SpoolError::Sent { .. }) => {
-                self.withdraw(sequence).await?;
+                let _bar = self.withdraw(sequence).await?;
                 self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
             }
             done => done.map_err(|error| self.refused(error, "only one that is queued or parked can be given up"))?,
@@ -233,20 +234,22 @@ impl Desk<'_> {
         })
     }
 
-    /// Has the far site give a message up.
-    async fn withdraw(&self, sequence: Sequence) -> Result<(), String> {
-        match self.courier.ask(CommandKind::Withdraw, sequence).await? {
+    /// Has the far site give a message up; what is returned keeps it from being sent meanwhile.
+    async fn withdraw(&self, sequence: Sequence) -> Result<Option<Bar>, String> {
+        let (answer, bar) = self.courier.ask(CommandKind::Withdraw, sequence).await?;
+        match answer {
             Answer::Withdrawn => {
                 self.is_reported(sequence).await;
-                Ok(())
+                Ok(bar)
             }
             // It is not there, and cannot be sent any more.
-            Answer::Unknown if self.tail().damaged.is_some_and(|damaged| damaged.sequence == sequence) => Ok(()),
+            Answer::Unknown if self.tail().damaged.is_some_and(|damaged| damaged.sequence == sequence) => Ok(bar),
             Answer::Attempted => Err(format!(
                 "message {sequence} was attempted already: what came of it will be told, wardlink queue show {} {sequence}",
                 self.forward
             )),
-            // It is not there: sent, perhaps, over a link that broke. It will not be sent again before this is done.
+            // It is not there, and cannot come while the bar lives.
+            Answer::Unknown if bar.is_some() => Ok(bar),
             Answer::Unknown => {
                 Err(format!("message {sequence} is on its way and not there yet: ask again in a moment"))
             }

@@ -48,9 +48,18 @@ thread_local! {
 
 /// Keeps messages.
 pub(super) trait Keep: Sync {
-    /// Keeps a message; it is on disk when this returns. The first poll puts it in line, unless it is so large that it
-    /// is written beforehand: see [`READ_BYTES`].
-    fn append(&self, payload: Vec<u8>) -> impl Future<Output = Result<(), NotKept>> + Send;
+    /// Keeps the messages of one sender, in order; they are on disk when this returns. Once one is not kept, those behind
+    /// it are not: what the sender sends again must not come behind them.
+    fn append(&self, payloads: Vec<Vec<u8>>) -> impl Future<Output = Result<(), NotAll>> + Send;
+}
+
+/// Says which of some messages are kept: the first ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotAll {
+    /// Counts them.
+    pub(super) kept: usize,
+    /// Says why the next one is not.
+    pub(super) why: NotKept,
 }
 
 /// Says why a message is not kept.

@@ -42,8 +42,8 @@ pub struct QueueFacts {
     /// Counts the messages that were not taken since the start, by reason.
     #[serde(rename = "refused_total")]
     pub refused: BTreeMap<&'static str, u64>,
-    /// Counts the attempts since the start whose end is not known, so that the receiver may have a message twice; where
-    /// the far site delivers, it counts them at its service.
+    /// Counts the messages settled since the start that the receiver may have twice, each once; the attempts are counted
+    /// where the receiver is.
     pub in_doubt_total: u64,
     /// Counts the receiver's answers by their code (MSA-1), where this site delivers (`to:`); else its service does.
     pub receiver_acks: BTreeMap<&'static str, u64>,

@@ -7,7 +7,6 @@
 pub mod stored;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -44,7 +43,7 @@ pub struct Service {
     config: watch::Sender<Arc<config::Service>>,
     tally: Arc<Tally>,
     slots: Arc<Semaphore>,
-    waiting: AtomicU64,
+    waiting: watch::Sender<u64>,
     state: watch::Sender<ReceiverState>,
     since: Mutex<SystemTime>,
     /// Turns true when its connections are to end.
@@ -71,7 +70,7 @@ impl Service {
             config: watch::Sender::new(Arc::new(config)),
             tally: Arc::default(),
             slots,
-            waiting: AtomicU64::new(0),
+            waiting: watch::Sender::new(0),
             state: watch::Sender::new(ReceiverState::Unknown),
             since: Mutex::new(SystemTime::now()),
             drain: watch::Sender::new(false),
@@ -141,7 +140,7 @@ impl Service {
 
     /// Counts who waits for a connection to the receiver now.
     pub fn waiting(&self) -> u64 {
-        self.waiting.load(Ordering::Relaxed)
+        *self.waiting.borrow()
     }
 
     /// Tells what is known of the receiver, and since when.
@@ -263,6 +262,9 @@ impl Service {
     }
 
     async fn slot(&self) -> Result<OwnedSemaphorePermit, Cause> {
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Ok(slot);
+        }
         let _waiting = Waiting::new(&self.waiting);
         let slot = tokio::time::timeout(SLOT_WITHIN, Arc::clone(&self.slots).acquire_owned()).await;
         slot.ok().and_then(Result::ok).ok_or(Cause::ReceiverBusy)
@@ -348,17 +350,17 @@ impl Drop for Counted<'_> {
 }
 
 /// Counts one who waits for as long as it lives.
-struct Waiting<'a>(&'a AtomicU64);
+struct Waiting<'a>(&'a watch::Sender<u64>);
 
 impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
+    fn new(count: &'a watch::Sender<u64>) -> Self {
+        count.send_modify(|count| *count += 1);
         Self(count)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.send_modify(|count| *count -= 1);
     }
 }

@@ -106,6 +106,8 @@ impl Service {
         let talk = Talk { peer, state: state.subscribe(), held_since: Arc::default(), counter: Arc::clone(&counter) };
         let (held, held_now) = watch::channel(None);
         let (policy, policies) = watch::channel(self.config().stored);
+        let (pause, paused) = watch::channel(false);
+        let (stop, stops) = watch::channel(false);
         let dialer = Arc::clone(&self);
         let conversation = Conversation {
             source,
@@ -116,17 +118,20 @@ impl Service {
             reports,
             state,
             counter,
-            stop: self.drain.subscribe(),
+            paused,
+            wanted: self.waiting.subscribe(),
+            stop: stops,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(conversation.run());
         tasks.spawn(follow_policy(Arc::clone(&self), policy));
+        tasks.spawn(follow_drain(self.drain.subscribe(), stop.clone()));
         tasks.spawn(follow(Arc::clone(&self), talk.clone(), held));
         let mut talks = self.talks.lock().unwrap_or_else(PoisonError::into_inner);
         talks.forget_ended();
         talks.open.push(talk);
         drop(talks);
-        Ok(Station { book: inbox, messages, outcomes, commands, held: held_now, window, tasks })
+        Ok(Station { book: inbox, messages, outcomes, commands, held: held_now, window, pause, stop, tasks })
     }
 
     /// Returns the conversations about stored messages that are open, and what all that there were have counted.
@@ -165,6 +170,13 @@ async fn follow_policy(service: Arc<Service>, policy: watch::Sender<ReceiverPoli
     }
 }
 
+/// Ends a conversation with its service.
+async fn follow_drain(mut drain: watch::Receiver<bool>, stop: watch::Sender<bool>) {
+    if drain.wait_for(|drain| *drain).await.is_ok() {
+        stop.send_replace(true);
+    }
+}
+
 /// Tells the link which message is held, and the service how its receiver is.
 async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<Held>>) {
     let mut state = talk.state.clone();
@@ -195,3 +207,6 @@ async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<He
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,6 +82,10 @@ pub struct Conversation<L, D> {
     pub state: watch::Sender<DeliveryState>,
     /// Shows what was counted.
     pub counter: Arc<Counter>,
+    /// Is true while no attempt is to begin.
+    pub paused: watch::Receiver<bool>,
+    /// Counts who waits for a connection to the receiver.
+    pub wanted: watch::Receiver<u64>,
     /// Turns true when no attempt is to begin any more.
     pub stop: watch::Receiver<bool>,
 }
@@ -177,6 +181,8 @@ impl<P> Running<P> {
             {
                 self.course.handle_message(delivery);
             }
+            self.course.handle_pause(*conversation.paused.borrow());
+            self.course.handle_wanted(*conversation.wanted.borrow() > 0);
             let step = self.course.poll_step(Instant::now(), SystemTime::now());
             if !self.course.has_line() {
                 self.connection = None;
@@ -267,10 +273,10 @@ impl<P> Running<P> {
 
     /// Waits for the next event, and takes it.
     async fn wait<L, D>(&mut self, until: Option<Instant>, conversation: &mut Conversation<L, D>) {
-        let Conversation { source, commands, policy, stop, .. } = conversation;
+        let Conversation { source, commands, policy, paused, wanted, stop, .. } = conversation;
         let awaits_drain = self.course.awaits_drain() && self.connection.as_ref().is_some_and(|(c, _)| c.is_written());
         let until = if awaits_drain { Some(Instant::now() + DRAIN_STEP) } else { until };
-        let is_stopped = *stop.borrow();
+        let (is_stopped, is_wanted) = (*stop.borrow(), self.course.is_wanted());
         tokio::select! {
             biased;
             readiness = ready(self.connection.as_ref()) => {
@@ -298,6 +304,8 @@ impl<P> Running<P> {
                 let policy = *policy.borrow_and_update();
                 self.course.handle_policy(policy, Instant::now());
             }
+            Ok(()) = paused.changed() => {}
+            Ok(_) = wanted.wait_for(|wanted| *wanted > 0), if !is_wanted => {}
             Ok(_) = stop.wait_for(|stop| *stop), if !is_stopped => {}
             () = at(until) => self.look_for_drain(),
         }

@@ -9,7 +9,7 @@ use super::{Attempt, Digest, Sequence};
 /// Is the number of states.
 const STATES: usize = State::ALL.len();
 /// Is the length of an encoded head, in bytes.
-const HEAD_BYTES: usize = 16 + 6 * 8 + 2 * 32 + STATES * 16 + 1 + 1 + 3 * 4 + 8 + 1;
+const HEAD_BYTES: usize = 16 + 7 * 8 + 2 * 32 + STATES * 16 + 1 + 1 + 3 * 4 + 8 + 1;
 
 /// Counts the messages in one state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(super) struct Head {
     pub(super) retired_through: Sequence,
     /// Is the highest sequence that may have been sent.
     pub(super) sent_through: Sequence,
+    /// Is the highest sequence that a state which the far site lost may have attempted.
+    pub(super) in_doubt_through: Sequence,
     /// Is the last event of the outbox.
     pub(super) outbox_last: u64,
     /// Counts the events of the outbox.
@@ -57,6 +59,7 @@ impl Head {
             last: 0,
             retired_through: 0,
             sent_through: 0,
+            in_doubt_through: 0,
             outbox_last: 0,
             outbox_events: 0,
             digest: Digest::NONE,
@@ -99,7 +102,7 @@ impl Head {
         let mut out = Vec::with_capacity(HEAD_BYTES);
         out.extend_from_slice(&self.forward);
         let numbers = [self.generation, self.last, self.retired_through, self.sent_through];
-        for number in numbers.into_iter().chain([self.outbox_last, self.outbox_events]) {
+        for number in numbers.into_iter().chain([self.in_doubt_through, self.outbox_last, self.outbox_events]) {
             out.extend_from_slice(&number.to_be_bytes());
         }
         out.extend_from_slice(&self.digest.0);
@@ -127,6 +130,7 @@ impl Head {
         head.last = number(&mut rest)?;
         head.retired_through = number(&mut rest)?;
         head.sent_through = number(&mut rest)?;
+        head.in_doubt_through = number(&mut rest)?;
         head.outbox_last = number(&mut rest)?;
         head.outbox_events = number(&mut rest)?;
         head.digest = Digest(take(&mut rest)?);
@@ -165,7 +169,7 @@ mod tests {
     fn a_head_is_read_as_it_was_written() {
         let mut head = Head::new([1; 16]);
         (head.generation, head.last, head.retired_through, head.sent_through) = (2, 3, 4, 5);
-        (head.outbox_last, head.outbox_events, head.is_paused) = (6, 7, true);
+        (head.outbox_last, head.outbox_events, head.is_paused, head.in_doubt_through) = (6, 7, true, 14);
         (head.digest, head.retired_digest) = (Digest([8; 32]), Digest([9; 32]));
         head.attempting = Some(Attempt { sequence: 10, number: 11, in_doubt: 12, interrupted: 13, under_way: true });
         for (state, bytes) in State::ALL.into_iter().zip(100..) {

@@ -30,6 +30,7 @@ mod writer;
 pub use outbox::{Happening, OutboxEvent};
 
 use self::core::Core;
+pub use jobs::Appended;
 use jobs::{Append, Asked, Draft, Incoming, Job, Read, Work};
 use messages::{Arrival, Content, Found};
 use open::Way;
@@ -93,6 +94,9 @@ pub struct Tail {
     pub parked_bytes: u64,
     /// Is when the first queued message was accepted.
     pub oldest: Option<SystemTime>,
+    /// Counts the messages settled since the store was opened that the receiver may have twice, or may have although they
+    /// were given up.
+    pub in_doubt: u64,
     /// Says whether an operator paused the forward.
     pub paused: bool,
     /// Counts messages that are queued for another destination: nothing is sent before they are moved.
@@ -216,29 +220,51 @@ impl Spool {
         self.id
     }
 
-    /// Keeps a message; it is durable when this returns. Dropping the future leaves open whether it is kept.
-    ///
-    /// # Errors
-    /// It is not kept: a limit is reached, the disk is full, or the store failed.
-    pub async fn append(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
-        let (incoming, draft) = if payload.len() > INLINE_BYTES_MAX {
-            if self.tail.borrow().disk_full {
-                return Err(Refusal::Disk);
+    /// Keeps the messages of one sender, in order; they are durable when this returns. Once one is refused (a limit is
+    /// reached, the disk is full, the store failed), so are all behind it. Dropping the future leaves open what is kept.
+    pub async fn append(&self, payloads: Vec<Vec<u8>>) -> Appended {
+        let (mut messages, mut refused) = (Vec::with_capacity(payloads.len()), None);
+        for payload in payloads {
+            if payload.len() <= INLINE_BYTES_MAX {
+                messages.push((Incoming::Whole(payload), Draft(None)));
+                continue;
             }
-            match self.write_large(payload).await {
-                Err(error @ SpoolError::Disk { .. }) => {
-                    self.change(|core| Ok(core.take_reserve())).await?;
-                    return Err(error.into());
+            match self.write_where_there_is_room(payload).await {
+                Ok(large) => messages.push(large),
+                Err(why) => {
+                    refused = Some(why);
+                    break;
                 }
-                written => written?,
             }
-        } else {
-            (Incoming::Whole(payload), Draft(None))
-        };
+        }
         let (reply, answer) = oneshot::channel();
-        let outcome = Err(Refusal::Failed(SpoolError::Closed));
-        self.send(Work::Append(Append { incoming, draft, outcome, reply })).await?;
-        answer.await.unwrap_or(Err(Refusal::Failed(SpoolError::Closed)))
+        let work = Work::Append(Append { messages, outcome: Appended::default(), reply });
+        let appended = match self.send(work).await {
+            Ok(()) => answer.await.unwrap_or_else(|_| Appended::none(SpoolError::Closed)),
+            Err(error) => Appended::none(error),
+        };
+        Appended { refused: appended.refused.or(refused), ..appended }
+    }
+
+    /// Keeps one message.
+    #[cfg(test)]
+    pub(crate) async fn keep(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
+        let Appended { kept, refused } = self.append(vec![payload]).await;
+        kept.first().copied().ok_or_else(|| refused.unwrap_or(Refusal::Failed(SpoolError::Closed)))
+    }
+
+    /// Writes a large payload where the disk has room.
+    async fn write_where_there_is_room(&self, payload: Vec<u8>) -> Result<(Incoming, Draft), Refusal> {
+        if self.tail.borrow().disk_full {
+            return Err(Refusal::Disk);
+        }
+        match self.write_large(payload).await {
+            Err(error @ SpoolError::Disk { .. }) => {
+                self.change(|core| Ok(core.take_reserve())).await?;
+                Err(error.into())
+            }
+            written => Ok(written?),
+        }
     }
 
     /// Writes a large payload beside the thread, so that no commit waits for it.
@@ -266,12 +292,12 @@ impl Spool {
         self.look(|core| Ok(core.opening())).await
     }
 
-    /// Compares the far site's view with this one.
+    /// Compares the far site's view with this one; what it makes doubtful is durable when this returns.
     ///
     /// # Errors
     /// The store failed.
     pub async fn judge(&self, view: FarView) -> Result<Judgement, SpoolError> {
-        self.look(move |core| core.judge(view)).await
+        self.change(move |core| core.judge(view)).await
     }
 
     /// Reads queued messages at or after `from`, in order, at least one if there is any; that they may be sent is

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::link::feed::supply::Bar;
 use crate::link::feed::{Answer, CommandKind};
 use crate::link::outbound::Outbound;
 use crate::link::wire::Cause;
@@ -64,8 +65,8 @@ impl Courier<'_> {
         }
     }
 
-    /// Asks something of a message that was sent.
-    pub(super) async fn ask(&self, kind: CommandKind, sequence: Sequence) -> Result<Answer, String> {
+    /// Asks something of a message that may be sent. For as long as there is a bar and it lives, the message is not sent.
+    pub(super) async fn ask(&self, kind: CommandKind, sequence: Sequence) -> Result<(Answer, Option<Bar>), String> {
         match timeout(WORD_WITHIN, self.asked(kind, sequence)).await {
             Ok(answer) => answer,
             Err(_) => Err(format!(
@@ -75,11 +76,15 @@ impl Courier<'_> {
         }
     }
 
-    async fn asked(&self, kind: CommandKind, sequence: Sequence) -> Result<Answer, String> {
+    async fn asked(&self, kind: CommandKind, sequence: Sequence) -> Result<(Answer, Option<Bar>), String> {
         match self {
             Self::Far(link) => {
                 let supply = link.supply().ok_or("the forward's link carries no stored messages")?;
-                supply.command(kind, sequence).await.map_err(|cause| match cause {
+                let answered = match kind {
+                    CommandKind::Retry => supply.retry(sequence).await.map(|answer| (answer, None)),
+                    CommandKind::Withdraw => supply.withdraw(sequence).await.map(|(answer, bar)| (answer, Some(bar))),
+                };
+                answered.map_err(|cause| match cause {
                     Cause::LinkDown if kind == CommandKind::Retry => {
                         format!("the link to the far site is down: message {sequence} goes on as soon as it is up")
                     }
@@ -101,11 +106,12 @@ impl Courier<'_> {
                 let ended = |_| "the delivery to the receiver has ended: nothing was changed".to_owned();
                 let (reply, answered) = oneshot::channel();
                 commands.send(Command { order, sequence, reply }).await.map_err(|_| ended(()))?;
-                Ok(match answered.await.map_err(|_| ended(()))? {
+                let answer = match answered.await.map_err(|_| ended(()))? {
                     Reply::Withdrawn => Answer::Withdrawn,
                     Reply::Attempted => Answer::Attempted,
                     Reply::Unknown => Answer::Unknown,
-                })
+                };
+                Ok((answer, None))
             }
         }
     }

@@ -66,7 +66,7 @@ impl Site {
         let directory = tempfile::tempdir().unwrap();
         let spool = open(directory.path(), "orders");
         for sequence in 1..=messages {
-            assert_eq!(spool.append(format!("MSH|{sequence}").into_bytes()).await.unwrap(), sequence);
+            assert_eq!(spool.keep(format!("MSH|{sequence}").into_bytes()).await.unwrap(), sequence);
         }
         let peer = Name::new("lab").unwrap();
         let route = Route {
@@ -161,9 +161,9 @@ async fn a_content_comes_in_parts_and_who_looked_is_kept() {
     let site = Site::with(0).await;
     let content: Vec<u8> = (0..=250).cycle().take(CONTENT_BYTES_MAX / 2 * 3).collect();
     // Beyond the limit of this queue, it is not taken.
-    assert!(site.spool.append(content).await.is_err());
+    assert!(site.spool.keep(content).await.is_err());
     let content: Vec<u8> = (0..=250).cycle().take(100_000).collect();
-    site.spool.append(content.clone()).await.unwrap();
+    site.spool.keep(content.clone()).await.unwrap();
     assert_eq!(site.content(1, 0).await, (100_000, content.clone()));
     assert_eq!(site.content(1, 99_990).await, (100_000, content[99_990..].to_vec()));
     assert_eq!(site.content(1, u64::MAX).await, (100_000, Vec::new()));
@@ -260,7 +260,7 @@ async fn what_is_being_delivered_is_set_aside_only_where_it_was_withdrawn() {
 async fn a_damaged_message_that_nobody_has_needs_no_other_word() {
     for damages in [true, false] {
         let site = Site::with(0).await;
-        site.spool.append(vec![b'x'; LARGE_BYTES]).await.unwrap();
+        site.spool.keep(vec![b'x'; LARGE_BYTES]).await.unwrap();
         let files = std::fs::read_dir(site.directory.path().join("orders")).unwrap().map(|entry| entry.unwrap().path());
         let mut large = files.filter(|path| path.extension().is_some_and(|end| end == "sealed"));
         if damages {

@@ -2,13 +2,10 @@
 //!
 //! Never writes a positive answer before the message is stored. Rules: design, delivery.md ("stored: intake").
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
-use futures_util::future::join_all;
-
 use super::judge::{Fate, judge};
-use super::{Keep, NotKept, READ_BYTES};
+use super::{Keep, NotAll, NotKept};
 use crate::config::{OnFull, Stored};
 use crate::forward::answer::Mark;
 use crate::link::tally::Tally;
@@ -115,41 +112,43 @@ impl<'a> Batch<'a> {
         self.at
     }
 
-    /// Hands all messages to the store at once, in order, waits until each is kept or not, and makes the answers.
+    /// Hands all messages to the store at once, in order, waits until they are kept or not, and makes the answers.
     ///
     /// Dropping the future loses answers, never a message that was answered.
     pub(super) async fn settle<K: Keep>(self, keep: &K) -> Answers {
         let Self { tally, terms, entries, ends, at, .. } = self;
-        let (mut waiting, mut kept) = (Vec::with_capacity(entries.len()), VecDeque::with_capacity(entries.len()));
-        let mut steps = VecDeque::with_capacity(entries.len());
+        let (mut payloads, mut steps) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
         for Entry { head, step } in entries {
             match step {
                 Step::Store { payload, code } => {
-                    let is_large = payload.len() > READ_BYTES;
-                    waiting.push(keep.append(payload));
-                    steps.push_back((head, Some(code)));
-                    // It is written before it is in line; of one read, only the first frame can be so large.
-                    if is_large {
-                        kept.extend(join_all(waiting.drain(..)).await);
+                    payloads.push(payload);
+                    steps.push((head, Some(code)));
+                }
+                Step::Refuse => {
+                    let is_told =
+                        Header::parse(&head).and_then(|header| reject(&header, Mark::new().stamp())).is_some();
+                    steps.push((head, None));
+                    if !is_told {
+                        break; // its connection ends: what is behind it would be kept, and never answered
                     }
                 }
-                Step::Refuse => steps.push_back((head, None)),
             }
         }
-        kept.extend(join_all(waiting).await);
+        let stored = payloads.len();
+        let done = if payloads.is_empty() { Ok(()) } else { keep.append(payloads).await };
+        let NotAll { mut kept, why } = done.err().unwrap_or(NotAll { kept: stored, why: NotKept::Failed });
         let mut answers = Writer { tally, at, answers: Answers { bytes: Vec::new(), ends } };
         for (head, stored) in steps {
             let goes_on = match stored {
-                None => answers.refuse(&head, NO_ANSWER, |header, stamp| {
-                    ack::rejection(header, stamp, NO_APPLICATION_ANSWER_TEXT)
+                None => answers.refuse(&head, NO_ANSWER, reject),
+                Some(code) if kept > 0 => {
+                    kept -= 1;
+                    answers.accept(&head, code)
+                }
+                Some(_) => answers.refuse(&head, why.code(), |header, stamp| match terms.on_full {
+                    OnFull::Close => None,
+                    OnFull::Nak => ack::refusal(header, stamp, NOT_STORED_TEXT),
                 }),
-                Some(code) => match kept.pop_front().unwrap_or(Err(NotKept::Failed)) {
-                    Ok(()) => answers.accept(&head, code),
-                    Err(why) => answers.refuse(&head, why.code(), |header, stamp| match terms.on_full {
-                        OnFull::Close => None,
-                        OnFull::Nak => ack::refusal(header, stamp, NOT_STORED_TEXT),
-                    }),
-                },
             };
             if !goes_on {
                 break;
@@ -157,6 +156,11 @@ impl<'a> Batch<'a> {
         }
         answers.answers
     }
+}
+
+/// Answers a message that only an application could answer, where its sender awaits an answer at all.
+fn reject(header: &Header<'_>, stamp: Stamp<'_>) -> Option<(AckCode, Vec<u8>)> {
+    ack::rejection(header, stamp, NO_APPLICATION_ANSWER_TEXT)
 }
 
 /// Writes the answers, in order.

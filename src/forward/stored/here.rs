@@ -127,6 +127,7 @@ impl Here {
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let (reports, mut reported) = mpsc::channel(REPORTS_MAX);
         *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = commands;
+        let (pause, paused) = watch::channel(false);
         let dialer = Arc::clone(&self);
         let conversation = Conversation {
             source,
@@ -137,6 +138,8 @@ impl Here {
             reports,
             state: self.state.clone(),
             counter: Arc::clone(&self.counter),
+            paused,
+            wanted: watch::channel(0).1, // nobody else's place is taken
             stop: self.stop.subscribe(),
         };
         let report = async {
@@ -149,6 +152,7 @@ impl Here {
             () = read_on(&spool, messages) => {}
             () = report => {}
             () = self.follow() => {}
+            () = follow_pause(&spool, pause) => {}
         }
     }
 
@@ -190,6 +194,18 @@ impl Here {
         let mut watch = JoinSet::new();
         watch.spawn(tie.cut_off());
         Ok((tcp, watch))
+    }
+}
+
+/// Has the conversation pause as the forward does.
+async fn follow_pause(spool: &Spool, pause: watch::Sender<bool>) {
+    let mut tail = spool.tail();
+    loop {
+        let is_paused = tail.borrow_and_update().paused;
+        pause.send_if_modified(|was| std::mem::replace(was, is_paused) != is_paused);
+        if tail.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

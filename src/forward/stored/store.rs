@@ -5,20 +5,20 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 
-use super::{Keep, NotKept};
+use super::{Keep, NotAll, NotKept};
 use crate::config::{Name, SpoolKeyFile};
 use crate::link::feed::{Queue, QueueState, StoreError};
 use crate::spool::key::SpoolKey;
 use crate::spool::register::{Register, Registered};
 use crate::spool::reserve::is_reserve;
-use crate::spool::store::{Destination, Limits, Spool, Tail, Wanted};
+use crate::spool::store::{Appended, Destination, Limits, Spool, Tail, Wanted};
 use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
 
 /// A sender waits so long for a spool that is being opened: one with a million messages takes less than a second.
@@ -69,8 +69,6 @@ pub struct Store {
     retired: watch::Sender<bool>,
     /// Says that somebody keeps it open.
     is_kept: AtomicBool,
-    /// Counts attempts without a known end, as outcomes tell of them.
-    in_doubt: AtomicU64,
     /// Is when a message was settled last.
     settled: Mutex<Option<Instant>>,
 }
@@ -85,7 +83,6 @@ impl Store {
             again: Notify::new(),
             retired: watch::Sender::new(false),
             is_kept: AtomicBool::new(false),
-            in_doubt: AtomicU64::new(0),
             settled: Mutex::new(None),
         })
     }
@@ -128,11 +125,6 @@ impl Store {
     /// Notes that a message was settled beside [`Queue::settle`].
     pub fn note_settled(&self) {
         *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// Counts the attempts since the start whose end is not known.
-    pub fn in_doubt(&self) -> u64 {
-        self.in_doubt.load(Ordering::Relaxed)
     }
 
     /// Says when a message was settled last, since the start.
@@ -299,15 +291,17 @@ fn state_of(tail: &Tail) -> QueueState {
 }
 
 impl Keep for Store {
-    async fn append(&self, payload: Vec<u8>) -> Result<(), NotKept> {
+    async fn append(&self, payloads: Vec<Vec<u8>>) -> Result<(), NotAll> {
         self.opening_ended().await;
-        let spool = self.spool().map_err(|_| NotKept::Failed)?;
-        match spool.append(payload).await {
-            Ok(_) => Ok(()),
-            Err(Refusal::Full { .. }) => Err(NotKept::Full),
-            Err(Refusal::Disk) => Err(NotKept::Disk),
-            Err(Refusal::Failed(_)) => Err(NotKept::Failed),
-        }
+        let spool = self.spool().map_err(|_| NotAll { kept: 0, why: NotKept::Failed })?;
+        let Appended { kept, refused } = spool.append(payloads).await;
+        let why = match refused {
+            None => return Ok(()),
+            Some(Refusal::Full { .. }) => NotKept::Full,
+            Some(Refusal::Disk) => NotKept::Disk,
+            Some(Refusal::Failed(_)) => NotKept::Failed,
+        };
+        Err(NotAll { kept: kept.len(), why })
     }
 }
 
@@ -330,9 +324,7 @@ impl Queue for Store {
 
     fn settle(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>> {
         Box::pin(async move {
-            let in_doubt = outcomes.iter().map(|outcome| u64::from(outcome.in_doubt)).sum();
             let retired = self.spool()?.settle(outcomes).await?;
-            self.in_doubt.fetch_add(in_doubt, Ordering::Relaxed);
             self.note_settled();
             Ok(retired)
         })

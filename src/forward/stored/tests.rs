@@ -25,11 +25,17 @@ struct Shelf {
 }
 
 impl Keep for Shelf {
-    async fn append(&self, payload: Vec<u8>) -> Result<(), NotKept> {
-        self.line.lock().unwrap().push(payload);
-        let refusal = self.refusals.lock().unwrap().pop_front().flatten();
-        self.permits.acquire().await.unwrap().forget();
-        refusal.map_or(Ok(()), Err)
+    async fn append(&self, payloads: Vec<Vec<u8>>) -> Result<(), NotAll> {
+        let count = payloads.len();
+        self.line.lock().unwrap().extend(payloads);
+        for kept in 0..count {
+            let refusal = self.refusals.lock().unwrap().pop_front().flatten();
+            self.permits.acquire().await.unwrap().forget();
+            if let Some(why) = refusal {
+                return Err(NotAll { kept, why });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -226,8 +232,10 @@ async fn what_only_an_application_could_answer_is_refused() {
     assert_eq!(here.tally.counts().refused.get("application_answer_required"), Some(&3));
     here.send(enhanced("5", "NE", "SU") + &enhanced("6", "SU", "SU")).await;
     assert_eq!(here.answers(2).await, ["AR 5", "CR 6"], "its sender awaits success, and would send it for ever");
-    here.send(enhanced("7", "NE", "NE").replace("ORU^R01", "QBP^Q11")).await;
-    assert_eq!(here.closed().await.0, "application_answer_required", "nobody would tell it otherwise");
+    here.send(enhanced("7", "NE", "NE").replace("ORU^R01", "QBP^Q11") + &message("8")).await;
+    let (reason, _, shelf) = here.closed().await;
+    assert_eq!(reason, "application_answer_required", "nobody would tell it otherwise");
+    assert_eq!(shelf.line().len(), 1, "8 comes again on another connection");
     let mut here = desk(9, config::Stored { application_ack: ApplicationAck::Discard, ..TERMS }).await;
     here.send(enhanced("1", "AL", "AL")).await;
     assert_eq!(here.answers(1).await, ["CA 1"]);
@@ -320,14 +328,17 @@ async fn what_is_not_kept_is_never_accepted() {
     for why in [NotKept::Full, NotKept::Disk, NotKept::Failed] {
         let mut here = desk(9, TERMS).await;
         here.shelf.refusals.lock().unwrap().extend([None, Some(why)]);
-        here.send(message("1") + &message("2")).await;
+        here.send(message("1") + &message("2") + &message("3")).await;
         assert_eq!(here.answers(1).await, ["AA 1"]);
         let (reason, tally, _) = here.closed().await;
         assert_eq!((reason, tally.counts().refused.get(why.code())), (why.code(), Some(&1)));
         let mut here = desk(9, config::Stored { on_full: OnFull::Nak, ..TERMS }).await;
-        here.shelf.refusals.lock().unwrap().extend([Some(why), None, Some(why), None, Some(why)]);
+        here.shelf.refusals.lock().unwrap().extend([None, Some(why)]);
         here.send(message("1") + &message("2") + &enhanced("3", "AL", "NE") + &message("4")).await;
-        assert_eq!(here.answers(4).await, ["AR 1", "AA 2", "CR 3", "AA 4"]);
+        assert_eq!(here.answers(4).await, ["AA 1", "AR 2", "CR 3", "AR 4"], "none overtakes the one before");
+        here.send(message("2")).await;
+        assert_eq!(here.answers(1).await, ["AA 2"], "it comes again, and is kept");
+        here.shelf.refusals.lock().unwrap().push_back(Some(why));
         here.send(enhanced("5", "NE", "NE")).await;
         assert_eq!(here.closed().await.0, why.code(), "what asks for no answer learns it by the end");
     }

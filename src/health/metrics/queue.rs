@@ -69,7 +69,7 @@ fn messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -
     each(encoder, counter("forward_refused_messages", help), forwards, |to, of, queue| {
         counts(to, of, "reason", &queue.refused)
     })?;
-    let help = "Attempts to deliver whose end is not known: the receiver may have a message twice";
+    let help = "Messages settled after an attempt whose end is not known: the receiver may have them twice";
     each(encoder, counter("forward_in_doubt", help), forwards, |to, of, queue| count(to, &[of], queue.in_doubt_total))?;
     let help = "Answers of the receiver by their code (MSA-1), where this site delivers (to:)";
     each(encoder, counter("forward_receiver_acks", help), forwards, |to, of, queue| {

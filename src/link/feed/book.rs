@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Book, StoreError};
 use crate::spool::inbox::Inbox;
-use crate::spool::{FarView, Opening, Outcome, Sequence};
+use crate::spool::{FarView, Ledger as _, Opening, Outcome, Sequence};
 
 impl Book for Inbox {
     fn view(&self) -> BoxFuture<'_, Result<FarView, StoreError>> {
@@ -13,6 +13,10 @@ impl Book for Inbox {
 
     fn outcomes_after(&self, sequence: Sequence) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
         Box::pin(async move { Ok(self.outcomes_after(sequence).await?) })
+    }
+
+    fn attempted(&self) -> BoxFuture<'_, Result<Option<Sequence>, StoreError>> {
+        Box::pin(async { Ok(self.interrupted().await?.map(|attempt| attempt.sequence)) })
     }
 
     fn raise(&self, opening: Opening) -> BoxFuture<'_, Result<(), StoreError>> {

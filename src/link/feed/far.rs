@@ -7,11 +7,11 @@
 //! Idle --OPENING: VIEW--> Opened --BEGIN--> Beginning --written down--> Begun (takes messages, tells outcomes)
 //!                              \--DIVERGED--> Diverged (until it is begun again)
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use super::near::size;
+use super::account::{Account, size};
 use super::wire::{Fault, Message, Record, View, encode};
 use super::{Answer, CommandKind, Held, Taken, Window};
 use crate::link::wire::{Cause, ReceiverState};
@@ -28,11 +28,14 @@ const COMMANDS_MAX: usize = 64;
 /// A message's memory is asked for at most this far ahead of its bytes.
 const RESERVE_BYTES_MAX: usize = 64 << 10;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
+    #[default]
     Idle,
     Opened,
-    Beginning { after: Sequence },
+    Beginning {
+        after: Sequence,
+    },
     Begun,
     Diverged(Divergence),
 }
@@ -65,14 +68,17 @@ enum Tell {
 }
 
 /// Is the far end.
+#[derive(Default)]
 pub(super) struct Far {
     window: Window,
     /// Is the last message that was taken in, or that the book is behind, and the digest there, where it is known.
     tail: (Sequence, Option<Digest>),
-    /// Holds the bytes of what was taken in and is not retired; 0 where there is an outcome.
-    hand: BTreeMap<Sequence, u64>,
-    hand_bytes: u64,
-    retired: Sequence,
+    /// Has what was taken in.
+    hand: Account,
+    /// Is a message that an earlier start attempted, whether it came again or not.
+    attempted: Option<Sequence>,
+    /// Tells that the near site said last that its forward is paused.
+    is_paused: bool,
     // of one connection:
     phase: Phase,
     opening: Option<Opening>,
@@ -89,31 +95,24 @@ pub(super) struct Far {
 }
 
 impl Far {
-    /// Makes an end with nothing in hand. `unretired` lists the outcomes that the book has.
-    pub(super) fn new(window: Window, unretired: impl IntoIterator<Item = Sequence>) -> Self {
-        Self {
-            window,
-            tail: (0, None),
-            hand: unretired.into_iter().map(|sequence| (sequence, 0)).collect(),
-            hand_bytes: 0,
-            retired: 0,
-            phase: Phase::Idle,
-            opening: None,
-            watermark: None,
-            partial: None,
-            tells: VecDeque::new(),
-            tell_bytes: 0,
-            list_after: None,
-            reports_through: None,
-            prune: None,
-            commands: 0,
-            urgent: BytesMut::new(),
-        }
+    /// Makes an end with nothing in hand. `unretired` lists the outcomes that the book has, `attempted` is what it says of
+    /// a message without one.
+    pub(super) fn new(
+        window: Window,
+        unretired: impl IntoIterator<Item = Sequence>,
+        attempted: Option<Sequence>,
+    ) -> Self {
+        Self { window, hand: Account::with_outcomes(unretired), attempted, ..Self::default() }
     }
 
     /// Tells whether messages wait for the receiver.
     pub(super) fn has_messages(&self) -> bool {
-        self.hand.values().any(|bytes| *bytes > 0)
+        self.hand.bytes() > 0
+    }
+
+    /// Tells whether nothing in hand is to be attempted.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
     }
 
     /// Says how the two sites differ, if they do.
@@ -133,12 +132,12 @@ impl Far {
     /// Begins a connection with the near site's first record and the book's view.
     pub(super) fn handle_opening(&mut self, opening: Opening, far: FarView) {
         self.handle_disconnected();
-        self.retire(opening.retired_through);
+        self.hand.retire(opening.retired_through);
         self.watermark = watermark(far);
         self.opening = Some(opening);
         self.phase = Phase::Opened;
-        let messages = u32::try_from(self.hand.len()).unwrap_or(u32::MAX);
-        let view = View { far, taken: self.tail.0, messages, bytes: self.hand_bytes, window: self.window };
+        let messages = u32::try_from(self.hand.messages()).unwrap_or(u32::MAX);
+        let view = View { far, taken: self.tail.0, messages, bytes: self.hand.bytes(), window: self.window };
         encode(&Record::View(view), &mut self.urgent);
     }
 
@@ -155,11 +154,12 @@ impl Far {
     pub(super) fn handle_record(&mut self, record: Record<'_>) -> Result<Option<Event>, Fault> {
         let kind = record.kind();
         let event = match record {
-            Record::Begin { after, .. } if self.phase == Phase::Opened => {
-                if self.hand.range(..=self.retired).next().is_some() {
+            Record::Begin { after, is_paused, .. } if self.phase == Phase::Opened => {
+                if self.hand.has_settled() {
                     return Err(Fault::Settled); // an outcome is about to come: the next connection finds it
                 }
                 self.phase = Phase::Beginning { after };
+                self.is_paused = is_paused;
                 Some(Event::Begin)
             }
             Record::Diverged(divergence) if self.phase == Phase::Opened => {
@@ -171,16 +171,16 @@ impl Far {
             Record::Retired(through) if self.phase == Phase::Begun => {
                 // Only what was taken in can be settled here; the near site may be further where it never sent.
                 let through = through.min(self.tail.0);
-                self.retire(through);
+                self.hand.retire(through);
                 self.prune = Some(through.max(self.prune.unwrap_or(0)));
                 None
             }
             Record::Command { id, kind, sequence } if self.phase == Phase::Begun => {
-                self.commands += 1;
-                if self.commands > COMMANDS_MAX {
-                    return Err(Fault::Flood);
-                }
-                Some(Event::Command(id, kind, sequence))
+                self.handle_command(id, kind, sequence)?
+            }
+            Record::Paused(is_paused) if self.phase == Phase::Begun => {
+                self.is_paused = is_paused;
+                None
             }
             Record::Ping(token) => {
                 encode(&Record::Pong(token), &mut self.urgent);
@@ -212,7 +212,7 @@ impl Far {
         }
         self.watermark = watermark(far);
         self.phase = Phase::Begun;
-        self.list_after = Some(self.retired);
+        self.list_after = Some(self.hand.retired());
         self.reports_through = self.watermark;
         Ok(())
     }
@@ -236,8 +236,9 @@ impl Far {
             return Err(Fault::TooLarge);
         }
         let messages_max = usize::try_from(self.window.messages_max).unwrap_or(usize::MAX);
-        let is_over = self.hand_bytes > 0 && self.hand_bytes + bytes > self.window.bytes_max;
-        if is_over || self.hand.len() >= messages_max {
+        let in_hand = self.hand.bytes();
+        let is_over = in_hand > 0 && in_hand.saturating_add(bytes) > self.window.bytes_max;
+        if is_over || self.hand.messages() >= messages_max {
             return Err(Fault::Window);
         }
         self.partial = Some(Partial {
@@ -279,17 +280,28 @@ impl Far {
             return Err(Fault::Digest);
         }
         self.tail = (taken.sequence, Some(taken.digest));
-        self.hand.insert(taken.sequence, size(taken.payload.len()));
-        self.hand_bytes += size(taken.payload.len());
+        self.hand.enter(taken.sequence, taken.payload.len());
         Ok(Some(Event::Taken(taken)))
+    }
+
+    /// Asks the conversation with the receiver about what is in hand, and answers for the rest.
+    fn handle_command(&mut self, id: u32, kind: CommandKind, sequence: Sequence) -> Result<Option<Event>, Fault> {
+        self.commands += 1;
+        if self.commands > COMMANDS_MAX {
+            return Err(Fault::Flood);
+        }
+        if self.hand.awaits(sequence) {
+            return Ok(Some(Event::Command(id, kind, sequence)));
+        }
+        // What came and is not in hand has an outcome; what did not come is not on the wire either.
+        let is_known = sequence <= self.tail.0 || self.attempted == Some(sequence);
+        self.push_answer(id, if is_known { Answer::Attempted } else { Answer::Unknown });
+        Ok(None)
     }
 
     /// Takes in what became of a message, once it is written down.
     pub(super) fn handle_outcome(&mut self, outcome: Outcome) {
-        if let Some(bytes) = self.hand.get_mut(&outcome.sequence) {
-            self.hand_bytes = self.hand_bytes.saturating_sub(std::mem::take(bytes));
-        }
-        self.retire(self.retired);
+        self.hand.finish(outcome.sequence);
         if matches!(self.phase, Phase::Beginning { .. } | Phase::Begun) {
             self.tell(outcome);
         }
@@ -330,16 +342,6 @@ impl Far {
     /// Says up to which message outcomes are to be forgotten.
     pub(super) fn poll_prune(&mut self) -> Option<Sequence> {
         self.prune.take()
-    }
-
-    /// Lets go of what is retired and has an outcome.
-    fn retire(&mut self, through: Sequence) {
-        self.retired = self.retired.max(through);
-        let is_over = |(sequence, bytes): (&Sequence, &u64)| (*bytes == 0).then_some(*sequence);
-        let over: Vec<Sequence> = self.hand.range(..=self.retired).filter_map(is_over).collect();
-        for sequence in over {
-            self.hand.remove(&sequence);
-        }
     }
 
     /// Answers a command.

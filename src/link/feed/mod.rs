@@ -4,6 +4,7 @@
 //! takes each message in once and in order, hands it to the conversation with the receiver, and reports what became of it.
 //! Neither keeps a message itself. Rules: design, delivery.md ("stored: between the sites").
 
+mod account;
 mod book;
 mod far;
 mod near;
@@ -26,7 +27,7 @@ pub type StoreError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Queue: Send + Sync {
     /// Tells what this start of the queue is, and how far it came.
     fn opening(&self) -> BoxFuture<'_, Result<Opening, StoreError>>;
-    /// Compares the far site's view with its own.
+    /// Compares the far site's view with its own; what that puts in doubt stays so until it is settled.
     fn judge(&self, view: FarView) -> BoxFuture<'_, Result<Judgement, StoreError>>;
     /// Reads what waits from a sequence on, in order, at least one if there is any; it counts as sent from then on.
     fn read(&self, from: Sequence, messages: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Queued>, StoreError>>;
@@ -57,6 +58,8 @@ pub trait Book: Send + Sync {
     fn view(&self) -> BoxFuture<'_, Result<FarView, StoreError>>;
     /// Lists what became of messages above a sequence.
     fn outcomes_after(&self, sequence: Sequence) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>>;
+    /// Names the message that was attempted and has no outcome, if one was.
+    fn attempted(&self) -> BoxFuture<'_, Result<Option<Sequence>, StoreError>>;
     /// Puts up to `opening.retired_through` behind it, where that is not so already; a fresh book begins there.
     fn raise(&self, opening: Opening) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Forgets what became of messages that the near site has settled.

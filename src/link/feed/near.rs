@@ -7,11 +7,12 @@
 //! Idle --connected: OPENING--> Asking --VIEW--> Judging --agreed: BEGIN--> Sending --RETIRED as outcomes are settled--
 //!                                                  \--diverged: DIVERGED--> Diverged (until it is begun again)
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::SystemTime;
 
 use bytes::BytesMut;
 
+use super::account::{Account, size};
 use super::wire::{Fault, Message, PART_BYTES_MAX, Record, View, encode};
 use super::{Answer, CommandKind, Held};
 use crate::link::wire::ReceiverState;
@@ -26,12 +27,12 @@ const AHEAD_BYTES_MAX: usize = 1 << 20;
 const SETTLE_MAX: usize = 1024;
 /// Answers of receivers that wait to be settled, in bytes: beyond it nothing more is read from the far site.
 const SETTLE_BYTES_MAX: usize = 1 << 20;
-/// Records that wait ahead of messages, in bytes: echoes and commands are small. A peer that asks on and reads nothing is
-/// cut off.
+/// Records that wait ahead of messages, in bytes. A peer that asks on and reads nothing is cut off.
 const URGENT_BYTES_MAX: usize = 256 << 10;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
+    #[default]
     Idle,
     Asking,
     Judging(View),
@@ -44,9 +45,7 @@ enum Phase {
 pub(super) enum Event {
     /// The far site's view is to be judged.
     Judge(FarView),
-    /// How the receiver is.
     Receiver(ReceiverState),
-    /// An echo came.
     Pong(u64),
     /// A command was answered.
     Answer(u32, Answer),
@@ -62,16 +61,15 @@ struct Carried {
     bytes: u64,
 }
 
-/// Is the near end.
+/// Is the near end; it begins without a connection.
+#[derive(Default)]
 pub(super) struct Near {
     phase: Phase,
     opening: Option<Opening>,
     view: Option<View>,
     carried: Carried,
-    /// Holds the bytes of what was sent on this connection and is not settled; 0 where the outcome is known.
-    flight: BTreeMap<Sequence, u64>,
-    flight_bytes: u64,
-    retired: Sequence,
+    /// Has what was sent on this connection.
+    flight: Account,
     retired_told: Sequence,
     in_doubt_through: Sequence,
     /// Is the last message that was begun, or that the far site has.
@@ -81,6 +79,10 @@ pub(super) struct Near {
     /// Is how much of the first one ahead was written.
     offset: usize,
     is_paused: bool,
+    /// Is what the far site was told of that.
+    paused_told: bool,
+    barred_from: Option<Sequence>,
+    commands: VecDeque<(u32, CommandKind, Sequence)>,
     outcomes: VecDeque<Outcome>,
     outcome_bytes: usize,
     /// Is the last message that the far site had when it began.
@@ -94,38 +96,11 @@ pub(super) struct Near {
 }
 
 impl Near {
-    /// Makes an end without a connection.
-    pub(super) fn new() -> Self {
-        Self {
-            phase: Phase::Idle,
-            opening: None,
-            view: None,
-            carried: Carried::default(),
-            flight: BTreeMap::new(),
-            flight_bytes: 0,
-            retired: 0,
-            retired_told: 0,
-            in_doubt_through: 0,
-            sent: 0,
-            ahead: VecDeque::new(),
-            ahead_bytes: 0,
-            offset: 0,
-            is_paused: false,
-            outcomes: VecDeque::new(),
-            outcome_bytes: 0,
-            begun_after: 0,
-            reported: None,
-            behind: None,
-            held: None,
-            urgent: BytesMut::new(),
-        }
-    }
-
     /// Begins a connection: all that the one before left is void.
     pub(super) fn handle_connected(&mut self, opening: Opening) {
-        let (is_paused, in_doubt_through) = (self.is_paused, self.in_doubt_through);
-        *self = Self { is_paused, in_doubt_through, phase: Phase::Asking, ..Self::new() };
-        (self.retired, self.retired_told) = (opening.retired_through, opening.retired_through);
+        self.begin_anew(Phase::Asking);
+        self.flight.retire(opening.retired_through);
+        self.retired_told = opening.retired_through;
         encode(&Record::Opening(opening.clone()), &mut self.urgent);
         self.opening = Some(opening);
     }
@@ -133,8 +108,14 @@ impl Near {
     /// Ends a connection; what an operator must know stays.
     pub(super) fn handle_disconnected(&mut self) {
         let phase = if self.divergence().is_some() { self.phase } else { Phase::Idle };
-        let (is_paused, in_doubt_through) = (self.is_paused, self.in_doubt_through);
-        *self = Self { is_paused, in_doubt_through, phase, held: self.held.take(), ..Self::new() };
+        let held = self.held.take();
+        self.begin_anew(phase);
+        self.held = held;
+    }
+
+    fn begin_anew(&mut self, phase: Phase) {
+        let (is_paused, barred_from) = (self.is_paused, self.barred_from);
+        *self = Self { is_paused, barred_from, phase, ..Self::default() };
     }
 
     /// Takes in a record.
@@ -177,13 +158,13 @@ impl Near {
                     self.carried = Carried { through: self.sent, messages, bytes: view.bytes };
                 }
                 self.begun_after = self.sent;
-                // What was in doubt stays so: the connection may have broken before it was sent again.
-                self.in_doubt_through = self.in_doubt_through.max(in_doubt_through);
+                self.in_doubt_through = in_doubt_through;
                 self.view = Some(view);
                 self.reported = Some(BTreeSet::new());
                 self.phase = Phase::Sending;
-                let in_doubt_through = self.in_doubt_through;
-                encode(&Record::Begin { after: self.sent, in_doubt_through }, &mut self.urgent);
+                let (after, is_paused) = (self.sent, self.is_paused);
+                self.paused_told = is_paused;
+                encode(&Record::Begin { after, in_doubt_through, is_paused }, &mut self.urgent);
             }
         }
     }
@@ -199,11 +180,9 @@ impl Near {
                 return Err(Fault::Flood);
             }
         }
-        if let Some(bytes) = self.flight.get_mut(&outcome.sequence) {
-            self.flight_bytes = self.flight_bytes.saturating_sub(std::mem::take(bytes));
-        }
+        self.flight.finish(outcome.sequence);
         // The order is that of the messages: what is settled and lies before has an outcome too.
-        self.forget(outcome.sequence.min(self.retired));
+        self.flight.forget_settled(outcome.sequence);
         self.outcome_bytes += outcome.answer.len();
         self.outcomes.push_back(outcome);
         Ok(())
@@ -229,35 +208,34 @@ impl Near {
 
     /// Takes in up to where all is settled.
     pub(super) fn handle_retired(&mut self, through: Sequence) {
-        if through <= self.retired {
-            return;
-        }
-        self.retired = through;
-        let known: Vec<Sequence> =
-            self.flight.range(..=through).filter(|(_, bytes)| **bytes == 0).map(|(s, _)| *s).collect();
-        for sequence in known {
-            self.flight.remove(&sequence);
-        }
+        self.flight.retire(through);
         if self.carried.through <= through {
             self.carried = Carried::default();
         }
     }
 
-    /// Forgets what is in flight up to a sequence.
-    fn forget(&mut self, through: Sequence) {
-        while let Some(entry) = self.flight.first_entry().filter(|entry| *entry.key() <= through) {
-            self.flight_bytes = self.flight_bytes.saturating_sub(entry.remove());
-        }
-    }
-
-    /// Stops sending, or goes on; a message that was begun is finished.
+    /// Stops sending, or goes on, and the far site with it; a message that was begun is finished.
     pub(super) fn set_paused(&mut self, is_paused: bool) {
         self.is_paused = is_paused;
     }
 
-    /// Asks something of a message that was sent.
+    /// Asks something of a message; the message that was begun comes first, for it may be that one.
     pub(super) fn push_command(&mut self, id: u32, kind: CommandKind, sequence: Sequence) {
-        encode(&Record::Command { id, kind, sequence }, &mut self.urgent);
+        self.commands.push_back((id, kind, sequence));
+    }
+
+    /// Begins no message from this one on, or goes on.
+    pub(super) fn set_barred(&mut self, from: Option<Sequence>) {
+        self.barred_from = from;
+        // What is ahead may be settled meanwhile: it is read again.
+        let begun = usize::from(self.offset > 0);
+        for dropped in self.ahead.drain(begun.min(self.ahead.len())..) {
+            self.ahead_bytes = self.ahead_bytes.saturating_sub(dropped.payload.len());
+        }
+    }
+
+    fn is_barred(&self, sequence: Sequence) -> bool {
+        self.barred_from.is_some_and(|from| sequence >= from)
     }
 
     /// Asks for an echo.
@@ -274,13 +252,14 @@ impl Near {
             return None;
         }
         let from = self.ahead.back().map_or(self.sent, |queued| queued.sequence) + 1;
-        Some((from, AHEAD_MESSAGES_MAX, AHEAD_BYTES_MAX))
+        (!self.is_barred(from)).then_some((from, AHEAD_MESSAGES_MAX, AHEAD_BYTES_MAX))
     }
 
     /// Takes in what was read.
     pub(super) fn handle_read(&mut self, messages: Vec<Queued>) {
         for queued in messages {
-            if queued.sequence > self.ahead.back().map_or(self.sent, |last| last.sequence) {
+            let after = self.ahead.back().map_or(self.sent, |last| last.sequence);
+            if queued.sequence > after && !self.is_barred(queued.sequence) {
                 self.ahead_bytes += queued.payload.len();
                 self.ahead.push_back(queued);
             }
@@ -294,8 +273,8 @@ impl Near {
     /// Tells whether a message may be sent now.
     fn has_room(&self, bytes: u64) -> bool {
         let Some(view) = self.view else { return false };
-        let in_flight = self.carried.bytes + self.flight_bytes;
-        self.carried.messages.saturating_add(self.flight.len()) < self.messages_max()
+        let in_flight = self.carried.bytes.saturating_add(self.flight.bytes());
+        self.in_flight() < self.messages_max()
             && (in_flight == 0 || in_flight.saturating_add(bytes) <= view.window.bytes_max)
     }
 
@@ -311,18 +290,31 @@ impl Near {
         if self.phase != Phase::Sending {
             return;
         }
-        if self.retired > self.retired_told {
-            self.retired_told = self.retired;
-            encode(&Record::Retired(self.retired), out);
+        if self.flight.retired() > self.retired_told {
+            self.retired_told = self.flight.retired();
+            encode(&Record::Retired(self.retired_told), out);
         }
-        while out.len() < at_least && self.transmit_part(out) {}
+        if self.is_paused != self.paused_told {
+            self.paused_told = self.is_paused;
+            encode(&Record::Paused(self.is_paused), out);
+        }
+        loop {
+            if self.offset == 0 {
+                for (id, kind, sequence) in self.commands.drain(..) {
+                    encode(&Record::Command { id, kind, sequence }, out);
+                }
+            }
+            if out.len() >= at_least || !self.transmit_part(out) {
+                return;
+            }
+        }
     }
 
     /// Appends one record of the first message ahead; false where none may be sent.
     fn transmit_part(&mut self, out: &mut BytesMut) -> bool {
         let Some(queued) = self.ahead.front() else { return false };
-        let bytes = size(queued.payload.len());
-        if self.offset == 0 && (self.is_paused || self.too_large().is_some() || !self.has_room(bytes)) {
+        let may_begin = !self.is_paused && self.too_large().is_none() && self.has_room(size(queued.payload.len()));
+        if self.offset == 0 && !may_begin {
             return false;
         }
         let Ok(total_bytes) = u32::try_from(queued.payload.len()) else { return false };
@@ -335,8 +327,7 @@ impl Near {
             let message = Message { sequence, previous, epoch, digest, in_doubt, total_bytes, bytes: part };
             encode(&Record::Message(message), out);
             self.sent = sequence;
-            self.flight.insert(sequence, bytes);
-            self.flight_bytes += bytes;
+            self.flight.enter(sequence, queued.payload.len());
         } else {
             let offset = u32::try_from(self.offset).unwrap_or(u32::MAX);
             encode(&Record::More { offset, bytes: part }, out);
@@ -378,13 +369,8 @@ impl Near {
 
     /// Counts the messages that were sent and are not settled.
     pub(super) fn in_flight(&self) -> usize {
-        self.carried.messages.saturating_add(self.flight.len())
+        self.carried.messages.saturating_add(self.flight.messages())
     }
-}
-
-/// Is what a message counts in the window: 0 means that its outcome is known.
-pub(super) fn size(payload_bytes: usize) -> u64 {
-    (payload_bytes as u64).max(1)
 }
 
 /// Is the outcome of a message that the far site is behind and knows nothing more of.

@@ -16,16 +16,17 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::far::{Event, Far};
-use super::wire::{Fault, decode};
+use super::wire::{Fault, Record, decode};
 use super::{Answer, Book, Command, CommandKind, Held, StoreError, Taken, Window};
 use crate::config::Name;
 use crate::link::FLUSH_WITHIN;
+use crate::link::carry::DRAIN_WITHIN;
 use crate::link::echo::Echo;
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::{Divergence, ForwardId, Opening, Outcome, Sequence};
 
-/// The end of the conversation with the receiver is looked for this often where its messages run out.
+/// The end of the conversation with the receiver is looked for this often once it is to end.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
 
 /// Is the conversation with the receiver for one forward of a peer, and what it writes down.
@@ -42,6 +43,10 @@ pub struct Station {
     pub held: watch::Receiver<Option<Held>>,
     /// Is what may come ahead of the receiver.
     pub window: Window,
+    /// Has the conversation begin no attempt, or go on.
+    pub pause: watch::Sender<bool>,
+    /// Has the conversation end as soon as no attempt is under way.
+    pub stop: watch::Sender<bool>,
     /// Is the conversation; it ends with this.
     pub tasks: JoinSet<()>,
 }
@@ -72,19 +77,36 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     held: watch::Receiver<Option<Held>>,
     round_trip: Option<Duration>,
+    pause: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
     /// Ends with the conversation.
     is_over: bool,
     tasks: JoinSet<()>,
 }
 
 impl Reception {
-    /// Begins with a station; `unretired` lists the outcomes that its book has.
-    pub(in crate::link) fn new(service: Name, station: Station, unretired: &[Outcome]) -> Arc<Self> {
-        let Station { book, messages, outcomes, commands, held, window, tasks } = station;
-        let far = Far::new(window, unretired.iter().map(|outcome| outcome.sequence));
+    /// Begins with a station; `unretired` lists the outcomes that its book has, `attempted` is its [`Book::attempted`].
+    pub(in crate::link) fn new(
+        service: Name,
+        station: Station,
+        unretired: &[Outcome],
+        attempted: Option<Sequence>,
+    ) -> Arc<Self> {
+        let Station { book, messages, outcomes, commands, held, window, pause, stop, tasks } = station;
+        let far = Far::new(window, unretired.iter().map(|outcome| outcome.sequence), attempted);
         let reception = Arc::new(Self {
             service,
-            inner: Mutex::new(Inner { far, messages, commands, held, round_trip: None, is_over: false, tasks }),
+            inner: Mutex::new(Inner {
+                far,
+                messages,
+                commands,
+                held,
+                round_trip: None,
+                pause,
+                stop,
+                is_over: false,
+                tasks,
+            }),
             book,
             transmit: Notify::new(),
             work: Notify::new(),
@@ -102,10 +124,9 @@ impl Reception {
                 reception.transmit.notify_one();
                 reception.work.notify_one();
             }
-            if let Some(reception) = weak.upgrade() {
-                reception.lock().is_over = true;
-                reception.work.notify_one();
-            }
+            let Some(reception) = weak.upgrade() else { return };
+            reception.lock().is_over = true;
+            reception.work.notify_one();
         });
         reception
     }
@@ -139,12 +160,19 @@ impl Reception {
         self.lock().far.divergence()
     }
 
-    /// Waits until no message waits for the receiver, for so long at the most. Cancel-safe.
-    pub(in crate::link) async fn drained(&self, within: Duration) {
-        let deadline = Instant::now() + within;
-        while self.has_messages() && Instant::now() < deadline {
+    /// Takes no connection any more, and has the conversation with the receiver end: at once where no attempt is under
+    /// way, else with that attempt, within a bound. Cancel-safe.
+    pub(in crate::link) async fn wind_down(&self) {
+        self.lock().stop.send_replace(true);
+        let deadline = Instant::now() + DRAIN_WITHIN;
+        while !self.is_over() && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_STEP).await;
         }
+    }
+
+    /// Tells whether it winds down.
+    pub(in crate::link) fn is_winding_down(&self) -> bool {
+        *self.lock().stop.borrow()
     }
 
     /// Ends the conversation with the receiver; what it has not written down the near site sends again.
@@ -255,7 +283,7 @@ impl Reception {
         let now = Instant::now();
         echo.hear(now);
         while let Some((record, record_bytes)) = decode(buffer).map_err(Fault::from)? {
-            let event = self.lock().far.handle_record(record)?;
+            let event = self.lock().handle_record(record)?;
             buffer.advance(record_bytes);
             match event {
                 None => {}
@@ -353,9 +381,20 @@ impl Reception {
     }
 }
 
+impl Inner {
+    fn handle_record(&mut self, record: Record<'_>) -> Result<Option<Event>, Fault> {
+        let event = self.far.handle_record(record)?;
+        let is_paused = self.far.is_paused();
+        self.pause.send_if_modified(|was| std::mem::replace(was, is_paused) != is_paused);
+        Ok(event)
+    }
+}
+
 /// Asks the conversation; nothing, where that ends: then nothing is known of the message.
 async fn ask(commands: mpsc::Sender<Command>, kind: CommandKind, sequence: Sequence) -> Option<Answer> {
     let (answer, answered) = oneshot::channel();
     commands.send(Command { order: kind, sequence, reply: answer }).await.ok()?;
-    answered.await.ok()
+    // It was in hand: where it is not any more, its outcome is about to be told.
+    let answer = answered.await.ok()?;
+    Some(if answer == Answer::Unknown { Answer::Attempted } else { answer })
 }

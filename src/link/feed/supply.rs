@@ -60,6 +60,10 @@ struct Inner {
     is_connected: bool,
     commands: HashMap<u32, oneshot::Sender<Answer>>,
     next_command: u32,
+    /// Lists the messages that an operator decides about.
+    barred: Vec<Sequence>,
+    /// Counts what was barred or let go.
+    bars: u64,
     receiver: (ReceiverState, SystemTime),
     round_trip: Option<Duration>,
 }
@@ -70,11 +74,13 @@ impl Supply {
         Arc::new(Self {
             queue,
             inner: Mutex::new(Inner {
-                near: Near::new(),
+                near: Near::default(),
                 far: None,
                 is_connected: false,
                 commands: HashMap::new(),
                 next_command: 1,
+                barred: Vec::new(),
+                bars: 0,
                 receiver: (ReceiverState::Unknown, SystemTime::now()),
                 round_trip: None,
             }),
@@ -113,12 +119,31 @@ impl Supply {
         self.lock().round_trip
     }
 
-    /// Asks something of a message that was sent, and waits for the far site's answer. Cancel-safe: the far site may do
-    /// it all the same.
+    /// Has a message attempted again at once, although it is held or rests. Cancel-safe.
     ///
     /// # Errors
     /// The link is down or breaks, or too many commands wait.
-    pub async fn command(&self, kind: CommandKind, sequence: Sequence) -> Result<Answer, Cause> {
+    pub async fn retry(&self, sequence: Sequence) -> Result<Answer, Cause> {
+        self.command(CommandKind::Retry, sequence).await
+    }
+
+    /// Takes a message out of the receiver's way. Nothing is sent from it on for as long as the bar lives: until then it
+    /// is to be settled, if the answer is that the receiver does not get it, [`Answer::Withdrawn`] or
+    /// [`Answer::Unknown`]. Cancel-safe: the far site may have withdrawn it all the same.
+    ///
+    /// # Errors
+    /// The link is down or breaks, or too many commands wait: nothing is known of the message then.
+    pub async fn withdraw(self: &Arc<Self>, sequence: Sequence) -> Result<(Answer, Bar), Cause> {
+        let bar = Bar { supply: Arc::clone(self), from: sequence };
+        {
+            let mut inner = self.lock();
+            inner.barred.push(sequence);
+            inner.bar();
+        }
+        Ok((self.command(CommandKind::Withdraw, sequence).await?, bar))
+    }
+
+    async fn command(&self, kind: CommandKind, sequence: Sequence) -> Result<Answer, Cause> {
         let answered = {
             let mut inner = self.lock();
             inner.commands.retain(|_, waiting| !waiting.is_closed());
@@ -271,12 +296,17 @@ impl Supply {
             };
             self.transmit.notify_one();
             if let Some((from, messages, bytes)) = wanted {
+                let bars = self.lock().bars;
                 let messages = match self.queue.read(from, messages, bytes).await {
                     Ok(messages) => messages,
                     Err(error) => return Ended::Store(error),
                 };
+                let mut inner = self.lock();
+                if inner.bars != bars {
+                    continue; // an operator may have settled one of them meanwhile
+                }
                 if !messages.is_empty() {
-                    self.lock().near.handle_read(messages);
+                    inner.near.handle_read(messages);
                     continue;
                 }
             }
@@ -305,6 +335,30 @@ impl Supply {
             self.transmit.notify_one();
             tokio::time::sleep(SETTLE_PAUSE).await;
         }
+    }
+}
+
+impl Inner {
+    fn bar(&mut self) {
+        self.bars = self.bars.wrapping_add(1);
+        self.near.set_barred(self.barred.iter().min().copied());
+    }
+}
+
+/// Keeps a message and all behind it from being sent, until it is dropped.
+pub struct Bar {
+    supply: Arc<Supply>,
+    from: Sequence,
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        let mut inner = self.supply.lock();
+        if let Some(place) = inner.barred.iter().position(|from| *from == self.from) {
+            inner.barred.swap_remove(place);
+        }
+        inner.bar();
+        self.supply.read_on.notify_one();
     }
 }
 

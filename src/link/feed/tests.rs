@@ -3,6 +3,7 @@
 
 mod loopback;
 mod memory;
+mod whole;
 
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -74,9 +75,9 @@ impl World {
     fn new() -> Self {
         Self {
             queue: QueueModel::new(),
-            near: Near::new(),
+            near: Near::default(),
             book: BookState::default(),
-            far: Far::new(WINDOW, []),
+            far: Far::new(WINDOW, [], None),
             hand: VecDeque::new(),
             to_far: BytesMut::new(),
             to_near: BytesMut::new(),
@@ -108,14 +109,14 @@ impl World {
             Step::Cut => self.cut(),
             Step::KillNear => {
                 self.cut();
-                self.near = Near::new();
+                self.near = Near::default();
                 self.queue.restart();
             }
             Step::KillFar => {
                 self.cut();
                 self.hand.clear();
                 self.taken_by_this_start.clear();
-                self.far = Far::new(WINDOW, self.book.outcomes.keys().copied());
+                self.far = Far::new(WINDOW, self.book.outcomes.keys().copied(), None);
             }
             Step::ToFar(bytes) => self.arrive_at_far(bytes),
             Step::ToNear(bytes) => self.arrive_at_near(bytes),

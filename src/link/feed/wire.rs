@@ -107,9 +107,13 @@ pub enum Record<'a> {
         after: Sequence,
         /// What is sent up to here may have been attempted by a state that the far site lost.
         in_doubt_through: Sequence,
+        /// Tells that the forward is paused.
+        is_paused: bool,
     },
     /// Tells that they do not, near to far.
     Diverged(Divergence),
+    /// Tells that the forward is paused, or goes on, near to far.
+    Paused(bool),
     /// Begins a message, near to far.
     Message(Message<'a>),
     /// Goes on with it.
@@ -173,6 +177,7 @@ impl Record<'_> {
             Self::Held(_) => 41,
             Self::Command { .. } => 42,
             Self::Answer { .. } => 43,
+            Self::Paused(_) => 44,
         }
     }
 }
@@ -195,11 +200,13 @@ fn encode_fields(record: &Record<'_>, out: &mut BytesMut) {
     match record {
         Record::Opening(opening) => put_opening(opening, out),
         Record::View(view) => put_view(view, out),
-        Record::Begin { after, in_doubt_through } => {
+        Record::Begin { after, in_doubt_through, is_paused } => {
             out.put_u64(*after);
             out.put_u64(*in_doubt_through);
+            out.put_u8(u8::from(*is_paused));
         }
         Record::Diverged(divergence) => out.put_u8(place(&DIVERGENCES, divergence)),
+        Record::Paused(is_paused) => out.put_u8(u8::from(*is_paused)),
         Record::Message(message) => {
             out.put_u64(message.sequence);
             out.put_u64(message.previous);
@@ -308,7 +315,10 @@ fn stored<'a>(fields: &mut Fields<'a>) -> Result<Record<'a>, WireError> {
             retired_digest: Digest(fields.chunk()?),
         }),
         33 => Record::View(view(fields)?),
-        34 => Record::Begin { after: fields.u64()?, in_doubt_through: fields.u64()? },
+        34 => {
+            let (after, in_doubt_through) = (fields.u64()?, fields.u64()?);
+            Record::Begin { after, in_doubt_through, is_paused: fields.byte()? != 0 }
+        }
         35 => Record::Diverged(named(fields, &DIVERGENCES)?),
         36 => Record::Message(Message {
             sequence: fields.u64()?,
@@ -334,6 +344,7 @@ fn stored<'a>(fields: &mut Fields<'a>) -> Result<Record<'a>, WireError> {
         }
         42 => Record::Command { id: fields.u32()?, kind: named(fields, &KINDS)?, sequence: fields.u64()? },
         43 => Record::Answer { id: fields.u32()?, answer: named(fields, &ANSWERS)? },
+        44 => Record::Paused(fields.byte()? != 0),
         kind => return Err(WireError::UnknownKind(kind)),
     })
 }

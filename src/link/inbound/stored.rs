@@ -13,13 +13,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::super::carry::DRAIN_WITHIN;
 use super::super::feed::reception::{OpenStation, Reception};
 use super::super::feed::wire as feed;
 use super::super::session::Ended;
 use super::super::wire::{CARRIES_STORED, Cause, Record, VERSION, Welcome, encode};
 use super::super::{FLUSH_WITHIN, cause_chain};
-use super::{DRAIN_MORE, Door, GREET_WITHIN, GREETING_BYTES_MAX, Greeted, Inbound, printable};
+use super::{Door, GREET_WITHIN, GREETING_BYTES_MAX, Greeted, Inbound, printable};
 use crate::config::Name;
 use crate::spool::{ForwardId, Opening};
 
@@ -73,16 +72,18 @@ impl Inbound {
         };
         match &ended {
             Ended::Replaced => return,
-            Ended::Refused(_) => reception.drained(DRAIN_WITHIN + DRAIN_MORE).await,
+            Ended::Refused(_) => {}
             ended => tracing::info!(%peer, %forward, why = %cause_chain(ended), "link for stored messages is down"),
         }
         if !matches!(ended, Ended::Store(_) | Ended::Refused(_)) {
             self.outlast(&reception, &mut turn, (from, &peer, &service)).await;
         }
-        let _alone = door.take_over.lock().await;
-        if !turn.has_changed().unwrap_or(true) {
-            self.let_go(&key, &reception).await;
+        if turn.has_changed().unwrap_or(true) {
+            return;
         }
+        reception.wind_down().await;
+        let _alone = door.take_over.lock().await;
+        self.let_go(&key, &reception).await;
     }
 
     /// Answers the greeting and waits for what the near site tells of its queue.
@@ -118,6 +119,9 @@ impl Inbound {
         let key = (peer.clone(), opening.forward);
         let old = self.receptions().get(&key).cloned();
         if let Some(old) = old {
+            if old.is_winding_down() && !old.is_over() {
+                return Err(Cause::Stopping); // the near site tries again
+            }
             if old.service() == service && !old.is_over() {
                 let turn = old.take_over();
                 return Ok((old, turn));
@@ -131,7 +135,8 @@ impl Inbound {
         };
         let station = open(peer.clone(), service.clone(), opening.forward).await.map_err(failed)?;
         let unretired = station.book.outcomes_after(opening.retired_through).await.map_err(failed)?;
-        let reception = Reception::new(service.clone(), station, &unretired);
+        let attempted = station.book.attempted().await.map_err(failed)?;
+        let reception = Reception::new(service.clone(), station, &unretired, attempted);
         let turn = reception.take_over();
         self.receptions().insert(key, Arc::clone(&reception));
         Ok((reception, turn))
@@ -193,7 +198,7 @@ impl Inbound {
             biased;
             _ = turn.changed() => turn.mark_changed(), // the caller looks
             () = done => {}
-            _ = self.barred(whose) => reception.drained(DRAIN_WITHIN + DRAIN_MORE).await,
+            _ = self.barred(whose) => {}
         }
     }
 

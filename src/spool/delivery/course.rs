@@ -13,6 +13,7 @@ mod line;
 mod orders;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
@@ -110,6 +111,8 @@ pub struct Course {
     finished_through: Sequence,
     is_source_closed: bool,
     is_stopping: bool,
+    is_paused: bool,
+    is_wanted: bool,
     counts: Counts,
 }
 
@@ -131,6 +134,8 @@ impl Course {
             finished_through: 0,
             is_source_closed: false,
             is_stopping: false,
+            is_paused: false,
+            is_wanted: false,
             counts,
         }
     }
@@ -194,6 +199,7 @@ impl Course {
         self.expire(now);
         self.retract();
         self.take_head(now);
+        self.give_way(now);
         if let Some(commit) = self.poll_commit(wall) {
             return commit;
         }
@@ -205,7 +211,7 @@ impl Course {
             return if is_over { Step::End } else { Step::Wait(self.next_deadline()) };
         };
         match (&head.phase, &self.line) {
-            (Phase::Ready | Phase::Opened, Line::Down) => self.dial(),
+            (Phase::Ready | Phase::Opened, Line::Down) if self.may_begin() => self.dial(),
             (Phase::Opened, Line::Up(_)) => self.begin_sending(now),
             _ => Step::Wait(self.next_deadline()),
         }
@@ -274,7 +280,7 @@ impl Course {
 
     /// Notes an attempt for which there is no connection as one that was none.
     fn retract(&mut self) {
-        let is_without = matches!(self.line, Line::Backoff { .. }) || self.is_stopping;
+        let is_without = matches!(self.line, Line::Backoff { .. }) || !self.may_begin();
         if let Some(head) = &mut self.head
             && is_without
             && head.phase == Phase::Opened
@@ -284,7 +290,7 @@ impl Course {
     }
 
     fn poll_commit(&mut self, wall: SystemTime) -> Option<Step> {
-        let is_able = matches!(self.line, Line::Up(_)) && !self.is_stopping;
+        let is_able = matches!(self.line, Line::Up(_)) && self.may_begin();
         let attempting = self.head.as_ref().and_then(|head| head.to_write_down(is_able));
         let is_noted = self.head.as_ref().is_none_or(|head| head.is_noted);
         let begins = is_able && self.head.as_ref().is_some_and(|head| head.phase == Phase::Ready);

@@ -123,6 +123,7 @@ struct Stage {
     commands: mpsc::Sender<Command>,
     reports: mpsc::Receiver<Outcome>,
     state: watch::Receiver<DeliveryState>,
+    others: watch::Sender<u64>,
     stop: watch::Sender<bool>,
     counter: Arc<Counter>,
     task: JoinHandle<()>,
@@ -141,7 +142,7 @@ impl Stage {
         let (commands, orders) = mpsc::channel(8);
         let (to, reports) = mpsc::channel(64);
         let (state, shown) = watch::channel(DeliveryState::default());
-        let (stop, stopped) = watch::channel(false);
+        let ((others, wanted), (stop, stopped)) = (watch::channel(0), watch::channel(false));
         let counter = Arc::new(Counter::default());
         let dial = move || async move {
             let tcp = TcpStream::connect(("127.0.0.1", port)).await.map_err(|_| "receiver_refuses")?;
@@ -157,10 +158,12 @@ impl Stage {
             reports: to,
             state,
             counter: Arc::clone(&counter),
+            paused: watch::channel(false).1,
+            wanted,
             stop: stopped,
         };
         let task = tokio::spawn(conversation.run());
-        Self { dir, inbox, source, commands, reports, state: shown, stop, counter, task }
+        Self { dir, inbox, source, commands, reports, state: shown, others, stop, counter, task }
     }
 
     async fn deliver(&self, sequences: std::ops::RangeInclusive<Sequence>) {
@@ -202,6 +205,26 @@ async fn messages_go_in_order_over_one_connection() {
     assert_eq!((counts.delivered, counts.connections, counts.retries), (20, 1, 0));
     assert!(counts.latency.is_some());
     assert_eq!(stage.state.borrow().receiver, Receiver::Up);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_for_somebody_who_waits() {
+    let receiver = Scripted::start(|_, sequence| say(ack("AA", sequence))).await;
+    let mut stage = Stage::start(receiver.port, hasty());
+    stage.deliver(1..=1).await;
+    stage.outcome().await;
+    // It waits for messages: nothing but this wakes it.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stage.others.send_replace(1);
+    stage.others.send_replace(0);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stage.others.send_replace(1);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stage.others.send_replace(0);
+    stage.deliver(2..=3).await;
+    stage.outcome().await;
+    stage.outcome().await;
+    assert_eq!(receiver.got(), [(1, 0), (2, 1), (3, 1)]);
 }
 
 #[tokio::test]
@@ -417,6 +440,8 @@ async fn nothing_is_sent_while_it_cannot_be_written_down() {
         reports: to,
         state,
         counter: Arc::default(),
+        paused: watch::channel(false).1,
+        wanted: watch::channel(0).1,
         stop: stopped,
     };
     let task = tokio::spawn(conversation.run());

@@ -43,6 +43,8 @@ pub(super) struct Live {
     pub(super) days: BTreeMap<i64, u64>,
     /// Counts the queued messages of other destinations than the present one.
     pub(super) stranded: u64,
+    /// Counts the messages settled since the store was opened whose outcome names an attempt in doubt.
+    pub(super) in_doubt: u64,
     /// Is when the first queued message was accepted, in milliseconds.
     pub(super) oldest: Option<i64>,
     /// Lists all destinations by their numbers.
@@ -279,6 +281,7 @@ impl Core {
             parked: parked.messages,
             parked_bytes: parked.bytes,
             oldest: self.live.oldest.map(time_of),
+            in_doubt: self.live.in_doubt,
             paused: head.is_paused,
             stranded: self.live.stranded,
             damaged: self.damaged.clone(),

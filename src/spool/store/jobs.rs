@@ -64,53 +64,73 @@ impl Drop for Draft {
     }
 }
 
-/// Asks for a message to be kept.
+/// Says which messages of a row were kept: those up to the first that was refused.
+#[derive(Default)]
+pub struct Appended {
+    /// Lists their numbers.
+    pub kept: Vec<Sequence>,
+    /// Says why the next one, and all behind it, were not.
+    pub refused: Option<Refusal>,
+}
+
+impl Appended {
+    /// Is what is said where none was kept.
+    pub(super) fn none(why: impl Into<Refusal>) -> Self {
+        Self { kept: Vec::new(), refused: Some(why.into()) }
+    }
+}
+
+/// Asks for messages of one sender to be kept, in order.
 pub(super) struct Append {
-    pub(super) incoming: Incoming,
-    pub(super) draft: Draft,
-    pub(super) outcome: Result<Sequence, Refusal>,
-    pub(super) reply: oneshot::Sender<Result<Sequence, Refusal>>,
+    pub(super) messages: Vec<(Incoming, Draft)>,
+    pub(super) outcome: Appended,
+    pub(super) reply: oneshot::Sender<Appended>,
 }
 
 impl Append {
-    /// Takes it into the present transaction.
+    /// Takes them into the present transaction, up to the first that is refused; an error is the store's.
     pub(super) fn run(&mut self, core: &mut Core, at: i64) -> Result<(), SpoolError> {
-        if let Incoming::Whole(payload) = &mut self.incoming {
-            self.incoming = Incoming::InFile(core.arrival(std::mem::take(payload)));
+        self.outcome = Appended::default();
+        for (incoming, _) in &mut self.messages {
+            if let Incoming::Whole(payload) = incoming {
+                *incoming = Incoming::InFile(core.arrival(std::mem::take(payload)));
+            }
+            let Incoming::InFile(arrival) = incoming else { continue };
+            match core.append(arrival, at) {
+                Ok(sequence) => self.outcome.kept.push(sequence),
+                Err(refusal) => {
+                    // What its sender sends again must not come behind what followed it.
+                    self.outcome.refused = Some(refusal);
+                    break;
+                }
+            }
         }
-        let Incoming::InFile(arrival) = &self.incoming else {
-            return Ok(());
-        };
-        self.outcome = core.append(arrival, at);
-        match &self.outcome {
-            Err(Refusal::Disk) => Err(SpoolError::Disk { path: core.path.clone() }),
-            Err(Refusal::Failed(error)) if error.is_failure() => Err(error.clone()),
+        match &self.outcome.refused {
+            Some(Refusal::Disk) => Err(SpoolError::Disk { path: core.path.clone() }),
+            Some(Refusal::Failed(error)) if error.is_failure() => Err(error.clone()),
             _ => Ok(()),
         }
     }
 
-    /// Counts the bytes that the thread has to seal.
+    /// Counts the bytes that are in memory.
     pub(super) fn bytes(&self) -> u64 {
-        match &self.incoming {
+        let of_one = |(incoming, _): &(Incoming, Draft)| match incoming {
             Incoming::Whole(payload) => payload.len() as u64,
             Incoming::InFile(_) => 0,
-        }
+        };
+        self.messages.iter().map(of_one).sum()
     }
 
     /// Answers; whether a file belongs to a message is not known after a failed commit, so that it stays then.
     fn answer(mut self, failure: Option<&SpoolError>) {
-        let is_kept = match failure {
-            None => self.outcome.is_ok(),
-            Some(error) => !matches!(error, SpoolError::Disk { .. }),
+        let kept = match failure {
+            None => self.outcome.kept.len(),
+            Some(SpoolError::Disk { .. }) => 0,
+            Some(_) => self.messages.len(),
         };
-        if is_kept {
-            self.draft.0 = None;
-        }
-        let outcome = match failure {
-            Some(error) => Err(Refusal::from(error.clone())),
-            None => self.outcome,
-        };
-        drop(self.draft);
+        self.messages.iter_mut().take(kept).for_each(|(_, draft)| draft.0 = None);
+        drop(self.messages);
+        let outcome = failure.map_or(self.outcome, |error| Appended::none(error.clone()));
         drop(self.reply.send(outcome));
     }
 }
@@ -124,7 +144,7 @@ pub(super) struct Read {
 
 /// Is what is asked.
 pub(super) enum Work {
-    /// To keep a message.
+    /// To keep messages.
     Append(Append),
     /// For queued messages.
     Read(Read),

@@ -161,7 +161,7 @@ fn verified(
     }
     let epochs = epochs(&connection, path)?;
     let destinations = destinations(&connection, path, &keys)?;
-    let live = Live { head, days: census.days, stranded: 0, oldest: census.oldest, destinations };
+    let live = Live { head, days: census.days, stranded: 0, in_doubt: 0, oldest: census.oldest, destinations };
     let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.wanted.limits.clone());
     let reserve = reserve.clone();
     Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark, reserve }.into())

@@ -68,6 +68,7 @@ impl Core {
             millis_of(outcome.at),
             answer,
         ];
+        self.live.in_doubt += u64::from(outcome.in_doubt > 0);
         self.execute("keep an outcome", sql, values)
     }
 

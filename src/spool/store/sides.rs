@@ -32,18 +32,15 @@ impl Core {
         }
     }
 
-    /// Compares the far site's view with this one.
-    pub(super) fn judge(&self, view: FarView) -> Result<Judgement, SpoolError> {
+    /// Compares the far site's view with this one; part of a transaction. Where the far site lost its state, that what was
+    /// sent is in doubt is kept: it stays so over a start of this site.
+    pub(super) fn judge(&mut self, view: FarView) -> Result<Judgement, SpoolError> {
         let head = &self.live.head;
-        let lost = Judgement::Agreed {
-            next: head.retired_through + 1,
-            in_doubt_through: if self.handed_through > head.retired_through { self.handed_through } else { 0 },
-        };
         let FarView::At { epoch, watermark, digest } = view else {
-            return Ok(lost);
+            return Ok(self.far_lost());
         };
         if watermark == 0 && head.retired_through == 0 {
-            return Ok(Judgement::Agreed { next: 1, in_doubt_through: 0 });
+            return Ok(self.agreed(1));
         }
         if watermark > head.last {
             return Ok(Judgement::Diverged(Divergence::FarAhead));
@@ -52,12 +49,25 @@ impl Core {
             return Ok(Judgement::Diverged(Divergence::UnknownEpoch));
         }
         if watermark < head.retired_through {
-            return Ok(lost);
+            return Ok(self.far_lost());
         }
         if self.digest_at(watermark)? != Some(digest) {
             return Ok(Judgement::Diverged(Divergence::OtherMessages));
         }
-        Ok(Judgement::Agreed { next: watermark + 1, in_doubt_through: 0 })
+        Ok(self.agreed(watermark + 1))
+    }
+
+    /// Goes on from what is settled: what was sent above it may have been attempted by the state that is lost.
+    fn far_lost(&mut self) -> Judgement {
+        let head = &mut self.live.head;
+        head.in_doubt_through = head.in_doubt_through.max(self.handed_through);
+        self.agreed(self.live.head.retired_through + 1)
+    }
+
+    fn agreed(&self, next: Sequence) -> Judgement {
+        let head = &self.live.head;
+        let is_in_doubt = head.in_doubt_through > head.retired_through;
+        Judgement::Agreed { next, in_doubt_through: if is_in_doubt { head.in_doubt_through } else { 0 } }
     }
 
     /// Finds the running digest at a sequence that can still be asked for.

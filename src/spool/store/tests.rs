@@ -71,12 +71,12 @@ async fn what_was_accepted_is_there_after_a_restart_in_order() {
     let place = Place::new();
     let spool = place.open();
     for number in 1..=5 {
-        assert_eq!(spool.append(message(number)).await.unwrap(), number);
+        assert_eq!(spool.keep(message(number)).await.unwrap(), number);
     }
     let first_epoch = spool.opening().await.unwrap().epoch;
     drop(spool);
     let spool = place.open();
-    assert_eq!(spool.append(message(6)).await.unwrap(), 6);
+    assert_eq!(spool.keep(message(6)).await.unwrap(), 6);
     let opening = spool.opening().await.unwrap();
     assert_eq!((opening.epoch_first, opening.retired_through), (6, 0));
     assert_ne!(opening.epoch, first_epoch);
@@ -102,7 +102,7 @@ async fn messages_retire_in_order_whatever_the_order_of_their_outcomes() {
     let place = Place::new();
     let spool = place.open();
     for number in 1..=4 {
-        spool.append(message(number)).await.unwrap();
+        spool.keep(message(number)).await.unwrap();
     }
     assert_eq!(spool.settle(vec![outcome(2, Verdict::Delivered)]).await.unwrap(), 0);
     assert_eq!(spool.settle(vec![outcome(3, Verdict::Rejected), outcome(99, Verdict::Delivered)]).await.unwrap(), 0);
@@ -127,15 +127,15 @@ async fn limits_name_themselves_and_leave_room_again() {
     place.limits.messages_max = 2;
     place.limits.bytes_max = 200;
     let spool = place.open();
-    spool.append(message(1)).await.unwrap();
-    assert!(matches!(spool.append(vec![b'x'; 150]).await, Err(Refusal::Full { limit: Limit::Bytes })));
-    spool.append(message(2)).await.unwrap();
-    assert!(matches!(spool.append(message(3)).await, Err(Refusal::Full { limit: Limit::Messages })));
+    spool.keep(message(1)).await.unwrap();
+    assert!(matches!(spool.keep(vec![b'x'; 150]).await, Err(Refusal::Full { limit: Limit::Bytes })));
+    spool.keep(message(2)).await.unwrap();
+    assert!(matches!(spool.keep(message(3)).await, Err(Refusal::Full { limit: Limit::Messages })));
     // Set aside is not gone.
     spool.settle(vec![outcome(1, Verdict::Rejected)]).await.unwrap();
-    assert!(matches!(spool.append(message(3)).await, Err(Refusal::Full { limit: Limit::Messages })));
+    assert!(matches!(spool.keep(message(3)).await, Err(Refusal::Full { limit: Limit::Messages })));
     spool.settle(vec![outcome(2, Verdict::Delivered)]).await.unwrap();
-    assert_eq!(spool.append(message(3)).await.unwrap(), 3);
+    assert_eq!(spool.keep(message(3)).await.unwrap(), 3);
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn large_payloads_stand_beside_the_database_and_go_with_their_messages() {
     let spool = place.open();
     let large = |byte: u8| vec![byte; INLINE_BYTES_MAX + 1];
     for byte in [1, 2] {
-        spool.append(large(byte)).await.unwrap();
+        spool.keep(large(byte)).await.unwrap();
     }
     assert_eq!(place.files(), 2);
     let read = spool.read(1, 9, usize::MAX).await.unwrap();
@@ -165,9 +165,24 @@ async fn a_refused_large_payload_leaves_no_file() {
     let mut place = Place::new();
     place.limits.bytes_max = 1 << 20;
     let spool = place.open();
-    let refused = spool.append(vec![1; INLINE_BYTES_MAX + 1]).await;
+    let refused = spool.keep(vec![1; INLINE_BYTES_MAX + 1]).await;
     assert!(matches!(refused, Err(Refusal::Full { limit: Limit::Bytes })));
     assert_eq!(place.files(), 0);
+}
+
+#[tokio::test]
+async fn of_messages_that_come_in_a_row_none_overtakes_one_that_is_refused() {
+    let mut place = Place::new();
+    place.limits.bytes_max = 2 << 20;
+    let spool = place.open();
+    let large = |byte: u8| vec![byte; INLINE_BYTES_MAX + 1];
+    let appended = spool.append(vec![message(1), large(2), vec![3; 1 << 20], message(4), large(5)]).await;
+    assert_eq!(appended.kept, [1, 2]);
+    assert!(matches!(appended.refused, Some(Refusal::Full { limit: Limit::Bytes })));
+    assert_eq!((spool.tail().borrow().depth, place.files()), (2, 1), "4 would fit");
+    let appended = spool.append(vec![message(4), message(5)]).await;
+    assert!(appended.kept == [3, 4] && appended.refused.is_none(), "one after another");
+    assert!(spool.read(3, 1, usize::MAX).await.unwrap()[0].payload == message(4));
 }
 
 #[tokio::test]
@@ -176,7 +191,7 @@ async fn the_far_view_is_judged_by_what_both_can_know() {
     let spool = place.open();
     assert_eq!(spool.judge(FarView::Fresh).await.unwrap(), Judgement::Agreed { next: 1, in_doubt_through: 0 });
     for number in 1..=5 {
-        spool.append(message(number)).await.unwrap();
+        spool.keep(message(number)).await.unwrap();
     }
     let opening = spool.opening().await.unwrap();
     let mut digests = vec![Digest::NONE];
@@ -201,4 +216,16 @@ async fn the_far_view_is_judged_by_what_both_can_know() {
     let other = FarView::At { epoch: opening.epoch, watermark: 3, digest: Digest([1; 32]) };
     assert_eq!(judge(other).await, Judgement::Diverged(Divergence::OtherMessages));
     assert_eq!(spool.opening().await.unwrap().retired_digest, digests[2]);
+    // The far site is raised, and this one starts anew: the doubt stays, until its last message is settled.
+    drop(spool);
+    let spool = place.open();
+    let judge = async |view| spool.judge(view).await.unwrap();
+    assert_eq!(judge(at(2, opening.epoch)).await, Judgement::Agreed { next: 3, in_doubt_through: 5 });
+    spool.keep(message(6)).await.unwrap();
+    let doubtful = |sequence, in_doubt| Outcome { in_doubt, ..outcome(sequence, Verdict::Delivered) };
+    spool.settle(vec![doubtful(3, 1), doubtful(4, 3), doubtful(5, 1)]).await.unwrap();
+    assert_eq!(judge(at(5, opening.epoch)).await, Judgement::Agreed { next: 6, in_doubt_through: 0 });
+    // An outcome that is told again, over another connection, is counted once.
+    spool.settle(vec![doubtful(5, 1), doubtful(6, 0)]).await.unwrap();
+    assert_eq!(spool.tail().borrow().in_doubt, 3);
 }

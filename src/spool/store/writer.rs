@@ -11,13 +11,14 @@ use tokio::sync::watch;
 use super::Tail;
 use super::core::{Core, now};
 use super::database;
-use super::jobs::{Job, Read, Work};
+use super::jobs::{Appended, Job, Read, Work};
 use super::messages::Found;
 use super::open::{self, Way};
 use crate::spool::reserve::LOOK_EVERY;
 use crate::spool::{Refusal, Sequence, SpoolError};
 
-/// Bounds the jobs that wait for the thread, and those of one transaction: each of as many senders as a forward allows.
+/// Bounds the jobs that wait for the thread, each of as many senders as a forward allows, and the messages of one
+/// transaction; what one read of a sender brings stays together.
 pub(super) const JOBS_MAX: usize = 1024;
 /// Bounds the payloads of one transaction, in bytes: the log stays near its size.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
@@ -77,13 +78,15 @@ impl Writer {
 
     /// Takes what waits, as one batch.
     fn gather(&self, first: Job) -> Vec<Job> {
-        let (mut batch, mut bytes, mut next) = (Vec::new(), 0, Some(first));
+        let (mut batch, mut asked, mut bytes, mut next) = (Vec::new(), 0, 0, Some(first));
         while let Some(job) = next {
+            asked += 1;
             if let Work::Append(append) = &job.work {
+                asked += append.messages.len().saturating_sub(1);
                 bytes += append.bytes();
             }
             batch.push(job);
-            let is_full = batch.len() >= JOBS_MAX || bytes >= BATCH_BYTES_MAX;
+            let is_full = asked >= JOBS_MAX || bytes >= BATCH_BYTES_MAX;
             next = if is_full { None } else { self.jobs.try_recv().ok() };
         }
         batch
@@ -225,7 +228,7 @@ impl Turn {
         for job in &mut self.changes {
             match &mut job.work {
                 Work::Append(append) if with_messages => append.run(core, at)?,
-                Work::Append(append) => append.outcome = Err(Refusal::Disk),
+                Work::Append(append) => append.outcome = Appended::none(Refusal::Disk),
                 Work::Change(ask) => ask.run(core)?,
                 Work::Read(_) | Work::Look(_) => {}
             }

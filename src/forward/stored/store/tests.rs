@@ -34,7 +34,7 @@ impl Site {
 
     /// Fills a spool with a message, and closes it.
     async fn filled(&self, name: &str) {
-        self.open(name).unwrap().append(b"MSH|^~\\&|A|B|C|D|1||ORU|7|P|2.5\r".to_vec()).await.unwrap();
+        self.open(name).unwrap().keep(b"MSH|^~\\&|A|B|C|D|1||ORU|7|P|2.5\r".to_vec()).await.unwrap();
     }
 
     fn depth(&self, name: &str) -> u64 {

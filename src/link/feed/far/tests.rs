@@ -14,7 +14,7 @@ const START: Digest = Digest([0; 32]);
 
 /// Is an end whose book is behind 2; the epoch of this start of the near site begins with 4.
 fn begun() -> Far {
-    let mut far = Far::new(WINDOW, []);
+    let mut far = Far::new(WINDOW, [], None);
     let at = FarView::At { epoch: OLD, watermark: 2, digest: START };
     open(&mut far, at);
     far
@@ -34,7 +34,9 @@ fn opening() -> Opening {
 fn open(far: &mut Far, at: FarView) {
     far.handle_opening(opening(), at);
     let after = far.tail.0.max(2);
-    assert!(far.handle_record(Record::Begin { after, in_doubt_through: 0 }) == Ok(Some(Event::Begin)));
+    assert!(
+        far.handle_record(Record::Begin { after, in_doubt_through: 0, is_paused: false }) == Ok(Some(Event::Begin))
+    );
     far.handle_begun(at).unwrap();
 }
 
@@ -175,14 +177,14 @@ fn a_message_in_parts_is_whole_or_nothing() {
 #[test]
 fn records_in_the_wrong_place_end_the_connection() {
     let at = FarView::At { epoch: OLD, watermark: 2, digest: START };
-    let mut opened = Far::new(WINDOW, []);
+    let mut opened = Far::new(WINDOW, [], None);
     opened.handle_opening(opening(), at);
     let digest = KEY.following(&START, 3, b"x");
     assert!(opened.handle_record(Record::Message(message(3, digest, b"x"))) == Err(Fault::Order(36)));
     assert!(opened.handle_record(Record::Retired(1)) == Err(Fault::Order(40)));
     for record in [
         Record::Opening(opening()),
-        Record::Begin { after: 2, in_doubt_through: 0 },
+        Record::Begin { after: 2, in_doubt_through: 0, is_paused: false },
         Record::Diverged(Divergence::FarAhead),
         Record::Outcome(outcome(3, 0)),
         Record::Reported(1),
@@ -194,15 +196,15 @@ fn records_in_the_wrong_place_end_the_connection() {
         let kind = record.kind();
         assert!(begun().handle_record(record) == Err(Fault::Order(kind)), "{kind}");
     }
-    let mut diverged = Far::new(WINDOW, []);
+    let mut diverged = Far::new(WINDOW, [], None);
     diverged.handle_opening(opening(), at);
     assert!(diverged.handle_record(Record::Diverged(Divergence::FarAhead)) == Ok(None));
     assert_eq!(diverged.divergence(), Some(Divergence::FarAhead));
     assert!(diverged.handle_record(Record::Message(message(3, digest, b"x"))) == Err(Fault::Order(36)));
 
-    let mut behind = Far::new(WINDOW, []);
+    let mut behind = Far::new(WINDOW, [], None);
     behind.handle_opening(opening(), at);
-    behind.handle_record(Record::Begin { after: 1, in_doubt_through: 0 }).map(|_| ()).unwrap();
+    behind.handle_record(Record::Begin { after: 1, in_doubt_through: 0, is_paused: false }).map(|_| ()).unwrap();
     assert_eq!(behind.handle_begun(at), Err(Fault::Gap), "it would send 2 again");
 }
 
@@ -212,15 +214,20 @@ fn a_near_site_that_settled_what_is_in_hand_comes_again() {
     send(&mut far, 3, 10).unwrap();
     let settled = Opening { retired_through: 3, ..opening() };
     far.handle_opening(settled.clone(), FarView::At { epoch: OLD, watermark: 2, digest: START });
-    assert!(far.handle_record(Record::Begin { after: 3, in_doubt_through: 0 }) == Err(Fault::Settled));
+    assert!(
+        far.handle_record(Record::Begin { after: 3, in_doubt_through: 0, is_paused: false }) == Err(Fault::Settled)
+    );
     far.handle_outcome(outcome(3, 0));
     far.handle_opening(settled, FarView::At { epoch: OLD, watermark: 3, digest: START });
-    assert!(far.handle_record(Record::Begin { after: 3, in_doubt_through: 0 }) == Ok(Some(Event::Begin)));
+    assert!(
+        far.handle_record(Record::Begin { after: 3, in_doubt_through: 0, is_paused: false }) == Ok(Some(Event::Begin))
+    );
 }
 
 #[test]
 fn commands_and_echoes_without_end_are_a_flood() {
     let mut far = begun();
+    send(&mut far, 3, 10).unwrap();
     let mut ask = |id| far.handle_record(Record::Command { id, kind: CommandKind::Retry, sequence: 3 });
     for id in 0..64 {
         assert!(ask(id).is_ok());
@@ -247,4 +254,43 @@ fn outcomes_that_nobody_reads_are_read_from_the_book_later() {
         told += written(&mut far).len();
     }
     assert_eq!(told, 101, "each once");
+}
+
+#[test]
+fn a_command_is_for_what_is_in_hand_and_the_rest_is_answered_here() {
+    let mut far = Far { attempted: Some(6), ..begun() };
+    send(&mut far, 4, 10).unwrap();
+    far.handle_outcome(outcome(3, 0));
+    written(&mut far);
+    let kind = CommandKind::Withdraw;
+    let mut ask = |sequence| far.handle_record(Record::Command { id: 9, kind, sequence }).unwrap();
+    assert!(ask(4) == Some(Event::Command(9, kind, 4)));
+    assert!(ask(3).is_none() && ask(1).is_none() && ask(5).is_none() && ask(6).is_none());
+    let mut out = BytesMut::new();
+    far.poll_transmit(&mut out, usize::MAX);
+    let mut answers = Vec::new();
+    while let Some((record, length)) = decode(&out).unwrap() {
+        if let Record::Answer { id: 9, answer } = record {
+            answers.push(answer);
+        }
+        out = out.split_off(length);
+    }
+    let attempted = Answer::Attempted;
+    assert_eq!(answers, [attempted, attempted, Answer::Unknown, attempted], "6 is in doubt since an earlier start");
+}
+
+#[test]
+fn a_pause_outlives_its_connection_until_the_near_site_says_otherwise() {
+    let mut far = begun();
+    assert!(!far.is_paused());
+    far.handle_record(Record::Paused(true)).map(|_| ()).unwrap();
+    far.handle_disconnected();
+    assert!(far.is_paused());
+    let again = |far: &mut Far, is_paused| {
+        far.handle_opening(opening(), FarView::At { epoch: OLD, watermark: 2, digest: START });
+        far.handle_record(Record::Begin { after: 2, in_doubt_through: 0, is_paused }).map(|_| ()).unwrap();
+        far.is_paused()
+    };
+    assert!(again(&mut far, true) && !again(&mut far, false));
+    assert!(far.handle_record(Record::Paused(true)) == Err(Fault::Order(44)), "not before it is begun");
 }

@@ -24,7 +24,7 @@ fn view(watermark: Sequence, taken: Sequence, messages: u32, bytes: u64) -> View
 }
 
 fn begun(view: View, next: Sequence) -> Near {
-    let mut near = Near::new();
+    let mut near = Near::default();
     near.handle_connected(opening());
     assert_eq!(near.handle_record(Record::View(view)), Ok(Some(Event::Judge(view.far))));
     near.handle_judgement(Judgement::Agreed { next, in_doubt_through: 3 });
@@ -46,6 +46,7 @@ fn written(near: &mut Near) -> Vec<(u8, Sequence)> {
             record.kind(),
             match &record {
                 Record::Message(message) => message.sequence,
+                Record::Begin { is_paused: true, .. } | Record::Paused(true) => 1,
                 Record::Begin { after: through, .. } | Record::Retired(through) => *through,
                 _ => 0,
             },
@@ -103,9 +104,17 @@ fn a_pause_stops_the_next_message_and_nothing_is_read() {
     near.handle_record(Record::Reported(2)).unwrap();
     assert!(near.poll_read().is_some());
     near.set_paused(true);
-    assert_eq!((written(&mut near), near.poll_read()), (vec![(32, 0), (34, 2)], None));
+    assert_eq!((written(&mut near), near.poll_read()), (vec![(32, 0), (34, 2), (44, 1)], None));
     near.set_paused(false);
-    assert_eq!(written(&mut near), [(36, 3)]);
+    assert_eq!(written(&mut near), [(44, 0), (36, 3)]);
+    near.set_paused(true);
+    near.handle_connected(opening());
+    let view = view(2, 0, 0, 0);
+    near.handle_record(Record::View(view)).unwrap();
+    near.handle_judgement(Judgement::Agreed { next: 3, in_doubt_through: 0 });
+    assert_eq!(written(&mut near), [(32, 0), (34, 1)], "the beginning says so");
+    near.set_paused(false);
+    assert_eq!(written(&mut near), [(44, 0)]);
 }
 
 #[test]
@@ -138,7 +147,7 @@ fn what_the_far_site_is_behind_without_an_outcome_was_delivered_before() {
 
 #[test]
 fn a_diverged_far_site_gets_nothing_and_settles_nothing() {
-    let mut near = Near::new();
+    let mut near = Near::default();
     near.handle_connected(opening());
     near.handle_record(Record::View(view(9, 9, 0, 0))).unwrap();
     near.handle_judgement(Judgement::Diverged(Divergence::FarAhead));
@@ -153,13 +162,13 @@ fn a_diverged_far_site_gets_nothing_and_settles_nothing() {
 
 #[test]
 fn records_in_the_wrong_place_end_the_connection() {
-    let mut asking = Near::new();
+    let mut asking = Near::default();
     asking.handle_connected(opening());
     assert_eq!(asking.handle_record(Record::Outcome(outcome(1))), Err(Fault::Order(38)));
     for record in [
         Record::Opening(opening()),
         Record::View(view(2, 0, 0, 0)),
-        Record::Begin { after: 1, in_doubt_through: 1 },
+        Record::Begin { after: 1, in_doubt_through: 1, is_paused: false },
         Record::Diverged(Divergence::FarAhead),
         Record::More { offset: 0, bytes: b"x" },
         Record::Retired(3),
@@ -183,4 +192,26 @@ fn more_outcomes_than_are_settled_stop_the_reading() {
     assert!(near.is_sated());
     assert_eq!(near.poll_settlement(SystemTime::UNIX_EPOCH).len(), SETTLE_MAX);
     assert!(!near.is_sated());
+}
+
+#[test]
+fn a_command_follows_the_message_that_was_begun_and_nothing_that_is_barred() {
+    let mut near = begun(view(2, 0, 0, 0), 3);
+    near.handle_record(Record::Reported(2)).unwrap();
+    near.view = near.view.map(|view| View { window: Window { message_bytes_max: 1 << 20, ..WINDOW }, ..view });
+    near.handle_read(vec![queued(3, PART_BYTES_MAX * 3), queued(4, 1)]);
+    let mut out = BytesMut::new();
+    near.poll_transmit(&mut out, PART_BYTES_MAX); // the greeting and a first part
+    near.push_command(1, CommandKind::Withdraw, 3);
+    near.set_barred(Some(4));
+    assert_eq!(written(&mut near), [(37, 0), (37, 0), (42, 0)], "the far site has the whole message by then");
+    near.handle_record(Record::Outcome(outcome(3))).unwrap();
+    near.handle_read(vec![queued(4, 1)]);
+    assert_eq!((near.poll_read(), written(&mut near)), (None, vec![]), "4 waits for the operator");
+    near.set_paused(true);
+    near.push_command(2, CommandKind::Withdraw, 4);
+    assert_eq!(written(&mut near), [(44, 1), (42, 0)], "a pause keeps no operator from asking");
+    near.set_paused(false);
+    near.set_barred(None);
+    assert_eq!(near.poll_read().map(|(from, ..)| from), Some(4), "and is read again, if it is still there");
 }

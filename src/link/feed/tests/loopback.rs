@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::super::Command;
-use super::super::reception::Station;
+use super::super::reception::{OpenStation, Station};
 use super::super::wire;
-use super::super::{Answer, CommandKind, Held, Taken, Window};
+use super::super::{Answer, CommandKind, Held, Queue, StoreError, Taken, Window};
 use super::memory::{MemoryBook, MemoryQueue, outcome};
 use crate::config::{Name, PublicKey};
 use crate::link::inbound::{Gate, Inbound};
@@ -22,12 +23,12 @@ use crate::link::inside::Inside;
 use crate::link::outbound::{LinkState, Outbound, Route};
 use crate::link::owners::Owners;
 use crate::link::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
-use crate::spool::{Sequence, Verdict};
+use crate::spool::{ForwardId, Sequence, Verdict};
 
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(super) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SOON: Duration = Duration::from_secs(20);
 
-fn name(name: &str) -> Name {
+pub(super) fn name(name: &str) -> Name {
     Name::new(name).unwrap()
 }
 
@@ -55,6 +56,7 @@ async fn converse(
     mut messages: mpsc::Receiver<Taken>,
     outcomes: mpsc::Sender<super::super::Outcome>,
     mut commands: mpsc::Receiver<Command>,
+    mut stop: watch::Receiver<bool>,
 ) {
     let mut withdrawn = Vec::new();
     loop {
@@ -73,6 +75,7 @@ async fn converse(
                 goes_on.wait_for(|goes_on| *goes_on).await.ok()?;
                 messages.recv().await
             } => taken,
+            _ = stop.wait_for(|stop| *stop) => return,
             else => return,
         };
         let verdict = if withdrawn.contains(&taken.sequence) { Verdict::Withdrawn } else { Verdict::Delivered };
@@ -84,6 +87,21 @@ async fn converse(
         if outcomes.send(outcome).await.is_err() {
             return;
         }
+    }
+}
+
+/// Is the gate of a far site that offers every service to whoever comes, and has no receiver's state to tell.
+pub(super) fn gate(
+    open: impl Fn(Name, Name, ForwardId) -> BoxFuture<'static, Result<Station, StoreError>> + Send + Sync + 'static,
+) -> Gate {
+    Gate {
+        owners: owners("north"),
+        service: Box::new(move |service, _| Ok(name(service))),
+        receiver: Box::new(|_| None),
+        stations: Some(Box::new(open)),
+        arrivals: mpsc::channel(8).0,
+        site: "lab".to_owned(),
+        instance: Instance([1; 16]),
     }
 }
 
@@ -103,25 +121,24 @@ async fn far_site() -> FarSite {
             let (commands, asked) = mpsc::channel(8);
             let mut tasks = JoinSet::new();
             let (book, received) = (Arc::clone(&book), Arc::clone(&received));
-            tasks.spawn(converse(Arc::clone(&book), received, goes_on.clone(), from_link, to_link, asked));
-            Station { book, messages, outcomes, commands, held: held.clone(), window: Window::default(), tasks }
+            let (stop, stops) = watch::channel(false);
+            tasks.spawn(converse(Arc::clone(&book), received, goes_on.clone(), from_link, to_link, asked, stops));
+            let (held, window, pause) = (held.clone(), Window::default(), watch::Sender::new(false));
+            Station { book, messages, outcomes, commands, held, window, pause, stop, tasks }
         }
     };
+    let open: OpenStation = Box::new(move |_, _, _| {
+        let station = station();
+        Box::pin(async move { Ok(station) })
+    });
     let (may, states) = (Arc::clone(&allows), receiver.subscribe());
     let gate =
         Gate {
-            owners: owners("north"),
             service: Box::new(move |service, _| {
                 if may.load(Ordering::Relaxed) { Ok(name(service)) } else { Err(Cause::ServiceNotAllowed) }
             }),
             receiver: Box::new(move |_| Some(states.clone())),
-            stations: Some(Box::new(move |_, _, _| {
-                let station = station();
-                Box::pin(async move { Ok(station) })
-            })),
-            arrivals: mpsc::channel(8).0,
-            site: "lab".to_owned(),
-            instance: Instance([1; 16]),
+            ..gate(open)
         };
     let inbound = Inbound::new(gate);
     let mut tasks = JoinSet::new();
@@ -135,7 +152,8 @@ struct NearSite {
     tasks: JoinSet<()>,
 }
 
-fn near_site(address: SocketAddr, queue: Arc<MemoryQueue>) -> NearSite {
+/// Is a link to the far site at an address.
+pub(super) fn dial(address: SocketAddr, queue: Arc<dyn Queue>) -> Arc<Outbound> {
     let route = Route {
         site: "north".to_owned(),
         instance: Instance::new(1, 2),
@@ -144,13 +162,17 @@ fn near_site(address: SocketAddr, queue: Arc<MemoryQueue>) -> NearSite {
         peer: name("lab"),
         address,
     };
-    let link = Outbound::stored(route, Inside::new("lo", vec![HERE], owners("lab")), Arc::clone(&queue) as _);
+    Outbound::stored(route, Inside::new("lo", vec![HERE], owners("lab")), queue)
+}
+
+fn near_site(address: SocketAddr, queue: Arc<MemoryQueue>) -> NearSite {
+    let link = dial(address, Arc::clone(&queue) as _);
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&link).run(|| 0.0));
     NearSite { link, queue, tasks }
 }
 
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(SOON, async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -218,21 +240,46 @@ async fn a_pause_a_failed_queue_and_a_held_head_are_seen_at_the_near_site() {
 }
 
 #[tokio::test]
-async fn a_command_is_answered_also_of_a_message_that_is_still_to_come() {
+async fn an_operator_takes_a_message_out_wherever_it_is() {
     let far = far_site().await;
     far.goes_on.send_replace(false);
     let near = near_site(far.address, MemoryQueue::new());
     let supply = near.link.supply().unwrap();
-    assert_eq!(supply.command(CommandKind::Withdraw, 1).await, Err(Cause::LinkDown), "no link yet");
+    assert_eq!(supply.withdraw(1).await.err(), Some(Cause::LinkDown), "no link yet");
     near.queue.append(3, 10);
     until("all sent", || supply.state().in_flight == 3).await;
-    assert_eq!(supply.command(CommandKind::Withdraw, 2).await, Ok(Answer::Withdrawn));
-    assert_eq!(supply.command(CommandKind::Withdraw, 4).await, Ok(Answer::Withdrawn));
+    assert_eq!(supply.withdraw(2).await.unwrap().0, Answer::Withdrawn);
+    let (answer, bar) = supply.withdraw(4).await.unwrap();
+    assert_eq!(answer, Answer::Unknown, "it never came");
     near.queue.append(2, 10);
     far.goes_on.send_replace(true);
+    until("all before it", || retired(&near.queue) == 3).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(*far.received.lock().unwrap(), [1, 3], "nothing passes the bar");
+    near.queue.settle(vec![outcome(4, Verdict::Withdrawn)]).await.unwrap();
+    drop(bar);
     until("all retired", || retired(&near.queue) == 5).await;
     assert_eq!(*far.received.lock().unwrap(), [1, 3, 5]);
-    assert_eq!(supply.command(CommandKind::Withdraw, 1).await, Ok(Answer::Attempted));
+    assert_eq!(supply.withdraw(1).await.unwrap().0, Answer::Attempted);
+}
+
+#[tokio::test]
+async fn what_an_operator_settles_while_it_is_read_is_not_sent() {
+    let far = far_site().await;
+    let near = near_site(far.address, MemoryQueue::new());
+    let supply = near.link.supply().unwrap();
+    near.queue.append(1, 10);
+    until("the first", || retired(&near.queue) == 1).await;
+    near.queue.let_reads_end(false);
+    near.queue.append(2, 10);
+    until("a read under way", || near.queue.model.lock().unwrap().sent_through() == 3).await;
+    let (answer, bar) = supply.withdraw(2).await.unwrap();
+    assert_eq!(answer, Answer::Unknown);
+    near.queue.settle(vec![outcome(2, Verdict::Withdrawn)]).await.unwrap();
+    drop(bar);
+    near.queue.let_reads_end(true);
+    until("all retired", || retired(&near.queue) == 3).await;
+    assert_eq!(*far.received.lock().unwrap(), [1, 3]);
 }
 
 #[tokio::test]
@@ -306,9 +353,11 @@ async fn hostile(address: SocketAddr) -> TcpStream {
 #[tokio::test]
 async fn a_peer_that_begins_with_anything_else_is_closed() {
     let far = far_site().await;
-    for record in
-        [wire::Record::Retired(1), wire::Record::Begin { after: 0, in_doubt_through: 0 }, wire::Record::Ping(1)]
-    {
+    for record in [
+        wire::Record::Retired(1),
+        wire::Record::Begin { after: 0, in_doubt_through: 0, is_paused: false },
+        wire::Record::Ping(1),
+    ] {
         let mut tcp = hostile(far.address).await;
         let mut out = BytesMut::new();
         wire::encode(&record, &mut out);

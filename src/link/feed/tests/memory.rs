@@ -36,11 +36,12 @@ pub(super) struct QueueModel {
     kept: Vec<Kept>,
     epochs: Vec<(Epoch, Sequence)>,
     sent_through: Sequence,
+    in_doubt_through: Sequence,
 }
 
 impl QueueModel {
     pub(super) fn new() -> Self {
-        Self { kept: Vec::new(), epochs: vec![(Epoch([1; 16]), 1)], sent_through: 0 }
+        Self { kept: Vec::new(), epochs: vec![(Epoch([1; 16]), 1)], sent_through: 0, in_doubt_through: 0 }
     }
 
     pub(super) fn restart(&mut self) {
@@ -72,6 +73,10 @@ impl QueueModel {
         self.at(sequence).map_or(Digest([0; 32]), |kept| kept.digest)
     }
 
+    pub(super) fn sent_through(&self) -> Sequence {
+        self.sent_through
+    }
+
     pub(super) fn discard_unsent(&mut self, which: usize) {
         let sent = usize::try_from(self.sent_through).unwrap();
         if let Some(kept) = self.kept.iter_mut().skip(sent).nth(which) {
@@ -95,12 +100,10 @@ impl QueueModel {
         Opening { forward: FORWARD, digest_key: KEY, epoch, epoch_first, retired_through, retired_digest }
     }
 
-    pub(super) fn judge(&self, view: FarView) -> Judgement {
+    pub(super) fn judge(&mut self, view: FarView) -> Judgement {
         let retired = self.retired_through();
-        let lost = Judgement::Agreed { next: retired + 1, in_doubt_through: self.sent_through };
         match view {
-            FarView::Fresh if self.sent_through == 0 => Judgement::Agreed { next: retired + 1, in_doubt_through: 0 },
-            FarView::Fresh => lost,
+            FarView::Fresh => self.far_lost(),
             FarView::At { watermark, .. } if watermark > self.last() => Judgement::Diverged(Divergence::FarAhead),
             FarView::At { epoch, .. } if !self.epochs.iter().any(|(known, _)| *known == epoch) => {
                 Judgement::Diverged(Divergence::UnknownEpoch)
@@ -111,11 +114,17 @@ impl QueueModel {
             FarView::At { watermark, .. } => {
                 let was_sent = |sequence| self.at(sequence).is_some_and(|kept| !kept.is_discarded);
                 if (watermark + 1..=retired).any(was_sent) {
-                    return lost;
+                    return self.far_lost();
                 }
-                Judgement::Agreed { next: watermark.max(retired) + 1, in_doubt_through: 0 }
+                let next = watermark.max(retired) + 1;
+                Judgement::Agreed { next, in_doubt_through: self.in_doubt_through }
             }
         }
+    }
+
+    fn far_lost(&mut self) -> Judgement {
+        self.in_doubt_through = self.sent_through;
+        Judgement::Agreed { next: self.retired_through() + 1, in_doubt_through: self.in_doubt_through }
     }
 
     pub(super) fn read(&mut self, from: Sequence, messages: usize, bytes: usize) -> Vec<Queued> {
@@ -186,11 +195,14 @@ impl BookState {
 pub(super) struct MemoryQueue {
     pub(super) model: Mutex<QueueModel>,
     tail: watch::Sender<QueueState>,
+    /// Lets what was read be told.
+    reads_end: watch::Sender<bool>,
 }
 
 impl MemoryQueue {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { model: Mutex::new(QueueModel::new()), tail: watch::Sender::default() })
+        let (model, tail) = (Mutex::new(QueueModel::new()), watch::Sender::default());
+        Arc::new(Self { model, tail, reads_end: watch::Sender::new(true) })
     }
 
     pub(super) fn append(&self, count: usize, size: usize) {
@@ -201,6 +213,10 @@ impl MemoryQueue {
 
     pub(super) fn set_paused(&self, paused: bool) {
         self.tail.send_modify(|state| state.paused = paused);
+    }
+
+    pub(super) fn let_reads_end(&self, may: bool) {
+        self.reads_end.send_replace(may);
     }
 
     pub(super) fn fail(&self) {
@@ -224,7 +240,12 @@ impl Queue for MemoryQueue {
     }
 
     fn read(&self, from: Sequence, messages: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Queued>, StoreError>> {
-        async move { Ok(self.model.lock().unwrap().read(from, messages, bytes)) }.boxed()
+        async move {
+            let read = self.model.lock().unwrap().read(from, messages, bytes);
+            self.reads_end.subscribe().wait_for(|may| *may).await?;
+            Ok(read)
+        }
+        .boxed()
     }
 
     fn settle(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>> {
@@ -253,6 +274,10 @@ impl Book for MemoryBook {
 
     fn outcomes_after(&self, sequence: Sequence) -> BoxFuture<'_, Result<Vec<Outcome>, StoreError>> {
         async move { Ok(self.0.lock().unwrap().outcomes_after(sequence)) }.boxed()
+    }
+
+    fn attempted(&self) -> BoxFuture<'_, Result<Option<Sequence>, StoreError>> {
+        async { Ok(None) }.boxed()
     }
 
     fn raise(&self, opening: Opening) -> BoxFuture<'_, Result<(), StoreError>> {

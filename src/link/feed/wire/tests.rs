@@ -38,7 +38,10 @@ fn every_record_comes_back_as_it_went() {
     for far in [FarView::Fresh, at] {
         round_trip(&Record::View(View { far, taken: 3, messages: 4, bytes: 5, window }));
     }
-    round_trip(&Record::Begin { after: 1, in_doubt_through: u64::MAX });
+    for is_paused in [false, true] {
+        round_trip(&Record::Begin { after: 1, in_doubt_through: u64::MAX, is_paused });
+        round_trip(&Record::Paused(is_paused));
+    }
     for divergence in DIVERGENCES {
         round_trip(&Record::Diverged(divergence));
     }

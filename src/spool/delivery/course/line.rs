@@ -40,6 +40,8 @@ pub(super) struct Up {
     /// Tells whether a byte of a message was sent on it.
     pub(super) is_used: bool,
     pub(super) silence_at: Option<Instant>,
+    /// Is until when it is had although somebody waits for one.
+    pub(super) turn_until: Option<Instant>,
     /// Holds the hashes of the control ids that were sent on it: an equal hash costs a new connection, no more.
     control_ids: HashSet<u64>,
 }
@@ -48,7 +50,8 @@ impl Line {
     pub(super) fn up() -> Self {
         let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, ..Limits::default() };
         let exchange = Exchange::new(limits);
-        Self::Up(Box::new(Up { exchange, is_used: false, silence_at: None, control_ids: HashSet::new() }))
+        let control_ids = HashSet::new();
+        Self::Up(Box::new(Up { exchange, is_used: false, silence_at: None, turn_until: None, control_ids }))
     }
 }
 

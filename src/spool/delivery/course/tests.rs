@@ -430,3 +430,61 @@ fn a_negative_commit_ack_without_a_name_is_not_taken_twice() {
     drive.expect(&Step::Wait(None));
     assert_eq!(drive.verdicts(), [(1, Verdict::Failed, 1, 0), (2, Verdict::Delivered, 1, 0)]);
 }
+
+#[test]
+fn a_pause_begins_no_attempt_and_awaits_the_end_of_one() {
+    let mut drive = Drive::new(ReceiverPolicy::default());
+    drive.course.handle_message(delivery(1, "A"));
+    drive.course.handle_message(delivery(2, "B"));
+    assert!(drive.send());
+    drive.course.handle_pause(true);
+    drive.answer("AA", "A");
+    drive.expect(&Step::Wait(None));
+    assert_eq!((drive.outcomes.len(), drive.noted), (1, None), "its end is written down, and no other beginning");
+    assert_eq!(drive.course.handle_order(Order::Withdraw, 2), None);
+    drive.expect(&Step::Wait(None));
+    assert_eq!(drive.outcomes[1].verdict, Verdict::Withdrawn, "an operator need not wait");
+    drive.course.handle_message(delivery(3, "C"));
+    drive.expect(&Step::Wait(None));
+    drive.course.handle_pause(false);
+    assert!(!drive.send(), "over the same connection");
+    // One that is written down, and of which no byte is sent, is none.
+    drive.answer("AA", "C");
+    drive.course.handle_message(delivery(4, "D"));
+    let Step::Commit { .. } = drive.course.poll_step(drive.now, UNIX_EPOCH) else { panic!("the next attempt") };
+    drive.course.handle_committed();
+    drive.course.handle_pause(true);
+    drive.expect(&Step::Wait(None));
+    assert!(drive.noted.is_none());
+}
+
+#[test]
+fn an_idle_conversation_gives_its_connection_to_who_waits_and_a_busy_one_after_its_turn() {
+    let mut drive = Drive::new(ReceiverPolicy::default());
+    drive.course.handle_message(delivery(1, "A"));
+    drive.course.handle_message(delivery(2, "B"));
+    drive.course.handle_message(delivery(3, "C"));
+    assert!(drive.send());
+    drive.course.handle_wanted(true);
+    drive.expect(&Step::Wait(drive.course.next_deadline()));
+    assert!(drive.course.has_line(), "never in the middle of a message");
+    drive.answer("AA", "A");
+    assert!(!drive.send(), "its turn is not over");
+    drive.now += Duration::from_millis(1100);
+    drive.answer("AA", "B");
+    assert!(drive.step() == Step::Dial && !drive.course.has_line());
+    drive.course.handle_dialed();
+    assert!(!drive.send());
+    drive.answer("AA", "C");
+    drive.expect(&Step::Wait(None));
+    assert!(!drive.course.has_line(), "nothing is to be sent");
+    drive.course.handle_wanted(false);
+    drive.course.handle_message(delivery(4, "D"));
+    assert!(drive.send());
+    drive.answer("AE", "D");
+    drive.step();
+    assert!(drive.course.has_line());
+    drive.course.handle_wanted(true);
+    drive.step();
+    assert!(!drive.course.has_line(), "a message that rests needs none");
+}

@@ -10,7 +10,7 @@ use crate::spool::Damage;
 async fn filled(place: &Place) {
     let spool = place.open();
     for number in 1..=3 {
-        spool.append(message(number)).await.unwrap();
+        spool.keep(message(number)).await.unwrap();
     }
     spool.settle(vec![outcome(1, Verdict::Delivered)]).await.unwrap();
 }
@@ -107,7 +107,7 @@ async fn the_feed_stops_at_a_changed_message_and_an_operator_lets_it_go_on() {
         assert_eq!(tail.failed, None);
         assert_eq!(spool.list(1, None, 9).await.unwrap().len(), 3, "{statement}");
         // Messages are taken on, unless their own key is the one that is gone: it is not replaced.
-        let taken = spool.append(message(4)).await;
+        let taken = spool.keep(message(4)).await;
         assert_eq!(taken.is_ok(), !of_a_day(&damage), "{statement}");
         assert!(spool.payload(2, "anna").await.is_err());
         // It never left the spool: nobody else is asked.
@@ -134,7 +134,7 @@ async fn what_is_before_a_damaged_message_goes_on_and_what_was_never_sent_needs_
     let place = Place::new();
     let spool = place.open();
     for number in 1..=5 {
-        spool.append(message(number)).await.unwrap();
+        spool.keep(message(number)).await.unwrap();
     }
     drop(spool);
     sql(&place, "UPDATE contents SET sealed = zeroblob(200) WHERE sequence IN (3, 4)");
@@ -163,7 +163,7 @@ async fn an_earlier_state_of_the_database_is_noticed() {
     let place = Place::new();
     filled(&place).await;
     copy(&place, &["spool.db"], ("", ".earlier"));
-    place.open().append(message(4)).await.unwrap();
+    place.open().keep(message(4)).await.unwrap();
     copy(&place, &["spool.db"], (".earlier", ""));
     assert!(matches!(damage_of(&place), Damage::RolledBack { .. }));
 }
@@ -172,7 +172,7 @@ async fn an_earlier_state_of_the_database_is_noticed() {
 async fn a_lost_log_is_noticed() {
     let place = Place::new();
     let spool = place.open();
-    spool.append(message(1)).await.unwrap();
+    spool.keep(message(1)).await.unwrap();
     // As a crash leaves it: the log is not written back.
     copy(&place, &["spool.db", "spool.db-wal", "mark"], ("", ".crash"));
     drop(spool);
@@ -220,14 +220,14 @@ async fn a_second_process_is_kept_out() {
     let place = Place::new();
     let spool = place.open();
     assert!(matches!(place.try_open("orders"), Err(SpoolError::InUse { .. })));
-    assert_eq!(spool.append(message(1)).await.unwrap(), 1);
+    assert_eq!(spool.keep(message(1)).await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn a_large_payload_that_is_gone_is_named() {
     let place = Place::new();
     let spool = place.open();
-    spool.append(vec![1; INLINE_BYTES_MAX + 1]).await.unwrap();
+    spool.keep(vec![1; INLINE_BYTES_MAX + 1]).await.unwrap();
     let entries = fs::read_dir(place.directory.path().join("orders")).unwrap();
     for path in
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "sealed"))
@@ -237,7 +237,7 @@ async fn a_large_payload_that_is_gone_is_named() {
     assert_eq!(read(&spool).await, [0; 0]);
     let damage = Damage::Missing("content of a large message");
     assert_eq!(spool.tail().borrow().damaged, Some(DamagedMessage { sequence: 1, damage }));
-    assert_eq!(spool.append(message(2)).await.unwrap(), 2);
+    assert_eq!(spool.keep(message(2)).await.unwrap(), 2);
     spool.discard(1, true, "anna", "damaged").await.unwrap();
     assert_eq!(read(&spool).await, [2]);
 }

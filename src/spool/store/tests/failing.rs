@@ -33,22 +33,22 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_ends_with_the_space() {
     let place = Place::new();
     let spool = place.open();
     for number in 1..=3 {
-        spool.append(message(number)).await.unwrap();
+        spool.keep(message(number)).await.unwrap();
     }
     leave_room(&spool, Some(0)).await;
     let big = vec![b'x'; 100_000];
     for _ in 0..3 {
-        assert!(matches!(spool.append(big.clone()).await, Err(Refusal::Disk)));
+        assert!(matches!(spool.keep(big.clone()).await, Err(Refusal::Disk)));
     }
     // In one batch with a message that finds no room, an outcome still finds its own.
     let settle = spool.settle(vec![outcome(1, Verdict::Delivered)]);
-    let (refused, settled) = in_one_batch(&spool, spool.append(big.clone()), settle).await;
+    let (refused, settled) = in_one_batch(&spool, spool.keep(big.clone()), settle).await;
     assert!(matches!(refused, Err(Refusal::Disk)));
     assert_eq!(settled.unwrap(), 1);
     assert_eq!(spool.tail().borrow().failed, None);
     leave_room(&spool, None).await;
     has_room(&spool).await;
-    assert_eq!(spool.append(big.clone()).await.unwrap(), 4);
+    assert_eq!(spool.keep(big.clone()).await.unwrap(), 4);
     drop(spool);
     let queued = place.open().read(1, 9, usize::MAX).await.unwrap();
     assert_eq!(queued.iter().map(|one| one.sequence).collect::<Vec<_>>(), [2, 3, 4]);
@@ -71,13 +71,13 @@ async fn no_message_takes_of_the_reserve_and_intake_returns_by_itself() {
     for (number, payload) in [(1, message(1)), (2, vec![b'x'; INLINE_BYTES_MAX + 1])] {
         // Another forward on that disk needs of it.
         assert!(reserve.release());
-        assert!(matches!(spool.append(payload.clone()).await, Err(Refusal::Disk)));
+        assert!(matches!(spool.keep(payload.clone()).await, Err(Refusal::Disk)));
         assert_eq!(place.files(), 0);
         assert_eq!(spool.settle(Vec::new()).await.unwrap(), 0, "what is kept goes on");
         // This disk has room: it is made again, and messages are taken.
         has_room(&spool).await;
         assert!(reserve.is_whole());
-        assert_eq!(spool.append(payload).await.unwrap(), number);
+        assert_eq!(spool.keep(payload).await.unwrap(), number);
     }
 }
 
@@ -97,16 +97,16 @@ async fn fail(spool: &Spool) -> Result<(), SpoolError> {
 async fn after_a_failed_write_the_store_is_opened_again_and_nothing_of_it_is_there() {
     let place = Place::new();
     let spool = place.open();
-    spool.append(message(1)).await.unwrap();
+    spool.keep(message(1)).await.unwrap();
     let before = spool.opening().await.unwrap().epoch;
-    let (failed, with_it) = in_one_batch(&spool, fail(&spool), spool.append(message(2))).await;
+    let (failed, with_it) = in_one_batch(&spool, fail(&spool), spool.keep(message(2))).await;
     assert!(matches!(failed, Err(SpoolError::File { .. })));
     assert!(matches!(with_it, Err(Refusal::Failed(SpoolError::File { .. }))));
     // It is opened again at once, which an epoch of its own shows.
     let after = spool.opening().await.unwrap();
     assert_ne!(after.epoch, before);
     assert_eq!(after.epoch_first, 2);
-    assert_eq!(spool.append(message(2)).await.unwrap(), 2);
+    assert_eq!(spool.keep(message(2)).await.unwrap(), 2);
     let queued = spool.read(1, 9, usize::MAX).await.unwrap();
     assert!(queued.len() == 2 && queued[1].payload == message(2));
     assert_eq!(spool.tail().borrow().failed, None);
@@ -116,14 +116,14 @@ async fn after_a_failed_write_the_store_is_opened_again_and_nothing_of_it_is_the
 async fn a_store_that_cannot_be_opened_again_refuses_until_it_can() {
     let place = Place::new();
     let spool = place.open();
-    spool.append(message(1)).await.unwrap();
+    spool.keep(message(1)).await.unwrap();
     let (mark, aside) = (place.path("mark"), place.path("aside"));
     fs::rename(&mark, &aside).unwrap();
     fail(&spool).await.unwrap_err();
-    assert!(matches!(spool.append(message(2)).await, Err(Refusal::Failed(_))));
+    assert!(matches!(spool.keep(message(2)).await, Err(Refusal::Failed(_))));
     assert!(spool.tail().borrow().failed.is_some());
     fs::rename(&aside, &mark).unwrap();
     let mut tail = spool.tail();
     tokio::time::timeout(Duration::from_secs(20), tail.wait_for(|tail| tail.failed.is_none())).await.unwrap().unwrap();
-    assert_eq!(spool.append(message(2)).await.unwrap(), 2);
+    assert_eq!(spool.keep(message(2)).await.unwrap(), 2);
 }

@@ -122,7 +122,7 @@ async fn take(spool: &Spool, model: &mut Model, step: &Step) {
     match step {
         Step::Append(byte) => {
             let payload = [message(model.messages.len() as u64), vec![*byte; usize::from(*byte)]].concat();
-            let sequence = spool.append(payload.clone()).await.unwrap();
+            let sequence = spool.keep(payload.clone()).await.unwrap();
             assert_eq!(sequence, model.messages.len() as u64 + 1);
             model.messages.insert(sequence, (State::Queued, payload));
         }

@@ -127,7 +127,7 @@ impl World {
     fn live(&mut self, policy: ReceiverPolicy, steps: &mut usize) -> Fate {
         let mut course = Course::new(policy, self.attempting, 7, Counts::default());
         (self.outstanding, self.said) = (None, Vec::new());
-        let mut next = self.watermark + 1;
+        let (mut next, mut is_paused) = (self.watermark + 1, false);
         loop {
             *steps += 1;
             assert!(*steps < STEPS_MAX, "it comes to no end");
@@ -146,6 +146,12 @@ impl World {
             if roll % 32 == 31 {
                 return Fate::Crashes;
             }
+            let begins = matches!(step, Step::Dial | Step::Send)
+                || matches!(step, Step::Commit { attempting: Some(attempt), .. } if attempt.under_way);
+            assert!(!is_paused || !begins || self.outstanding.is_some(), "it rests");
+            let was_paused = std::mem::replace(&mut is_paused, roll % 16 == 9);
+            course.handle_pause(is_paused);
+            course.handle_wanted(roll % 8 == 2);
             match step {
                 Step::Commit { finished, attempting } => {
                     self.commit(finished, attempting);
@@ -157,6 +163,7 @@ impl World {
                 Step::Dial if roll % 4 == 3 => course.handle_dial_failed("receiver_refuses", self.now),
                 Step::Dial => course.handle_dialed(),
                 Step::Send => self.send(&mut course),
+                Step::Wait(_) if was_paused && course.held().is_none() && self.outstanding.is_none() => {}
                 Step::Wait(until) => self.wait(until, &mut course),
                 Step::End => return Fate::Goes,
             }

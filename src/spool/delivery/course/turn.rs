@@ -1,0 +1,50 @@
+//! When no attempt begins although a message is there: a pause, and somebody else's turn at the receiver.
+//!
+//! Never cuts off an attempt that is under way.
+
+use std::time::{Duration, Instant};
+
+use super::Course;
+use super::head::Phase;
+use super::line::Line;
+
+/// A conversation that always has messages keeps its connection for so long while somebody waits for one: to change it
+/// costs a few round trips.
+const TURN: Duration = Duration::from_secs(1);
+
+impl Course {
+    /// Begins no attempt, or goes on; one that is under way has its end awaited.
+    pub fn handle_pause(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+    }
+
+    /// Notes whether somebody waits for a connection to the receiver.
+    pub fn handle_wanted(&mut self, is_wanted: bool) {
+        self.is_wanted = is_wanted;
+    }
+
+    /// Tells whether it knows that somebody waits.
+    pub fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+
+    /// Tells whether an attempt may begin.
+    pub(super) fn may_begin(&self) -> bool {
+        !self.is_stopping && !self.is_paused
+    }
+
+    /// Gives the connection up for somebody who waits: at once where no message is to be sent now, else between two of
+    /// them after a while.
+    pub(super) fn give_way(&mut self, now: Instant) {
+        let Line::Up(up) = &mut self.line else { return };
+        let until = *up.turn_until.get_or_insert(now + TURN);
+        let may = match self.head.as_ref().map(|head| head.phase) {
+            None | Some(Phase::Resting { .. } | Phase::Held(_)) => true,
+            Some(Phase::Ready) => self.is_paused || now >= until,
+            Some(Phase::Opened | Phase::UnderWay { .. }) => false,
+        };
+        if self.is_wanted && may {
+            self.leave_line();
+        }
+    }
+}
