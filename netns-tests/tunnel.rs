@@ -17,6 +17,7 @@ use crate::harness::mllp::{Behaviour, message};
 use crate::harness::pair::{FORWARD, Pair};
 use crate::harness::plan::{LINK_PORT, Plan, UDP_PORT};
 use crate::harness::site::Site;
+use crate::harness::wg::set;
 use crate::harness::wire::Wire;
 use crate::harness::wireguard_go::{INTERFACE, WireGuardGo};
 use crate::harness::{full, tests, until};
@@ -29,6 +30,8 @@ tests![
     a_site_ends_at_once_while_a_name_is_looked_up,
     a_default_route_waits_for_the_name_of_its_peer,
     a_default_route_waits_for_the_name_of_a_peer_that_has_moved,
+    a_reload_takes_back_what_wg_said_where_the_look_up_needs_the_session needs "wg",
+    a_reload_looks_a_name_up_at_once,
     a_default_route_waits_for_a_peer_that_comes_by_itself,
     answers_by_udp_come_in_by_a_default_route,
     routes_go_where_the_configuration_says,
@@ -279,6 +282,47 @@ fn a_default_route_waits_for_the_name_of_a_peer_that_has_moved() {
     assert!(sender.answer(RESOLVE_LIMIT).is_ok(), "{}", pair.north.health_of("peers", "south"));
     assert_eq!(pair.north.health_of("peers", "south")["endpoint"], format!("{}:{UDP_PORT}", pair.south.outer));
     until(SOON, "the default route is set", || has_default_route(&pair.north).then_some(()));
+}
+
+/// Returns where north sends datagrams for south.
+fn endpoint(pair: &Pair) -> String {
+    pair.north.health_of("peers", "south")["endpoint"].as_str().unwrap_or_default().to_owned()
+}
+
+fn a_reload_takes_back_what_wg_said_where_the_look_up_needs_the_session() {
+    let mut pair = Pair::unstarted();
+    let _hosts = Hosts::of(&pair.north, NAME_SERVER);
+    let server = NameServer::start(&pair, Some(pair.south.outer));
+    let (north, south) = default_plans(&pair);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    until(SOON, "the default route is set", || has_default_route(&pair.north).then_some(()));
+    // who asks now asks through the tunnel, and gets no answer
+    drop(server);
+    pair.south.kill();
+    let there = format!("{}:{UDP_PORT}", pair.south.outer);
+    set(&pair.north, &format!("peer {} endpoint 198.51.100.99:7", pair.south.public_key));
+    assert_eq!(endpoint(&pair), "198.51.100.99:7");
+    pair.north.write(&north);
+    pair.north.program().signal(nix::sys::signal::Signal::SIGHUP);
+    until(SOON, "it is where its name led", || (endpoint(&pair) == there).then_some(()));
+}
+
+fn a_reload_looks_a_name_up_at_once() {
+    let mut pair = Pair::unstarted();
+    let hosts = Hosts::of(&pair.north, "127.0.0.1");
+    hosts.set(Some(Ipv4Addr::new(198, 51, 100, 99)));
+    let (north, south) = pair.plans(&[]);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    let there = format!("{}:{UDP_PORT}", pair.south.outer);
+    until(SOON, "a session is up", || {
+        (pair.north.health_of("peers", "south")["session"]["state"] == "up" && endpoint(&pair) == there).then_some(())
+    });
+    pair.south.kill();
+    pair.north.write(&plans_by_name(&pair).0);
+    pair.north.program().signal(nix::sys::signal::Signal::SIGHUP);
+    until(SOON, "the name is looked up", || (endpoint(&pair) == format!("198.51.100.99:{UDP_PORT}")).then_some(()));
 }
 
 fn a_default_route_waits_for_a_peer_that_comes_by_itself() {

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::seal::{self, Key};
 use super::{SpoolError, digest};
@@ -17,6 +17,9 @@ use crate::config::{KeyFileError, SecretKey, read_key_file};
 const SEALS: u8 = 1;
 /// Separates what the key is used for: to be told from another one.
 const CHECK: u8 = 2;
+
+/// Is held while a key is looked for and made.
+static MAKING: Mutex<()> = Mutex::new(());
 
 /// Seals the keys of all spools of a site.
 #[derive(Debug, Clone)]
@@ -43,13 +46,14 @@ impl SpoolKey {
     /// # Errors
     /// As with [`SpoolKey::load`]; or the file cannot be made.
     pub fn load_or_create(path: &Path, may_create: bool) -> Result<Self, SpoolError> {
-        match Self::load(path) {
-            Err(SpoolError::KeyMissing { .. }) if may_create => {
-                create(path)?;
-                Self::load(path)
-            }
+        // Forwards that begin at once make one key.
+        let one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = match Self::load(path) {
+            Err(SpoolError::KeyMissing { .. }) if may_create => create(path).and_then(|()| Self::load(path)),
             loaded => loaded,
-        }
+        };
+        drop(one_at_a_time);
+        loaded
     }
 
     /// Makes a key of these bytes.
@@ -115,6 +119,20 @@ mod tests {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(SpoolKey::load_or_create(&path, true), Err(SpoolError::KeyFile { .. })));
+    }
+
+    #[test]
+    fn who_asks_at_once_gets_the_same_key() {
+        for _ in 0..20 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("spool.key");
+            let load = || SpoolKey::load_or_create(&path, true).unwrap().check();
+            let made = std::thread::scope(|scope| {
+                let asking: Vec<_> = (0..8).map(|_| scope.spawn(load)).collect();
+                asking.into_iter().map(|one| one.join().unwrap()).collect::<std::collections::HashSet<_>>()
+            });
+            assert_eq!(made.len(), 1);
+        }
     }
 
     #[test]

@@ -207,7 +207,8 @@ async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
         let is_pointed = pointed.contains(&set.peer.public_key) || begun.contains(&set.peer.public_key);
         let endpoint = match &found {
             Found::Kept(_) if !is_pointed && was.is_some_and(|was| was.peer.endpoint == set.peer.endpoint) => None,
-            Found::Kept(_) => set.peer.endpoint.as_ref().and_then(address),
+            // What a name led to before is good until it is looked up: with a default route that may need the session.
+            Found::Kept(entry) => set.peer.endpoint.as_ref().and_then(|to| address(to).or_else(|| entry.found_at(to))),
             Found::New(_) => {
                 let remembered = || remembered.get(&set.peer.public_key.to_string()).copied();
                 set.peer.endpoint.as_ref().and_then(address).or_else(remembered)

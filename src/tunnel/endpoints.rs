@@ -106,17 +106,18 @@ pub(super) fn spawn_keeper(shared: &Arc<Shared>, interface: Arc<Kept>, state_dir
     tokio::spawn(keep(Arc::clone(shared), interface, state_dir.to_owned())).abort_handle()
 }
 
-/// Resolves a peer's name for ever, whenever its handshake is stale.
+/// Resolves a peer's name, at once as it is new, and for ever whenever its handshake is stale.
 async fn resolve(shared: Arc<Shared>, interface: Arc<Kept>, entry: Arc<PeerEntry>, endpoint: Endpoint) {
     let Some(name) = endpoint.host.to_look_up() else { return };
     let mut attempt: usize = 0;
     loop {
-        if entry.is_stale(STALE) {
+        if attempt == 0 || entry.is_stale(STALE) {
+            let session = entry.session_began();
             let found = tokio::net::lookup_host((name.as_str(), endpoint.port)).await;
             // A look-up may take long: where the peer has come by itself meanwhile, it knows better.
-            if entry.is_stale(STALE) {
+            if entry.session_began() == session {
                 let route = interface.default_route(&entry.key).await;
-                point(&shared, &entry, &name, found.map(Iterator::collect), attempt, route);
+                point(&shared, &entry, (&endpoint, &name), found.map(Iterator::collect), attempt, route);
                 interface.let_go(|key| is_located(&shared, key)).await;
             }
             attempt = attempt.wrapping_add(1);
@@ -130,7 +131,7 @@ async fn resolve(shared: Arc<Shared>, interface: Arc<Kept>, entry: Arc<PeerEntry
 fn point(
     shared: &Shared,
     entry: &PeerEntry,
-    name: &str,
+    (endpoint, name): (&Endpoint, &str),
     found: io::Result<Vec<SocketAddr>>,
     attempt: usize,
     route: DefaultRoute,
@@ -139,7 +140,7 @@ fn point(
     let found = found.map(|found| found.get(attempt % found.len().max(1)).copied());
     let why = match found {
         Ok(Some(next)) => {
-            entry.resolved(next);
+            entry.resolved(endpoint, next);
             if Some(next) != before {
                 shared.greet(entry);
             }
@@ -148,7 +149,10 @@ fn point(
         Ok(None) => format!("{name} has no address"),
         Err(error) => format!("{name} does not resolve: {error}"),
     };
-    entry.set_endpoint(None, Some(why + about(route)));
+    // Of a peer that is there it is no news.
+    if entry.is_stale(STALE) {
+        entry.set_endpoint(None, Some(why + about(route)));
+    }
 }
 
 /// Says what the default route has to do with a look-up that fails.

@@ -20,7 +20,7 @@ use super::flows::Flows;
 use super::peer::{Identity, OVERHEAD_BYTES, Peer};
 use super::settings::{PeerSettings, SetByWg};
 use super::udp::{self, Segments};
-use crate::config::PublicKey;
+use crate::config::{Endpoint, PublicKey};
 pub use facts::PeerFacts;
 
 /// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
@@ -52,8 +52,8 @@ struct Path {
     /// Is the address of ours that the peer spoke to.
     source: Option<IpAddr>,
     endpoint_error: Option<String>,
-    /// Tells that the configured name was found at least once.
-    is_resolved: bool,
+    /// Is the last name that was found, and where it led.
+    resolved: Option<(Endpoint, SocketAddr)>,
     heard: Option<Instant>,
     /// Is when the first datagram went out that asks for an answer and has had none.
     unanswered_since: Option<Instant>,
@@ -75,9 +75,6 @@ impl PeerEntry {
     /// Takes up other settings; `endpoint` says where datagrams go from now on, if anywhere else.
     pub(super) fn take_up(&self, set: &PeerSettings, endpoint: Option<SocketAddr>, now: Instant) {
         self.lock().set_keepalive(set.peer.persistent_keepalive, now);
-        if self.settings().peer.endpoint != set.peer.endpoint {
-            self.path.write().unwrap_or_else(PoisonError::into_inner).is_resolved = false;
-        }
         *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set.clone());
         if endpoint.is_some() {
             self.set_endpoint(endpoint, None);
@@ -131,14 +128,21 @@ impl PeerEntry {
     }
 
     /// Points the peer at what its name stands for.
-    pub(super) fn resolved(&self, endpoint: SocketAddr) {
+    pub(super) fn resolved(&self, name: &Endpoint, endpoint: SocketAddr) {
         self.set_endpoint(Some(endpoint), None);
-        self.path.write().unwrap_or_else(PoisonError::into_inner).is_resolved = true;
+        self.path.write().unwrap_or_else(PoisonError::into_inner).resolved = Some((name.clone(), endpoint));
+    }
+
+    /// Returns where a name led when it was found last.
+    pub(super) fn found_at(&self, name: &Endpoint) -> Option<SocketAddr> {
+        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
+        path.resolved.as_ref().filter(|(found, _)| found == name).map(|(_, at)| *at)
     }
 
     /// Tells whether it is known where the peer is: its name was found, or it is there.
     pub(super) fn is_located(&self, limit: Duration) -> bool {
-        !self.is_stale(limit) || self.path.read().unwrap_or_else(PoisonError::into_inner).is_resolved
+        !self.is_stale(limit)
+            || self.settings().peer.endpoint.as_ref().is_some_and(|name| self.found_at(name).is_some())
     }
 
     /// Counts what was received and is authentic.
@@ -174,10 +178,14 @@ impl PeerEntry {
         self.wake();
     }
 
+    /// Says when the last session began.
+    pub(super) fn session_began(&self) -> Option<Instant> {
+        self.path.read().unwrap_or_else(PoisonError::into_inner).session_began
+    }
+
     /// Tells whether no session began for so long: the endpoint may be lost. A step of the wall clock changes nothing.
     pub(super) fn is_stale(&self, limit: Duration) -> bool {
-        let path = self.path.read().unwrap_or_else(PoisonError::into_inner);
-        path.session_began.is_none_or(|at| at.elapsed() >= limit)
+        self.session_began().is_none_or(|at| at.elapsed() >= limit)
     }
 
     /// Counts a datagram sent. All but keepalives ask for an answer: a peer that lives says something within 10 s.

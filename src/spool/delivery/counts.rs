@@ -6,19 +6,7 @@ use std::time::Duration;
 use crate::mllp::ack::AckCode;
 use crate::mllp::exchange::Dropped;
 use crate::spool::Verdict;
-
-/// Lists the codes that are counted, in the order of the counts.
-const CODES: [AckCode; 9] = [
-    AckCode::ApplicationAccept,
-    AckCode::ApplicationError,
-    AckCode::ApplicationReject,
-    AckCode::CommitAccept,
-    AckCode::CommitError,
-    AckCode::CommitReject,
-    AckCode::TransportNak,
-    AckCode::Other,
-    AckCode::Absent,
-];
+use crate::spool::codes::CODES;
 
 /// Is what was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
