@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::carry::DRAIN_WITHIN;
-use super::feed::reception::OpenStation;
+use super::feed::station::OpenStation;
 use super::owners::Owners;
 use super::session::{Ended, Session};
 use super::stream_end::StreamEnd;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::Service;
 use crate::config::{Name, ReceiverPolicy, Spool};
-use crate::link::feed::reception::Station;
+use crate::link::feed::station::Station;
 use crate::link::feed::{Held, StoreError, Window};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::delivery::course::Receiver;

@@ -9,6 +9,7 @@ mod book;
 mod far;
 mod near;
 pub mod reception;
+pub mod station;
 pub mod supply;
 pub mod wire;
 

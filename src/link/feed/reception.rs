@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use futures_util::future::BoxFuture;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,45 +15,24 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::far::{Event, Far};
+use super::station::Station;
 use super::wire::{Fault, Record, decode};
-use super::{Answer, Book, Command, CommandKind, Held, StoreError, Taken, Window};
+use super::{Answer, Book, Command, CommandKind, Held, Taken};
 use crate::config::Name;
 use crate::link::FLUSH_WITHIN;
 use crate::link::carry::DRAIN_WITHIN;
 use crate::link::echo::Echo;
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
 use crate::link::wire::{Cause, ReceiverState};
-use crate::spool::{Divergence, ForwardId, Opening, Outcome, Sequence};
+use crate::spool::{Divergence, Opening, Outcome, Sequence};
 
 /// The end of the conversation with the receiver is looked for this often once it is to end.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
 
-/// Is the conversation with the receiver for one forward of a peer, and what it writes down.
-pub struct Station {
-    /// Is what is written down.
-    pub book: Arc<dyn Book>,
-    /// Takes messages, in order; it has room for a whole window.
-    pub messages: mpsc::Sender<Taken>,
-    /// Tells what became of them, once that is written down.
-    pub outcomes: mpsc::Receiver<Outcome>,
-    /// Takes what operators want.
-    pub commands: mpsc::Sender<Command>,
-    /// Says which message waits for an operator.
-    pub held: watch::Receiver<Option<Held>>,
-    /// Is what may come ahead of the receiver.
-    pub window: Window,
-    /// Has the conversation begin no attempt, or go on.
-    pub pause: watch::Sender<bool>,
-    /// Has the conversation end as soon as no attempt is under way.
-    pub stop: watch::Sender<bool>,
-    /// Is the conversation; it ends with this.
-    pub tasks: JoinSet<()>,
-}
-
-/// Opens the station of a forward of a peer at a service. It bounds how many forwards of one peer may ever have one,
-/// for each takes room on the disk.
-pub type OpenStation =
-    Box<dyn Fn(Name, Name, ForwardId) -> BoxFuture<'static, Result<Station, StoreError>> + Send + Sync>;
+/// The pause after outcomes were told: those that come meanwhile go together. The first after a silence waits for nothing.
+const TELL_PAUSE: Duration = Duration::from_millis(2);
+/// Outcomes that are taken at once: a pause's worth of a fast receiver.
+const OUTCOMES_MAX: usize = 1024;
 
 /// Is the far end of a forward's stored messages.
 pub struct Reception {
@@ -118,11 +96,14 @@ impl Reception {
         let weak = Arc::downgrade(&reception);
         reception.lock().tasks.spawn(async move {
             let mut outcomes = outcomes;
-            while let Some(outcome) = outcomes.recv().await {
+            let mut gathered = Vec::new();
+            while outcomes.recv_many(&mut gathered, OUTCOMES_MAX).await > 0 {
                 let Some(reception) = weak.upgrade() else { return };
-                reception.lock().far.handle_outcome(outcome);
+                gathered.drain(..).for_each(|outcome| reception.lock().far.handle_outcome(outcome));
                 reception.transmit.notify_one();
                 reception.work.notify_one();
+                drop(reception);
+                tokio::time::sleep(TELL_PAUSE).await;
             }
             let Some(reception) = weak.upgrade() else { return };
             reception.lock().is_over = true;

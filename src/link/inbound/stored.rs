@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::super::feed::reception::{OpenStation, Reception};
+use super::super::feed::reception::Reception;
+use super::super::feed::station::OpenStation;
 use super::super::feed::wire as feed;
 use super::super::session::Ended;
 use super::super::wire::{CARRIES_STORED, Cause, Record, VERSION, Welcome, encode};

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::super::Command;
-use super::super::reception::{OpenStation, Station};
+use super::super::station::{OpenStation, Station};
 use super::super::wire;
 use super::super::{Answer, CommandKind, Held, Queue, StoreError, Taken, Window};
 use super::memory::{MemoryBook, MemoryQueue, outcome};

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::super::reception::Station;
+use super::super::station::Station;
 use super::super::{Queue, QueueState, StoreError, Window};
 use super::loopback::{HERE, dial, gate, name, until};
 use crate::config::{Name, ReceiverPolicy};
