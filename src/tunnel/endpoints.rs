@@ -8,8 +8,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::interface::{DefaultRoute, Kept};
@@ -21,6 +22,8 @@ use crate::config::{Endpoint, PublicKey};
 const STALE: Duration = Duration::from_secs(135);
 /// A stale name is resolved this often.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
+/// A peer that lives says something within 10 s of what it is sent; who is asked again where it is may have moved then.
+const SILENT: Duration = Duration::from_secs(12);
 /// Changed endpoints are written this often at the most: a peer that roams without end must not wear the disk out.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// The file holds a line a peer; more than this is not ours, in bytes.
@@ -53,15 +56,17 @@ pub(super) fn is_located(shared: &Shared, key: &PublicKey) -> bool {
 pub(super) struct Resolvers {
     tasks: HashMap<PublicKey, (Endpoint, Arc<PeerEntry>, AbortHandle)>,
     interface: Arc<Kept>,
+    /// Changes with each reload.
+    asked: watch::Sender<()>,
 }
 
 impl Resolvers {
     /// Begins without any; the default routes that wait for a name are the interface's.
     pub(super) fn new(interface: Arc<Kept>) -> Self {
-        Self { tasks: HashMap::new(), interface }
+        Self { tasks: HashMap::new(), interface, asked: watch::Sender::new(()) }
     }
 
-    /// Goes on for the peers as they are now: what stays as it was is not disturbed.
+    /// Goes on for the peers as they are now: what stays as it was is looked up again where its peer is silent.
     pub(super) fn follow(&mut self, shared: &Arc<Shared>) {
         let peers = shared.peers();
         let mut before = std::mem::take(&mut self.tasks);
@@ -78,7 +83,8 @@ impl Resolvers {
                         task.abort();
                     }
                     let interface = Arc::clone(&self.interface);
-                    let resolve = resolve(Arc::clone(shared), interface, Arc::clone(entry), endpoint.clone());
+                    let asked = self.asked.subscribe();
+                    let resolve = resolve(Arc::clone(shared), interface, Arc::clone(entry), endpoint.clone(), asked);
                     let task = tokio::spawn(resolve);
                     (endpoint, Arc::clone(entry), task.abort_handle())
                 }
@@ -86,6 +92,7 @@ impl Resolvers {
             self.tasks.insert(entry.key, resolver);
         }
         abort(&before);
+        self.asked.send_replace(());
     }
 }
 
@@ -106,12 +113,22 @@ pub(super) fn spawn_keeper(shared: &Arc<Shared>, interface: Arc<Kept>, state_dir
     tokio::spawn(keep(Arc::clone(shared), interface, state_dir.to_owned())).abort_handle()
 }
 
-/// Resolves a peer's name, at once as it is new, and for ever whenever its handshake is stale.
-async fn resolve(shared: Arc<Shared>, interface: Arc<Kept>, entry: Arc<PeerEntry>, endpoint: Endpoint) {
+/// Resolves a peer's name, at once as it is new, for ever whenever its handshake is stale, and once when it is `asked` and
+/// the peer is silent.
+async fn resolve(
+    shared: Arc<Shared>,
+    interface: Arc<Kept>,
+    entry: Arc<PeerEntry>,
+    endpoint: Endpoint,
+    mut asked: watch::Receiver<()>,
+) {
     let Some(name) = endpoint.host.to_look_up() else { return };
     let mut attempt: usize = 0;
+    let mut asked_at = None;
     loop {
-        if attempt == 0 || entry.is_stale(STALE) {
+        asked_at = asked_at.filter(|at| !entry.is_heard_since(*at));
+        if attempt == 0 || entry.is_stale(STALE) || (asked_at.is_some() && entry.is_silent(SILENT)) {
+            asked_at = None;
             let session = entry.session_began();
             let found = tokio::net::lookup_host((name.as_str(), endpoint.port)).await;
             // A look-up may take long: where the peer has come by itself meanwhile, it knows better.
@@ -122,7 +139,10 @@ async fn resolve(shared: Arc<Shared>, interface: Arc<Kept>, entry: Arc<PeerEntry
             }
             attempt = attempt.wrapping_add(1);
         }
-        tokio::time::sleep(RESOLVE_EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(RESOLVE_EVERY) => {}
+            Ok(()) = asked.changed() => asked_at = Some(Instant::now()),
+        }
     }
 }
 

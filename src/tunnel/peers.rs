@@ -188,6 +188,17 @@ impl PeerEntry {
         self.session_began().is_none_or(|at| at.elapsed() >= limit)
     }
 
+    /// Tells whether the peer said anything after that.
+    pub(super) fn is_heard_since(&self, at: Instant) -> bool {
+        self.path.read().unwrap_or_else(PoisonError::into_inner).heard.is_some_and(|heard| heard > at)
+    }
+
+    /// Tells whether the peer has said nothing for so long.
+    pub(super) fn is_silent(&self, limit: Duration) -> bool {
+        let heard = self.path.read().unwrap_or_else(PoisonError::into_inner).heard;
+        heard.is_none_or(|heard| heard.elapsed() >= limit)
+    }
+
     /// Counts a datagram sent. All but keepalives ask for an answer: a peer that lives says something within 10 s.
     pub(super) fn sent(&self, datagram_bytes: usize) {
         self.tx_bytes.fetch_add(datagram_bytes as u64, Ordering::Relaxed);
