@@ -20,6 +20,7 @@ tests![
     both_families_inside needs "ipv6",
     a_sender_and_a_receiver_that_speak_ipv6 needs "ipv6",
     an_endpoint_on_a_link_is_that_of_its_interface needs "ipv6",
+    addresses_that_a_small_mtu_took_away_are_restored needs "ipv6",
     wg_sets_an_endpoint_on_a_link needs "ipv6" "wg",
 ];
 
@@ -122,6 +123,18 @@ fn ipv4_outside_ipv6_inside() {
 
 fn ipv6_outside_and_inside() {
     carries(Family::V6, Family::V6);
+}
+
+fn addresses_that_a_small_mtu_took_away_are_restored() {
+    let mut pair = Pair::unstarted();
+    let north = plan(&pair.north, &pair.south, Family::V4, Family::V6);
+    pair.north.start(&north);
+    let address = pair.north.inner_v6.to_string();
+    let has_address = || pair.north.namespace.ip("addr show dev wl0").contains(&address);
+    assert!(has_address());
+    pair.north.namespace.ip("link set wl0 mtu 1200");
+    assert!(!has_address(), "the kernel takes it away");
+    until(LINK_LIMIT, "it is restored", || has_address().then_some(()));
 }
 
 fn both_families_inside() {

@@ -255,10 +255,11 @@ impl Kept {
 
     /// Adds everything; stops at what the kernel refuses.
     async fn add(&self, what: &Wanted, mtu: u16) -> Result<(), TunnelError> {
+        // First: below an MTU of 1280 bytes the kernel takes IPv6 addresses away, and takes none.
+        self.kernel.set_link(mtu).await.map_err(failed(|| "the link".to_owned()))?;
         for address in &what.addresses {
             self.kernel.add_address(*address).await.map_err(failed(|| format!("address {address}")))?;
         }
-        self.kernel.set_link(mtu).await.map_err(failed(|| "the link".to_owned()))?;
         for route in &what.routes {
             self.kernel.add_route(*route).await.map_err(failed(|| format!("a route to {}", route.prefix)))?;
         }
