@@ -159,7 +159,14 @@ fn rules_of_a_deleted_interface_are_removed() {
     assert_eq!(rules(&pair.north), 4);
     pair.north.namespace.ip("link del wl0");
     let (status, _) = pair.north.program().wait(Duration::from_secs(15));
-    assert_eq!(status.code(), Some(1), "{}", pair.north.log());
+    let log = pair.north.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    for said in ["the interface wl0 was deleted by somebody else", "makes it again at its next start"] {
+        assert!(log.contains(said), "{said} is not in {log}");
+    }
+    for said in ["os error", "stopped"] {
+        assert!(!log.contains(said), "{said} is in {log}");
+    }
     assert_eq!(rules(&pair.north), 0, "{}", pair.north.namespace.ip("rule show"));
 }
 
