@@ -24,6 +24,7 @@ tests![
     spokes_reach_each_other_through_a_hub_that_routes needs "ping",
     a_packet_that_has_nowhere_to_go_is_answered needs "ipv6",
     our_own_datagrams_that_come_back_are_dropped_and_counted,
+    a_table_of_the_admins_takes_none_of_our_own_datagrams_by_itself,
 ];
 
 /// Bounds what is restored or noticed: half a second, and a machine that is busy.
@@ -159,7 +160,14 @@ fn rules_of_a_deleted_interface_are_removed() {
     assert_eq!(rules(&pair.north), 4);
     pair.north.namespace.ip("link del wl0");
     let (status, _) = pair.north.program().wait(Duration::from_secs(15));
-    assert_eq!(status.code(), Some(1), "{}", pair.north.log());
+    let log = pair.north.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    for said in ["the interface wl0 was deleted by somebody else", "makes it again at its next start"] {
+        assert!(log.contains(said), "{said} is not in {log}");
+    }
+    for said in ["os error", "stopped"] {
+        assert!(!log.contains(said), "{said} is in {log}");
+    }
     assert_eq!(rules(&pair.north), 0, "{}", pair.north.namespace.ip("rule show"));
 }
 
@@ -339,4 +347,24 @@ fn our_own_datagrams_that_come_back_are_dropped_and_counted() {
     pair.south.namespace.ip(&format!("route add {route}/32 via {router} dev w0 metric 0 table 77"));
     pair.south.namespace.ip("rule add pref 100 table 77");
     pair.sender().exchange(&message("2", 500));
+}
+
+fn a_table_of_the_admins_takes_none_of_our_own_datagrams_by_itself() {
+    let mut pair = Pair::unstarted();
+    let (endpoint, address) =
+        (format!("endpoint: \"{}:{UDP_PORT}\"", pair.south.outer), format!("address: {}", pair.south.inner));
+    let north = Plan::of(&pair.north)
+        .tunnel("table: 77")
+        .peer_with(&pair.south, "0.0.0.0/1, 128.0.0.0/1", &[&endpoint, &address])
+        .forward("orders", FORWARD, "south", "service: orders", &["hold_for: 20s"]);
+    let (_, south) = pair.plans(&[]);
+    // what the admin sends there goes by its source
+    pair.north.namespace.ip(&format!("rule add from {} table 77", pair.north.inner));
+    pair.south.start(&south);
+    pair.north.start(&north);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 5000));
+    assert_eq!(device(&pair.north, &format!("{} from {}", pair.south.outer, pair.north.inner)), "wl0");
+    assert_eq!(device(&pair.north, &pair.south.outer.to_string()), "w0");
+    assert_eq!(pair.north.metric("peer_dropped_packets_total", "routing_loop"), 0.0);
 }

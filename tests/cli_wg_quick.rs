@@ -93,22 +93,24 @@ fn without_a_directory_for_keys_it_says_where_they_belong_and_shows_none() {
 }
 
 #[test]
-fn an_endpoint_inside_allowed_ips_is_no_loop_where_no_route_is_set() {
+fn an_endpoint_inside_allowed_ips_is_no_loop_where_nothing_is_routed_by_itself() {
     let directory = TempDir::new().unwrap();
     let file = |table: &str| {
         let file =
             usual().replace("lab.example.org", "203.0.113.5").replace("10.98.0.2/32", "0.0.0.0/1, 203.0.113.0/24");
         file.replace("DNS = 10.98.0.53", &format!("Table = {table}"))
     };
-    for table in ["off", "hospital"] {
+    for (table, written) in [("off", "off"), ("hospital", "off"), ("7", "7")] {
         write(&directory, "wg7.conf", &file(table));
         let output = wardlink(&directory, &["import", "wg7.conf", "--site", "north"]);
         assert!(output.status.success(), "{table}: {}", stderr(&output));
-        assert!(stdout(&output).contains("  table: off\n"), "{table}: {}", stdout(&output));
+        assert!(stdout(&output).contains(&format!("  table: {written}\n")), "{table}: {}", stdout(&output));
     }
-    write(&directory, "wg7.conf", &file("auto"));
-    let output = wardlink(&directory, &["import", "wg7.conf", "--site", "north"]);
-    assert!(stderr(&output).contains("the tunnel would carry itself"), "{}", stderr(&output));
+    for table in ["auto", "254"] {
+        write(&directory, "wg7.conf", &file(table));
+        let output = wardlink(&directory, &["import", "wg7.conf", "--site", "north"]);
+        assert!(stderr(&output).contains("the tunnel would carry itself"), "{table}: {}", stderr(&output));
+    }
 }
 
 #[test]

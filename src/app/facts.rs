@@ -21,8 +21,8 @@ use crate::service::Service;
 use crate::service::stored::Talk;
 use crate::spool::delivery;
 use crate::spool::reserve::is_disk_full;
-use crate::tunnel::Offloads;
 use crate::tunnel::peers::PeerFacts as TunnelFacts;
+use crate::tunnel::{Offloads, endpoints};
 
 impl Parts {
     pub(super) fn facts(&self) -> SiteFacts {
@@ -80,7 +80,7 @@ impl Parts {
             name: peer.name.to_string(),
             public_key: peer.key.to_string(),
             endpoint_configured: configured.and_then(|peer| peer.endpoint.as_ref()).map(ToString::to_string),
-            endpoint: peer.endpoint,
+            endpoint: peer.endpoint.map(endpoints::shown),
             endpoint_error: peer.endpoint_error.clone(),
             is_configured: configured.is_some(),
             set_by: if peer.set_by_wg { SetBy::Wg } else { SetBy::Config },

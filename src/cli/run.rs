@@ -114,7 +114,9 @@ async fn serve(config: Config, load: LoadConfig) -> Result<(), AppError> {
     watchdog.abort();
     reloads.abort();
     signals.abort();
-    tracing::info!(site = %site_name, "stopped");
+    if result.is_ok() {
+        tracing::info!(site = %site_name, "stopped");
+    }
     result
 }
 

@@ -193,6 +193,12 @@ pub(super) fn endpoint(text: &str) -> Judged<Endpoint> {
         && socket.port() != 0
         && !text.contains('%')
     {
+        if let IpAddr::V6(address) = socket.ip()
+            && address.is_unicast_link_local()
+        {
+            let instead = format!("\"[{address}%eth0]:{}\", in quotes", socket.port());
+            return Err(format!("{} does not say on which link; append %INTERFACE, such as {instead}", quote(text)));
+        }
         return Ok(Endpoint { host: Host::Address(socket.ip()), port: socket.port() });
     }
     let what = quote(text);

@@ -119,8 +119,8 @@ pub struct PeerFacts {
     pub is_configured: bool,
     /// Is the endpoint as configured, such as `lab.example.org:51820`.
     pub endpoint_configured: Option<String>,
-    /// Is where datagrams to the peer go now.
-    pub endpoint: Option<SocketAddr>,
+    /// Is where datagrams to the peer go now; on a link with the interface's name, as `wg(8)` writes it.
+    pub endpoint: Option<String>,
     /// Says why the configured endpoint's name does not resolve, if it does not.
     pub endpoint_error: Option<String>,
     /// Says whether a usable session exists.

@@ -34,7 +34,7 @@ pub(crate) fn site() -> SiteFacts {
             set_by: SetBy::Config,
             is_configured: true,
             endpoint_configured: Some("lab.example.org:51820".into()),
-            endpoint: Some(([198, 51, 100, 7], 51820).into()),
+            endpoint: Some("198.51.100.7:51820".into()),
             endpoint_error: None,
             session: Session::Up { since: ago(5000) },
             session_wanted: false,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::net::if_::if_indextoname;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -45,6 +46,22 @@ pub(super) fn load(state_dir: &Path) -> HashMap<String, SocketAddr> {
         }
         Err(_) => HashMap::new(),
     }
+}
+
+/// Writes an endpoint as `wg(8)` and the configuration do: on a link with the name of its interface, where it has one.
+pub fn shown(endpoint: SocketAddr) -> String {
+    if let SocketAddr::V6(on_link) = endpoint
+        && let Some(name) = interface_name(on_link.scope_id())
+    {
+        return format!("[{}%{name}]:{}", on_link.ip(), on_link.port());
+    }
+    endpoint.to_string()
+}
+
+fn interface_name(index: u32) -> Option<String> {
+    // An address that is on no link has none.
+    let name = if_indextoname(Some(index).filter(|index| *index != 0)?).ok()?;
+    name.into_string().ok()
 }
 
 /// Tells whether it is known where a peer is, so that its default route may be set.
@@ -242,5 +259,17 @@ fn store(state_dir: &Path, endpoints: &HashMap<String, SocketAddr>) {
     if let Err(source) = write() {
         let error = TunnelError::Endpoints { path: path.clone(), source };
         tracing::warn!(error = &error as &dyn std::error::Error, "a restart will not know where the peers are");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_endpoint_on_a_link_is_shown_with_its_interface() {
+        let shown = |text: &str| super::shown(text.parse().unwrap());
+        assert_eq!(shown("[fe80::1%1]:51820"), "[fe80::1%lo]:51820");
+        for same in ["[fe80::1%4000000000]:1", "[fd98::1]:51820", "198.51.100.7:51820"] {
+            assert_eq!(shown(same), same);
+        }
     }
 }

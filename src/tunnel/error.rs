@@ -85,9 +85,20 @@ pub enum TunnelError {
     /// There is no randomness.
     #[error("the system gives no random bytes")]
     Random,
-    /// The interface was deleted or broke.
-    #[error("the tunnel interface is gone")]
-    InterfaceGone {
+    /// Somebody else deleted the interface.
+    #[error(
+        "the interface {name} was deleted by somebody else, as by `ip link del`: the site ends, and makes it again at its \
+         next start, which the systemd unit brings by itself; find who deletes it (`ip monitor link`), and leave it alone"
+    )]
+    InterfaceDeleted {
+        /// Is the name.
+        name: String,
+    },
+    /// The interface cannot be read.
+    #[error("cannot read the interface {name}; `dmesg` may say why")]
+    InterfaceRead {
+        /// Is the name.
+        name: String,
         /// Says what the kernel said.
         source: io::Error,
     },

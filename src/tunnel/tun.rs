@@ -23,6 +23,7 @@ const OFFLOADS_OF_UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// Is an open TUN interface.
 pub struct Tun {
+    name: String,
     file: File,
     has_header: bool,
     splits: AtomicBool,
@@ -64,7 +65,17 @@ impl Tun {
             let set = set_offloads(&file, OFFLOADS | OFFLOADS_OF_UDP).or_else(|_| set_offloads(&file, OFFLOADS));
             set.map_err(|source| TunnelError::NoOffload { source })?;
         }
-        Ok(Self { file, has_header, splits: has_header.into(), joins: has_header.into() })
+        Ok(Self { name: name.to_owned(), file, has_header, splits: has_header.into(), joins: has_header.into() })
+    }
+
+    /// Returns the interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Says that somebody else deleted the interface.
+    pub(super) fn deleted(&self) -> TunnelError {
+        TunnelError::InterfaceDeleted { name: self.name.clone() }
     }
 
     /// Tells whether the kernel hands over super-packets.
@@ -96,7 +107,7 @@ impl Tun {
     /// It lies in `buffer` from [`VNET_HEADER_BYTES`] on, whatever the backend; returned is its length.
     ///
     /// # Errors
-    /// `WouldBlock`; anything else means that the interface is gone.
+    /// `WouldBlock`; [`is_gone`] tells whether the interface is gone.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
         let skip = if self.has_header { 0 } else { VNET_HEADER_BYTES };
         let bytes = (&self.file).read(buffer.get_mut(skip..).unwrap_or(&mut []))?;
@@ -131,6 +142,11 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Tells whether a read or write failed for the interface was deleted.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV))
 }
 
 /// Makes the interface of the descriptor; one that exists is not taken over.

@@ -8,14 +8,13 @@ mod answer;
 mod apply;
 mod fuzz;
 mod request;
+mod seats;
 mod socket;
 
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::Uid;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -24,12 +23,12 @@ use zeroize::Zeroizing;
 
 use super::TunnelError;
 use super::change::Control;
-use super::places::{Place, Places};
 pub(super) use answer::get;
 pub(super) use apply::apply;
 pub use fuzz::fuzz_uapi;
 use request::Request;
 pub(super) use request::Set;
+use seats::{Seat, Seats};
 use socket::Listener;
 
 /// Bounds a request, in bytes: some thousand peers with all that they can have, tenfold.
@@ -38,6 +37,10 @@ const REQUEST_BYTES_MAX: usize = 16 << 20;
 const REQUEST_BYTES_FIRST: usize = 16 << 10;
 /// A request is there within this, and its answer taken.
 const EXCHANGE_WITHIN: Duration = Duration::from_secs(5);
+/// A request that is refused for want of a place is there within this: `wg` sends it at once.
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+/// Limits the connections that are being refused at once; more are closed without a word.
+const REFUSED_MAX: usize = 16;
 /// `accept` failed, as for want of descriptors: it is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -96,19 +99,22 @@ pub(super) fn offer(control: Arc<Control>, path: &Path) -> Option<tokio::task::A
 
 /// Serves for ever; the socket's file goes when this is dropped.
 async fn serve(listener: Listener, control: Arc<Control>) {
-    let places = Arc::new(Places::default());
-    let mut connections = JoinSet::new();
+    let mut seats = Seats::default();
+    let (mut connections, mut refused) = (JoinSet::new(), JoinSet::new());
     loop {
         while connections.try_join_next().is_some() {}
+        while refused.try_join_next().is_some() {}
         // Whether there is a place or not: what waits in the kernel's queue keeps everybody out.
         match listener.accept().await {
-            Ok(stream) => match admit(stream, &places) {
-                Ok(Some((stream, place))) => {
+            Ok(stream) => match stream.peer_cred().map(|user| seats.take(user.uid())) {
+                Ok(Some(seat)) => {
                     let control = Arc::clone(&control);
-                    connections.spawn(async move {
-                        converse(stream, &control).await;
-                        drop(place);
-                    });
+                    let held = Arc::clone(&seat);
+                    let task = connections.spawn(async move { converse(stream, &held, &control).await });
+                    seats.note(&seat, task);
+                }
+                Ok(None) if refused.len() < REFUSED_MAX => {
+                    refused.spawn(refuse(stream));
                 }
                 Ok(None) => {}
                 Err(error) => tracing::debug!(%error, "a connection of wg(8) failed"),
@@ -121,24 +127,28 @@ async fn serve(listener: Listener, control: Arc<Control>) {
     }
 }
 
-/// Gives a connection a place among those of its user; where there is none, says so and closes it.
-fn admit(stream: UnixStream, places: &Arc<Places>) -> io::Result<Option<(UnixStream, Place)>> {
-    if let Some(place) = places.take(Uid::from_raw(stream.peer_cred()?.uid())) {
-        return Ok(Some((stream, place)));
+/// Says that there is no place, once it is asked: `wg` writes first, and how it reads the answer depends on what it asked.
+async fn refuse(mut stream: UnixStream) {
+    let mut read = Zeroizing::new(Vec::new());
+    let request = tokio::time::timeout(REFUSED_WITHIN, read_request(&mut stream, &mut read)).await;
+    if let Ok(Ok(Some(request))) = request {
+        let answer = answer::refused(&request, &Refusal::Busy);
+        tokio::time::timeout(REFUSED_WITHIN, stream.write_all(answer.as_bytes())).await.ok();
     }
-    // A few bytes always fit into a fresh socket's buffer, so that this does not wait.
-    stream.into_std()?.write_all(answer::set(&Err(Refusal::Busy)).as_bytes())?;
-    Ok(None)
 }
 
 /// Answers one request after the other, until the other side closes or takes too long.
-async fn converse(mut stream: UnixStream, control: &Control) {
+async fn converse(mut stream: UnixStream, seat: &Seat, control: &Control) {
     let mut read = Zeroizing::new(Vec::new());
+    make_room(&mut read);
+    let first = tokio::time::timeout(EXCHANGE_WITHIN, stream.read_buf(&mut *read)).await;
+    // Who stays silent has no place of its own; from here on it has, until this ends.
+    let (Ok(Ok(1..)), Some(_place)) = (first, seat.speak()) else { return };
     loop {
         let request = tokio::time::timeout(EXCHANGE_WITHIN, read_request(&mut stream, &mut read)).await;
         let answer = match request {
             Ok(Ok(Some(request))) => answer(&request, control).await,
-            Ok(Err(refusal)) => Zeroizing::new(answer::set(&Err(refusal))),
+            Ok(Err(refusal)) => Zeroizing::new(answer::refused(&[], &refusal)),
             Ok(Ok(None)) | Err(_) => return,
         };
         let written = tokio::time::timeout(EXCHANGE_WITHIN, stream.write_all(answer.as_bytes())).await;
@@ -154,10 +164,14 @@ async fn answer(request: &[u8], control: &Control) -> Zeroizing<String> {
         Ok(Request::Set(set)) => control.set(set).await,
         Err(refusal) => Err(refusal),
     };
-    if let Err(refusal) = &result {
-        tracing::warn!(error = refusal as &dyn std::error::Error, "refused what wg(8) asked for; nothing has changed");
-    }
-    Zeroizing::new(answer::set(&result))
+    Zeroizing::new(match result {
+        Ok(()) => answer::done().to_owned(),
+        Err(refusal) => {
+            let error = &refusal as &dyn std::error::Error;
+            tracing::warn!(error, "refused what wg(8) asked for; nothing has changed");
+            answer::refused(request, &refusal)
+        }
+    })
 }
 
 /// Reads on until a request is whole, and takes it out of what was read; `None`: the other side has closed.

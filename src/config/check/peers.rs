@@ -64,6 +64,7 @@ pub(super) fn check(
         loops::endpoint(peer, &peers, tunnel, findings);
     }
     loops::default_routes(&peers, tunnel, findings);
+    loops::default_routes_in_pieces(&peers, tunnel, findings);
     peers
 }
 

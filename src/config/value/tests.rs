@@ -63,6 +63,7 @@ fn an_endpoint_is_a_name_or_an_address_with_a_port() {
         "[fd98::1%eth0]:1",
         "[fe80::1%eth0]:0",
         "[fe80::1%]:1",
+        "[fe80::1]:1",
         "[fe80::1%a b]:1",
         "[10.0.0.1%eth0]:1",
         "fe80::1%eth0:1",

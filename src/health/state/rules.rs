@@ -66,7 +66,7 @@ fn session_wanted(facts: &SiteFacts, peer: &PeerFacts) -> bool {
 }
 
 fn peer_text(peer: &PeerFacts) -> String {
-    let endpoint = peer.endpoint_configured.clone().or_else(|| peer.endpoint.map(|address| address.to_string()));
+    let endpoint = peer.endpoint_configured.clone().or_else(|| peer.endpoint.clone());
     match endpoint {
         Some(endpoint) => format!("{} (endpoint {endpoint})", peer.name),
         None => peer.name.clone(),

@@ -3,7 +3,6 @@
 //! It never hands anything to the interface that the filter did not judge: one packet of a run speaks for those that
 //! were joined to it, which differ in nothing that the filter looks at.
 
-use std::io;
 use std::net::UdpSocket;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::tunnel::peer::{Action, Addressed, BUFFER_BYTES, REPLY_BYTES_MAX, data
 use crate::tunnel::peers::PeerEntry;
 use crate::tunnel::thinning::Thinning;
 use crate::tunnel::udp::{self, Path, Received};
-use crate::tunnel::{Shared, TunnelError};
+use crate::tunnel::{Shared, TunnelError, tun};
 
 /// Peers' timers run this often, each tick a random part later (tunnel.md, 8 and 13).
 const TICK_MIN: Duration = Duration::from_millis(100);
@@ -358,15 +357,11 @@ fn write(
     let slice = |range: &Range<usize>| plain.get(range.clone()).unwrap_or(&[]);
     match shared.tun.write(header, slice(first), payloads.iter().map(slice)) {
         Ok(()) => Ok(Written::Done),
-        Err(source) if is_gone(&source) => Err(TunnelError::InterfaceGone { source }),
+        Err(error) if tun::is_gone(&error) => Err(shared.tun.deleted()),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !payloads.is_empty() => Ok(Written::Refused),
         Err(_) => {
             entry.drops.count(Drop::InterfaceWrite);
             Ok(Written::Done)
         }
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV))
 }

@@ -15,7 +15,7 @@ use crate::tunnel::packet::{IpPacket, UDP};
 use crate::tunnel::peer::{BUFFER_BYTES, Peer, is_data, sealed_bytes};
 use crate::tunnel::peers::{PeerEntry, Peers};
 use crate::tunnel::udp::{BATCH_BYTES_MAX, Path, SEGMENTS_MAX};
-use crate::tunnel::{Shared, TunnelError};
+use crate::tunnel::{Shared, TunnelError, tun};
 
 /// Encrypts and sends what the kernel sends into the tunnel.
 pub(super) struct Transmitter<'a> {
@@ -38,7 +38,8 @@ impl<'a> Transmitter<'a> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Found::Nothing),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Found::Something),
-            Err(source) => Err(TunnelError::InterfaceGone { source }),
+            Err(error) if tun::is_gone(&error) => Err(self.shared.tun.deleted()),
+            Err(source) => Err(TunnelError::InterfaceRead { name: self.shared.tun.name().to_owned(), source }),
         }
     }
 

@@ -43,10 +43,16 @@ pub(in crate::tunnel) fn get(
     text
 }
 
-/// Writes how a change ended. The number is negative, as `wg` wants it.
-pub(in crate::tunnel) fn set(result: &Result<(), Refusal>) -> String {
-    let errno = result.as_ref().map_or_else(Refusal::errno, |()| 0);
-    format!("errno={}\n\n", -errno)
+/// Says that a change was made.
+pub(in crate::tunnel) fn done() -> &'static str {
+    "errno=0\n\n"
+}
+
+/// Writes why a request is refused. `wg` wants the number negative where it set something, and takes any but a positive
+/// one for no answer ("Protocol error") where it asked what is set.
+pub(in crate::tunnel) fn refused(request: &[u8], refusal: &Refusal) -> String {
+    let errno = if request.starts_with(b"get=") { refusal.errno() } else { -refusal.errno() };
+    format!("errno={errno}\n\n")
 }
 
 fn peer(text: &mut String, set: &PeerSettings, facts: &PeerFacts) {

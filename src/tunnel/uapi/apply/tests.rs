@@ -140,8 +140,8 @@ fn a_get_tells_everything_in_its_order() {
 
 #[test]
 fn a_set_is_answered_with_a_negative_number() {
-    assert_eq!(answer::set(&Ok(())), "errno=0\n\n");
-    assert_eq!(answer::set(&Err(Refusal::of("x"))), "errno=-22\n\n");
+    assert_eq!(answer::refused(b"set=1\n\n", &Refusal::of("x")), "errno=-22\n\n");
+    assert_eq!(answer::refused(b"get=1\n\n", &Refusal::Busy), "errno=16\n\n");
 }
 
 // ---- what a set does ----
