@@ -59,9 +59,9 @@ pub fn shown(endpoint: SocketAddr) -> String {
 }
 
 fn interface_name(index: u32) -> Option<String> {
-    // An address that is on no link has none.
-    let name = if_indextoname(Some(index).filter(|index| *index != 0)?).ok()?;
-    name.into_string().ok()
+    // Where there is none nix gives an empty name, not the error.
+    let name = if_indextoname(index).ok()?.into_string().ok()?;
+    (!name.is_empty()).then_some(name)
 }
 
 /// Tells whether it is known where a peer is, so that its default route may be set.
