@@ -3,7 +3,7 @@
 //! Pure. Never sees key material, so that the text may be quoted. The sources: RFC 1123 for host names, `ip` and wg(8)
 //! for addresses and prefixes.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -41,8 +41,11 @@ pub(super) fn name(text: &str) -> Judged<Name> {
 pub(super) fn interface(text: &str) -> Judged<String> {
     let clean = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_=+.-".contains(&b));
     let fits = (1..=INTERFACE_BYTES_MAX).contains(&text.len());
-    if clean && fits && text != "." && text != ".." {
+    if clean && fits && ![".", "..", "lo"].contains(&text) {
         return Ok(text.to_owned());
+    }
+    if text == "lo" {
+        return Err("\"lo\" is this host's loopback interface; write a name that is free, such as wl0".to_owned());
     }
     Err(format!("{} is not an interface name; write 1 to 15 characters of a-z, A-Z, 0-9 and _=+.-", quote(text)))
 }
@@ -199,6 +202,9 @@ pub(super) fn endpoint(text: &str) -> Judged<Endpoint> {
             let instead = format!("\"[{address}%eth0]:{}\", in quotes", socket.port());
             return Err(format!("{} does not say on which link; append %INTERFACE, such as {instead}", quote(text)));
         }
+        if !is_of_one_host(socket.ip()) {
+            return Err(format!("{} is not the address of one host; write the host's own", quote(text)));
+        }
         return Ok(Endpoint { host: Host::Address(socket.ip()), port: socket.port() });
     }
     let what = quote(text);
@@ -216,6 +222,11 @@ pub(super) fn endpoint(text: &str) -> Judged<Endpoint> {
         return Ok(Endpoint { host, port });
     }
     Err(format!("{what} is not HOST:PORT; write a name or an address, such as lab.example.org:51820"))
+}
+
+fn is_of_one_host(address: IpAddr) -> bool {
+    let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !(address.is_unspecified() || address.is_multicast() || is_broadcast)
 }
 
 /// Reads an address on a link with its interface, `[fe80::1%eth0]` (RFC 4007, section 11).
