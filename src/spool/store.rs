@@ -195,7 +195,7 @@ impl Spool {
     /// be opened. Nothing is changed then.
     pub fn open(dir: &Path, name: &str, key: &SpoolKey, wanted: Wanted) -> Result<Arc<Self>, SpoolError> {
         let directory = dir.join(name);
-        let mut way = Way { directory: directory.clone(), key: key.clone(), wanted };
+        let mut way = Way { directory: directory.clone(), key: key.clone(), wanted, is_suspect: false };
         let core = open::open(&way, true)?;
         let id = SpoolId(core.keys.spool);
         way.wanted.spool = Some(id);

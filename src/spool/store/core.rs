@@ -14,6 +14,7 @@ use super::database;
 use super::{DamagedMessage, Destination, Limits, Tail};
 use crate::spool::head::Head;
 use crate::spool::mark::Mark;
+use crate::spool::presence::Presence;
 use crate::spool::queue::State;
 use crate::spool::reserve::Reserve;
 use crate::spool::seal::{self, Kind, Place, Sealer};
@@ -66,6 +67,8 @@ pub(super) struct Core {
     /// Is the number of the present destination; 0: there is none.
     pub(super) destination: i64,
     pub(super) mark: Mark,
+    /// Tells whether what is committed is in files that somebody finds again; none while it is being opened.
+    presence: Option<Presence>,
     /// Is a buffer for what is sealed.
     pub(super) buffer: Vec<u8>,
     day_sealers: BTreeMap<i64, Sealer>,
@@ -113,6 +116,7 @@ impl From<Parts> for Core {
             epochs: parts.epochs,
             destination: parts.destination,
             mark: parts.mark,
+            presence: None,
             buffer: Vec::new(),
             day_sealers: BTreeMap::new(),
             doomed: Vec::new(),
@@ -142,7 +146,24 @@ impl Core {
         self.live.head.generation += 1;
         let sealed = self.keys.meta.seal(&self.place(Kind::Head, [0; 4]), &self.live.head.encode())?;
         self.execute("write the head", "UPDATE head SET sealed = ?1 WHERE id = 1", [sealed])?;
-        self.execute("commit", "COMMIT", [])
+        self.execute("commit", "COMMIT", [])?;
+        self.check_presence()
+    }
+
+    /// Notes which files these are: each commit, and who asks, looks whether they are still there.
+    pub(super) fn note_presence(&mut self) -> Result<(), SpoolError> {
+        self.presence = Some(Presence::of(&self.path)?.and_log_of(&self.path)?.and(self.mark.path())?);
+        Ok(())
+    }
+
+    /// Says whether the files are where they were.
+    pub(super) fn check_presence(&self) -> Result<(), SpoolError> {
+        let checked = self.presence.as_ref().map_or(Ok(()), Presence::check);
+        // Where only another file is gone, closing writes the log back, and nothing is lost.
+        if matches!(&checked, Err(SpoolError::Removed { path }) if *path == self.path) {
+            database::leave_log(&self.connection);
+        }
+        checked
     }
 
     /// Takes a transaction back.

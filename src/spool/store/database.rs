@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::spool::{Damage, SpoolError, key};
@@ -103,6 +104,21 @@ pub(super) fn checkpoint(connection: &Connection, path: &Path) -> Result<(), Spo
         Ok(_) => Err(SpoolError::InUse { path: path.to_owned() }),
         Err(source) => Err(failure("write the log back", path, source)),
     }
+}
+
+/// Reads every page, and says where one is not what a database has.
+pub(super) fn check_pages(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let checked = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match checked.map_err(|source| failure("check the database", path, source))?.as_str() {
+        "ok" => Ok(()),
+        _ => Err(SpoolError::Damaged { path: path.to_owned(), damage: Damage::Database }),
+    }
+}
+
+/// Has the log stay as it is when the database is closed: whoever has its name then may be another one.
+pub(super) fn leave_log(connection: &Connection) {
+    // What fails here fails only at what is lost already.
+    drop(connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true));
 }
 
 /// Says what an error of the database means.

@@ -36,6 +36,8 @@ pub(super) struct Way {
     pub(super) directory: PathBuf,
     pub(super) key: SpoolKey,
     pub(super) wanted: Wanted,
+    /// Says that pages of the database were found damaged: all are looked at before it is used again.
+    pub(super) is_suspect: bool,
 }
 
 /// Opens a spool and begins an epoch, on a full disk with what is held in reserve. At a start, files that belong to no
@@ -80,6 +82,7 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     core.commit()?;
     core.follow_up()?;
     core.mark.sync()?;
+    core.note_presence()?;
     core.look_for_room();
     Ok(core)
 }
@@ -141,6 +144,9 @@ fn verified(
     let keys = unseal(way, path, &connection)?;
     if way.wanted.spool.is_some_and(|wanted| wanted.0 != keys.spool) {
         return Err(SpoolError::OtherSpool { path: way.directory.clone() });
+    }
+    if way.is_suspect {
+        database::check_pages(&connection, path)?;
     }
     // All into the database: after an fsync that failed, nothing of the log may be relied upon.
     database::checkpoint(&connection, path)?;

@@ -10,6 +10,7 @@ mod damage;
 mod failing;
 mod keeping;
 mod model;
+mod presence;
 
 /// Is a place for one spool, which may be opened again and again.
 struct Place {

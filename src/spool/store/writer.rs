@@ -15,7 +15,7 @@ use super::jobs::{Appended, Job, Read, Work};
 use super::messages::Found;
 use super::open::{self, Way};
 use crate::spool::reserve::LOOK_EVERY;
-use crate::spool::{Refusal, Sequence, SpoolError};
+use crate::spool::{Damage, Refusal, Sequence, SpoolError};
 
 /// Bounds the jobs that wait for the thread, each of as many senders as a forward allows, and the messages of one
 /// transaction; what one read of a sender brings stays together.
@@ -48,7 +48,7 @@ pub(super) struct Writer {
     jobs: Receiver<Job>,
     tail: watch::Sender<Tail>,
     tidy_at: Instant,
-    /// Is when room is looked for, where the disk is full.
+    /// Is when the disk is looked at: whether the files are where they were, and have room.
     look_at: Instant,
 }
 
@@ -64,8 +64,7 @@ impl Writer {
         loop {
             let due = match &self.core {
                 Err(trouble) => trouble.retry_at,
-                Ok(core) if core.is_disk_full => self.tidy_at.min(self.look_at),
-                Ok(_) => self.tidy_at,
+                Ok(_) => self.tidy_at.min(self.look_at),
             };
             match self.jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(first) => self.serve(first),
@@ -113,6 +112,8 @@ impl Writer {
 
     /// Closes a store that failed.
     fn close(&mut self, cause: SpoolError) {
+        // A page that nobody reads at a start would let it open, and close it again, for ever.
+        self.way.is_suspect |= matches!(cause, SpoolError::Damaged { damage: Damage::Database, .. });
         self.tail.send_modify(|tail| tail.failed = Some(cause.to_string()));
         self.core = Err(Trouble { cause, pause: REOPEN_MIN, retry_at: Instant::now() });
     }
@@ -123,21 +124,33 @@ impl Writer {
         match &mut self.core {
             Err(trouble) if at >= trouble.retry_at => match open::open(&self.way, false) {
                 Ok(core) => {
+                    self.way.is_suspect = false;
                     self.tail.send_replace(core.tail());
                     self.core = Ok(core);
                 }
                 Err(cause) => {
+                    let cause = match (&trouble.cause, cause) {
+                        // That one says more.
+                        (removed @ SpoolError::Removed { .. }, SpoolError::Gone { .. }) => removed.clone(),
+                        (_, cause) => cause,
+                    };
                     self.tail.send_modify(|tail| tail.failed = Some(cause.to_string()));
                     *trouble =
                         Trouble { cause, pause: (trouble.pause * 2).min(REOPEN_MAX), retry_at: at + trouble.pause };
                 }
             },
-            Ok(core) if core.is_disk_full && at >= self.look_at => {
-                core.look_for_room();
+            Ok(core) if at >= self.look_at => {
+                let found = core.check_presence();
+                if core.is_disk_full {
+                    core.look_for_room();
+                }
                 self.tail.send_if_modified(|tail| {
                     std::mem::replace(&mut tail.disk_full, core.is_disk_full) != core.is_disk_full
                 });
                 self.look_at = at + LOOK_EVERY;
+                if let Err(error) = found {
+                    self.close(error);
+                }
             }
             Ok(core) if at >= self.tidy_at => {
                 let pause = tidy(core);

@@ -145,7 +145,7 @@ fn core_of(place: &Place) -> Core {
     let destination = Destination { peer_key: [5; 32], target: "orders".to_owned() };
     let directory = place.directory.path().join("orders");
     let wanted = Wanted { spool: None, destination: Some(destination), limits: place.limits.clone() };
-    open::open(&Way { directory, key: place.key.clone(), wanted }, true).unwrap()
+    open::open(&Way { directory, key: place.key.clone(), wanted, is_suspect: false }, true).unwrap()
 }
 
 #[test]
