@@ -146,6 +146,9 @@ impl Watch {
             disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
+            delivered: tail.as_ref().map_or(0, |tail| tail.delivered),
+            delivered_kept_bytes: tail.as_ref().map_or(0, |tail| tail.delivered_bytes),
+            shredded_early: tail.as_ref().map_or(0, |tail| tail.shredded_early),
         })
     }
 }

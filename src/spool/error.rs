@@ -172,6 +172,8 @@ pub enum Damage {
     Tampered(&'static str),
     /// A message was changed by somebody who does not have the key.
     TamperedMessage(Sequence),
+    /// The running digest of a message, or of the one before it, was changed by somebody who does not have the key.
+    Unlinked(Sequence),
     /// The content of a message is missing.
     MissingMessage(Sequence),
     /// A part is there, and the disk does not give it back.
@@ -205,6 +207,9 @@ impl fmt::Display for Damage {
             Self::Missing(what) => write!(f, "its {what} is missing"),
             Self::Tampered(what) => write!(f, "its {what} was changed"),
             Self::TamperedMessage(sequence) => write!(f, "message {sequence} was changed"),
+            Self::Unlinked(sequence) => {
+                write!(f, "the digest of message {sequence}, or of the one before it, was changed")
+            }
             Self::MissingMessage(sequence) => write!(f, "the content of message {sequence} is missing"),
             Self::Unreadable(what) => write!(f, "its {what} cannot be read from the disk"),
             Self::Rows { state, expected, found } => {

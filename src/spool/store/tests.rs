@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
+use crate::spool::large::INLINE_BYTES_MAX;
 use crate::spool::{Digest, Divergence, Epoch, Judgement, Limit};
+use crate::spool::{Queued, Refusal};
 
 mod damage;
 mod failing;
