@@ -20,6 +20,7 @@ tests![
     the_feed_stops_at_a_damaged_message_and_goes_on_by_an_operators_word needs "python3",
     a_cut_large_message_holds_the_feed_and_is_given_up,
     a_full_spool_drains_also_after_kill_9_and_intake_returns_with_the_room,
+    copies_of_delivered_messages_never_close_intake,
     a_far_site_goes_on_with_a_full_disk_also_after_kill_9,
 ];
 
@@ -222,6 +223,39 @@ fn a_full_spool_drains_also_after_kill_9_and_intake_returns_with_the_room() {
     until(SOON, "it is ready", || (pair.north.get("/readyz").status == 200).then_some(()));
     until(SOON, "it comes", || (receiver.payloads().len() == kept.len() + 1).then_some(()));
     assert!(pair.north.log().contains("has room again"));
+}
+
+fn copies_of_delivered_messages_never_close_intake() {
+    let mut pair = Pair::unstarted();
+    let disk = SmallDisk::mount(&pair.north, "state/spool", 66);
+    let south = start_north(&mut pair);
+    let receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.south.start(&south);
+    // There is room for 2 MiB before the oldest go.
+    let sent: Vec<String> = (0..24).map(|number| format!("M{number}")).collect();
+    for id in &sent {
+        assert!(is_kept(&pair, id, 200_000), "{id}: {}", pair.north.log());
+    }
+    until(LONG, "all is delivered", || {
+        (pair.north.health_of("forwards", "orders")["settled_total"] == sent.len()).then_some(())
+    });
+    assert_eq!(ids(&receiver), sent);
+    let (forward, _) = until(SOON, "the oldest copies are gone", || {
+        let forward = pair.north.health_of("forwards", "orders");
+        forward["delivered_shredded_early_total"].as_u64().is_some_and(|gone| gone > 0).then_some(forward)
+    });
+    assert!(forward["disk_full_since"].is_null(), "{forward}");
+    let told = "are shredded before keep_delivered is over";
+    until(SOON, "the log says so", || pair.north.log().contains(told).then_some(()));
+    // An operator shreds one as well, which says why; the newest are all there.
+    let said = done(&pair, "queue discard orders 24 --reason room");
+    assert!(said.contains("the copy of message 24"), "{said}");
+    // Something else takes what is left: the others go, and intake stays open as long as they give room.
+    disk.take(".others", 12);
+    for number in 0..5 {
+        assert!(is_kept(&pair, &format!("N{number}"), 200_000), "{number}: {}", pair.north.log());
+    }
+    assert_eq!(pair.north.log().matches(told).count(), 1);
 }
 
 fn a_far_site_goes_on_with_a_full_disk_also_after_kill_9() {

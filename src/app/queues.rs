@@ -17,10 +17,10 @@ use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
-use crate::spool::Sequence;
 use crate::spool::delivery::Counts;
 use crate::spool::reserve::free_bytes;
 use crate::spool::store::Tail;
+use crate::spool::{Sequence, SpoolError};
 
 /// Is the time between two looks at the queues: rates are those of what was looked at, and a standstill is told so soon.
 const QUEUE_LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -146,6 +146,9 @@ impl Watch {
             disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
+            delivered: tail.as_ref().map_or(0, |tail| tail.delivered),
+            delivered_kept_bytes: tail.as_ref().map_or(0, |tail| tail.delivered_bytes),
+            shredded_early: tail.as_ref().map_or(0, |tail| tail.shredded_early),
         })
     }
 }
@@ -236,8 +239,19 @@ pub(super) async fn answer(now: &Now, reloader: &Reloader, request: QueueRequest
     work(&request, &store, &onward, &by).await
 }
 
+/// Says what is wrong with a spool, also with one that failed while it was open.
+async fn fault(store: &Store) -> Option<SpoolError> {
+    match store.opened() {
+        Opened::Failed(_, error) => Some(error),
+        Opened::Open(spool) => spool.opening().await.err(),
+        Opened::Not => None,
+    }
+}
+
 async fn work(request: &QueueRequest, store: &Store, onward: &Onward, by: &str) -> QueueAnswer {
-    if let (QueueAction::Forget { reason }, Opened::Failed(_, error)) = (&request.action, store.opened()) {
+    if let QueueAction::Forget { reason } = &request.action
+        && let Some(error) = fault(store).await
+    {
         return forget::forget(store, &error, reason, by).await;
     }
     match store.spool() {

@@ -176,6 +176,8 @@ impl Desk<'_> {
     }
 
     async fn discard(&self, sequence: Sequence, reason: &str, by: &str) -> Done {
+        let before = self.spool.show(sequence).await;
+        let is_copy = before.is_ok_and(|listed| listed.state == State::Delivered);
         match self.spool.discard(sequence, false, by, reason).await {
             Err(SpoolError::Sent { .. }) if matches!(self.courier, Courier::Nobody) => {
                 self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
@@ -185,9 +187,17 @@ impl Desk<'_> {
                 let _bar = self.withdraw(sequence).await?;
                 self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
             }
-            done => done.map_err(|error| self.refused(error, "only one that is queued or parked can be given up"))?,
+            done => done.map_err(|error| {
+                self.refused(
+                    error,
+                    "only one that is queued or parked can be given up, or the copy of one that is delivered",
+                )
+            })?,
         }
-        said(format!("message {sequence} is given up"))
+        said(match is_copy {
+            true => format!("the copy of message {sequence}, which is delivered, is shredded"),
+            false => format!("message {sequence} is given up"),
+        })
     }
 
     async fn release(&self, sequence: Sequence, by: &str) -> Done {
@@ -336,6 +346,8 @@ fn named(word: &str) -> Option<State> {
 
 fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueEntry {
     let outcome = listed.outcome.as_ref();
+    let damaged = damaged.filter(|damaged| damaged.sequence == listed.sequence).map(|damaged| &damaged.damage);
+    let damaged = damaged.or(listed.fault.as_ref());
     QueueEntry {
         sequence: listed.sequence,
         state: listed.state.name().to_owned(),
@@ -343,7 +355,7 @@ fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueEntry {
         bytes: listed.bytes,
         target: listed.target.clone(),
         sent: listed.may_be_sent,
-        damaged: damaged.filter(|damaged| damaged.sequence == listed.sequence).map(|one| one.damage.to_string()),
+        damaged: damaged.map(ToString::to_string),
         settled: listed.settled.map(time),
         verdict: outcome.and_then(|outcome| outcome.verdict).map(|verdict| what_became(verdict).to_owned()),
         code: outcome.and_then(|outcome| outcome.code).map(|code| code.code().to_owned()),

@@ -122,6 +122,9 @@ pub(crate) fn stored() -> ForwardFacts {
         disk_full_since: None,
         disk_free_bytes: Some(1 << 30),
         disk_full_in: None,
+        delivered: 97,
+        delivered_kept_bytes: 3 << 20,
+        shredded_early: 6,
     };
     ForwardFacts { delivery: "stored", queue: Some(queue), ..forward("results", "service results") }
 }

@@ -68,6 +68,14 @@ pub struct QueueFacts {
     /// Is how long it takes until that disk is full, if it goes on so.
     #[serde(rename = "disk_full_in_seconds", serialize_with = "seconds_maybe")]
     pub disk_full_in: Option<Duration>,
+    /// Counts the copies of delivered messages that are kept on it (`keep_delivered`).
+    #[serde(rename = "delivered_kept")]
+    pub delivered: u64,
+    /// Counts the bytes of their payloads.
+    pub delivered_kept_bytes: u64,
+    /// Counts those that were shredded before their time, since the spool was opened: that disk was short of room.
+    #[serde(rename = "delivered_shredded_early_total")]
+    pub shredded_early: u64,
 }
 
 /// Says whether the messages of a queue go on to the receiver.

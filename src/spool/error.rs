@@ -42,6 +42,15 @@ pub enum SpoolError {
         /// Is where it was looked for.
         path: PathBuf,
     },
+    /// A file was removed or replaced while it was open: what is in it is in no file any more.
+    #[error(
+        "{} was removed or replaced while it was in use, and nothing more is taken: put back the very directory, or \
+         restore it from a backup; what was acknowledged and had not left this site is lost with it", .path.display()
+    )]
+    Removed {
+        /// Is the file.
+        path: PathBuf,
+    },
     /// None of a site's spools is where they were, so that no other one is made there.
     #[error(
         "{} has none of the spools that were there: mount its disk or restore it; only `wardlink queue forget` gives up \
@@ -163,6 +172,8 @@ pub enum Damage {
     Tampered(&'static str),
     /// A message was changed by somebody who does not have the key.
     TamperedMessage(Sequence),
+    /// The running digest of a message, or of the one before it, was changed by somebody who does not have the key.
+    Unlinked(Sequence),
     /// The content of a message is missing.
     MissingMessage(Sequence),
     /// A part is there, and the disk does not give it back.
@@ -188,12 +199,17 @@ pub enum Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Database => f.write_str("it is truncated, or no database"),
+            Self::Database => f.write_str(
+                "it is truncated, no database, or damaged in its pages: look at its disk, and restore it from a backup",
+            ),
             Self::Entry => f.write_str("it is truncated, or no entry of the register of spools"),
             Self::Format(format) => write!(f, "its format is {format}, which this version does not know"),
             Self::Missing(what) => write!(f, "its {what} is missing"),
             Self::Tampered(what) => write!(f, "its {what} was changed"),
             Self::TamperedMessage(sequence) => write!(f, "message {sequence} was changed"),
+            Self::Unlinked(sequence) => {
+                write!(f, "the digest of message {sequence}, or of the one before it, was changed")
+            }
             Self::MissingMessage(sequence) => write!(f, "the content of message {sequence} is missing"),
             Self::Unreadable(what) => write!(f, "its {what} cannot be read from the disk"),
             Self::Rows { state, expected, found } => {
@@ -221,7 +237,7 @@ impl SpoolError {
         match self {
             Self::File { .. } | Self::Store { .. } | Self::Disk { .. } | Self::Random | Self::Closed => true,
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
-            Self::Gone { .. } | Self::NoneThere { .. } | Self::OtherSpool { .. } => true,
+            Self::Gone { .. } | Self::Removed { .. } | Self::NoneThere { .. } | Self::OtherSpool { .. } => true,
             Self::Damaged { damage, .. } => *damage == Damage::Database,
             Self::NotThere { .. } | Self::NotAllowed { .. } => false,
             Self::Sent { .. } | Self::Stranded { .. } | Self::TooManyForwards { .. } => false,

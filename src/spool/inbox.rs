@@ -51,8 +51,10 @@ impl Inbox {
         let path = place(dir, peer, forward)?;
         let sealer = key.map(|key| Sealer::new(&key.sealing()));
         let reserve = Reserve::of(dir);
-        let mut writer = Writer { path, forward, sealer, store: None, reserve, look_at: Instant::now() };
+        let mut writer =
+            Writer { path, forward, sealer, store: None, may_make: true, reserve, look_at: Instant::now() };
         writer.act(|_| Ok(()))?;
+        writer.may_make = false;
         let (jobs, mut waiting) = mpsc::channel::<Job>(JOBS_MAX);
         let path = writer.path.clone();
         let run = move || {
@@ -132,6 +134,8 @@ struct Writer {
     forward: ForwardId,
     sealer: Option<Sealer>,
     store: Option<Store>,
+    /// Says that there may be none yet: one that goes while it is in use is never replaced by what is in memory of it.
+    may_make: bool,
     reserve: Reserve,
     /// Is when room for the reserve is looked for, where it is not whole.
     look_at: Instant,
@@ -158,6 +162,9 @@ impl Writer {
     fn try_to<T>(&mut self, act: &mut impl FnMut(&mut Store) -> Result<T, SpoolError>) -> Result<T, SpoolError> {
         let done = act(self.store()?);
         done.inspect_err(|error| {
+            if matches!(error, SpoolError::Removed { .. }) {
+                tracing::error!(%error, "an inbox is gone: what became of messages is not reported");
+            }
             if error.is_failure() {
                 // What the kernel holds of the file may be another thing now than what is on the disk.
                 self.store = None;
@@ -168,7 +175,7 @@ impl Writer {
     fn store(&mut self) -> Result<&mut Store, SpoolError> {
         let store = match self.store.take() {
             Some(store) => store,
-            None => Store::open(&self.path, self.forward, self.sealer.clone())?,
+            None => Store::open(&self.path, self.forward, self.sealer.clone(), self.may_make)?,
         };
         Ok(self.store.insert(store))
     }

@@ -47,6 +47,11 @@ impl Mark {
         }
     }
 
+    /// Returns where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Notes that there were `generation` commits.
     pub(super) fn write(&mut self, sealer: &Sealer, spool: &[u8; 16], generation: u64) -> Result<(), SpoolError> {
         let slot = generation % 2;

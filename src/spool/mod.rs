@@ -14,6 +14,7 @@ pub mod key;
 mod large;
 pub mod ledger;
 mod mark;
+mod presence;
 pub mod queue;
 pub mod register;
 pub mod reserve;

@@ -5,13 +5,13 @@
 //! ```text
 //!              delivered, delivered before
 //!   Queued ------------------------------------> Delivered --+ release: a copy is
-//!     |  \                                           ^       | queued again
-//!     |   \ rejected, failed, withdrawn, park        +-------+
-//!     |    \
+//!     |  \                                        |  ^       | queued again
+//!     |   \ rejected, failed, withdrawn, park     |  +-------+
+//!     |    \                                      | discard: its copy is shredded
 //!     |     +--> Parked -- release: queued again as a new message --> Released
 //!     |             |
-//!     | discard     | discard
-//!     +-------------+--> Discarded
+//!     | discard     | discard                     |
+//!     +-------------+--> Discarded <--------------+
 //! ```
 //!
 //! Only a queued message keeps its place in the order; every other state lets the queue go on, so a message is
@@ -97,12 +97,12 @@ impl State {
                 Verdict::Rejected | Verdict::Failed | Verdict::Withdrawn => Self::Parked,
             }),
             (Self::Queued, Event::Park) => Some(Self::Parked),
-            (Self::Queued | Self::Parked, Event::Discard) => Some(Self::Discarded),
+            (Self::Queued | Self::Parked | Self::Delivered, Event::Discard) => Some(Self::Discarded),
             (Self::Parked, Event::Release) => Some(Self::Released),
             (Self::Delivered, Event::Release) => Some(Self::Delivered),
             (Self::Queued, Event::Release)
             | (Self::Parked, Event::Settled(_) | Event::Park)
-            | (Self::Delivered, Event::Settled(_) | Event::Park | Event::Discard)
+            | (Self::Delivered, Event::Settled(_) | Event::Park)
             | (Self::Discarded | Self::Released, _) => None,
         }
     }
@@ -128,7 +128,7 @@ mod tests {
         use State::{Delivered as D, Discarded as X, Parked as P, Queued as Q, Released as R};
         let drawn = [
             (Q, [Some(D), Some(D), Some(P), Some(P), Some(P), Some(P), Some(X), None]),
-            (D, [None, None, None, None, None, None, None, Some(D)]),
+            (D, [None, None, None, None, None, None, Some(X), Some(D)]),
             (P, [None, None, None, None, None, None, Some(X), Some(R)]),
             (X, [None; 8]),
             (R, [None; 8]),

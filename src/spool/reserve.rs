@@ -23,7 +23,7 @@ pub(super) const RESERVE_BYTES: u64 = 32 << 20;
 const STEP_BYTES: u64 = 4 << 20;
 /// Is what must be free beside the whole reserve before it is made, in bytes: two of the largest transactions, so that it
 /// is not let go of at once.
-const ROOM_BYTES: u64 = 16 << 20;
+pub(super) const ROOM_BYTES: u64 = 16 << 20;
 /// Room is looked for so often while there is none.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -76,9 +76,14 @@ impl Reserve {
 
     /// Tells whether the reserve is whole, or could be.
     pub(super) fn has_room(&self) -> bool {
-        let missing = RESERVE_BYTES.saturating_sub(self.bytes());
         // Where the system does not say, it is tried.
-        missing == 0 || free_bytes(&self.directory).is_none_or(|free| free >= missing.saturating_add(ROOM_BYTES))
+        self.is_whole() || self.room_bytes().is_none_or(|room| room >= ROOM_BYTES)
+    }
+
+    /// Counts what is free beside the whole reserve, as far as it can be asked.
+    pub(super) fn room_bytes(&self) -> Option<u64> {
+        let missing = RESERVE_BYTES.saturating_sub(self.bytes());
+        free_bytes(&self.directory).map(|free| free.saturating_sub(missing))
     }
 }
 

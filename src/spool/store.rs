@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 mod core;
 mod database;
+mod intake;
 mod jobs;
 mod ledger;
 mod messages;
@@ -21,6 +22,8 @@ mod open;
 mod operate;
 mod operators;
 mod outbox;
+mod reading;
+mod room;
 mod settle;
 mod sides;
 #[cfg(test)]
@@ -31,16 +34,14 @@ pub use outbox::{Happening, OutboxEvent};
 
 use self::core::Core;
 pub use jobs::Appended;
-use jobs::{Append, Asked, Draft, Incoming, Job, Read, Work};
-use messages::{Arrival, Content, Found};
+use jobs::{Asked, Job, Work};
 use open::Way;
 use writer::{JOBS_MAX, Writer};
 
 use super::key::SpoolKey;
-use super::large::{INLINE_BYTES_MAX, LargeFile};
 use super::queue::State;
 use super::{Damage, DigestKey, FarView, Judgement, Opening, Outcome};
-use super::{Queued, Refusal, Sequence, SpoolError, SpoolId, Verdict};
+use super::{Sequence, SpoolError, SpoolId, Verdict};
 use crate::mllp::ack::AckCode;
 
 /// Bounds the name of the thread, in bytes: what Linux shows of it.
@@ -97,6 +98,12 @@ pub struct Tail {
     /// Counts the messages settled since the store was opened that the receiver may have twice, or may have although they
     /// were given up.
     pub in_doubt: u64,
+    /// Counts the copies of delivered messages that are kept.
+    pub delivered: u64,
+    /// Counts their bytes.
+    pub delivered_bytes: u64,
+    /// Counts those that went before `keep_delivered` was over since the store was opened: the disk was short.
+    pub shredded_early: u64,
     /// Says whether an operator paused the forward.
     pub paused: bool,
     /// Counts messages that are queued for another destination: nothing is sent before they are moved.
@@ -154,6 +161,8 @@ pub struct Listed {
     pub may_be_sent: bool,
     /// Is how it ended.
     pub outcome: Option<SettledAs>,
+    /// Says what is missing of it, as far as that is seen without its content.
+    pub fault: Option<Damage>,
 }
 
 /// Says how an operator ends a divergence.
@@ -195,7 +204,7 @@ impl Spool {
     /// be opened. Nothing is changed then.
     pub fn open(dir: &Path, name: &str, key: &SpoolKey, wanted: Wanted) -> Result<Arc<Self>, SpoolError> {
         let directory = dir.join(name);
-        let mut way = Way { directory: directory.clone(), key: key.clone(), wanted };
+        let mut way = Way { directory: directory.clone(), key: key.clone(), wanted, is_suspect: false };
         let core = open::open(&way, true)?;
         let id = SpoolId(core.keys.spool);
         way.wanted.spool = Some(id);
@@ -220,70 +229,6 @@ impl Spool {
         self.id
     }
 
-    /// Keeps the messages of one sender, in order; they are durable when this returns. Once one is refused (a limit is
-    /// reached, the disk is full, the store failed), so are all behind it. Dropping the future leaves open what is kept.
-    pub async fn append(&self, payloads: Vec<Vec<u8>>) -> Appended {
-        let (mut messages, mut refused) = (Vec::with_capacity(payloads.len()), None);
-        for payload in payloads {
-            if payload.len() <= INLINE_BYTES_MAX {
-                messages.push((Incoming::Whole(payload), Draft(None)));
-                continue;
-            }
-            match self.write_where_there_is_room(payload).await {
-                Ok(large) => messages.push(large),
-                Err(why) => {
-                    refused = Some(why);
-                    break;
-                }
-            }
-        }
-        let (reply, answer) = oneshot::channel();
-        let work = Work::Append(Append { messages, outcome: Appended::default(), reply });
-        let appended = match self.send(work).await {
-            Ok(()) => answer.await.unwrap_or_else(|_| Appended::none(SpoolError::Closed)),
-            Err(error) => Appended::none(error),
-        };
-        Appended { refused: appended.refused.or(refused), ..appended }
-    }
-
-    /// Keeps one message.
-    #[cfg(test)]
-    pub(crate) async fn keep(&self, payload: Vec<u8>) -> Result<Sequence, Refusal> {
-        let Appended { kept, refused } = self.append(vec![payload]).await;
-        kept.first().copied().ok_or_else(|| refused.unwrap_or(Refusal::Failed(SpoolError::Closed)))
-    }
-
-    /// Writes a large payload where the disk has room.
-    async fn write_where_there_is_room(&self, payload: Vec<u8>) -> Result<(Incoming, Draft), Refusal> {
-        if self.tail.borrow().disk_full {
-            return Err(Refusal::Disk);
-        }
-        match self.write_large(payload).await {
-            Err(error @ SpoolError::Disk { .. }) => {
-                self.change(|core| Ok(core.take_reserve())).await?;
-                Err(error.into())
-            }
-            written => Ok(written?),
-        }
-    }
-
-    /// Writes a large payload beside the thread, so that no commit waits for it.
-    async fn write_large(&self, payload: Vec<u8>) -> Result<(Incoming, Draft), SpoolError> {
-        let (directory, key) = (self.directory.clone(), self.digest_key.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            let file = LargeFile::write(&directory, &payload)?;
-            let draft = Draft(Some(file.path(&directory)));
-            let arrival = Arrival {
-                content: Content::InFile(file),
-                bytes: payload.len() as u64,
-                payload: key.fingerprint(&payload),
-                control_id: key.control_id(messages::control_id(&payload)),
-            };
-            Ok((Incoming::InFile(arrival), draft))
-        });
-        written.await.unwrap_or(Err(SpoolError::Closed))
-    }
-
     /// Returns what the far site is told first.
     ///
     /// # Errors
@@ -298,45 +243,6 @@ impl Spool {
     /// The store failed.
     pub async fn judge(&self, view: FarView) -> Result<Judgement, SpoolError> {
         self.change(move |core| core.judge(view)).await
-    }
-
-    /// Reads queued messages at or after `from`, in order, at least one if there is any; that they may be sent is
-    /// durable when this returns. It ends before one that is damaged, which [`Spool::tail`] then names. A paused forward
-    /// has none.
-    ///
-    /// # Errors
-    /// The store failed, or messages are queued for another destination.
-    pub async fn read(&self, from: Sequence, messages_max: usize, bytes_max: usize) -> Result<Vec<Queued>, SpoolError> {
-        let (reply, answer) = oneshot::channel();
-        let limits = (messages_max, bytes_max as u64);
-        self.send(Work::Read(Read { from, limits, reply })).await?;
-        let found: Vec<Found> = answer.await.unwrap_or(Err(SpoolError::Closed))?;
-        let mut queued = Vec::with_capacity(found.len());
-        for mut message in found {
-            let content = std::mem::replace(&mut message.content, Content::Here(Vec::new()));
-            match self.whole(content).await {
-                Ok(payload) => queued.push(message.with(payload)),
-                // One that was settled meanwhile is not missing.
-                Err(SpoolError::Damaged { damage, .. }) => {
-                    let sequence = message.sequence;
-                    self.look(move |core| core.confirm_damage(sequence, &damage)).await?;
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(queued)
-    }
-
-    async fn whole(&self, content: Content) -> Result<Vec<u8>, SpoolError> {
-        match content {
-            Content::Here(payload) => Ok(payload),
-            Content::InFile(file) => {
-                let directory = self.directory.clone();
-                let read = tokio::task::spawn_blocking(move || file.read(&directory));
-                read.await.unwrap_or(Err(SpoolError::Closed))
-            }
-        }
     }
 
     /// Settles messages; what is unknown or settled already is ignored. Returns what is retired then, durably.

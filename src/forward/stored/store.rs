@@ -213,12 +213,13 @@ impl Store {
 
     /// Tells of the changes of an open spool until it is closed, or is to be opened anew.
     async fn follow(&self, mut tail: watch::Receiver<Tail>) {
-        let mut was_full = false;
+        let (mut was_full, mut had_failed) = (false, None);
         loop {
             let (state, is_full) = {
                 let tail = tail.borrow_and_update();
                 (state_of(&tail), tail.disk_full)
             };
+            self.log_failure(&mut had_failed, state.failed.as_ref());
             if std::mem::replace(&mut was_full, is_full) != is_full {
                 let name = self.place().name;
                 if is_full {
@@ -244,6 +245,22 @@ impl Store {
                     return;
                 }
             }
+        }
+    }
+}
+
+impl Store {
+    /// Has the log say once that an open spool failed, once for each cause, and once that it goes on.
+    fn log_failure(&self, before: &mut Option<String>, now: Option<&String>) {
+        if before.as_ref() != now {
+            let name = self.place().name;
+            match now {
+                Some(error) => {
+                    tracing::error!(forward = %name, %error, "the spool failed: the forward takes no messages")
+                }
+                None => tracing::info!(forward = %name, "the spool works again: messages are taken"),
+            }
+            *before = now.cloned();
         }
     }
 }

@@ -31,6 +31,14 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardF
     each(encoder, gauge("forward_spool_disk_free", help).bytes(), forwards, |to, of, queue| {
         queue.disk_free_bytes.map_or(Ok(()), |bytes| number(to, of, bytes))
     })?;
+    let help = "Bytes of the copies of delivered messages that are kept (keep_delivered)";
+    each(encoder, gauge("forward_delivered_kept", help).bytes(), forwards, |to, of, queue| {
+        number(to, of, queue.delivered_kept_bytes)
+    })?;
+    let help = "Copies of delivered messages that were shredded before their time: the disk of the spool was short";
+    each(encoder, counter("forward_delivered_shredded_early", help), forwards, |to, of, queue| {
+        count(to, &[of], queue.shredded_early)
+    })?;
     let help = "How long it takes until that disk is full, if it goes on so";
     each(encoder, gauge("forward_spool_disk_full_in", help).seconds(), forwards, |to, of, queue| {
         age(to, of, queue.disk_full_in)

@@ -505,7 +505,8 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
     let bytes = |bytes, parked_bytes| stored(move |_, queue| (queue.bytes, queue.parked_bytes) = (bytes, parked_bytes));
     check("full", &bytes(1 << 20, 0), Status::Down, ago(10_000), text);
     assert!(bytes(1 << 19, 1 << 19).cause.unwrap().contains("bytes (max_queue_bytes), 524288 of them parked"));
-    let text = "the disk of the spool is full in 11h 59m, if it goes on so";
+    let text = "the disk of the spool is full in 11h 59m, if it goes on so; 1 MiB on it are messages of this queue, 3 MiB \
+                copies of delivered ones, which go first";
     let soon = |queue: &mut QueueFacts, free: u64| {
         queue.disk_full_in = Some(Duration::from_secs(12 * 3600 - 1));
         queue.disk_free_bytes = Some(free);
@@ -519,12 +520,14 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
 
 #[test]
 fn a_full_disk_is_told_where_messages_are_not_taken_and_where_they_wait() {
-    let text = "the spool's disk is full: no message is taken until there is room; the 3 that wait go on";
-    let verdict = stored(|_, queue| queue.disk_full_since = Some(ago(7)));
+    let text = "the spool's disk is full: no message is taken until there is room; the 3 that wait go on; 1 MiB on it are \
+                messages of this queue, none are copies of delivered ones: look what else is on it";
+    let full = |queue: &mut QueueFacts| (queue.disk_full_since, queue.delivered) = (Some(ago(7)), 0);
+    let verdict = stored(|_, queue| full(queue));
     check("full", &verdict, Status::Down, ago(7), text);
     let mut facts = site();
     facts.forwards.push(super::super::fixture::stored());
-    facts.forwards[2].queue.as_mut().unwrap().disk_full_since = Some(ago(7));
+    full(facts.forwards[2].queue.as_mut().unwrap());
     assert_eq!(unready(&facts), [format!("forward results: {text}")]);
 
     let mut facts = site();

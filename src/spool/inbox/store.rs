@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
 
 use super::super::codes::{CODES, VERDICTS, number_of, with_number};
 use super::super::key;
+use super::super::presence::Presence;
 use super::super::seal::{Kind, Place, Sealer};
 use super::super::{
     ANSWER_BYTES_MAX, Attempt, Damage, Digest, Epoch, FarView, Finished, ForwardId, Opening, Outcome, Sequence,
@@ -60,16 +62,27 @@ pub(super) struct Store {
     attempting: Option<Attempt>,
     prune_through: Sequence,
     pruned_through: Sequence,
+    /// Tells whether what is committed is in files that somebody finds again.
+    presence: Presence,
+    has_log: bool,
 }
 
 impl Store {
-    /// Opens or makes the database, and verifies it.
-    pub(super) fn open(path: &Path, forward: ForwardId, sealer: Option<Sealer>) -> Result<Self, SpoolError> {
+    /// Opens the database, or makes it where it may be a new one, and verifies it.
+    pub(super) fn open(
+        path: &Path,
+        forward: ForwardId,
+        sealer: Option<Sealer>,
+        may_make: bool,
+    ) -> Result<Self, SpoolError> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.len() == 0 => {
                 return Err(SpoolError::Damaged { path: path.to_owned(), damage: Damage::Database });
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path, forward)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && may_make => make(path, forward)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SpoolError::Removed { path: path.to_owned() });
+            }
             _ => {}
         }
         let connection = Connection::open(path).map_err(|source| failed("open the inbox", path, source))?;
@@ -84,6 +97,8 @@ impl Store {
             attempting: None,
             prune_through: 0,
             pruned_through: 0,
+            presence: Presence::of(path)?,
+            has_log: false,
         };
         let format = store.number("PRAGMA user_version")?;
         if format != Some(FORMAT) {
@@ -239,7 +254,24 @@ impl Store {
             transaction.commit()
         };
         write(&mut self.connection).map_err(|source| failed("commit", &self.path, source))?;
+        self.check_presence()?;
         (self.mark, self.attempting) = (mark, attempting);
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Says whether the files are where they were; the log is made with the first commit.
+    fn check_presence(&mut self) -> Result<(), SpoolError> {
+        if let Err(error) = self.presence.check() {
+            // Whoever has the name of the log now may be another one: it is not removed with the closing. What fails
+            // here fails only at what is lost already.
+            drop(self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true));
+            return Err(error);
+        }
+        if !std::mem::replace(&mut self.has_log, true) {
+            self.presence = Presence::of(&self.path)?.and_log_of(&self.path)?;
+        }
         Ok(())
     }
 }

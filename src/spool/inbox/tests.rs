@@ -301,3 +301,32 @@ async fn an_inbox_that_was_cut_to_nothing_is_damaged_and_one_that_is_gone_is_new
     let inbox = open(directory.path());
     assert_eq!(inbox.view().await.unwrap(), FarView::Fresh);
 }
+
+#[tokio::test]
+async fn nothing_is_reported_that_is_in_no_file_any_more() {
+    for is_replaced in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let inbox = open(dir.path());
+        inbox.commit(Some(finished(1)), Some(attempt(2))).await.unwrap();
+        let of_peer = dir.path().join("north");
+        let database = fs::read_dir(&of_peer).unwrap().map(|entry| entry.unwrap().path());
+        let database = database.filter(|path| path.extension().is_some_and(|end| end == "db")).last().unwrap();
+        if is_replaced {
+            fs::copy(&database, of_peer.join("copy")).unwrap();
+            fs::rename(of_peer.join("copy"), &database).unwrap();
+        } else {
+            fs::remove_dir_all(&of_peer).unwrap();
+        }
+        let refused = inbox.commit(Some(finished(2)), Some(attempt(3))).await;
+        assert!(matches!(refused, Err(SpoolError::Removed { .. })), "{is_replaced}");
+        if !is_replaced {
+            // What is in memory of it does not go into a new one: that would lack what was not settled yet.
+            fs::create_dir(&of_peer).unwrap();
+            assert!(matches!(inbox.view().await, Err(SpoolError::Removed { .. })));
+            assert!(inbox.commit(Some(finished(2)), Some(attempt(3))).await.is_err());
+            assert_eq!(fs::read_dir(&of_peer).unwrap().count(), 0);
+            drop(inbox);
+            assert_eq!(open(dir.path()).view().await.unwrap(), FarView::Fresh);
+        }
+    }
+}

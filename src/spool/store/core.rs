@@ -11,9 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
 use super::database;
+use super::room::Shedding;
 use super::{DamagedMessage, Destination, Limits, Tail};
 use crate::spool::head::Head;
 use crate::spool::mark::Mark;
+use crate::spool::presence::Presence;
 use crate::spool::queue::State;
 use crate::spool::reserve::Reserve;
 use crate::spool::seal::{self, Kind, Place, Sealer};
@@ -45,6 +47,8 @@ pub(super) struct Live {
     pub(super) stranded: u64,
     /// Counts the messages settled since the store was opened whose outcome names an attempt in doubt.
     pub(super) in_doubt: u64,
+    /// Counts the copies of delivered messages that went early since the store was opened: the disk was short.
+    pub(super) shredded_early: u64,
     /// Is when the first queued message was accepted, in milliseconds.
     pub(super) oldest: Option<i64>,
     /// Lists all destinations by their numbers.
@@ -66,6 +70,8 @@ pub(super) struct Core {
     /// Is the number of the present destination; 0: there is none.
     pub(super) destination: i64,
     pub(super) mark: Mark,
+    /// Tells whether what is committed is in files that somebody finds again; none while it is being opened.
+    presence: Option<Presence>,
     /// Is a buffer for what is sealed.
     pub(super) buffer: Vec<u8>,
     day_sealers: BTreeMap<i64, Sealer>,
@@ -79,9 +85,14 @@ pub(super) struct Core {
     pub(super) handed_through: Sequence,
     /// Is where the look for what may be shredded goes on.
     pub(super) tidy_cursor: Sequence,
-    reserve: Reserve,
+    pub(super) reserve: Reserve,
     /// Tells that the reserve is not whole: no message is taken.
     pub(super) is_disk_full: bool,
+    /// Tells that the database can give room back to the disk: one that an early version made cannot.
+    pub(super) gives_back: bool,
+    pub(super) shedding: Shedding,
+    /// Tells that something is shredded by this transaction, and is to leave the log with it.
+    pub(super) shreds_now: bool,
 }
 
 /// Is what a new [`Core`] is made of.
@@ -96,6 +107,7 @@ pub(super) struct Parts {
     pub(super) destination: i64,
     pub(super) mark: Mark,
     pub(super) reserve: Reserve,
+    pub(super) gives_back: bool,
 }
 
 impl From<Parts> for Core {
@@ -113,6 +125,7 @@ impl From<Parts> for Core {
             epochs: parts.epochs,
             destination: parts.destination,
             mark: parts.mark,
+            presence: None,
             buffer: Vec::new(),
             day_sealers: BTreeMap::new(),
             doomed: Vec::new(),
@@ -121,6 +134,9 @@ impl From<Parts> for Core {
             tidy_cursor: 0,
             is_disk_full: !parts.reserve.is_whole(),
             reserve: parts.reserve,
+            gives_back: parts.gives_back,
+            shedding: Shedding::default(),
+            shreds_now: false,
         }
     }
 }
@@ -142,7 +158,24 @@ impl Core {
         self.live.head.generation += 1;
         let sealed = self.keys.meta.seal(&self.place(Kind::Head, [0; 4]), &self.live.head.encode())?;
         self.execute("write the head", "UPDATE head SET sealed = ?1 WHERE id = 1", [sealed])?;
-        self.execute("commit", "COMMIT", [])
+        self.execute("commit", "COMMIT", [])?;
+        self.check_presence()
+    }
+
+    /// Notes which files these are: each commit, and who asks, looks whether they are still there.
+    pub(super) fn note_presence(&mut self) -> Result<(), SpoolError> {
+        self.presence = Some(Presence::of(&self.path)?.and_log_of(&self.path)?.and(self.mark.path())?);
+        Ok(())
+    }
+
+    /// Says whether the files are where they were.
+    pub(super) fn check_presence(&self) -> Result<(), SpoolError> {
+        let checked = self.presence.as_ref().map_or(Ok(()), Presence::check);
+        // Where only another file is gone, closing writes the log back, and nothing is lost.
+        if matches!(&checked, Err(SpoolError::Removed { path }) if *path == self.path) {
+            database::leave_log(&self.connection);
+        }
+        checked
     }
 
     /// Takes a transaction back.
@@ -150,6 +183,7 @@ impl Core {
         self.live.clone_from(&self.committed);
         self.day_sealers.clear();
         self.doomed.clear();
+        self.shreds_now = false;
         if self.connection.is_autocommit() { Ok(()) } else { self.execute("roll back", "ROLLBACK", []) }
     }
 
@@ -160,33 +194,10 @@ impl Core {
             // One that stays is an orphan, and removed at the next start.
             drop(fs::remove_file(large::path_of(&self.directory, &id)));
         }
-        Ok(())
-    }
-
-    /// Tells whether messages may be taken: what others let go of, or made again, is seen at once.
-    pub(super) fn takes_messages(&mut self) -> bool {
-        self.is_disk_full = !self.reserve.is_whole();
-        !self.is_disk_full
-    }
-
-    /// Makes the reserve again where there is room.
-    pub(super) fn look_for_room(&mut self) {
-        self.is_disk_full = !self.reserve.make();
-    }
-
-    /// Takes a step of the reserve; false where nothing is left of it.
-    pub(super) fn take_reserve(&mut self) -> bool {
-        self.is_disk_full = true;
-        self.reserve.release()
-    }
-
-    /// Does the same outside of a transaction, and writes the log back into what there is: that gives room as well.
-    pub(super) fn make_room(&mut self) -> Result<bool, SpoolError> {
-        let has_more = self.take_reserve();
-        match database::checkpoint(&self.connection, &self.path) {
-            Ok(()) | Err(SpoolError::Disk { .. }) => Ok(has_more),
-            Err(error) => Err(error),
+        if std::mem::take(&mut self.shreds_now) {
+            self.write_log_back()?;
         }
+        Ok(())
     }
 
     /// Runs one statement.
@@ -273,6 +284,7 @@ impl Core {
     pub(super) fn tail(&self) -> Tail {
         let head = &self.live.head;
         let (queued, parked) = (head.tally(State::Queued), head.tally(State::Parked));
+        let delivered = head.tally(State::Delivered);
         Tail {
             last: head.last,
             retired_through: head.retired_through,
@@ -282,6 +294,9 @@ impl Core {
             parked_bytes: parked.bytes,
             oldest: self.live.oldest.map(time_of),
             in_doubt: self.live.in_doubt,
+            delivered: delivered.messages,
+            delivered_bytes: delivered.bytes,
+            shredded_early: self.live.shredded_early,
             paused: head.is_paused,
             stranded: self.live.stranded,
             damaged: self.damaged.clone(),

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::spool::{Damage, SpoolError, key};
@@ -23,6 +24,11 @@ const CHECKPOINT_PAGES: i64 = 4096;
 const CACHE_KIB: i64 = 8192;
 /// Is the number of prepared statements that are kept: all there are.
 const STATEMENTS_MAX: usize = 64;
+
+/// Is the size of a page, in bytes, as SQLite has it.
+pub(super) const PAGE_BYTES: u64 = 4096;
+/// Is how SQLite names the way of giving room back that waits until it is told to.
+const INCREMENTAL: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (id INTEGER PRIMARY KEY, format INTEGER NOT NULL, key_check BLOB NOT NULL, identity BLOB NOT NULL);
@@ -71,8 +77,14 @@ pub(super) fn connect(path: &Path) -> Result<Connection, SpoolError> {
     let failed = |source| failure("open the database", path, source);
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    // Exclusive before the first access: the index of the log stays in memory, and no second process can write.
-    for (pragma, value) in [("locking_mode", "EXCLUSIVE"), ("journal_mode", "WAL"), ("synchronous", "FULL")] {
+    // Exclusive before the first access: the index of the log stays in memory, and no second process can write. Whether
+    // a database can give room back is settled with its first page.
+    for (pragma, value) in [
+        ("locking_mode", "EXCLUSIVE"),
+        ("auto_vacuum", "INCREMENTAL"),
+        ("journal_mode", "WAL"),
+        ("synchronous", "FULL"),
+    ] {
         connection.pragma_update_and_check(None, pragma, value, |_| Ok(())).or_else(no_row).map_err(failed)?;
     }
     connection.pragma_update_and_check(None, "secure_delete", 1, |_| Ok(())).map_err(failed)?;
@@ -103,6 +115,27 @@ pub(super) fn checkpoint(connection: &Connection, path: &Path) -> Result<(), Spo
         Ok(_) => Err(SpoolError::InUse { path: path.to_owned() }),
         Err(source) => Err(failure("write the log back", path, source)),
     }
+}
+
+/// Tells whether a database can give room back to the disk.
+pub(super) fn gives_back(connection: &Connection, path: &Path) -> Result<bool, SpoolError> {
+    let way = connection.query_row("PRAGMA auto_vacuum", [], |row| row.get::<_, i64>(0));
+    way.map(|way| way == INCREMENTAL).map_err(|source| failure("open the database", path, source))
+}
+
+/// Reads every page, and says where one is not what a database has.
+pub(super) fn check_pages(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let checked = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match checked.map_err(|source| failure("check the database", path, source))?.as_str() {
+        "ok" => Ok(()),
+        _ => Err(SpoolError::Damaged { path: path.to_owned(), damage: Damage::Database }),
+    }
+}
+
+/// Has the log stay as it is when the database is closed: whoever has its name then may be another one.
+pub(super) fn leave_log(connection: &Connection) {
+    // What fails here fails only at what is lost already.
+    drop(connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true));
 }
 
 /// Says what an error of the database means.

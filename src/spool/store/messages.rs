@@ -40,6 +40,8 @@ pub(super) struct Found {
     pub(super) sequence: Sequence,
     pub(super) epoch: Epoch,
     pub(super) digest: Digest,
+    /// Is the digest at the message before it, as far as that is still known.
+    pub(super) base: Option<Digest>,
     pub(super) accepted: i64,
     pub(super) content: Content,
 }
@@ -211,7 +213,7 @@ impl Core {
             return Err(self.stranded());
         }
         let messages = self.queued_from(from, limits)?;
-        let mut found = Vec::with_capacity(messages.len());
+        let mut found: Vec<Found> = Vec::with_capacity(messages.len());
         for message in messages {
             let stops = |damaged: &DamagedMessage| (from..=message.sequence).contains(&damaged.sequence);
             if self.damaged.as_ref().is_some_and(stops) {
@@ -226,7 +228,13 @@ impl Core {
             };
             let Message { sequence, accepted, digest, .. } = message;
             self.handed_through = self.handed_through.max(sequence);
-            found.push(Found { sequence, epoch: self.epoch_of(sequence), digest: Digest(digest), accepted, content });
+            let before = sequence.saturating_sub(1);
+            let base = match found.last().filter(|last| last.sequence == before) {
+                Some(last) => Some(last.digest),
+                None => self.digest_at(before)?,
+            };
+            let (epoch, digest) = (self.epoch_of(sequence), Digest(digest));
+            found.push(Found { sequence, epoch, digest, base, accepted, content });
         }
         Ok(found)
     }

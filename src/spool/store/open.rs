@@ -36,6 +36,8 @@ pub(super) struct Way {
     pub(super) directory: PathBuf,
     pub(super) key: SpoolKey,
     pub(super) wanted: Wanted,
+    /// Says that pages of the database were found damaged: all are looked at before it is used again.
+    pub(super) is_suspect: bool,
 }
 
 /// Opens a spool and begins an epoch, on a full disk with what is held in reserve. At a start, files that belong to no
@@ -80,6 +82,7 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     core.commit()?;
     core.follow_up()?;
     core.mark.sync()?;
+    core.note_presence()?;
     core.look_for_room();
     Ok(core)
 }
@@ -142,6 +145,9 @@ fn verified(
     if way.wanted.spool.is_some_and(|wanted| wanted.0 != keys.spool) {
         return Err(SpoolError::OtherSpool { path: way.directory.clone() });
     }
+    if way.is_suspect {
+        database::check_pages(&connection, path)?;
+    }
     // All into the database: after an fsync that failed, nothing of the log may be relied upon.
     database::checkpoint(&connection, path)?;
     let sealed = blob(&connection, path, "SELECT sealed FROM head WHERE id = 1")?;
@@ -156,15 +162,19 @@ fn verified(
     let census = Census::take(&connection, path, head.retired_through)?;
     census.compare(&head).map_err(damaged)?;
     check_outbox(&connection, path, &head)?;
+    tell_lost_keys(&connection, path, &census.days)?;
     if is_start {
         large::remove_orphans(&way.directory, &census.files)?;
     }
     let epochs = epochs(&connection, path)?;
     let destinations = destinations(&connection, path, &keys)?;
-    let live = Live { head, days: census.days, stranded: 0, in_doubt: 0, oldest: census.oldest, destinations };
+    let (days, oldest) = (census.days, census.oldest);
+    let live = Live { head, days, stranded: 0, in_doubt: 0, shredded_early: 0, oldest, destinations };
+    let gives_back = database::gives_back(&connection, path)?;
     let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.wanted.limits.clone());
     let reserve = reserve.clone();
-    Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark, reserve }.into())
+    Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark, reserve, gives_back }
+        .into())
 }
 
 fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, SpoolError> {
@@ -283,6 +293,24 @@ fn check_outbox(connection: &Connection, path: &Path, head: &Head) -> Result<(),
         return Ok(());
     }
     Err(SpoolError::Damaged { path: path.to_owned(), damage: Damage::Tampered("outbox") })
+}
+
+/// Has the log say which messages cannot be opened for the lack of their day's key: a queued one holds the feed when it
+/// is read, and a copy would be missed only when somebody asks for it.
+fn tell_lost_keys(connection: &Connection, path: &Path, days: &BTreeMap<i64, u64>) -> Result<(), SpoolError> {
+    let failed = |source| database::failure("read the keys", path, source);
+    let mut statement = connection.prepare("SELECT day FROM days").map_err(failed)?;
+    let known = statement.query_map([], |row| row.get(0)).map_err(failed)?;
+    let known: HashSet<i64> = known.collect::<rusqlite::Result<_>>().map_err(failed)?;
+    let lost = days.iter().filter(|(day, _)| !known.contains(day));
+    let (days, messages) = lost.fold((0, 0), |(days, messages), (_, count)| (days + 1, messages + count));
+    if messages > 0 {
+        tracing::error!(
+            path = %path.display(), days, messages,
+            "the keys of days are missing: what was accepted on them cannot be opened; restore the spool from a backup"
+        );
+    }
+    Ok(())
 }
 
 fn epochs(connection: &Connection, path: &Path) -> Result<Vec<(Sequence, Epoch)>, SpoolError> {

@@ -11,11 +11,11 @@ use super::core::{Core, now, time_of};
 use super::database::{self, stored};
 use super::messages::{Content, Message, select_messages};
 use super::outbox::{Ending, Entry, Happening};
-use super::{Destination, Listed};
+use super::{DamagedMessage, Destination, Listed};
 use crate::mllp::ack::AckCode;
 use crate::spool::queue::{Event, State};
 use crate::spool::seal::Kind;
-use crate::spool::{Outcome, Sequence, SpoolError, Verdict};
+use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError, Verdict};
 
 /// Separates the parts of a sealed destination: peer key, then target.
 const PEER_KEY_BYTES: usize = 32;
@@ -47,6 +47,15 @@ impl Core {
 
     fn listed(&mut self, message: &Message) -> Result<Listed, SpoolError> {
         let target = self.live.destinations.get(&message.destination).map(|one| one.target.clone());
+        let outcome = self.outcome(message)?;
+        let fault = match self.day_sealer(message.day) {
+            _ if !message.state.has_content() => None,
+            Ok(None) => Some(Damage::Missing("key of a day")),
+            Err(SpoolError::Damaged { damage, .. }) if damage != Damage::Database => Some(damage),
+            Err(error) => return Err(error),
+            Ok(Some(_)) if message.state == State::Delivered && outcome.is_none() => Some(Damage::Missing("outcome")),
+            Ok(Some(_)) => None,
+        };
         Ok(Listed {
             sequence: message.sequence,
             state: message.state,
@@ -55,7 +64,8 @@ impl Core {
             settled: (message.settled > 0).then(|| time_of(message.settled)),
             target: target.unwrap_or_default(),
             may_be_sent: self.may_be_sent(message),
-            outcome: self.outcome(message)?,
+            outcome,
+            fault,
         })
     }
 
@@ -105,6 +115,9 @@ impl Core {
             Some(damaged) => format!("{reason} (it is damaged: {})", damaged.damage),
             None => reason.to_owned(),
         };
+        if matches!(damage, Some(DamagedMessage { damage: Damage::Unlinked(_), .. })) {
+            self.link_again(&message)?;
+        }
         match message.state.handle_event(event) {
             Some(state) => self.change_state(&message, state, now())?,
             // The report that it was withdrawn came first.
@@ -115,6 +128,41 @@ impl Core {
         let entry = Entry { bytes: message.bytes, ended, ..Entry::by(by, &reason, happening, sequence) };
         self.note(&entry, now())?;
         self.advance_past(sequence)
+    }
+
+    /// Puts right the digest of a message that is taken out of the way, where what follows says that it is this one that
+    /// was changed: what is behind it then follows from it again.
+    fn link_again(&mut self, message: &Message) -> Result<(), SpoolError> {
+        let Some(base) = self.digest_at(message.sequence.saturating_sub(1))? else { return Ok(()) };
+        let Some(digest) = self.digest_from(&base, message)? else { return Ok(()) };
+        let next = message.sequence + 1;
+        let is_this = if message.sequence == self.live.head.last {
+            digest == self.live.head.digest
+        } else {
+            match self.find_message(next)? {
+                Some(next) => self.digest_from(&digest, &next)? == Some(Digest(next.digest)),
+                None => false,
+            }
+        };
+        if is_this {
+            let sql = "UPDATE messages SET digest = ?2 WHERE sequence = ?1";
+            self.execute("put a digest right", sql, params![stored(message.sequence), digest.0])?;
+        }
+        Ok(())
+    }
+
+    /// Computes the running digest at a message; none where its content cannot be read.
+    fn digest_from(&mut self, base: &Digest, message: &Message) -> Result<Option<Digest>, SpoolError> {
+        let payload = match self.content(message) {
+            Ok(Content::InFile(large)) => large.read(&self.directory),
+            Ok(Content::Here(payload)) => Ok(payload),
+            Err(error) => Err(error),
+        };
+        match payload {
+            Ok(payload) => Ok(Some(self.keys.digest.following(base, message.sequence, &payload))),
+            Err(error) if error.is_failure() => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Keeps how often a message was attempted that is taken out of the way, where this spool is the ledger of its

@@ -35,7 +35,7 @@ impl Spool {
     pub async fn payload(&self, sequence: Sequence, by: &str) -> Result<Vec<u8>, SpoolError> {
         let by = by.to_owned();
         let content = self.change(move |core| core.view(sequence, &by)).await?;
-        self.whole(content).await
+        Ok(self.whole(content).await?.0)
     }
 
     /// Sets a queued message aside; the queue goes on. What may have been sent needs `is_withdrawn`: the far site's

@@ -126,6 +126,12 @@ impl Core {
         if !to.has_content() && message.state.has_content() {
             self.shred_content(message)?;
         }
+        if message.state == State::Delivered && to == State::Discarded {
+            // The answer names the patient as well.
+            let sql = "UPDATE outcomes SET answer = zeroblob(0) WHERE sequence = ?1";
+            self.execute("shred an answer", sql, [stored(message.sequence)])?;
+            self.shreds_now = true;
+        }
         Ok(())
     }
 
@@ -202,7 +208,7 @@ impl Core {
     }
 
     /// Removes a message for good if it is done and was settled before `before`; returns whether it did.
-    fn remove_if_over(&mut self, message: &Message, before: i64) -> Result<bool, SpoolError> {
+    pub(super) fn remove_if_over(&mut self, message: &Message, before: i64) -> Result<bool, SpoolError> {
         if message.state.is_held() || message.settled >= before || message.sequence > self.live.head.retired_through {
             return Ok(false);
         }

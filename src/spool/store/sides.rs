@@ -71,7 +71,7 @@ impl Core {
     }
 
     /// Finds the running digest at a sequence that can still be asked for.
-    fn digest_at(&self, sequence: Sequence) -> Result<Option<Digest>, SpoolError> {
+    pub(super) fn digest_at(&self, sequence: Sequence) -> Result<Option<Digest>, SpoolError> {
         if sequence == self.live.head.retired_through {
             return Ok(Some(self.live.head.retired_digest));
         }

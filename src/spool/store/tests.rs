@@ -4,12 +4,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
+use crate::spool::large::INLINE_BYTES_MAX;
 use crate::spool::{Digest, Divergence, Epoch, Judgement, Limit};
+use crate::spool::{Queued, Refusal};
 
 mod damage;
 mod failing;
 mod keeping;
 mod model;
+mod presence;
 
 /// Is a place for one spool, which may be opened again and again.
 struct Place {

@@ -15,7 +15,7 @@ use super::jobs::{Appended, Job, Read, Work};
 use super::messages::Found;
 use super::open::{self, Way};
 use crate::spool::reserve::LOOK_EVERY;
-use crate::spool::{Refusal, Sequence, SpoolError};
+use crate::spool::{Damage, Refusal, Sequence, SpoolError};
 
 /// Bounds the jobs that wait for the thread, each of as many senders as a forward allows, and the messages of one
 /// transaction; what one read of a sender brings stays together.
@@ -28,6 +28,8 @@ const SENT_AHEAD: u64 = 256;
 /// Is the pause between two looks for what may be shredded, while there is something: twenty thousand messages a
 /// second, and most of the time for others.
 const TIDY_PAUSE: Duration = Duration::from_millis(25);
+/// Is the pause between two steps by which copies go where the disk is short: they keep up with what comes in.
+const SHED_PAUSE: Duration = Duration::from_millis(5);
 /// Is the pause after all messages were looked at.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Is the first and the longest pause between attempts to open a failed store again.
@@ -48,7 +50,7 @@ pub(super) struct Writer {
     jobs: Receiver<Job>,
     tail: watch::Sender<Tail>,
     tidy_at: Instant,
-    /// Is when room is looked for, where the disk is full.
+    /// Is when the disk is looked at: whether the files are where they were, and have room.
     look_at: Instant,
 }
 
@@ -64,8 +66,7 @@ impl Writer {
         loop {
             let due = match &self.core {
                 Err(trouble) => trouble.retry_at,
-                Ok(core) if core.is_disk_full => self.tidy_at.min(self.look_at),
-                Ok(_) => self.tidy_at,
+                Ok(_) => self.tidy_at.min(self.look_at),
             };
             match self.jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(first) => self.serve(first),
@@ -113,6 +114,8 @@ impl Writer {
 
     /// Closes a store that failed.
     fn close(&mut self, cause: SpoolError) {
+        // A page that nobody reads at a start would let it open, and close it again, for ever.
+        self.way.is_suspect |= matches!(cause, SpoolError::Damaged { damage: Damage::Database, .. });
         self.tail.send_modify(|tail| tail.failed = Some(cause.to_string()));
         self.core = Err(Trouble { cause, pause: REOPEN_MIN, retry_at: Instant::now() });
     }
@@ -123,21 +126,33 @@ impl Writer {
         match &mut self.core {
             Err(trouble) if at >= trouble.retry_at => match open::open(&self.way, false) {
                 Ok(core) => {
+                    self.way.is_suspect = false;
                     self.tail.send_replace(core.tail());
                     self.core = Ok(core);
                 }
                 Err(cause) => {
+                    let cause = match (&trouble.cause, cause) {
+                        // That one says more.
+                        (removed @ SpoolError::Removed { .. }, SpoolError::Gone { .. }) => removed.clone(),
+                        (_, cause) => cause,
+                    };
                     self.tail.send_modify(|tail| tail.failed = Some(cause.to_string()));
                     *trouble =
                         Trouble { cause, pause: (trouble.pause * 2).min(REOPEN_MAX), retry_at: at + trouble.pause };
                 }
             },
-            Ok(core) if core.is_disk_full && at >= self.look_at => {
-                core.look_for_room();
-                self.tail.send_if_modified(|tail| {
-                    std::mem::replace(&mut tail.disk_full, core.is_disk_full) != core.is_disk_full
-                });
-                self.look_at = at + LOOK_EVERY;
+            Ok(core) if at >= self.look_at => {
+                let looked = core.check_presence().and_then(|()| core.look_at_disk());
+                self.look_at = at + if matches!(looked, Ok(true)) { SHED_PAUSE } else { LOOK_EVERY };
+                match looked {
+                    Ok(_) => drop(self.tail.send_if_modified(|tail| {
+                        let now = core.tail();
+                        let differs = *tail != now;
+                        *tail = now;
+                        differs
+                    })),
+                    Err(error) => self.close(error),
+                }
             }
             Ok(core) if at >= self.tidy_at => {
                 let pause = tidy(core);
@@ -195,18 +210,7 @@ impl Turn {
         if self.changes.is_empty() && self.reserve.is_none() && core.unnoted_damage().is_none() {
             return Ok(());
         }
-        let takes_messages = core.takes_messages();
-        let mut outcome = self.commit(core, takes_messages);
-        while matches!(outcome, Err(SpoolError::Disk { .. })) {
-            core.roll_back()?;
-            // What is kept goes on with what is held in reserve; messages are not taken for it.
-            let has_more = core.make_room()?;
-            outcome = self.commit(core, false);
-            if !has_more {
-                break;
-            }
-        }
-        match outcome {
+        match self.commit_where_there_is_room(core) {
             Ok(()) => {
                 // First, so that who has an answer finds it in the tail.
                 tail.send_replace(core.tail());
@@ -220,6 +224,29 @@ impl Turn {
                 if matches!(error, SpoolError::Disk { .. }) { Ok(()) } else { Err(error) }
             }
         }
+    }
+
+    fn commit_where_there_is_room(&mut self, core: &mut Core) -> Result<(), SpoolError> {
+        let has_messages = self.changes.iter().any(|job| matches!(job.work, Work::Append(_)));
+        // Copies of delivered messages go before one is refused.
+        let takes_messages = core.takes_messages() || has_messages && core.shed_for(0)?;
+        let mut outcome = self.commit(core, takes_messages);
+        if has_messages && takes_messages && matches!(outcome, Err(SpoolError::Disk { .. })) {
+            core.roll_back()?;
+            if core.shed_for(0)? {
+                outcome = self.commit(core, true);
+            }
+        }
+        while matches!(outcome, Err(SpoolError::Disk { .. })) {
+            core.roll_back()?;
+            // What is kept goes on with what is held in reserve; messages are not taken for it.
+            let has_more = core.make_room()?;
+            outcome = self.commit(core, false);
+            if !has_more {
+                break;
+            }
+        }
+        outcome
     }
 
     fn commit(&mut self, core: &mut Core, with_messages: bool) -> Result<(), SpoolError> {
@@ -280,7 +307,11 @@ fn tidy(core: &mut Core) -> Result<Duration, SpoolError> {
             core.roll_back()?;
             Ok(if tidied.is_end { TIDY_EVERY } else { TIDY_PAUSE })
         }
-        Err(SpoolError::Disk { .. }) => core.roll_back().map(|()| TIDY_EVERY),
+        Err(SpoolError::Disk { .. }) => {
+            core.roll_back()?;
+            // The oldest go first, which is what this is about; the rest with the room of that.
+            Ok(if core.shed_for(0)? { TIDY_PAUSE } else { TIDY_EVERY })
+        }
         Err(error) => {
             core.roll_back()?;
             if error.is_failure() { Err(error) } else { Ok(TIDY_EVERY) }

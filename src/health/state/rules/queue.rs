@@ -24,8 +24,9 @@ pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -
         Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => {
             let since = queue.disk_full_since?;
             let text = format!(
-                "the spool's disk is full: no message is taken until there is room; the {} that wait go on",
-                queue.depth
+                "the spool's disk is full: no message is taken until there is room; the {} that wait go on; {}",
+                queue.depth,
+                filled_by(queue)
             );
             Some(Verdict::new(Status::Down, since, &text))
         }
@@ -109,8 +110,23 @@ pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verd
     // As long as there is room for all that the queue may still take, the pace of other programs is no alarm.
     let is_short = queue.disk_free_bytes.is_none_or(|free| free < queue.bytes_max.saturating_sub(queue.bytes));
     let left = queue.disk_full_in.filter(|left| is_short && *left <= DISK_FULL_SOON)?;
-    let text = format!("the disk of the spool is full in {}, if it goes on so", age_text(left));
+    let text = format!("the disk of the spool is full in {}, if it goes on so; {}", age_text(left), filled_by(queue));
     Some(Verdict::new(Status::Degraded, facts.started, &text))
+}
+
+/// Says what a queue has on its disk. Copies of delivered messages go before a message is refused.
+fn filled_by(queue: &QueueFacts) -> String {
+    let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+    let held = mib(queue.bytes.saturating_add(queue.parked_bytes));
+    match queue.delivered {
+        0 => format!(
+            "{held} on it are messages of this queue, none are copies of delivered ones: look what else is on it"
+        ),
+        _ => format!(
+            "{held} on it are messages of this queue, {} copies of delivered ones, which go first",
+            mib(queue.delivered_kept_bytes)
+        ),
+    }
 }
 
 /// Says how full the queue is, by the limit that is nearer, in words and in percent. What is set aside fills it as well, and

@@ -241,3 +241,91 @@ async fn a_large_payload_that_is_gone_is_named() {
     spool.discard(1, true, "anna", "damaged").await.unwrap();
     assert_eq!(read(&spool).await, [2]);
 }
+
+/// Tells whether each follows from the one before it, as the far site looks at it.
+async fn follow(spool: &Spool, read: &[Queued]) -> bool {
+    let opening = spool.opening().await.unwrap();
+    let mut tail = (opening.retired_through, Some(opening.retired_digest));
+    read.iter().all(|one| {
+        let base = tail.1.filter(|_| one.sequence == tail.0 + 1);
+        tail = (one.sequence, Some(one.digest));
+        base.is_none_or(|base| opening.digest_key.following(&base, one.sequence, &one.payload) == one.digest)
+    })
+}
+
+#[tokio::test]
+async fn a_changed_digest_holds_one_message_and_what_is_behind_it_follows() {
+    // Which digest is changed, and what is sent before and after the one that is held then.
+    for (changed, held, before, after) in
+        [(2, 2, vec![], vec![3, 4, 5]), (3, 3, vec![2], vec![4, 5]), (4, 4, vec![2, 3], vec![5])]
+    {
+        for is_parked in [true, false] {
+            let place = Place::new();
+            let spool = place.open();
+            for number in 1..=3 {
+                spool.keep(message(number)).await.unwrap();
+            }
+            spool.keep([message(4), vec![b'x'; INLINE_BYTES_MAX]].concat()).await.unwrap();
+            spool.settle(vec![outcome(1, Verdict::Delivered)]).await.unwrap();
+            drop(spool);
+            sql(&place, &format!("UPDATE messages SET digest = zeroblob(32) WHERE sequence = {changed}"));
+            let spool = place.open();
+            spool.keep(message(5)).await.unwrap();
+            assert_eq!(read(&spool).await, before, "{changed}");
+            let damaged = DamagedMessage { sequence: held, damage: Damage::Unlinked(held) };
+            assert_eq!(spool.tail().borrow().damaged, Some(damaged), "{changed}");
+            if is_parked {
+                spool.park(held, true, "anna").await.unwrap();
+            } else {
+                spool.discard(held, true, "anna", "why").await.unwrap();
+            }
+            let settled = before.iter().map(|sequence| outcome(*sequence, Verdict::Delivered)).collect();
+            assert_eq!(spool.settle(settled).await.unwrap(), held);
+            let rest = spool.read(1, 9, usize::MAX).await.unwrap();
+            assert_eq!(sequences(&rest), after, "{changed}");
+            assert!(follow(&spool, &rest).await, "{changed}");
+            assert_eq!(spool.tail().borrow().damaged, None);
+            if is_parked {
+                // Its content was never in doubt.
+                assert_eq!(spool.release(held, "anna").await.unwrap(), 6);
+                assert_eq!(spool.read(6, 9, usize::MAX).await.unwrap().len(), 1);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_digest_of_one_that_is_parked_holds_the_next_one_alone() {
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=4 {
+        spool.keep(message(number)).await.unwrap();
+    }
+    spool.park(2, false, "anna").await.unwrap();
+    drop(spool);
+    sql(&place, "UPDATE messages SET digest = zeroblob(32) WHERE sequence = 2");
+    let spool = place.open();
+    assert_eq!(read(&spool).await, [1]);
+    assert_eq!(spool.tail().borrow().damaged.as_ref().map(|damaged| damaged.sequence), Some(3));
+    spool.park(3, true, "anna").await.unwrap();
+    spool.settle(vec![outcome(1, Verdict::Delivered)]).await.unwrap();
+    let rest = spool.read(1, 9, usize::MAX).await.unwrap();
+    assert_eq!(sequences(&rest), [4]);
+    assert!(follow(&spool, &rest).await);
+    assert_eq!(spool.release(3, "anna").await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn an_outcome_or_a_key_that_is_gone_is_told_of_its_message() {
+    for (statement, fault) in [
+        ("DELETE FROM outcomes WHERE sequence = 1", Damage::Missing("outcome")),
+        ("DELETE FROM days", Damage::Missing("key of a day")),
+    ] {
+        let place = Place::new();
+        filled(&place).await;
+        assert_eq!(place.open().show(1).await.unwrap().fault, None);
+        sql(&place, statement);
+        let spool = place.open();
+        assert_eq!(spool.show(1).await.unwrap().fault, Some(fault), "{statement}");
+    }
+}

@@ -127,3 +127,43 @@ async fn a_store_that_cannot_be_opened_again_refuses_until_it_can() {
     tokio::time::timeout(Duration::from_secs(20), tail.wait_for(|tail| tail.failed.is_none())).await.unwrap().unwrap();
     assert_eq!(spool.keep(message(2)).await.unwrap(), 2);
 }
+
+/// Makes a spool with so many delivered messages of 10 kB and one that waits.
+async fn with_copies(place: &Place, copies: u64) -> Arc<Spool> {
+    let spool = place.open();
+    for from in (0..copies).step_by(50) {
+        let payloads = (from..copies.min(from + 50)).map(|number| [message(number), vec![b'x'; 10_000]].concat());
+        let kept = spool.append(payloads.collect()).await.kept;
+        spool.settle(kept.iter().map(|sequence| outcome(*sequence, Verdict::Delivered)).collect()).await.unwrap();
+    }
+    spool.keep(message(copies + 1)).await.unwrap();
+    spool
+}
+
+#[tokio::test]
+async fn copies_of_delivered_messages_go_before_a_message_is_refused() {
+    let mut place = Place::new();
+    place.limits.messages_max = u64::MAX;
+    let spool = with_copies(&place, 600).await;
+    // As on a full disk: what grows finds no room, what is freed is used again.
+    leave_room(&spool, Some(0)).await;
+    let large = vec![b'z'; 900_000];
+    let shed = spool.look(|core| {
+        let mut steps = 0;
+        while core.shed_a_step()? {
+            steps += 1;
+            assert!(core.tail().delivered < 600);
+        }
+        Ok(steps)
+    });
+    assert!(shed.await.unwrap() > 3, "by steps");
+    assert_eq!(spool.keep(large.clone()).await.unwrap(), 602);
+    let tail = spool.tail().borrow().clone();
+    assert_eq!((tail.delivered, tail.delivered_bytes, tail.shredded_early, tail.depth), (0, 0, 600, 2));
+    assert!(fs::metadata(place.path("spool.db")).unwrap().len() < 2_000_000, "the disk has it again");
+    leave_room(&spool, None).await;
+    drop(spool);
+    let spool = place.open();
+    assert_eq!(spool.read(1, 9, usize::MAX).await.unwrap().len(), 2);
+    assert_eq!(spool.tail().borrow().shredded_early, 0, "it counts from the start");
+}

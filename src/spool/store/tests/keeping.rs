@@ -145,7 +145,7 @@ fn core_of(place: &Place) -> Core {
     let destination = Destination { peer_key: [5; 32], target: "orders".to_owned() };
     let directory = place.directory.path().join("orders");
     let wanted = Wanted { spool: None, destination: Some(destination), limits: place.limits.clone() };
-    open::open(&Way { directory, key: place.key.clone(), wanted }, true).unwrap()
+    open::open(&Way { directory, key: place.key.clone(), wanted, is_suspect: false }, true).unwrap()
 }
 
 #[test]
@@ -328,4 +328,35 @@ async fn a_divergence_ends_as_the_operator_chose() {
         assert_eq!(spool.judge(FarView::Fresh).await.unwrap(), Judgement::Agreed { next, in_doubt_through: 0 });
         assert_eq!(spool.read(1, 9, usize::MAX).await.unwrap().len() as u64, expected.queued);
     }
+}
+
+#[tokio::test]
+async fn the_copy_of_a_delivered_message_is_shredded_when_an_operator_says_so() {
+    let place = Place::new();
+    let spool = place.open();
+    let large = vec![b'y'; INLINE_BYTES_MAX + 1];
+    for payload in [message(1), large, message(3)] {
+        spool.keep(payload).await.unwrap();
+    }
+    spool.settle((1..=3).map(|sequence| outcome(sequence, Verdict::Delivered)).collect()).await.unwrap();
+    assert_eq!((place.files(), spool.tail().borrow().delivered), (1, 3));
+    for sequence in [1, 2] {
+        spool.discard(sequence, false, "anna", "the disk is short").await.unwrap();
+        assert!(matches!(spool.payload(sequence, "anna").await, Err(SpoolError::NotAllowed { .. })));
+        let shown = spool.show(sequence).await.unwrap();
+        // What became of it stays, what names the patient does not.
+        let outcome = shown.outcome.unwrap();
+        assert_eq!((shown.state, outcome.verdict), (State::Discarded, Some(Verdict::Delivered)));
+        assert!(outcome.answer.is_empty());
+    }
+    assert_eq!((place.files(), spool.tail().borrow().delivered), (0, 1));
+    // It left the log as well.
+    assert_eq!(fs::metadata(place.path("spool.db-wal")).unwrap().len(), 0);
+    let events = spool.read_outbox(0, 99).await.unwrap();
+    let told = events.iter().filter(|event| event.happening == Happening::Discarded);
+    let told: Vec<_> = told.map(|event| (event.sequence, &*event.by, &*event.reason)).collect();
+    assert_eq!(told, [(1, "anna", "the disk is short"), (2, "anna", "the disk is short")]);
+    assert!(spool.payload(3, "anna").await.unwrap() == message(3));
+    drop(spool);
+    assert_eq!(states(&place.open()).await, [State::Discarded, State::Discarded, State::Delivered]);
 }
