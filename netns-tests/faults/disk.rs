@@ -55,6 +55,16 @@ pub(crate) struct Disk {
     control: fs::File,
 }
 
+impl Drop for Disk {
+    /// Thousands of lives follow one another in memory.
+    fn drop(&mut self) {
+        let parts = PARTS.map(|part| self.live.join(part));
+        for left in parts.iter().chain([&self.shadow, &self.live.with_extension("backup")]) {
+            drop(fs::remove_dir_all(left));
+        }
+    }
+}
+
 impl Disk {
     /// Makes the disk of the site with this directory; all that is there is durable.
     pub(crate) fn new(site: &Path) -> Self {

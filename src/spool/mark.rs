@@ -54,15 +54,21 @@ impl Mark {
 
     /// Notes that there were `generation` commits.
     pub(super) fn write(&mut self, sealer: &Sealer, spool: &[u8; 16], generation: u64) -> Result<(), SpoolError> {
-        let slot = generation % 2;
+        self.write_to(generation % 2, sealer, spool, generation)
+    }
+
+    fn write_to(&mut self, slot: u64, sealer: &Sealer, spool: &[u8; 16], generation: u64) -> Result<(), SpoolError> {
         let place = Place::new(Kind::Mark, spool, [slot, 0, 0, 0]);
         sealer.seal_into(&place, &[&generation.to_be_bytes()], &mut self.sealed)?;
         let written = self.file.write_all_at(&self.sealed, slot * SLOT_BYTES);
         written.map_err(|source| SpoolError::file("write", &self.path, source))
     }
 
-    /// Makes what was written durable: after that it is never blank again.
-    pub(super) fn sync(&self) -> Result<(), SpoolError> {
+    /// Makes the number durable in both slots: whatever a power loss leaves of later writes, one slot can be read.
+    pub(super) fn settle(&mut self, sealer: &Sealer, spool: &[u8; 16], generation: u64) -> Result<(), SpoolError> {
+        for slot in 0..2 {
+            self.write_to(slot, sealer, spool, generation)?;
+        }
         self.file.sync_data().map_err(|source| SpoolError::file("sync", &self.path, source))
     }
 
@@ -115,7 +121,13 @@ mod tests {
         mark.file.write_all_at(&[0; 8], 0).unwrap();
         assert_eq!(Mark::open(&path).unwrap().read(&sealer, &spool, true).unwrap(), 5);
         mark.file.write_all_at(&[0; 8], SLOT_BYTES).unwrap();
-        mark.sync().unwrap();
         assert!(tampered(&mark));
+        // Once it is settled, either slot says it alone.
+        mark.settle(&sealer, &spool, 6).unwrap();
+        for slot in 0..2 {
+            mark.file.write_all_at(&[0; 8], slot * SLOT_BYTES).unwrap();
+            assert_eq!(Mark::open(&path).unwrap().read(&sealer, &spool, false).unwrap(), 6);
+            mark.settle(&sealer, &spool, 6).unwrap();
+        }
     }
 }

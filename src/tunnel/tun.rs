@@ -107,7 +107,7 @@ impl Tun {
     /// It lies in `buffer` from [`VNET_HEADER_BYTES`] on, whatever the backend; returned is its length.
     ///
     /// # Errors
-    /// `WouldBlock`; [`is_gone`] tells whether the interface is gone.
+    /// `WouldBlock`; `is_gone` tells whether the interface is gone.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
         let skip = if self.has_header { 0 } else { VNET_HEADER_BYTES };
         let bytes = (&self.file).read(buffer.get_mut(skip..).unwrap_or(&mut []))?;

@@ -81,7 +81,7 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     core.live.stranded = count_stranded(&core)?;
     core.commit()?;
     core.follow_up()?;
-    core.mark.sync()?;
+    core.mark.settle(&core.keys.meta, &core.keys.spool, core.live.head.generation)?;
     core.note_presence()?;
     core.look_for_room();
     Ok(core)
