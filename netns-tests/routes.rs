@@ -21,6 +21,7 @@ tests![
     rules_of_a_killed_site_are_removed_by_the_next_start_and_nobody_elses needs "ipv6",
     a_lost_address_route_or_link_is_restored_and_reported,
     a_route_that_cannot_be_restored_is_a_fault_until_it_can,
+    what_cannot_be_restored_keeps_nothing_else_away,
     spokes_reach_each_other_through_a_hub_that_routes needs "ping",
     a_packet_that_has_nowhere_to_go_is_answered needs "ipv6",
     our_own_datagrams_that_come_back_are_dropped_and_counted,
@@ -241,6 +242,26 @@ fn a_route_that_cannot_be_restored_is_a_fault_until_it_can() {
     until(RESTORE_LIMIT, "the site is ready", || (north.get("/readyz").status == 200).then_some(()));
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("1", 500));
+}
+
+fn what_cannot_be_restored_keeps_nothing_else_away() {
+    let mut pair = Pair::unstarted();
+    let endpoint = format!("endpoint: \"{}:{UDP_PORT}\"", pair.south.outer);
+    let allowed = format!("10.61.0.0/24, {}/32", pair.south.inner);
+    let north = Plan::of(&pair.north).peer_with(&pair.south, &allowed, &[&endpoint]);
+    let (_, south) = pair.plans(&[]);
+    pair.south.start(&south);
+    pair.north.start(&north.forward("orders", FORWARD, "south", "service: orders", &["hold_for: 20s"]));
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    pair.north.namespace.ip("link set wl0 down");
+    pair.north.namespace.ip("route add 10.61.0.0/24 dev w0 proto static scope link");
+    let route = pair.south.inner.to_string();
+    until(RESTORE_LIMIT, "the other peer's route is restored", || {
+        pair.north.namespace.ip("route show dev wl0").contains(&route).then_some(())
+    });
+    assert_eq!(pair.north.get("/readyz").status, 503, "one is a fault");
+    pair.sender().exchange(&message("2", 500));
 }
 
 fn spokes_reach_each_other_through_a_hub_that_routes() {

@@ -19,6 +19,8 @@ use crate::config::{self, Name, SecretKey};
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Holds the key files unless `--keys` says otherwise.
 const KEYS: &str = "/etc/wardlink";
+/// Bounds the mistakes that are told one by one: a file that is another one altogether has one on each line.
+const MISTAKES_MAX: usize = 20;
 /// Names the interface where the file's name gives none.
 const INTERFACE: &str = "wl0";
 
@@ -72,11 +74,13 @@ fn say(line: &str) {
 fn import(args: &Args) -> Result<(), Failure> {
     let source = args.file.display().to_string();
     let text = read(&args.file).map_err(|error| Failure::Input(vec![format!("{source}: cannot be read ({error})")]))?;
-    let file = wg_quick::parse(&text)
-        .map_err(|mistakes| Failure::Input(mistakes.iter().map(|mistake| format!("{source}:{mistake}")).collect()))?;
+    if text.contains('\0') {
+        return Err(Failure::Input(vec![format!("{source}: is no text; a wg-quick file is")]));
+    }
+    let file = wg_quick::parse(&text).map_err(|mistakes| told(&source, &mistakes))?;
     let interface = args.file.file_name().and_then(|name| wg_quick::interface_of(name.to_str()?));
     let keys = match &args.keys {
-        Some(directory) => make_directory(directory)?,
+        Some(directory) => absolute(directory)?,
         None => KEYS.to_owned(),
     };
     let site_name = args.site.clone().or_else(host_name).or_else(|| Name::new("site"));
@@ -84,12 +88,22 @@ fn import(args: &Args) -> Result<(), Failure> {
     let interface = interface.unwrap_or_else(|| INTERFACE.to_owned());
     let naming = Naming { site: &site_name, interface: &interface, keys: &keys, source: &source };
     let site = wg_quick::site(&file, naming);
-    check(&site, &file, &source)?;
+    check(&site, &file, &text, &source)?;
     for (line, note) in &site.notes {
         say(&format!("{source}:{line}: {note}"));
     }
-    place_keys(&site, args.keys.is_some(), &source)?;
+    place_keys(&site, args.keys.as_deref(), &source)?;
     write_out(args.output.as_deref(), &site.yaml).map_err(Failure::System)
+}
+
+/// Says each mistake, as far as they are few.
+fn told(source: &str, mistakes: &[wg_quick::Mistake]) -> Failure {
+    let mut lines: Vec<String> =
+        mistakes.iter().take(MISTAKES_MAX).map(|mistake| format!("{source}:{mistake}")).collect();
+    if let Some(more) = mistakes.len().checked_sub(MISTAKES_MAX).filter(|more| *more > 0) {
+        lines.push(format!("{source}: and {more} more"));
+    }
+    Failure::Input(lines)
 }
 
 /// Reads the whole file into a buffer that is wiped; what is no UTF-8 is replaced, it can only be in comments.
@@ -105,9 +119,9 @@ fn read(path: &Path) -> io::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Says what check-config would: nothing is written that it refuses. Lines of the YAML, which nobody sees, are not named;
-/// where a peer is at fault, the line of its section is.
-fn check(site: &Site, file: &wg_quick::File, source: &str) -> Result<(), Failure> {
+/// Says what check-config would: nothing is written that it refuses. Lines of the YAML, which nobody sees, are not named,
+/// but those of the file that they come from.
+fn check(site: &Site, file: &wg_quick::File, text: &str, source: &str) -> Result<(), Failure> {
     let stand_in = SecretKey::new([1; 32]);
     let read_key = |path: &Path| {
         let found = site.keys.iter().find(|file| Path::new(&file.path) == path);
@@ -116,8 +130,9 @@ fn check(site: &Site, file: &wg_quick::File, source: &str) -> Result<(), Failure
     let checked = config::parse(&site.yaml, Path::new(source), &read_key);
     checked.map(|_| ()).map_err(|errors| {
         let line = |issue: &config::Issue| {
-            let section = section(&issue.path).and_then(|index| file.peers.get(index));
-            let place = section.map(|peer| format!(":{}", peer.line)).unwrap_or_default();
+            let section = section(&issue.path).and_then(|index| file.peers.get(index)).map(|peer| peer.line);
+            let place = line_of(text, section, &issue.path).or(section);
+            let place = place.map(|line| format!(":{line}")).unwrap_or_default();
             format!("{source}{place}: as a site: {}: {}", issue.path, without_line(&issue.message))
         };
         Failure::Input(errors.issues().iter().map(line).collect())
@@ -129,6 +144,16 @@ fn section(path: &str) -> Option<usize> {
     path.strip_prefix("peers[")?.split_once(']')?.0.parse().ok()
 }
 
+/// Finds the line that a key of the configuration comes from: the first one in the section that begins with that line, or
+/// in all of the file.
+fn line_of(text: &str, section: Option<usize>, path: &str) -> Option<usize> {
+    let key = path.rsplit('.').next()?.split('[').next()?.replace('_', "");
+    let is_it = |line: &str| line.split_once('=').is_some_and(|(found, _)| found.trim().eq_ignore_ascii_case(&key));
+    let mut lines = text.lines().enumerate().skip(section.unwrap_or(0));
+    let found = lines.find(|(_, line)| is_it(line) || section.is_some() && line.trim_start().starts_with('['));
+    found.filter(|(_, line)| is_it(line)).map(|(index, _)| index + 1)
+}
+
 /// Takes a place such as ` (line 17)` out of a message.
 fn without_line(message: &str) -> String {
     let found = message.split_once(" (line ").and_then(|(before, rest)| {
@@ -138,10 +163,9 @@ fn without_line(message: &str) -> String {
     found.unwrap_or_else(|| message.to_owned())
 }
 
-fn make_directory(path: &Path) -> Result<String, Failure> {
-    let failed = |error: io::Error| Failure::System(format!("cannot make {} ({error})", path.display()));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    let path = path.canonicalize().map_err(failed)?;
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let failed = |error: io::Error| Failure::System(format!("cannot use {} ({error})", path.display()));
+    let path = std::path::absolute(path).map_err(failed)?;
     match path.to_str() {
         Some(text) => Ok(text.trim_end_matches('/').to_owned()),
         None => Err(Failure::System(format!("{} is not UTF-8", path.display()))),
@@ -149,7 +173,12 @@ fn make_directory(path: &Path) -> Result<String, Failure> {
 }
 
 /// Writes the key files, or says where they belong.
-fn place_keys(site: &Site, write: bool, source: &str) -> Result<(), Failure> {
+fn place_keys(site: &Site, directory: Option<&Path>, source: &str) -> Result<(), Failure> {
+    let write = directory.is_some();
+    if let Some(directory) = directory {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|error| Failure::System(format!("cannot make {} ({error})", directory.display())))?;
+    }
     // All or none: an existing key is never touched.
     if let Some(taken) = site.keys.iter().find(|file| write && file.key.is_some() && Path::new(&file.path).exists()) {
         return Err(Failure::System(format!("{} exists already; remove it, or name another --keys DIR", taken.path)));

@@ -85,8 +85,10 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn start_log(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG_VARIABLE)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,wardlink=info,boringtun=off"));
+    // boringtun says neither whom it means nor that the site goes on; who wants it all the same names it.
+    let wanted = std::env::var(LOG_VARIABLE).map(|wanted| format!("boringtun=off,{wanted}"));
+    let filter = wanted.ok().and_then(|wanted| tracing_subscriber::EnvFilter::try_new(wanted).ok());
+    let filter = filter.unwrap_or_else(|| tracing_subscriber::EnvFilter::new("warn,wardlink=info,boringtun=off"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -253,24 +253,30 @@ impl Kept {
         }
     }
 
-    /// Adds everything; stops at what the kernel refuses.
+    /// Adds everything; what the kernel refuses keeps nothing else away, but for the rules behind a rule. Returns the
+    /// first error.
     async fn add(&self, what: &Wanted, mtu: u16) -> Result<(), TunnelError> {
         // First: below an MTU of 1280 bytes the kernel takes IPv6 addresses away, and takes none.
-        self.kernel.set_link(mtu).await.map_err(failed(|| "the link".to_owned()))?;
+        let mut all = self.kernel.set_link(mtu).await.map_err(failed(|| "the link".to_owned()));
         for address in &what.addresses {
-            self.kernel.add_address(*address).await.map_err(failed(|| format!("address {address}")))?;
+            let added = self.kernel.add_address(*address).await;
+            all = all.and(added.map_err(failed(|| format!("address {address}"))));
         }
         for route in &what.routes {
-            self.kernel.add_route(*route).await.map_err(failed(|| format!("a route to {}", route.prefix)))?;
+            let added = self.kernel.add_route(*route).await;
+            all = all.and(added.map_err(failed(|| format!("a route to {}", route.prefix))));
         }
         for rule in &what.rules {
-            match self.kernel.add_rule(*rule).await {
+            let added = match self.kernel.add_rule(*rule).await {
                 // Another site has the same one, and shares it.
-                Err(error) if errno(&error) == Some(libc::EEXIST) => {}
-                added => added.map_err(failed(|| "a rule for the default route".to_owned()))?,
+                Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
+                added => added.map_err(failed(|| "a rule for the default route".to_owned())),
+            };
+            if added.is_err() {
+                return all.and(added);
             }
         }
-        Ok(())
+        all
     }
 
     /// Removes what is there of it.
