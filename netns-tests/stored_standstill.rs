@@ -16,6 +16,7 @@ tests![
     a_restored_backup_is_seen_reconciled_and_logged,
     what_comes_during_a_pause_can_be_set_aside_and_what_was_delivered_sent_again,
     what_a_receiver_says_beside_its_answers_is_counted,
+    a_queue_without_its_key_is_told_once_and_its_numbers_are_not_known,
 ];
 
 /// Bounds what two sites do by themselves.
@@ -211,4 +212,36 @@ fn what_a_receiver_says_beside_its_answers_is_counted() {
     assert_eq!(direct["receiver_acks"]["AA"], 1, "{direct}");
     assert_eq!(direct["dropped_answers_total"]["foreign"], 1, "{direct}");
     assert_eq!(pair.south.health_of("services", "orders")["dropped_answers_total"]["foreign"], 1);
+}
+
+fn a_queue_without_its_key_is_told_once_and_its_numbers_are_not_known() {
+    let mut pair = started(&[], &[]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    send(&pair, "1");
+    let (key, aside) = (pair.north.dir.join("spool.key"), pair.north.dir.join("aside"));
+    pair.north.kill();
+    std::fs::rename(&key, &aside).expect("moved");
+    let (north, south) = (pair.north.log().len(), pair.south.log().len());
+    pair.north.launch();
+    until(SOON, "it answers", || pair.north.try_get("/livez"));
+    let forward = state(&pair, "failed");
+    std::thread::sleep(Duration::from_secs(6));
+    let said = |log: String, from: usize| {
+        log[from..].lines().filter(|line| line.contains("link is ") || line.contains("link for ")).count()
+    };
+    let (here, there) = (said(pair.north.log(), north), said(pair.south.log(), south));
+    assert!(here <= 2 && there <= 1, "{here} and {there} lines\n{}\n{}", pair.north.log(), pair.south.log());
+    assert_eq!(lines(&pair.north.log()[north..], &["ERROR", "the spool cannot be opened"]), 1);
+    for what in ["queue_depth", "queue_bytes", "parked_messages", "parked_bytes", "accepted_total", "settled_total"] {
+        assert!(forward[what].is_null(), "{what} in {forward}");
+    }
+    assert!(forward["cause"].as_str().is_some_and(|cause| cause.starts_with("spool: ")), "{forward}");
+    let row = done(&pair, "status")
+        .lines()
+        .find(|line| line.starts_with("orders") && line.contains("failed "))
+        .map(str::to_owned);
+    assert!(row.as_ref().is_some_and(|row| row.matches(" -").count() >= 3), "{row:?}");
+    assert!(!pair.north.get("/metrics").body.contains("wardlink_forward_queue_depth{"));
+    std::fs::rename(&aside, &key).expect("moved");
+    state(&pair, "flowing");
 }

@@ -114,29 +114,32 @@ impl Watch {
             false => None,
         };
         let free_bytes = free_bytes(&place.directory);
-        let (accepted, depth) = tail.as_ref().map_or((0, 0), |tail| (tail.last, tail.depth));
-        let settled = accepted.saturating_sub(depth);
-        let look = Look { at: Instant::now(), accepted, settled, free_bytes };
-        // Before the spool is open nothing is known, which is not that there is nothing.
-        let pace = tail.as_ref().map(|_| watched.rates.handle_look(look)).unwrap_or_default();
-        let oldest = tail.as_ref().and_then(|tail| tail.oldest);
+        // While the spool is not open nothing is known, which is not that there is nothing.
+        let tail = tail.filter(|tail| tail.failed.is_none());
+        let known = tail.as_ref();
+        let pace = known.map(|tail| {
+            let (accepted, settled) = (tail.last, tail.last.saturating_sub(tail.depth));
+            watched.rates.handle_look(Look { at: Instant::now(), accepted, settled, free_bytes })
+        });
+        let pace = pace.unwrap_or_default();
+        let oldest = known.and_then(|tail| tail.oldest);
         let here = match &onward {
             Onward::Link(_) => None,
             Onward::Here(here) => Some(here.counts()),
         };
         Some(QueueFacts {
             state,
-            depth,
+            depth: known.map(|tail| tail.depth),
             depth_max: place.limits.messages_max,
-            bytes: tail.as_ref().map_or(0, |tail| tail.bytes),
+            bytes: known.map(|tail| tail.bytes),
             bytes_max: place.limits.bytes_max,
             oldest_age: oldest.map(|oldest| oldest.elapsed().unwrap_or_default()),
-            parked: tail.as_ref().map_or(0, |tail| tail.parked),
-            parked_bytes: tail.as_ref().map_or(0, |tail| tail.parked_bytes),
-            accepted_total: accepted,
-            settled_total: settled,
+            parked: known.map(|tail| tail.parked),
+            parked_bytes: known.map(|tail| tail.parked_bytes),
+            accepted_total: known.map(|tail| tail.last),
+            settled_total: known.map(|tail| tail.last.saturating_sub(tail.depth)),
             refused: forward.tally().counts().refused,
-            in_doubt_total: tail.as_ref().map_or(0, |tail| tail.in_doubt),
+            in_doubt_total: known.map(|tail| tail.in_doubt),
             receiver_acks: here.iter().flat_map(acks).collect(),
             dropped_answers: here.as_ref().map(dropped_answers).unwrap_or_default(),
             last_settled_age: store.last_settled().map(|at| at.elapsed()),
@@ -146,9 +149,9 @@ impl Watch {
             disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
-            delivered: tail.as_ref().map_or(0, |tail| tail.delivered),
-            delivered_kept_bytes: tail.as_ref().map_or(0, |tail| tail.delivered_bytes),
-            shredded_early: tail.as_ref().map_or(0, |tail| tail.shredded_early),
+            delivered: known.map(|tail| tail.delivered),
+            delivered_kept_bytes: known.map(|tail| tail.delivered_bytes),
+            shredded_early: known.map(|tail| tail.shredded_early),
         })
     }
 }

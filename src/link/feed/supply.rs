@@ -168,6 +168,19 @@ impl Supply {
         answered.await.map_err(|_| Cause::LinkDown)
     }
 
+    /// Says why the queue cannot be read now, if so: a link is of no use then.
+    pub(in crate::link) fn queue_failure(&self) -> Option<String> {
+        self.queue.tail().borrow().failed.clone()
+    }
+
+    /// Waits until the queue can be read, or fails for another reason than this. Cancel-safe.
+    pub(in crate::link) async fn failure_ended(&self, why: &str) {
+        // A queue that was closed for good is not read any more.
+        if self.queue.tail().wait_for(|state| state.failed.as_deref() != Some(why)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Asks for an echo at once: the peer gave a sign of life.
     pub(in crate::link) fn wake(&self) {
         self.awake.notify_one();
