@@ -81,13 +81,17 @@ enum Command {
         #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
     },
-    /// Send what waits for another destination to the one that is configured now.
+    /// Send what waits for another destination to the one that is configured now, or the queue on another forward's way.
     Move {
         /// The stored forward
         forward: String,
-        /// Where no stored forward has that name any more: the one whose way its messages take
+        /// The queue takes the way of this stored forward: what was accepted for there goes, in order, and the first
+        /// that was not holds it. Its own name takes it back
         #[arg(long, value_name = "FORWARD")]
         to: Option<String>,
+        /// What was accepted for this one goes elsewhere now, as SERVICE@PEER: `wardlink queue show` names it
+        #[arg(long = "from-destination", value_name = "DESTINATION")]
+        from: Option<String>,
     },
     /// Show how the two sites differ after one was restored from a backup, and decide which story holds.
     Reconcile {
@@ -186,7 +190,7 @@ fn told(args: &Args, directory: &Path) -> Told {
         Command::Discard { of, reason } => {
             ask(&of.forward, QueueAction::Discard { sequence: of.message, reason: reason.clone() })
         }
-        Command::Move { forward, to } => ask(forward, QueueAction::Move { to: to.clone() }),
+        Command::Move { forward, to, from } => ask(forward, QueueAction::Move { to: to.clone(), from: from.clone() }),
         Command::Reconcile { forward, accept_far, resend } => {
             let choice = match (accept_far, resend) {
                 (true, _) => Some(Choice::AcceptFar),

@@ -69,11 +69,14 @@ pub enum QueueAction {
         /// Says why.
         reason: String,
     },
-    /// To send what waits for another destination to the one that is configured now.
+    /// To send what waits for another destination to the one that is configured now, or the queue on another way.
     Move {
-        /// Is the stored forward whose way the messages of a queue without a forward take.
+        /// Is the stored forward whose way the queue takes.
         #[serde(default)]
         to: Option<String>,
+        /// Is the destination that the messages were accepted for which are to go elsewhere; none: the only one there is.
+        #[serde(default)]
+        from: Option<String>,
     },
     /// To show how the two sites differ, and to decide.
     Reconcile {
@@ -192,6 +195,9 @@ pub struct QueueEntry {
     pub bytes: u64,
     /// Is the service or address that it was accepted for.
     pub target: String,
+    /// Says where that is, for people: with the peer.
+    #[serde(default)]
+    pub destination: String,
     /// Says whether the far site may have it.
     pub sent: bool,
     /// Says how its content is damaged, where that holds the queue.
@@ -231,7 +237,7 @@ mod tests {
             QueueAction::Park { sequence: 1 },
             QueueAction::Release { sequence: 1 },
             QueueAction::Discard { sequence: 1, reason: "x".into() },
-            QueueAction::Move { to: None },
+            QueueAction::Move { to: None, from: None },
             QueueAction::Reconcile { choice: Some(Choice::Resend) },
             QueueAction::Forget { reason: "x".into() },
             QueueAction::Pause,

@@ -61,7 +61,7 @@ pub(super) fn entry(entry: &QueueEntry) -> String {
         ("state", entry.state.clone()),
         ("damaged", some(&entry.damaged)),
         ("accepted", entry.accepted.clone()),
-        ("for", entry.target.clone()),
+        ("for", if entry.destination.is_empty() { &entry.target } else { &entry.destination }.clone()),
         ("bytes", entry.bytes.to_string()),
         ("sent", sent(entry, "yes, the far site may have it").to_owned()),
         ("attempts", attempts(entry)),

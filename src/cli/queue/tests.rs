@@ -68,7 +68,11 @@ async fn each_command_asks_for_what_it_says() {
         ("park orders 7", QueueAction::Park { sequence: 7 }),
         ("release orders 7", QueueAction::Release { sequence: 7 }),
         ("discard orders 7 --reason duplicate", QueueAction::Discard { sequence: 7, reason: "duplicate".into() }),
-        ("move orders", QueueAction::Move { to: None }),
+        ("move orders", QueueAction::Move { to: None, from: None }),
+        (
+            "move orders --to images --from-destination orders@lab",
+            QueueAction::Move { to: Some("images".into()), from: Some("orders@lab".into()) },
+        ),
         ("reconcile orders", QueueAction::Reconcile { choice: None }),
         ("reconcile orders --accept-far", QueueAction::Reconcile { choice: Some(Choice::AcceptFar) }),
         ("reconcile orders --resend", QueueAction::Reconcile { choice: Some(Choice::Resend) }),

@@ -525,7 +525,7 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
 fn a_full_disk_is_told_where_messages_are_not_taken_and_where_they_wait() {
     let text = "the spool's disk is full: no message is taken until there is room; the 3 that wait go on; 1 MiB on it are \
                 messages of this queue, none are copies of delivered ones: look what else is on it";
-    let full = |queue: &mut QueueFacts| (queue.disk_full_since, queue.delivered) = (Some(ago(7)), 0);
+    let full = |queue: &mut QueueFacts| (queue.disk_full_since, queue.delivered) = (Some(ago(7)), Some(0));
     let verdict = stored(|_, queue| full(queue));
     check("full", &verdict, Status::Down, ago(7), text);
     let mut facts = site();
