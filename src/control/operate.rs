@@ -18,7 +18,7 @@ use crate::spool::{Divergence, FarView, Sequence, Spool, SpoolError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 pub use courier::Courier;
-use entries::entry;
+use entries::{entry, named};
 use tokio::time::timeout;
 
 /// Bounds the wait for the report on a withdrawn message: it follows the answer on the same link, a commit behind it.
@@ -54,7 +54,7 @@ pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAns
         return QueueAnswer::Failed { cause: desk.no_way() };
     }
     let done = match action {
-        QueueAction::List { from, max, state } => desk.list(from, max.min(ENTRIES_MAX), state).await,
+        QueueAction::List { from, max, state, all } => desk.list(from, max.min(ENTRIES_MAX), (state, all)).await,
         QueueAction::Show { sequence } => desk.show(sequence).await,
         QueueAction::Content { sequence, offset } => desk.content(sequence, offset, by).await,
         QueueAction::Retry { sequence } => desk.retry(sequence, by).await,
@@ -95,13 +95,18 @@ pub fn decisions_without_retry(forward: &str, sequence: Sequence) -> String {
 }
 
 impl Desk<'_> {
-    async fn list(&self, from: Sequence, max: u32, state: Option<String>) -> Done {
+    async fn list(&self, from: Sequence, max: u32, (state, all): (Option<String>, bool)) -> Done {
         let state = match state {
             None => None,
             Some(word) => Some(named(&word).ok_or_else(|| format!("no message is ever {word}"))?),
         };
         let max = usize::try_from(max).unwrap_or(usize::MAX);
-        let mut listed = self.spool.list(from, state, max.saturating_add(1)).await.map_err(failed)?;
+        let more = max.saturating_add(1);
+        let listed = match state {
+            None if !all => self.spool.list_held(from, more).await,
+            state => self.spool.list(from, state, more).await,
+        };
+        let mut listed = listed.map_err(failed)?;
         let next = listed.get(max).map(|more| more.sequence);
         listed.truncate(max);
         Ok(QueueAnswer::Entries { entries: listed.iter().map(|listed| self.entry(listed)).collect(), next })
@@ -390,10 +395,6 @@ pub fn told(divergence: Divergence) -> &'static str {
             "the same numbers are other messages at the far site: one was restored from a backup"
         }
     }
-}
-
-fn named(word: &str) -> Option<State> {
-    State::ALL.into_iter().find(|state| state.name() == word)
 }
 
 #[cfg(test)]

@@ -31,8 +31,11 @@ pub enum QueueAction {
         from: u64,
         /// Bounds the list, at most [`ENTRIES_MAX`].
         max: u32,
-        /// Keeps messages in this state only.
+        /// Keeps messages in this state only; none: those that wait or are parked.
         state: Option<String>,
+        /// Keeps all instead.
+        #[serde(default)]
+        all: bool,
     },
     /// To show what is known of a message.
     Show {
@@ -148,6 +151,7 @@ impl QueueAction {
 /// Is what a command is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way into a line of JSON")]
 pub enum QueueAnswer {
     /// Lists messages.
     Entries {
@@ -216,6 +220,22 @@ pub struct QueueEntry {
     /// Says why all others wait for it, and what to do, where they do.
     #[serde(default)]
     pub held: Option<String>,
+    /// Lists what operators did with it and with its queue; the latest at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decisions: Vec<Decision>,
+}
+
+/// Is what somebody did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Says when, in RFC 3339.
+    pub at: String,
+    /// Says what, in a word.
+    pub what: String,
+    /// Names the operator; nobody where the site found something.
+    pub by: String,
+    /// Says why, or what was found.
+    pub reason: String,
 }
 
 #[cfg(test)]
@@ -225,7 +245,7 @@ mod tests {
     #[test]
     fn what_changes_a_queue_or_shows_content_is_for_root() {
         for action in [
-            QueueAction::List { from: 1, max: 1, state: None },
+            QueueAction::List { from: 1, max: 1, state: None, all: false },
             QueueAction::Show { sequence: 1 },
             QueueAction::Reconcile { choice: None },
         ] {

@@ -245,7 +245,9 @@ impl Outbound {
         while let Some(why) = supply.queue_failure() {
             let ended = Ended::Store(why.clone().into());
             self.down(ended.cause(), cause_chain(&ended));
-            supply.failure_ended(&why).await;
+            if !supply.failure_ended(&why).await {
+                return std::future::pending().await;
+            }
         }
     }
 

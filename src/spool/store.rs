@@ -165,6 +165,8 @@ pub struct Listed {
     pub outcome: Option<SettledAs>,
     /// Says what is missing of it, as far as that is seen without its content.
     pub fault: Option<Damage>,
+    /// Lists what operators did with it, and with its queue as a whole since it was accepted; the latest at the end.
+    pub decisions: Vec<OutboxEvent>,
 }
 
 /// Says how an operator ends a divergence.

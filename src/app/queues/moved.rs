@@ -44,7 +44,10 @@ pub(super) async fn move_to(
     let next = next.ok_or_else(|| format!("forward {to} has no destination"))?;
     let text = |error: SpoolError| error.to_string();
     let spool = store.spool().map_err(text)?;
-    let Place { name, register, directory, .. } = store.place();
+    let Place { name, register, directory, moved_to, .. } = store.place();
+    if to == name && moved_to.is_none() && from.is_none() {
+        return Err(format!("{name} takes its own way already"));
+    }
     let own = config.forwards.iter().find(|own| orphans::stores(own) && own.name.as_str() == name);
     let held = spool.held_for().await.map_err(text)?;
     let known = destinations(config);

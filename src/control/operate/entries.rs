@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::control::queue::QueueEntry;
+use crate::control::queue::{Decision, QueueEntry};
 use crate::spool::Verdict;
-use crate::spool::store::{DamagedMessage, Listed};
+use crate::spool::queue::State;
+use crate::spool::store::{DamagedMessage, Listed, OutboxEvent};
 
 /// Is the last time that RFC 3339 can write, 9999-12-31T23:59:59Z, since 1970.
 const RFC3339_MAX: Duration = Duration::from_secs(253_402_300_799);
@@ -28,7 +29,13 @@ pub(super) fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueE
         attempts: outcome.map_or(0, |outcome| outcome.attempts),
         in_doubt: outcome.map_or(0, |outcome| outcome.in_doubt),
         held: None,
+        decisions: listed.decisions.iter().map(decision).collect(),
     }
+}
+
+fn decision(event: &OutboxEvent) -> Decision {
+    let (at, what) = (time(event.at), event.happening.name().to_owned());
+    Decision { at, what, by: event.by.clone(), reason: event.reason.clone() }
 }
 
 fn what_became(verdict: Verdict) -> &'static str {
@@ -45,4 +52,9 @@ fn what_became(verdict: Verdict) -> &'static str {
 fn time(time: SystemTime) -> String {
     let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(RFC3339_MAX);
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since_1970).to_string()
+}
+
+/// Finds a state by its name.
+pub(super) fn named(word: &str) -> Option<State> {
+    State::ALL.into_iter().find(|state| state.name() == word)
 }

@@ -118,7 +118,7 @@ impl Site {
     }
 
     async fn states(&self) -> Vec<(u64, String)> {
-        match self.ask(QueueAction::List { from: 1, max: 100, state: None }).await {
+        match self.ask(QueueAction::List { from: 1, max: 100, state: None, all: true }).await {
             QueueAnswer::Entries { entries, next: None } => {
                 entries.into_iter().map(|entry| (entry.sequence, entry.state)).collect()
             }
@@ -138,7 +138,8 @@ impl Site {
 async fn messages_are_listed_page_by_page_and_by_state() {
     let site = Site::with(5).await;
     site.done(QueueAction::Park { sequence: 2 }).await;
-    let list = |from, max, state: Option<&str>| QueueAction::List { from, max, state: state.map(str::to_owned) };
+    let list =
+        |from, max, state: Option<&str>| QueueAction::List { from, max, state: state.map(str::to_owned), all: true };
     let page = async |action| match site.ask(action).await {
         QueueAnswer::Entries { entries, next } => {
             (entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), next)
@@ -162,6 +163,37 @@ async fn messages_are_listed_page_by_page_and_by_state() {
         site.failed(QueueAction::Show { sequence: 9 }).await,
         "there is no message 9, or not any more: wardlink queue list orders shows those there are"
     );
+}
+
+#[tokio::test]
+async fn what_needs_somebody_is_listed_and_what_was_done_is_told_with_why() {
+    let site = Site::with(4).await;
+    site.done(QueueAction::Park { sequence: 2 }).await;
+    site.done(QueueAction::Discard { sequence: 1, reason: "sent by fax".into() }).await;
+    site.done(QueueAction::Park { sequence: 3 }).await;
+    site.done(QueueAction::Release { sequence: 3 }).await;
+    let listed = async |all| match site.ask(QueueAction::List { from: 1, max: 9, state: None, all }).await {
+        QueueAnswer::Entries { entries, .. } => entries,
+        other => panic!("{other:?}"),
+    };
+    let held: Vec<_> = listed(false).await.into_iter().map(|entry| (entry.sequence, entry.state)).collect();
+    assert_eq!(held, [(2, "parked".to_owned()), (4, "queued".to_owned()), (5, "queued".to_owned())]);
+    let all = listed(true).await;
+    let told = |at: usize| {
+        let told = all[at].decisions.iter().map(|one| format!("{} {}: {}", one.what, one.by, one.reason));
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(told(0), ["discarded uid 0: sent by fax"]);
+    assert_eq!(told(1), ["parked uid 0: "]);
+    assert_eq!(told(2), ["parked uid 0: ", "released uid 0: queued again as 5"]);
+    assert!(told(3).is_empty() && all[0].decisions[0].at.ends_with('Z'));
+    let site = reopened(site, "images");
+    site.ask_on("images", "images", moved(None)).await;
+    let QueueAnswer::Entry { entry } = site.ask(QueueAction::Show { sequence: 4 }).await else { panic!() };
+    let moved = entry.decisions.last().map(|one| (one.what.as_str(), one.reason.as_str()));
+    assert_eq!(moved, Some(("moved", "2 messages for orders to images")));
+    let QueueAnswer::Entry { entry } = site.ask(QueueAction::Show { sequence: 1 }).await else { panic!() };
+    assert_eq!(entry.decisions.len(), 1, "it had ended by then");
 }
 
 #[tokio::test]

@@ -173,12 +173,9 @@ impl Supply {
         self.queue.tail().borrow().failed.clone()
     }
 
-    /// Waits until the queue can be read, or fails for another reason than this. Cancel-safe.
-    pub(in crate::link) async fn failure_ended(&self, why: &str) {
-        // A queue that was closed for good is not read any more.
-        if self.queue.tail().wait_for(|state| state.failed.as_deref() != Some(why)).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    /// Waits until the queue can be read, or fails for another reason; false where it was closed for good. Cancel-safe.
+    pub(in crate::link) async fn failure_ended(&self, why: &str) -> bool {
+        self.queue.tail().wait_for(|state| state.failed.as_deref() != Some(why)).await.is_ok()
     }
 
     /// Asks for an echo at once: the peer gave a sign of life.

@@ -71,6 +71,7 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     }
     let mut core = verified(way, &path, connection, reserve, is_start)?;
     core.begin()?;
+    database::index_decisions(&core.connection, &core.path)?;
     core.begin_epoch()?;
     if let Some(destination) = &way.wanted.destination {
         core.live.destination = match number_of(&core.live.destinations, destination) {

@@ -21,6 +21,18 @@ use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError, Verdict};
 const PEER_KEY_BYTES: usize = 32;
 
 impl Core {
+    /// Lists messages that wait or are parked, from `from` on.
+    pub(super) fn list_held(&mut self, from: Sequence, messages_max: usize) -> Result<Vec<Listed>, SpoolError> {
+        let failed = |source| database::failure("read the queue", &self.path, source);
+        let sql = select_messages!("sequence >= ?1 AND state IN (0, 2) ORDER BY sequence LIMIT ?2");
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let limit = i64::try_from(messages_max).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![stored(from), limit], Message::read).map_err(failed)?;
+        let messages: Vec<Message> = rows.collect::<rusqlite::Result<_>>().map_err(failed)?;
+        drop(statement);
+        messages.iter().map(|message| self.listed(message)).collect()
+    }
+
     /// Lists messages of one state or all, from `from` on.
     pub(super) fn list(
         &mut self,
@@ -68,6 +80,7 @@ impl Core {
             may_be_sent: self.may_be_sent(message),
             outcome,
             fault,
+            decisions: self.decisions(message)?,
         })
     }
 

@@ -20,6 +20,14 @@ impl Spool {
         self.look(move |core| core.list(from, state, messages_max)).await
     }
 
+    /// Lists messages that wait or are parked, from `from` on, without their content.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list_held(&self, from: Sequence, messages_max: usize) -> Result<Vec<Listed>, SpoolError> {
+        self.look(move |core| core.list_held(from, messages_max)).await
+    }
+
     /// Describes one message.
     ///
     /// # Errors
