@@ -73,7 +73,7 @@ pub(crate) fn done(pair: &Pair, words: &str) -> String {
 /// Lists message and state of the queue.
 #[track_caller]
 fn states(pair: &Pair) -> Vec<(u64, String)> {
-    let text = done(pair, "queue list orders --json");
+    let text = done(pair, "queue list orders --all --json");
     let json: serde_json::Value = serde_json::from_str(&text).expect("json");
     let entries = json["entries"].as_array().expect("entries");
     let state = |entry: &serde_json::Value| {
@@ -204,7 +204,7 @@ fn operators_see_park_release_discard_and_export() {
     for id in ["1", "2", "3"] {
         send(&pair, id);
     }
-    let listed = done(&pair, "queue list orders");
+    let listed = done(&pair, "queue list orders --all");
     assert!(listed.starts_with("MESSAGE  STATE") && listed.lines().count() == 4, "{listed}");
     assert!(!listed.contains(MARKER) && !done(&pair, "queue show orders 1").contains(MARKER));
     let payload = done(&pair, "queue show orders 1 --payload");
@@ -370,13 +370,13 @@ fn a_forward_that_is_renamed_while_its_site_is_down_leaves_a_queue_that_is_told_
         ("queue move orders --to orders", "no stored forward is named orders"),
         ("queue release orders 2", "no stored forward is named orders any more"),
         ("queue forget orders --reason test", "there and whole"),
-        ("queue move orders-2 --to orders-2", "a way of its own"),
+        ("queue move orders-2 --to orders-2", "its own way already"),
     ] {
         let (code, text) = run(&pair, words);
         assert!(code == Some(1) && text.contains(part), "{words}: {code:?} {text}");
     }
     assert!(done(&pair, "queue discard orders 3 --reason test").contains("given up"));
-    assert!(done(&pair, "queue move orders --to orders-2").contains("1 messages go on the way of orders-2"));
+    assert!(done(&pair, "queue move orders --to orders-2").starts_with("orders takes the way of orders-2"));
     until(SOON, "it is a queue on its way", || {
         (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
     });
@@ -448,7 +448,7 @@ fn a_forward_that_leads_elsewhere_after_a_start_is_held_until_its_messages_are_m
         Some(pair.north.health_of("forwards", "orders")).filter(|forward| forward["queue"]["state"] == "held")
     });
     assert!(forward["queue"]["decide"].as_str().unwrap_or_default().contains("wardlink queue move"), "{forward}");
-    assert!(done(&pair, "queue move orders").contains("1 messages go to others now"));
+    assert!(done(&pair, "queue move orders").contains("1 messages go to others at south now"));
 }
 
 fn a_key_that_others_may_read_stops_the_stored_forward_and_nothing_else() {

@@ -16,6 +16,8 @@ tests![
     a_restored_backup_is_seen_reconciled_and_logged,
     what_comes_during_a_pause_can_be_set_aside_and_what_was_delivered_sent_again,
     what_a_receiver_says_beside_its_answers_is_counted,
+    a_queue_without_its_key_is_told_once_and_its_numbers_are_not_known,
+    a_queue_for_two_destinations_drains_to_both,
 ];
 
 /// Bounds what two sites do by themselves.
@@ -211,4 +213,86 @@ fn what_a_receiver_says_beside_its_answers_is_counted() {
     assert_eq!(direct["receiver_acks"]["AA"], 1, "{direct}");
     assert_eq!(direct["dropped_answers_total"]["foreign"], 1, "{direct}");
     assert_eq!(pair.south.health_of("services", "orders")["dropped_answers_total"]["foreign"], 1);
+}
+
+fn a_queue_without_its_key_is_told_once_and_its_numbers_are_not_known() {
+    let mut pair = started(&[], &[]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    send(&pair, "1");
+    let (key, aside) = (pair.north.dir.join("spool.key"), pair.north.dir.join("aside"));
+    pair.north.kill();
+    std::fs::rename(&key, &aside).expect("moved");
+    let (north, south) = (pair.north.log().len(), pair.south.log().len());
+    pair.north.launch();
+    until(SOON, "it answers", || pair.north.try_get("/livez"));
+    let forward = state(&pair, "failed");
+    std::thread::sleep(Duration::from_secs(6));
+    let said = |log: String, from: usize| {
+        log[from..].lines().filter(|line| line.contains("link is ") || line.contains("link for ")).count()
+    };
+    let (here, there) = (said(pair.north.log(), north), said(pair.south.log(), south));
+    assert!(here <= 2 && there <= 1, "{here} and {there} lines\n{}\n{}", pair.north.log(), pair.south.log());
+    assert_eq!(lines(&pair.north.log()[north..], &["ERROR", "the spool cannot be opened"]), 1);
+    for what in ["queue_depth", "queue_bytes", "parked_messages", "parked_bytes", "accepted_total", "settled_total"] {
+        assert!(forward[what].is_null(), "{what} in {forward}");
+    }
+    assert!(forward["cause"].as_str().is_some_and(|cause| cause.starts_with("spool: ")), "{forward}");
+    let row = done(&pair, "status")
+        .lines()
+        .find(|line| line.starts_with("orders") && line.contains("failed "))
+        .map(str::to_owned);
+    assert!(row.as_ref().is_some_and(|row| row.matches(" -").count() >= 3), "{row:?}");
+    assert!(!pair.north.get("/metrics").body.contains("wardlink_forward_queue_depth{"));
+    std::fs::rename(&aside, &key).expect("moved");
+    state(&pair, "flowing");
+}
+
+fn a_queue_for_two_destinations_drains_to_both() {
+    const THERE: std::net::SocketAddr = loopback(2577);
+    const OTHER_TARGET: std::net::SocketAddr = loopback(6662);
+    let mut pair = Pair::unstarted();
+    let key = pair.north.dir.join("spool.key").display().to_string();
+    let north = Plan::of(&pair.north).peer(&pair.south).spool(&key);
+    let leads = |service: &str| north.clone().forward("orders", FORWARD, "south", service, &["delivery: stored"]);
+    pair.north.start(&leads("service: orders"));
+    assert_eq!([send(&pair, "1"), send(&pair, "2")], ["AA 1", "AA 2"]);
+    pair.north.kill();
+    let south = Plan::of(&pair.south).peer(&pair.north).service("orders", TARGET, "north", &[]);
+    pair.south.start(&south.service("images", OTHER_TARGET, "north", &[]));
+    let there = leads("service: images").forward("there", THERE, "south", "service: orders", &["delivery: stored"]);
+    pair.north.start(&there);
+    let forward = state(&pair, "held");
+    let cause = forward["cause"].as_str().unwrap_or_default().to_owned();
+    let told = "held at message 1: it and 1 more were accepted for orders at south; 2 wait; decide: wardlink queue move \
+                orders --to there (they go there) or --from-destination orders@south (they come here); park or discard. \
+                New ones are taken in";
+    assert_eq!(cause, told);
+    assert_eq!([send(&pair, "3"), send(&pair, "4")], ["AA 3", "AA 4"], "new ones are taken in");
+    let (orders, images) = (
+        pair.receiver(Behaviour::Answer("AA")),
+        Receiver::start(&pair.south.namespace, OTHER_TARGET, Behaviour::Answer("AA")),
+    );
+    let arrived = |receiver: &Receiver, ids: &[&str]| {
+        let expected: Vec<_> = ids.iter().map(|id| message(id, 500)).collect();
+        until(SOON, "they are delivered", || (receiver.payloads() == expected).then_some(()));
+    };
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(orders.payloads().is_empty() && images.payloads().is_empty(), "nobody has said so yet");
+    let links = |log: &str| lines(log, &["link is down", "forward=orders"]);
+    assert_eq!(links(&pair.north.log()), 0, "a link that waits holds: {}", pair.north.log());
+    let said = done(&pair, "queue move orders --to there");
+    assert!(
+        said.starts_with("orders takes the way of there, beside its own messages: the 2 messages for orders at south")
+    );
+    arrived(&orders, &["1", "2"]);
+    let cause = state(&pair, "held")["cause"].as_str().unwrap_or_default().to_owned();
+    assert!(cause.starts_with("held at message 3: it and 1 more were accepted for images at south; 2 wait"), "{cause}");
+    assert!(cause.contains("wardlink queue move orders --to orders "), "{cause}");
+    assert_eq!(send(&pair, "5"), "AA 5");
+    assert!(images.payloads().is_empty());
+    assert!(done(&pair, "queue move orders --to orders").starts_with("orders takes its own way: the 3 messages"));
+    arrived(&images, &["3", "4", "5"]);
+    assert_eq!(send(&pair, "6"), "AA 6");
+    arrived(&images, &["3", "4", "5", "6"]);
+    assert_eq!(orders.payloads().len(), 2);
 }

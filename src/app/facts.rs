@@ -7,8 +7,10 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::queues::destinations;
 use super::{INBOX_DIR, Parts, Running};
 use crate::config::{Peer, Target};
+use crate::control::destinations::Destinations;
 use crate::forward::Forward;
 use crate::health::facts::{
     ForwardFacts, HeldQueue, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy,
@@ -29,6 +31,7 @@ impl Parts {
         let peers = self.tunnel.peers();
         let running: &Running = &self.now.get();
         let configured = |name: &crate::config::Name| running.config.peer(name);
+        let known = destinations(&running.config);
         let inbox = running.config.state_dir.join(INBOX_DIR);
         SiteFacts {
             site: running.config.site.to_string(),
@@ -43,7 +46,7 @@ impl Parts {
             dropped: self.tunnel.drops().into_iter().collect(),
             set_by_wg: self.set_by_wg(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
-            forwards: running.forwards.iter().map(|forward| self.forward_facts(forward)).collect(),
+            forwards: running.forwards.iter().map(|forward| self.forward_facts(forward, &known)).collect(),
             services: running.services.iter().map(|service| service_facts(service, &inbox)).collect(),
             orphans: running.orphans.iter().filter_map(|one| one.facts(&running.config, &self.watch)).collect(),
         }
@@ -93,7 +96,7 @@ impl Parts {
         }
     }
 
-    fn forward_facts(&self, forward: &Forward) -> ForwardFacts {
+    fn forward_facts(&self, forward: &Forward, known: &Destinations) -> ForwardFacts {
         let config = forward.config();
         let counts = forward.tally().counts();
         let now = Instant::now();
@@ -130,7 +133,7 @@ impl Parts {
             anomalies: counts.anomalies,
             unknown_outcomes_total: counts.unknown_outcomes,
             closed: counts.closed,
-            queue: self.watch.facts(forward),
+            queue: self.watch.facts(forward, known),
         }
     }
 }

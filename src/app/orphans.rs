@@ -120,12 +120,13 @@ impl Orphan {
         if !holds && cause.is_none() {
             return None;
         }
-        let oldest = tail.as_ref().and_then(|tail| tail.oldest);
+        let known = tail.as_ref().filter(|tail| tail.failed.is_none());
+        let oldest = known.and_then(|tail| tail.oldest);
         Some(OrphanFacts {
             since: watch.since(&name, cause.as_deref().unwrap_or("orphaned")),
-            depth: tail.as_ref().map_or(0, |tail| tail.depth),
-            bytes: tail.as_ref().map_or(0, |tail| tail.bytes),
-            parked: tail.as_ref().map_or(0, |tail| tail.parked),
+            depth: known.map(|tail| tail.depth),
+            bytes: known.map(|tail| tail.bytes),
+            parked: known.map(|tail| tail.parked),
             oldest_age: oldest.map(|oldest| SystemTime::now().duration_since(oldest).unwrap_or_default()),
             fault: cause,
             name,

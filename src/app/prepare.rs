@@ -20,7 +20,7 @@ use crate::link::inside::Inside;
 use crate::link::outbound::{Outbound, Route};
 use crate::link::wire::Instance;
 use crate::service::Service;
-pub(super) use stored::place;
+pub(super) use stored::{destination, place};
 
 /// Is what was made and bound, and waits to be served.
 pub(super) struct Prepared {
@@ -102,12 +102,15 @@ impl Ground<'_> {
         let old = self.running.forwards.iter().find(|old| old.config().name == config.name);
         let listens_there = old.is_some_and(|old| old.config().listen == config.listen && old.listener().is_some());
         let listener = if listens_there { None } else { Some(self.listen(site, config)?) };
-        let step = self.step(site, config, old)?;
+        let detour = old.and_then(|old| detour(site, config, old));
+        let leads = detour.as_ref().map_or_else(|| config.clone(), |way| led(config, way));
+        let step = self.step(site, &leads, old)?;
         let place = match config.delivery {
             Delivery::Stored(terms) => stored::place(site, config, terms),
             Delivery::Transparent(_) => None,
         };
-        Ok(NextForward { config: config.clone(), listener, step, place })
+        let place = place.map(|place| Place { moved_to: detour.map(|way| way.name), ..place });
+        Ok(NextForward { config: leads, listener, step, place })
     }
 
     /// Prepares a forward that no sender reaches: a queue that was moved drains on its way.
@@ -210,6 +213,25 @@ impl Ground<'_> {
         let failed = |source| AppError::Inside { what: what.to_owned(), address, source };
         self.inside.listen(address).map_err(failed)
     }
+}
+
+/// Finds the stored forward whose way a running one takes for now, because an operator said so.
+fn detour(site: &Config, config: &config::Forward, old: &Forward) -> Option<config::Forward> {
+    // One that no sender reaches only drained on that way, and is named again.
+    old.listener()?;
+    let to = old.way().store()?.place().moved_to.filter(|to| *to != config.name)?;
+    site.forwards.iter().find(|way| way.name == to && super::orphans::stores(way)).cloned()
+}
+
+/// Is a forward that leads where another one does, and is itself in all that senders see.
+fn led(config: &config::Forward, way: &config::Forward) -> config::Forward {
+    let delivery = match (config.delivery, way.delivery) {
+        (Delivery::Stored(terms), Delivery::Stored(there)) => {
+            Delivery::Stored(config::Stored { receiver: there.receiver, ..terms })
+        }
+        (own, _) => return config::Forward { delivery: own, ..config.clone() },
+    };
+    config::Forward { peer: way.peer.clone(), target: way.target.clone(), delivery, ..config.clone() }
 }
 
 /// Says how long a forward's link keeps its streams without a connection.

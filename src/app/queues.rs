@@ -3,6 +3,7 @@
 //! It decides nothing: the spool and the far site do.
 
 mod forget;
+mod moved;
 mod orphaned;
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::facts::dropped_answers;
 use super::{Now, Parts, Reloader};
+use crate::control::destinations::Destinations;
 use crate::control::operate::{Courier, Desk, decisions, decisions_without_retry, operate, told};
 use crate::control::queue::{QueueAction, QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
@@ -19,8 +21,10 @@ use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
 use crate::spool::delivery::Counts;
 use crate::spool::reserve::free_bytes;
-use crate::spool::store::Tail;
+use crate::spool::store::{Destination, Tail};
 use crate::spool::{Sequence, SpoolError};
+use moved::Word;
+pub(super) use moved::destinations;
 
 /// Is the time between two looks at the queues: rates are those of what was looked at, and a standstill is told so soon.
 const QUEUE_LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -78,8 +82,10 @@ impl Parts {
     /// Looks at all queues again and again, whoever else does.
     pub(super) async fn look_at_queues(&self) {
         loop {
-            for forward in &self.now.get().forwards {
-                self.watch.facts(forward);
+            let running = self.now.get();
+            let known = destinations(&running.config);
+            for forward in &running.forwards {
+                self.watch.facts(forward, &known);
             }
             tokio::time::sleep(QUEUE_LOOK_EVERY).await;
         }
@@ -97,14 +103,14 @@ impl Watch {
     }
 
     /// Tells of a forward's queue; none where it is not stored.
-    pub(super) fn facts(&self, forward: &Forward) -> Option<QueueFacts> {
+    pub(super) fn facts(&self, forward: &Forward, known: &Destinations) -> Option<QueueFacts> {
         let Way::Stored(store, onward) = forward.way() else { return None };
         let mut watched = self.lock();
         let watched = watched.entry(forward.config().name.to_string()).or_default();
         let place = store.place();
         let tail = store.spool().ok().map(|spool| spool.tail().borrow().clone());
         let name = forward.config().name.to_string();
-        let state = state(&name, &store, tail.as_ref(), &onward, watched);
+        let state = state(&name, &store, tail.as_ref(), (&onward, known), watched);
         watched.log(&name, &state);
         if matches!(state, Queue::Flowing | Queue::Paused) {
             watched.held_by = None;
@@ -114,29 +120,32 @@ impl Watch {
             false => None,
         };
         let free_bytes = free_bytes(&place.directory);
-        let (accepted, depth) = tail.as_ref().map_or((0, 0), |tail| (tail.last, tail.depth));
-        let settled = accepted.saturating_sub(depth);
-        let look = Look { at: Instant::now(), accepted, settled, free_bytes };
-        // Before the spool is open nothing is known, which is not that there is nothing.
-        let pace = tail.as_ref().map(|_| watched.rates.handle_look(look)).unwrap_or_default();
-        let oldest = tail.as_ref().and_then(|tail| tail.oldest);
+        // While the spool is not open nothing is known, which is not that there is nothing.
+        let tail = tail.filter(|tail| tail.failed.is_none());
+        let known = tail.as_ref();
+        let pace = known.map(|tail| {
+            let (accepted, settled) = (tail.last, tail.last.saturating_sub(tail.depth));
+            watched.rates.handle_look(Look { at: Instant::now(), accepted, settled, free_bytes })
+        });
+        let pace = pace.unwrap_or_default();
+        let oldest = known.and_then(|tail| tail.oldest);
         let here = match &onward {
-            Onward::Link(_) => None,
+            Onward::Link(..) => None,
             Onward::Here(here) => Some(here.counts()),
         };
         Some(QueueFacts {
             state,
-            depth,
+            depth: known.map(|tail| tail.depth),
             depth_max: place.limits.messages_max,
-            bytes: tail.as_ref().map_or(0, |tail| tail.bytes),
+            bytes: known.map(|tail| tail.bytes),
             bytes_max: place.limits.bytes_max,
             oldest_age: oldest.map(|oldest| oldest.elapsed().unwrap_or_default()),
-            parked: tail.as_ref().map_or(0, |tail| tail.parked),
-            parked_bytes: tail.as_ref().map_or(0, |tail| tail.parked_bytes),
-            accepted_total: accepted,
-            settled_total: settled,
+            parked: known.map(|tail| tail.parked),
+            parked_bytes: known.map(|tail| tail.parked_bytes),
+            accepted_total: known.map(|tail| tail.last),
+            settled_total: known.map(|tail| tail.last.saturating_sub(tail.depth)),
             refused: forward.tally().counts().refused,
-            in_doubt_total: tail.as_ref().map_or(0, |tail| tail.in_doubt),
+            in_doubt_total: known.map(|tail| tail.in_doubt),
             receiver_acks: here.iter().flat_map(acks).collect(),
             dropped_answers: here.as_ref().map(dropped_answers).unwrap_or_default(),
             last_settled_age: store.last_settled().map(|at| at.elapsed()),
@@ -146,9 +155,9 @@ impl Watch {
             disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
-            delivered: tail.as_ref().map_or(0, |tail| tail.delivered),
-            delivered_kept_bytes: tail.as_ref().map_or(0, |tail| tail.delivered_bytes),
-            shredded_early: tail.as_ref().map_or(0, |tail| tail.shredded_early),
+            delivered: known.map(|tail| tail.delivered),
+            delivered_kept_bytes: known.map(|tail| tail.delivered_bytes),
+            shredded_early: known.map(|tail| tail.shredded_early),
         })
     }
 }
@@ -159,7 +168,13 @@ fn acks(counts: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
 }
 
 /// Says whether messages go on, and what holds them: the first on their way.
-fn state(name: &str, store: &Store, tail: Option<&Tail>, onward: &Onward, watched: &mut Watched) -> Queue {
+fn state(
+    name: &str,
+    store: &Store,
+    tail: Option<&Tail>,
+    (onward, known): (&Onward, &Destinations),
+    watched: &mut Watched,
+) -> Queue {
     let tail = match (tail, store.opened()) {
         (Some(tail), _) => tail,
         (None, Opened::Failed(since, error)) => return Queue::Failed { since, cause: error.to_string() },
@@ -169,13 +184,12 @@ fn state(name: &str, store: &Store, tail: Option<&Tail>, onward: &Onward, watche
         return Queue::Failed { since: watched.since(&cause), cause };
     }
     let first = tail.retired_through.saturating_add(1);
-    if tail.stranded > 0 {
-        let cause = format!("{} messages were accepted for another destination", tail.stranded);
-        let decide = format!("wardlink queue move {name} sends them to this one");
-        return Queue::Held { since: watched.since("stranded"), sequence: first, cause, decide };
+    if let Some(to) = tail.first_for.as_ref().filter(|to| *to != onward.destination()) {
+        let (cause, decide) = elsewhere(name, tail, to, known);
+        return hold(first, cause, decide, watched);
     }
     let supply = match onward {
-        Onward::Link(link) => link.supply().map(|supply| supply.state()),
+        Onward::Link(link, _) => link.supply().map(|supply| supply.state()),
         Onward::Here(here) => {
             let state = here.state().borrow().clone();
             if let Some(cause) = state.ledger_failed {
@@ -211,6 +225,19 @@ fn state(name: &str, store: &Store, tail: Option<&Tail>, onward: &Onward, watche
     }
 }
 
+/// Says that the first message waits for another way than the queue takes, and what may be done.
+fn elsewhere(name: &str, tail: &Tail, to: &Destination, known: &Destinations) -> (String, String) {
+    let count = tail.waiting.iter().find(|(waits, _)| waits == to).map_or(0, |(_, count)| *count);
+    let cause = format!("it and {} more were accepted for {}", count.saturating_sub(1), known.told(to));
+    let forward = known.forward_to(to).unwrap_or("FORWARD");
+    let decide = format!(
+        "wardlink queue move {name} --to {forward} (they go there) or --from-destination {} (they come here); park or \
+         discard. New ones are taken in",
+        known.written(to)
+    );
+    (cause, decide)
+}
+
 fn hold(sequence: Sequence, cause: String, decide: String, watched: &mut Watched) -> Queue {
     let since = watched.since(&format!("{sequence} {cause}"));
     Queue::Held { since, sequence, cause, decide }
@@ -236,7 +263,12 @@ pub(super) async fn answer(now: &Now, reloader: &Reloader, request: QueueRequest
         let cause = format!("forward {} has no queue: its delivery is transparent", request.forward);
         return QueueAnswer::Failed { cause };
     };
-    work(&request, &store, &onward, &by).await
+    if let (QueueAction::Move { to: Some(to), from }, Opened::Open(_)) = (&request.action, store.opened()) {
+        let word = Word { to, from: from.as_deref(), by: &by };
+        let moved = moved::move_to(&running.config, &store, word, reloader).await;
+        return moved.unwrap_or_else(|cause| QueueAnswer::Failed { cause });
+    }
+    work(&request, &store, (&onward, &destinations(&running.config)), &by).await
 }
 
 /// Says what is wrong with a spool, also with one that failed while it was open.
@@ -248,7 +280,12 @@ async fn fault(store: &Store) -> Option<SpoolError> {
     }
 }
 
-async fn work(request: &QueueRequest, store: &Store, onward: &Onward, by: &str) -> QueueAnswer {
+async fn work(
+    request: &QueueRequest,
+    store: &Store,
+    (onward, known): (&Onward, &Destinations),
+    by: &str,
+) -> QueueAnswer {
     if let QueueAction::Forget { reason } = &request.action
         && let Some(error) = fault(store).await
     {
@@ -259,13 +296,14 @@ async fn work(request: &QueueRequest, store: &Store, onward: &Onward, by: &str) 
             let destination = store.place().destination;
             let (commands, state);
             let courier = match onward {
-                Onward::Link(link) => Courier::Far(link),
+                Onward::Link(link, _) => Courier::Far(link),
                 Onward::Here(here) => {
                     (commands, state) = (here.commands(), here.state());
                     Courier::Here { commands: &commands, state: &state }
                 }
             };
-            let desk = Desk { forward: &request.forward, spool: &spool, courier, destination };
+            let way = Some(onward.destination().clone());
+            let desk = Desk { forward: &request.forward, spool: &spool, courier, destination, way, known };
             operate(&desk, request.action.clone(), by).await
         }
         Err(error) => QueueAnswer::Failed { cause: format!("the spool of {} is not open: {error}", request.forward) },

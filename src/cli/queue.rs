@@ -40,7 +40,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List messages by number: when they came, where they stand, what the receiver answered.
+    /// List the messages that wait or are parked, by number: when they came, where they stand, what was answered.
     List {
         /// The stored forward
         forward: String,
@@ -53,6 +53,9 @@ enum Command {
         /// Only those in this state
         #[arg(long, value_parser = STATES)]
         state: Option<String>,
+        /// All, also those that are delivered, discarded or released
+        #[arg(long, conflicts_with = "state")]
+        all: bool,
     },
     /// Show what is known of a message.
     Show {
@@ -81,13 +84,17 @@ enum Command {
         #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
     },
-    /// Send what waits for another destination to the one that is configured now.
+    /// Send what waits for another destination to the one that is configured now, or the queue on another forward's way.
     Move {
         /// The stored forward
         forward: String,
-        /// Where no stored forward has that name any more: the one whose way its messages take
+        /// The queue takes the way of this stored forward: what was accepted for there goes, in order, and the first
+        /// that was not holds it. Its own name takes it back
         #[arg(long, value_name = "FORWARD")]
         to: Option<String>,
+        /// What was accepted for this one goes elsewhere now, as SERVICE@PEER: `wardlink queue show` names it
+        #[arg(long = "from-destination", value_name = "DESTINATION")]
+        from: Option<String>,
     },
     /// Show how the two sites differ after one was restored from a backup, and decide which story holds.
     Reconcile {
@@ -172,8 +179,9 @@ pub(super) fn say(told: &Told) -> ExitCode {
 fn told(args: &Args, directory: &Path) -> Told {
     let ask = |forward: &str, action| asked(&args.site, directory, forward, action, args.json);
     match &args.command {
-        Command::List { forward, from, max, state } => {
-            ask(forward, QueueAction::List { from: *from, max: (*max).min(ENTRIES_MAX), state: state.clone() })
+        Command::List { forward, from, max, state, all } => {
+            let (max, state) = ((*max).min(ENTRIES_MAX), state.clone());
+            ask(forward, QueueAction::List { from: *from, max, state, all: *all })
         }
         Command::Show { of, payload: true } => {
             let desk = Desk { site: &args.site, directory, forward: &of.forward };
@@ -186,7 +194,7 @@ fn told(args: &Args, directory: &Path) -> Told {
         Command::Discard { of, reason } => {
             ask(&of.forward, QueueAction::Discard { sequence: of.message, reason: reason.clone() })
         }
-        Command::Move { forward, to } => ask(forward, QueueAction::Move { to: to.clone() }),
+        Command::Move { forward, to, from } => ask(forward, QueueAction::Move { to: to.clone(), from: from.clone() }),
         Command::Reconcile { forward, accept_far, resend } => {
             let choice = match (accept_far, resend) {
                 (true, _) => Some(Choice::AcceptFar),
@@ -203,13 +211,18 @@ fn told(args: &Args, directory: &Path) -> Told {
 /// Asks a site, and puts its answer into words.
 pub(super) fn asked(site: &SiteArgs, directory: &Path, forward: &str, action: QueueAction, json: bool) -> Told {
     let desk = Desk { site, directory, forward };
+    let flags = match &action {
+        QueueAction::List { all: true, .. } => " --all".to_owned(),
+        QueueAction::List { state: Some(state), .. } => format!(" --state {state}"),
+        _ => String::new(),
+    };
     match desk.ask(action) {
         Err(told) => told,
         Ok(answer) if json => match serde_json::to_string_pretty(&answer) {
             Ok(text) => Told::new(0, text + "\n"),
             Err(error) => Told::failed(error),
         },
-        Ok(QueueAnswer::Entries { entries, next }) => Told::new(0, table::list(forward, &entries, next)),
+        Ok(QueueAnswer::Entries { entries, next }) => Told::new(0, table::list((forward, &flags), &entries, next)),
         Ok(QueueAnswer::Entry { entry }) => Told::new(0, table::entry(&entry)),
         Ok(QueueAnswer::Done { said }) => Told::new(0, said + "\n"),
         Ok(_) => Told::failed("the site gave an answer that does not belong to the question"),

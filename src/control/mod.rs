@@ -5,6 +5,7 @@
 //! the first gate, not the only one.
 
 mod ask;
+pub mod destinations;
 pub mod operate;
 pub mod queue;
 mod serve;

@@ -4,22 +4,23 @@
 //! the sites").
 
 mod courier;
+mod entries;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use super::destinations::Destinations;
 use super::queue::{CONTENT_BYTES_MAX, Choice, ENTRIES_MAX, QueueAction, QueueAnswer, QueueEntry};
 use crate::link::feed::supply::Bar;
 use crate::link::feed::{Answer, CommandKind};
 use crate::spool::queue::State;
-use crate::spool::store::{self, DamagedMessage, Destination, Listed, Tail};
-use crate::spool::{Divergence, FarView, Sequence, Spool, SpoolError, Verdict};
+use crate::spool::store::{self, Destination, Listed, Tail};
+use crate::spool::{Divergence, FarView, Sequence, Spool, SpoolError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 pub use courier::Courier;
+use entries::{entry, named};
 use tokio::time::timeout;
 
-/// Is the last time that RFC 3339 can write, 9999-12-31T23:59:59Z, since 1970.
-const RFC3339_MAX: Duration = Duration::from_secs(253_402_300_799);
 /// Bounds the wait for the report on a withdrawn message: it follows the answer on the same link, a commit behind it.
 const REPORT_WITHIN: Duration = Duration::from_millis(500);
 
@@ -33,6 +34,10 @@ pub struct Desk<'a> {
     pub courier: Courier<'a>,
     /// Is where messages go by the configuration; none: nowhere.
     pub destination: Option<Destination>,
+    /// Is where they go now: what was accepted for elsewhere waits.
+    pub way: Option<Destination>,
+    /// Names destinations.
+    pub known: &'a Destinations,
 }
 
 /// Does what is asked, and says what came of it.
@@ -49,15 +54,16 @@ pub async fn operate(desk: &Desk<'_>, action: QueueAction, by: &str) -> QueueAns
         return QueueAnswer::Failed { cause: desk.no_way() };
     }
     let done = match action {
-        QueueAction::List { from, max, state } => desk.list(from, max.min(ENTRIES_MAX), state).await,
+        QueueAction::List { from, max, state, all } => desk.list(from, max.min(ENTRIES_MAX), (state, all)).await,
         QueueAction::Show { sequence } => desk.show(sequence).await,
         QueueAction::Content { sequence, offset } => desk.content(sequence, offset, by).await,
         QueueAction::Retry { sequence } => desk.retry(sequence, by).await,
         QueueAction::Park { sequence } => desk.park(sequence, by).await,
         QueueAction::Release { sequence } => desk.release(sequence, by).await,
         QueueAction::Discard { sequence, reason } => desk.discard(sequence, &reason, by).await,
-        QueueAction::Move { to: None } => desk.move_here(by).await,
-        QueueAction::Move { to: Some(_) } => Err(desk.has_a_way()),
+        QueueAction::Move { to: None, from } => desk.move_here(from.as_deref(), by).await,
+        // Which way a queue takes is not the queue's to say.
+        QueueAction::Move { to: Some(_), .. } => Err(desk.no_way()),
         QueueAction::Reconcile { choice } => desk.reconcile(choice, by).await,
         QueueAction::Forget { .. } => Err(desk.in_use()),
         QueueAction::Pause => desk.pause(true, by).await,
@@ -89,13 +95,18 @@ pub fn decisions_without_retry(forward: &str, sequence: Sequence) -> String {
 }
 
 impl Desk<'_> {
-    async fn list(&self, from: Sequence, max: u32, state: Option<String>) -> Done {
+    async fn list(&self, from: Sequence, max: u32, (state, all): (Option<String>, bool)) -> Done {
         let state = match state {
             None => None,
             Some(word) => Some(named(&word).ok_or_else(|| format!("no message is ever {word}"))?),
         };
         let max = usize::try_from(max).unwrap_or(usize::MAX);
-        let mut listed = self.spool.list(from, state, max.saturating_add(1)).await.map_err(failed)?;
+        let more = max.saturating_add(1);
+        let listed = match state {
+            None if !all => self.spool.list_held(from, more).await,
+            state => self.spool.list(from, state, more).await,
+        };
+        let mut listed = listed.map_err(failed)?;
         let next = listed.get(max).map(|more| more.sequence);
         listed.truncate(max);
         Ok(QueueAnswer::Entries { entries: listed.iter().map(|listed| self.entry(listed)).collect(), next })
@@ -105,7 +116,8 @@ impl Desk<'_> {
     fn entry(&self, listed: &Listed) -> QueueEntry {
         let held = self.courier.held().filter(|(sequence, _)| *sequence == listed.sequence);
         let told = |(sequence, why)| format!("{why}; {}", decisions(self.forward, sequence));
-        QueueEntry { held: held.map(told), ..entry(listed, self.tail().damaged.as_ref()) }
+        let destination = self.known.told(&listed.destination);
+        QueueEntry { held: held.map(told), destination, ..entry(listed, self.tail().damaged.as_ref()) }
     }
 
     /// Says why a message cannot be dealt with so, and what can be.
@@ -136,14 +148,14 @@ impl Desk<'_> {
     /// Has the first message tried at once: one that is held, or that rests between two attempts.
     async fn retry(&self, wanted: Option<Sequence>, by: &str) -> Done {
         let (held, name) = (self.courier.held(), self.forward);
-        let Tail { retired_through, depth, paused, stranded, .. } = self.tail();
+        let Tail { retired_through, depth, paused, first_for, .. } = self.tail();
         let first = match held {
             Some((held, _)) => held,
             None if depth == 0 => return Err("nothing waits: there is nothing to try again".to_owned()),
-            None if stranded > 0 => {
-                return Err(format!(
-                    "{stranded} messages wait for another destination: see wardlink queue move {name}"
-                ));
+            None if first_for != self.way => {
+                let sequence = retired_through.saturating_add(1);
+                let to = first_for.map(|to| self.known.told(&to)).unwrap_or_default();
+                return Err(format!("message {sequence} was accepted for {to}: see wardlink queue move {name}"));
             }
             None if paused => return Err(format!("{name} is paused: wardlink forward resume {name} lets it go on")),
             None => retired_through.saturating_add(1),
@@ -166,6 +178,13 @@ impl Desk<'_> {
 
     async fn park(&self, sequence: Sequence, by: &str) -> Done {
         match self.spool.park(sequence, false, by).await {
+            Err(SpoolError::Sent { .. }) if !self.can_ask(sequence).await => {
+                self.spool.park_unasked(sequence, by).await.map_err(failed)?;
+                return said(format!(
+                    "message {sequence} is set aside; it may have been sent there before, and nobody here can ask: ask \
+                     the receiver's people before you release it"
+                ));
+            }
             Err(SpoolError::Sent { .. }) => {
                 let _bar = self.withdraw(sequence).await?;
                 self.spool.park(sequence, true, by).await.map_err(failed)?;
@@ -179,9 +198,11 @@ impl Desk<'_> {
         let before = self.spool.show(sequence).await;
         let is_copy = before.is_ok_and(|listed| listed.state == State::Delivered);
         match self.spool.discard(sequence, false, by, reason).await {
-            Err(SpoolError::Sent { .. }) if matches!(self.courier, Courier::Nobody) => {
-                self.spool.discard(sequence, true, by, reason).await.map_err(failed)?;
-                return said(format!("message {sequence} is given up; it was sent, and the far site may deliver it"));
+            Err(SpoolError::Sent { .. }) if !self.can_ask(sequence).await => {
+                self.spool.discard_unasked(sequence, by, reason).await.map_err(failed)?;
+                return said(format!(
+                    "message {sequence} is given up; it may have been sent there before, and the receiver may have it"
+                ));
             }
             Err(SpoolError::Sent { .. }) => {
                 let _bar = self.withdraw(sequence).await?;
@@ -200,22 +221,46 @@ impl Desk<'_> {
         })
     }
 
+    /// Tells whether whoever delivers a message now is the one that it may have been sent to.
+    async fn can_ask(&self, sequence: Sequence) -> bool {
+        let listed = self.spool.show(sequence).await;
+        listed.is_ok_and(|listed| self.way.as_ref() == Some(&listed.destination))
+    }
+
     async fn release(&self, sequence: Sequence, by: &str) -> Done {
+        let listed = self.spool.show(sequence).await.map_err(|error| self.refused(error, ""))?;
+        if let Some(way) = self.way.as_ref().filter(|way| **way != listed.destination) {
+            let (name, known) = (self.forward, self.known);
+            return Err(format!(
+                "message {sequence} was accepted for {}, and {name} leads to {}: wardlink queue move {name} \
+                 --from-destination {} has it and all others of there go here, --to FORWARD has the queue go there",
+                known.told(&listed.destination),
+                known.told(way),
+                known.written(&listed.destination)
+            ));
+        }
         let only = "only one that is parked, or delivered and still kept, can be queued again";
         let again = self.spool.release(sequence, by).await.map_err(|error| self.refused(error, only))?;
         said(format!("message {sequence} is queued again as {again}"))
     }
 
-    async fn move_here(&self, by: &str) -> Done {
+    async fn move_here(&self, from: Option<&str>, by: &str) -> Done {
         let Some(destination) = self.destination.clone() else { return Err(self.no_way()) };
-        let moved = self.spool.move_to(destination.clone(), by).await.map_err(failed)?;
+        let held = self.spool.held_for().await.map_err(failed)?;
+        let others: Vec<_> = held.into_iter().filter(|(to, _)| *to != destination).collect();
+        let here = self.known.told(&destination);
+        let from = match (from, others.as_slice()) {
+            (Some(name), others) => self.known.find(name, others)?,
+            (None, []) => return Err(format!("all that waits goes to {here} already")),
+            (None, [(only, _)]) => only.clone(),
+            (None, several) => {
+                let several = self.known.listed(several);
+                return Err(format!("which are to go to {here}? Say --from-destination and one of {several}"));
+            }
+        };
+        let moved = self.spool.move_to(from, destination, by).await.map_err(failed)?;
         self.courier.begin_again();
-        said(format!("{moved} messages go to {} now", destination.target))
-    }
-
-    fn has_a_way(&self) -> String {
-        let name = self.forward;
-        format!("{name} is a forward with a way of its own: --to is for queues whose forward is not named any more")
+        said(format!("{moved} messages go to {here} now"))
     }
 
     fn no_way(&self) -> String {
@@ -260,10 +305,22 @@ impl Desk<'_> {
             )),
             // It is not there, and cannot come while the bar lives.
             Answer::Unknown if bar.is_some() => Ok(bar),
-            Answer::Unknown => {
-                Err(format!("message {sequence} is on its way and not there yet: ask again in a moment"))
-            }
+            Answer::Unknown => Err(self.is_behind(sequence)),
         }
+    }
+
+    /// Says why a message that is read already cannot be taken out yet, and what to do.
+    fn is_behind(&self, sequence: Sequence) -> String {
+        let first = self.tail().retired_through.saturating_add(1);
+        if first >= sequence {
+            return format!("message {sequence} is on its way and not there yet: ask again in a moment");
+        }
+        let (held, name) = (self.courier.held(), self.forward);
+        let why = match held.filter(|(held, _)| *held < sequence) {
+            Some((held, why)) => format!("message {held}, which is held ({why}): {}", decisions(name, held)),
+            None => format!("message {first}, which is being delivered: wait for its end, or park {name} {first}"),
+        };
+        format!("message {sequence} is next behind {why}; then ask again")
     }
 
     /// Waits until the far site has reported what became of a message that it has withdrawn: how often it was attempted
@@ -338,47 +395,6 @@ pub fn told(divergence: Divergence) -> &'static str {
             "the same numbers are other messages at the far site: one was restored from a backup"
         }
     }
-}
-
-fn named(word: &str) -> Option<State> {
-    State::ALL.into_iter().find(|state| state.name() == word)
-}
-
-fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueEntry {
-    let outcome = listed.outcome.as_ref();
-    let damaged = damaged.filter(|damaged| damaged.sequence == listed.sequence).map(|damaged| &damaged.damage);
-    let damaged = damaged.or(listed.fault.as_ref());
-    QueueEntry {
-        sequence: listed.sequence,
-        state: listed.state.name().to_owned(),
-        accepted: time(listed.accepted),
-        bytes: listed.bytes,
-        target: listed.target.clone(),
-        sent: listed.may_be_sent,
-        damaged: damaged.map(ToString::to_string),
-        settled: listed.settled.map(time),
-        verdict: outcome.and_then(|outcome| outcome.verdict).map(|verdict| what_became(verdict).to_owned()),
-        code: outcome.and_then(|outcome| outcome.code).map(|code| code.code().to_owned()),
-        attempts: outcome.map_or(0, |outcome| outcome.attempts),
-        in_doubt: outcome.map_or(0, |outcome| outcome.in_doubt),
-        held: None,
-    }
-}
-
-fn what_became(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Delivered => "delivered",
-        Verdict::Rejected => "rejected by the receiver",
-        Verdict::Failed => "failed at the receiver",
-        Verdict::Withdrawn => "withdrawn by an operator",
-        Verdict::DeliveredBefore => "delivered, before the far site's state was lost",
-    }
-}
-
-/// Writes a time as RFC 3339 in UTC; what that cannot write becomes the nearest end.
-fn time(time: SystemTime) -> String {
-    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(RFC3339_MAX);
-    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since_1970).to_string()
 }
 
 #[cfg(test)]

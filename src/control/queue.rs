@@ -31,8 +31,11 @@ pub enum QueueAction {
         from: u64,
         /// Bounds the list, at most [`ENTRIES_MAX`].
         max: u32,
-        /// Keeps messages in this state only.
+        /// Keeps messages in this state only; none: those that wait or are parked.
         state: Option<String>,
+        /// Keeps all instead.
+        #[serde(default)]
+        all: bool,
     },
     /// To show what is known of a message.
     Show {
@@ -69,11 +72,14 @@ pub enum QueueAction {
         /// Says why.
         reason: String,
     },
-    /// To send what waits for another destination to the one that is configured now.
+    /// To send what waits for another destination to the one that is configured now, or the queue on another way.
     Move {
-        /// Is the stored forward whose way the messages of a queue without a forward take.
+        /// Is the stored forward whose way the queue takes.
         #[serde(default)]
         to: Option<String>,
+        /// Is the destination that the messages were accepted for which are to go elsewhere; none: the only one there is.
+        #[serde(default)]
+        from: Option<String>,
     },
     /// To show how the two sites differ, and to decide.
     Reconcile {
@@ -145,6 +151,7 @@ impl QueueAction {
 /// Is what a command is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way into a line of JSON")]
 pub enum QueueAnswer {
     /// Lists messages.
     Entries {
@@ -192,6 +199,9 @@ pub struct QueueEntry {
     pub bytes: u64,
     /// Is the service or address that it was accepted for.
     pub target: String,
+    /// Says where that is, for people: with the peer.
+    #[serde(default)]
+    pub destination: String,
     /// Says whether the far site may have it.
     pub sent: bool,
     /// Says how its content is damaged, where that holds the queue.
@@ -210,6 +220,22 @@ pub struct QueueEntry {
     /// Says why all others wait for it, and what to do, where they do.
     #[serde(default)]
     pub held: Option<String>,
+    /// Lists what operators did with it and with its queue; the latest at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decisions: Vec<Decision>,
+}
+
+/// Is what somebody did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Says when, in RFC 3339.
+    pub at: String,
+    /// Says what, in a word.
+    pub what: String,
+    /// Names the operator; nobody where the site found something.
+    pub by: String,
+    /// Says why, or what was found.
+    pub reason: String,
 }
 
 #[cfg(test)]
@@ -219,7 +245,7 @@ mod tests {
     #[test]
     fn what_changes_a_queue_or_shows_content_is_for_root() {
         for action in [
-            QueueAction::List { from: 1, max: 1, state: None },
+            QueueAction::List { from: 1, max: 1, state: None, all: false },
             QueueAction::Show { sequence: 1 },
             QueueAction::Reconcile { choice: None },
         ] {
@@ -231,7 +257,7 @@ mod tests {
             QueueAction::Park { sequence: 1 },
             QueueAction::Release { sequence: 1 },
             QueueAction::Discard { sequence: 1, reason: "x".into() },
-            QueueAction::Move { to: None },
+            QueueAction::Move { to: None, from: None },
             QueueAction::Reconcile { choice: Some(Choice::Resend) },
             QueueAction::Forget { reason: "x".into() },
             QueueAction::Pause,

@@ -27,6 +27,7 @@ use crate::link::inside::{Inside, tune};
 use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
+use crate::spool::store::Destination;
 use deliver::Delivery;
 use stored::here::Here;
 use stored::store::Store;
@@ -62,17 +63,27 @@ pub enum Way {
 /// Says how stored messages reach their receiver.
 #[derive(Clone)]
 pub enum Onward {
-    /// Over a link to a service.
-    Link(Arc<Outbound>),
+    /// Over a link to a service: the link, and where it leads.
+    Link(Arc<Outbound>, Destination),
     /// By this site itself, to an address inside the tunnel.
     Here(Arc<Here>),
+}
+
+impl Onward {
+    /// Says where it leads: only messages that were accepted for there go this way.
+    pub fn destination(&self) -> &Destination {
+        match self {
+            Self::Link(_, to) => to,
+            Self::Here(here) => here.destination(),
+        }
+    }
 }
 
 impl Way {
     /// Returns the link, where there is one.
     pub fn link(&self) -> Option<&Arc<Outbound>> {
         match self {
-            Self::Link(link) | Self::Stored(_, Onward::Link(link)) => Some(link),
+            Self::Link(link) | Self::Stored(_, Onward::Link(link, _)) => Some(link),
             Self::Address(_) | Self::Stored(_, Onward::Here(_)) => None,
         }
     }
@@ -186,7 +197,7 @@ impl Forward {
     /// Tells what is known of the receiver, and since when.
     pub fn receiver(&self) -> (ReceiverState, SystemTime) {
         match self.way() {
-            Way::Link(link) | Way::Stored(_, Onward::Link(link)) => link.receiver(),
+            Way::Link(link) | Way::Stored(_, Onward::Link(link, _)) => link.receiver(),
             Way::Stored(_, Onward::Here(here)) => here.receiver(),
             Way::Address(_) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
         }

@@ -7,6 +7,7 @@ mod batch;
 mod held;
 pub mod here;
 mod judge;
+pub mod outlet;
 pub mod store;
 
 use std::cell::RefCell;

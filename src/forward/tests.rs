@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::stored::outlet::Outlet;
 use super::*;
 use crate::config::{Delivery, Name, OnUnreachable, PublicKey, Target, Transparent};
 use crate::link::owners::Owners;
@@ -230,8 +231,9 @@ async fn serve_stored(config: &mut config::Forward, directory: &std::path::Path)
         peer: config.peer.clone(),
         address: (HERE, 1).into(),
     };
-    let link = Outbound::stored(route, inside.clone(), Arc::clone(&store) as _);
-    let forward = Forward::new(config.clone(), Way::Stored(Arc::clone(&store), Onward::Link(link)), inside);
+    let to = Destination { peer_key: [7; 32], target: "orders".into() };
+    let link = Outbound::stored(route, inside.clone(), Outlet::new(Arc::clone(&store), to.clone()));
+    let forward = Forward::new(config.clone(), Way::Stored(Arc::clone(&store), Onward::Link(link, to)), inside);
     tokio::spawn(Arc::clone(&forward).serve(listener));
     while matches!(store.opened(), stored::store::Opened::Not) {
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -102,17 +102,17 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
 pub(crate) fn stored() -> ForwardFacts {
     let queue = QueueFacts {
         state: Queue::Flowing,
-        depth: 3,
+        depth: Some(3),
         depth_max: 1000,
-        bytes: 1500,
+        bytes: Some(1500),
         bytes_max: 1 << 20,
         oldest_age: Some(Duration::from_secs(2)),
-        parked: 1,
-        parked_bytes: 500,
-        accepted_total: 103,
-        settled_total: 100,
+        parked: Some(0),
+        parked_bytes: Some(0),
+        accepted_total: Some(103),
+        settled_total: Some(100),
         refused: BTreeMap::from([("queue_full", 2)]),
-        in_doubt_total: 4,
+        in_doubt_total: Some(4),
         receiver_acks: BTreeMap::from([("AA", 99)]),
         dropped_answers: BTreeMap::from([("late", 5)]),
         last_settled_age: Some(Duration::from_secs(1)),
@@ -122,9 +122,9 @@ pub(crate) fn stored() -> ForwardFacts {
         disk_full_since: None,
         disk_free_bytes: Some(1 << 30),
         disk_full_in: None,
-        delivered: 97,
-        delivered_kept_bytes: 3 << 20,
-        shredded_early: 6,
+        delivered: Some(97),
+        delivered_kept_bytes: Some(3 << 20),
+        shredded_early: Some(6),
     };
     ForwardFacts { delivery: "stored", queue: Some(queue), ..forward("results", "service results") }
 }

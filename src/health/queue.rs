@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::facts::{rfc3339, rfc3339_maybe, seconds_maybe};
 
-/// Holds what the queue of a stored forward knows of itself.
+/// Holds what the queue of a stored forward knows of itself. What is not known, as before its spool is open, is none.
 #[derive(Debug, Clone, Serialize)]
 pub struct QueueFacts {
     /// Says whether messages go on to the receiver.
@@ -17,13 +17,13 @@ pub struct QueueFacts {
     pub state: Queue,
     /// Counts the messages that wait.
     #[serde(rename = "queue_depth")]
-    pub depth: u64,
+    pub depth: Option<u64>,
     /// Limits them and those that are set aside, together.
     #[serde(rename = "queue_depth_max")]
     pub depth_max: u64,
     /// Counts the bytes of their payloads.
     #[serde(rename = "queue_bytes")]
-    pub bytes: u64,
+    pub bytes: Option<u64>,
     /// Limits these and those of the messages that are set aside, together.
     #[serde(rename = "queue_bytes_max")]
     pub bytes_max: u64,
@@ -32,19 +32,19 @@ pub struct QueueFacts {
     pub oldest_age: Option<Duration>,
     /// Counts the messages that are set aside.
     #[serde(rename = "parked_messages")]
-    pub parked: u64,
+    pub parked: Option<u64>,
     /// Counts the bytes of their payloads.
-    pub parked_bytes: u64,
+    pub parked_bytes: Option<u64>,
     /// Counts the messages that were ever taken in.
-    pub accepted_total: u64,
+    pub accepted_total: Option<u64>,
     /// Counts those of them that are settled.
-    pub settled_total: u64,
+    pub settled_total: Option<u64>,
     /// Counts the messages that were not taken since the start, by reason.
     #[serde(rename = "refused_total")]
     pub refused: BTreeMap<&'static str, u64>,
     /// Counts the messages settled since the start that the receiver may have twice, each once; the attempts are counted
     /// where the receiver is.
-    pub in_doubt_total: u64,
+    pub in_doubt_total: Option<u64>,
     /// Counts the receiver's answers by their code (MSA-1), where this site delivers (`to:`); else its service does.
     pub receiver_acks: BTreeMap<&'static str, u64>,
     /// Counts what the receiver said and is no answer to the message that was sent, by kind, where this site delivers.
@@ -70,12 +70,12 @@ pub struct QueueFacts {
     pub disk_full_in: Option<Duration>,
     /// Counts the copies of delivered messages that are kept on it (`keep_delivered`).
     #[serde(rename = "delivered_kept")]
-    pub delivered: u64,
+    pub delivered: Option<u64>,
     /// Counts the bytes of their payloads.
-    pub delivered_kept_bytes: u64,
+    pub delivered_kept_bytes: Option<u64>,
     /// Counts those that were shredded before their time, since the spool was opened: that disk was short of room.
     #[serde(rename = "delivered_shredded_early_total")]
-    pub shredded_early: u64,
+    pub shredded_early: Option<u64>,
 }
 
 /// Says whether the messages of a queue go on to the receiver.
@@ -149,7 +149,7 @@ pub struct HeldQueue {
     pub cause: String,
 }
 
-/// Holds what is known of a queue that holds messages, and whose forward is not named any more as one that stores.
+/// Holds what is known of a queue that holds messages, or whose messages are not known, and whose forward is not named any more as one that stores.
 #[derive(Debug, Clone, Serialize)]
 pub struct OrphanFacts {
     /// Names the forward that it was of.
@@ -159,13 +159,13 @@ pub struct OrphanFacts {
     pub since: SystemTime,
     /// Counts the messages that wait.
     #[serde(rename = "queue_depth")]
-    pub depth: u64,
+    pub depth: Option<u64>,
     /// Counts the bytes of their payloads.
     #[serde(rename = "queue_bytes")]
-    pub bytes: u64,
+    pub bytes: Option<u64>,
     /// Counts the messages that are set aside.
     #[serde(rename = "parked_messages")]
-    pub parked: u64,
+    pub parked: Option<u64>,
     /// Is how long the oldest has waited.
     #[serde(rename = "oldest_queued_age_seconds", serialize_with = "seconds_maybe")]
     pub oldest_age: Option<Duration>,

@@ -1,13 +1,19 @@
 //! How fast a queue fills and drains, and how fast the disk does: from counts, seen now and then. Pure.
 //!
-//! Never looks at a clock, and says nothing where it has seen too little. A rate is that of the last minute, or of the
-//! time between the last two looks where these are further apart.
+//! Never looks at a clock, and says nothing where it has seen too little. A rate is that of the last minute, the disk's
+//! of the last quarter of an hour, or of the time between the last two looks where these are further apart.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Is the time that rates are taken over: long enough to be calm, short enough to show what happens now.
 const WINDOW: Duration = Duration::from_secs(60);
+/// Is the time that the pace of the disk is taken over: other programs write in bursts, and somebody is called for it.
+const DISK_WINDOW: Duration = Duration::from_secs(15 * 60);
+/// Is the least time between two looks at the disk that count.
+const DISK_SPACING: Duration = Duration::from_secs(15);
+/// Is the least time that says anything of the disk's pace.
+const DISK_WINDOW_MIN: Duration = Duration::from_secs(5 * 60);
 /// Is the least time between two looks that count: what is asked more often shows the same.
 const SPACING: Duration = Duration::from_secs(1);
 /// Is the longest time that an estimate names: beyond, it says nothing.
@@ -28,7 +34,10 @@ pub struct Look {
 
 /// Remembers looks.
 #[derive(Debug, Default)]
-pub struct Rates(VecDeque<Look>);
+pub struct Rates {
+    looks: VecDeque<Look>,
+    disk: VecDeque<Look>,
+}
 
 /// Is what the looks say together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -46,38 +55,48 @@ pub struct Pace {
 impl Rates {
     /// Takes a look into account, and says what is known then.
     pub fn handle_look(&mut self, look: Look) -> Pace {
-        let is_new = |last: &Look| look.at.saturating_duration_since(last.at) >= SPACING;
-        if self.0.back().is_none_or(is_new) {
-            self.0.push_back(look);
-        }
-        // One that is older than the window is kept, as its begin.
-        let is_past =
-            |second: Option<&Look>| second.is_some_and(|second| look.at.saturating_duration_since(second.at) >= WINDOW);
-        while is_past(self.0.get(1)) {
-            self.0.pop_front();
-        }
-        match self.0.front() {
-            Some(first) if look.at.saturating_duration_since(first.at) >= SPACING => pace(first, &look),
-            _ => Pace::default(),
-        }
+        let pace = match begin(&mut self.looks, look, WINDOW, SPACING) {
+            Some(first) => pace(&first, &look),
+            None => Pace::default(),
+        };
+        let first = begin(&mut self.disk, look, DISK_WINDOW, DISK_SPACING);
+        let first = first.filter(|first| look.at.saturating_duration_since(first.at) >= DISK_WINDOW_MIN);
+        Pace { disk_full_in: first.and_then(|first| disk_full_in(&first, &look)), ..pace }
     }
 }
 
+/// Remembers a look, and finds the one that the window begins with; none where it is too near.
+fn begin(looks: &mut VecDeque<Look>, look: Look, window: Duration, spacing: Duration) -> Option<Look> {
+    let age = |of: &Look| look.at.saturating_duration_since(of.at);
+    if looks.back().is_none_or(|last| age(last) >= spacing) {
+        looks.push_back(look);
+    }
+    // One that is older than the window is kept, as its begin.
+    while looks.get(1).is_some_and(|second| age(second) >= window) {
+        looks.pop_front();
+    }
+    looks.front().copied().filter(|first| age(first) >= spacing)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a rate, not a count")]
+fn per_second(from: u64, to: u64, time: Duration) -> f64 {
+    to.saturating_sub(from) as f64 / time.as_secs_f64()
+}
+
+fn disk_full_in(first: &Look, last: &Look) -> Option<Duration> {
+    let (before, now) = first.free_bytes.zip(last.free_bytes)?;
+    estimate(now, per_second(now, before, last.at.saturating_duration_since(first.at)))
+}
+
 fn pace(first: &Look, last: &Look) -> Pace {
-    let seconds = last.at.saturating_duration_since(first.at).as_secs_f64();
-    #[allow(clippy::cast_precision_loss, reason = "a rate, not a count")]
-    let per_second = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
-    let accepted = per_second(first.accepted, last.accepted);
-    let settled = per_second(first.settled, last.settled);
-    let disk_full_in = first.free_bytes.zip(last.free_bytes).and_then(|(before, now)| {
-        let consumed = per_second(now, before);
-        estimate(now, consumed)
-    });
+    let time = last.at.saturating_duration_since(first.at);
+    let accepted = per_second(first.accepted, last.accepted, time);
+    let settled = per_second(first.settled, last.settled, time);
     Pace {
         accepted_per_second: Some(accepted),
         settled_per_second: Some(settled),
         drained_in: estimate(last.accepted.saturating_sub(last.settled), settled - accepted),
-        disk_full_in,
+        disk_full_in: None,
     }
 }
 
@@ -124,9 +143,9 @@ mod tests {
         queue.look(0.0, 1000, 0, 5000);
         let pace = queue.look(10.0, 1100, 400, 4000);
         assert_eq!((pace.accepted_per_second, pace.settled_per_second), (Some(10.0), Some(40.0)));
-        // 700 left, 30 fewer each second; 4000 bytes left, 100 fewer each second.
+        // 700 left, 30 fewer each second.
         assert_eq!(pace.drained_in.map(|time| time.as_secs()), Some(23));
-        assert_eq!(pace.disk_full_in, Some(Duration::from_secs(40)));
+        assert_eq!(pace.disk_full_in, None, "too little to call somebody for");
     }
 
     #[test]
@@ -139,6 +158,27 @@ mod tests {
     }
 
     #[test]
+    fn the_pace_of_a_disk_is_that_of_a_quarter_of_an_hour() {
+        let mut queue = Queue::new();
+        let mut looks = |from: u32, to: u32, free: fn(u64) -> u64| {
+            let mut last = None;
+            for second in from..=to {
+                last = queue
+                    .look(f64::from(second), 0, 0, free(u64::from(second)))
+                    .disk_full_in
+                    .map(|time| time.as_secs());
+            }
+            (last, queue.rates.disk.len())
+        };
+        assert_eq!(looks(0, 299, |second| 100_000 - second).0, None, "not yet");
+        assert_eq!(looks(300, 300, |_| 99_700).0, Some(99_700), "a byte a second");
+        // A burst of a minute is a fifteenth of it.
+        assert_eq!(looks(301, 900, |second| 99_700 - (second - 300).min(60) * 100).0, Some(13_385));
+        let (calm, kept) = looks(901, 2000, |_| 93_700);
+        assert!(calm.is_none() && kept <= 62, "{kept}");
+    }
+
+    #[test]
     fn what_is_long_ago_counts_no_more() {
         let mut queue = Queue::new();
         queue.look(0.0, 0, 0, 0);
@@ -147,6 +187,6 @@ mod tests {
         }
         assert_eq!(queue.look(200.0, 1_000_000, 0, 0).accepted_per_second, Some(0.0), "but the last look does");
         assert_eq!(queue.look(201.0, 1_000_151, 0, 0).accepted_per_second, Some(1.0));
-        assert!(queue.rates.0.len() <= 3);
+        assert!(queue.rates.looks.len() <= 3);
     }
 }

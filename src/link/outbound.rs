@@ -6,9 +6,10 @@
 
 mod greeting;
 mod life;
+mod news;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
@@ -25,6 +26,7 @@ use super::{FLUSH_WITHIN, cause_chain};
 use crate::config::Name;
 pub use greeting::DialError;
 use life::SignsOfLife;
+use news::News;
 
 /// The pause after the first failure; it doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -80,6 +82,7 @@ pub struct Outbound {
     /// Carries stored messages, in place of streams.
     supply: Option<Arc<Supply>>,
     state: Mutex<LinkState>,
+    news: Mutex<News>,
     route: Route,
     inside: Inside,
     hold_for: Mutex<Duration>,
@@ -107,6 +110,7 @@ impl Outbound {
             session: Session::near(hold_for),
             supply,
             state: Mutex::new(LinkState::New),
+            news: Mutex::default(),
             route,
             inside,
             hold_for: Mutex::new(hold_for),
@@ -202,6 +206,7 @@ impl Outbound {
         let mut far: Option<Instance> = None;
         let mut pause = PAUSE_MIN;
         loop {
+            self.queue_is_read().await;
             awake.forget();
             let greeted = tokio::select! {
                 greeted = self.greet() => greeted,
@@ -230,6 +235,18 @@ impl Outbound {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = awake.next() => {}
+            }
+        }
+    }
+
+    /// Waits until the queue that the link carries can be read: what is at fault here is nothing to dial for.
+    async fn queue_is_read(&self) {
+        let Some(supply) = &self.supply else { return };
+        while let Some(why) = supply.queue_failure() {
+            let ended = Ended::Store(why.clone().into());
+            self.down(ended.cause(), cause_chain(&ended));
+            if !supply.failure_ended(&why).await {
+                return std::future::pending().await;
             }
         }
     }
@@ -264,28 +281,44 @@ impl Outbound {
             ended = tie.hold(carry) => Some(ended.unwrap_or(Ended::Moved)),
             ended = wake => Some(ended),
             () = self.regreet.notified() => None,
+            () = self.steady() => None,
         }
     }
 
+    /// Takes note that a connection holds; never returns.
+    async fn steady(&self) {
+        tokio::time::sleep(STEADY).await;
+        if self.news().handle_steady() {
+            self.tell_up();
+        }
+        std::future::pending().await
+    }
+
     fn up(&self) {
-        tracing::info!(forward = %self.route.forward, address = %self.route.address, "link is up");
+        if self.news().handle_up() {
+            self.tell_up();
+        }
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = LinkState::Up { since: SystemTime::now() };
+    }
+
+    fn tell_up(&self) {
+        tracing::info!(forward = %self.route.forward, address = %self.route.address, "link is up");
+    }
+
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn down(&self, cause: Cause, why: String) {
         self.session.disconnected(cause);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = match &*state {
-            LinkState::Down { since, why: before, .. } if *before == why => *since,
-            LinkState::Down { since, .. } => {
-                tracing::warn!(forward = %self.route.forward, %why, "link is still down");
-                *since
-            }
-            LinkState::Up { .. } | LinkState::New => {
-                tracing::warn!(forward = %self.route.forward, %why, "link is down");
-                SystemTime::now()
-            }
-        };
+        let was_down = matches!(*state, LinkState::Down { .. });
+        let (since, is_news) = self.news().handle_down(&why, SystemTime::now());
+        match (is_news, was_down) {
+            (false, _) => {}
+            (true, true) => tracing::warn!(forward = %self.route.forward, %why, "link is still down"),
+            (true, false) => tracing::warn!(forward = %self.route.forward, %why, "link is down"),
+        }
         *state = LinkState::Down { since, cause, why };
     }
 }

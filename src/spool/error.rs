@@ -132,16 +132,6 @@ pub enum SpoolError {
         /// Is the message.
         sequence: Sequence,
     },
-    /// Messages are queued for another destination than the one configured.
-    #[error(
-        "{messages} messages are queued for {target}, not for what is configured now: move them, or change it back"
-    )]
-    Stranded {
-        /// Counts them.
-        messages: u64,
-        /// Is the service or address that they were accepted for.
-        target: String,
-    },
     /// A peer has as many forwards here as it may have.
     #[error("peer {peer} has sent stored messages of {forwards} forwards, and may of no more: remove what is old below {}", .path.display())]
     TooManyForwards {
@@ -240,7 +230,7 @@ impl SpoolError {
             Self::Gone { .. } | Self::Removed { .. } | Self::NoneThere { .. } | Self::OtherSpool { .. } => true,
             Self::Damaged { damage, .. } => *damage == Damage::Database,
             Self::NotThere { .. } | Self::NotAllowed { .. } => false,
-            Self::Sent { .. } | Self::Stranded { .. } | Self::TooManyForwards { .. } => false,
+            Self::Sent { .. } | Self::TooManyForwards { .. } => false,
         }
     }
 }

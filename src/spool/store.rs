@@ -72,7 +72,7 @@ pub struct Destination {
 pub struct Wanted {
     /// Is the spool that there was; none: one is made where none is there.
     pub spool: Option<SpoolId>,
-    /// Is where messages go; none: nowhere, all that is queued is held.
+    /// Is where messages are accepted for; none: none is.
     pub destination: Option<Destination>,
     /// Limits it.
     pub limits: Limits,
@@ -95,6 +95,10 @@ pub struct Tail {
     pub parked_bytes: u64,
     /// Is when the first queued message was accepted.
     pub oldest: Option<SystemTime>,
+    /// Is where that first message was accepted for: it goes nowhere else, and those behind it wait.
+    pub first_for: Option<Destination>,
+    /// Counts queued messages by where they were accepted for.
+    pub waiting: Vec<(Destination, u64)>,
     /// Counts the messages settled since the store was opened that the receiver may have twice, or may have although they
     /// were given up.
     pub in_doubt: u64,
@@ -106,8 +110,6 @@ pub struct Tail {
     pub shredded_early: u64,
     /// Says whether an operator paused the forward.
     pub paused: bool,
-    /// Counts messages that are queued for another destination: nothing is sent before they are moved.
-    pub stranded: u64,
     /// Is the queued message that is damaged, as far as one was found: it and what is behind it wait for an operator.
     pub damaged: Option<DamagedMessage>,
     /// Tells that the disk is full: no message is taken until there is room, what is kept goes on.
@@ -155,14 +157,16 @@ pub struct Listed {
     pub accepted: SystemTime,
     /// Is when it left the queue.
     pub settled: Option<SystemTime>,
-    /// Is the service or address that it was accepted for.
-    pub target: String,
+    /// Is where it was accepted for.
+    pub destination: Destination,
     /// Says whether the far site may have it.
     pub may_be_sent: bool,
     /// Is how it ended.
     pub outcome: Option<SettledAs>,
     /// Says what is missing of it, as far as that is seen without its content.
     pub fault: Option<Damage>,
+    /// Lists what operators did with it, and with its queue as a whole since it was accepted; the latest at the end.
+    pub decisions: Vec<OutboxEvent>,
 }
 
 /// Says how an operator ends a divergence.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{AppError, Ground};
 use crate::config::{self, Config, Delivery, Target};
 use crate::forward::stored::here::Here;
+use crate::forward::stored::outlet::Outlet;
 use crate::forward::stored::store::{Opened, Place, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::link::outbound::Outbound;
@@ -22,31 +23,34 @@ impl Ground<'_> {
         now: Option<&Way>,
     ) -> Result<Option<Way>, AppError> {
         let no_way = || AppError::NoWay { forward: config.name.to_string() };
+        let destination = destination(site, config).ok_or_else(no_way)?;
         let place = place(site, config, terms).ok_or_else(no_way)?;
-        let store = now.and_then(Way::store);
         // Also that of a queue whose forward is named again.
         let next = || self.running.store(&config.name).unwrap_or_else(|| Store::new(place));
         match &config.target {
             Target::Address(to) => {
                 if let Some(Way::Stored(_, Onward::Here(here))) = now
-                    && here.leads_to(*to, &config.peer)
+                    && here.leads_to(&destination, &config.peer)
                 {
                     return Ok(None);
                 }
                 let store = next();
                 let (peer, inside) = (config.peer.clone(), self.inside.clone());
-                let here = Here::new(*to, peer, inside, Arc::clone(&store), terms.receiver);
+                let here = Here::new((*to, destination), peer, inside, Arc::clone(&store), terms.receiver);
                 Ok(Some(Way::Stored(store, Onward::Here(here))))
             }
             Target::Service(service) => {
                 let route = self.route(site, config, service)?;
-                let leads_there = now.and_then(Way::link).is_some_and(|link| link.leads_as(&route));
-                if store.is_some() && leads_there {
+                if let Some(Way::Stored(_, Onward::Link(link, to))) = now
+                    && link.leads_as(&route)
+                    && *to == destination
+                {
                     return Ok(None);
                 }
                 let store = next();
-                let link = Outbound::stored(route, self.inside.clone(), Arc::clone(&store) as _);
-                Ok(Some(Way::Stored(store, Onward::Link(link))))
+                let outlet = Outlet::new(Arc::clone(&store), destination.clone());
+                let link = Outbound::stored(route, self.inside.clone(), outlet);
+                Ok(Some(Way::Stored(store, Onward::Link(link, destination))))
             }
         }
     }
@@ -83,19 +87,24 @@ fn strands_none(forward: &Forward, site: &Config) -> Result<(), AppError> {
     if messages == 0 { Ok(()) } else { Err(AppError::Strands { forward: was.name, messages }) }
 }
 
-/// Says where the spool of a forward is, and what it is for.
-pub(in crate::app) fn place(site: &Config, config: &config::Forward, terms: config::Stored) -> Option<Place> {
-    let spool = site.spool.as_ref()?;
+/// Says where a forward leads.
+pub(in crate::app) fn destination(site: &Config, config: &config::Forward) -> Option<Destination> {
     let target = match &config.target {
         Target::Service(name) => name.to_string(),
         Target::Address(address) => address.to_string(),
     };
+    Some(Destination { peer_key: site.peer(&config.peer)?.public_key.0, target })
+}
+
+/// Says where the spool of a forward is, and what it is for.
+pub(in crate::app) fn place(site: &Config, config: &config::Forward, terms: config::Stored) -> Option<Place> {
+    let spool = site.spool.as_ref()?;
     Some(Place {
         name: config.name.to_string(),
         directory: spool.dir.clone(),
         key: spool.key.clone(),
         register: Register::new(&site.state_dir),
-        destination: Some(Destination { peer_key: site.peer(&config.peer)?.public_key.0, target }),
+        destination: Some(destination(site, config)?),
         moved_to: None,
         limits: Limits {
             messages_max: terms.queue_messages_max,

@@ -46,6 +46,6 @@ fn loss(error: &SpoolError) -> Option<Loss> {
         SpoolError::File { .. } | SpoolError::Store { .. } | SpoolError::Disk { .. } => None,
         SpoolError::InUse { .. } | SpoolError::Random | SpoolError::Closed => None,
         SpoolError::NotThere { .. } | SpoolError::NotAllowed { .. } | SpoolError::Sent { .. } => None,
-        SpoolError::Stranded { .. } | SpoolError::TooManyForwards { .. } => None,
+        SpoolError::TooManyForwards { .. } => None,
     }
 }

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::{Desk, Told};
 use crate::cli::site::SiteArgs;
-use crate::control::queue::{ENTRIES_MAX, QueueAction, QueueAnswer};
+use crate::control::queue::{ENTRIES_MAX, QueueAction, QueueAnswer, QueueEntry};
 
 /// Lists the states in which a message has content.
 const WITH_CONTENT: [&str; 3] = ["queued", "delivered", "parked"];
 
-/// Writes messages into files: DIR/FORWARD-NUMBER.hl7, byte for byte as they came.
+/// Writes messages into files: DIR/FORWARD-NUMBER.hl7, byte for byte as they came, and DIR/FORWARD.json, what is known of
+/// each, such as who parked it and when.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The stored forward
@@ -36,9 +37,11 @@ pub(super) fn told(args: &Args, site: &SiteArgs, directory: &Path) -> Told {
         Some(state) => vec![state.clone()],
         None => vec!["queued".to_owned(), "parked".to_owned()],
     };
-    let mut count = 0;
+    let mut written = Vec::new();
     let exported = make_directory(&args.out)
-        .and_then(|()| states.iter().try_for_each(|state| export(&desk, args, state, &mut count)));
+        .and_then(|()| states.iter().try_for_each(|state| export(&desk, args, state, &mut written)))
+        .and_then(|()| list(args, &written));
+    let count = written.len();
     match exported {
         Ok(()) => Told::new(0, format!("{count} messages are in {}\n", args.out.display())),
         Err(mut told) => {
@@ -53,10 +56,10 @@ fn make_directory(path: &Path) -> Result<(), Told> {
     made.map_err(|error| Told::failed(format!("cannot make {} ({error})", path.display())))
 }
 
-fn export(desk: &Desk, args: &Args, state: &str, count: &mut u64) -> Result<(), Told> {
+fn export(desk: &Desk, args: &Args, state: &str, written: &mut Vec<QueueEntry>) -> Result<(), Told> {
     let mut from = Some(args.from);
     while let Some(first) = from {
-        let action = QueueAction::List { from: first, max: ENTRIES_MAX, state: Some(state.to_owned()) };
+        let action = QueueAction::List { from: first, max: ENTRIES_MAX, state: Some(state.to_owned()), all: false };
         let QueueAnswer::Entries { entries, next } = desk.ask(action)? else {
             return Err(Told::failed("the site gave an answer that does not belong to the question"));
         };
@@ -66,11 +69,21 @@ fn export(desk: &Desk, args: &Args, state: &str, count: &mut u64) -> Result<(), 
             write(&path, &content).map_err(|error| {
                 Told::failed(format!("cannot write {} ({error}); write --out with an empty directory", path.display()))
             })?;
-            *count += 1;
+            written.push(entry);
         }
         from = next;
     }
     Ok(())
+}
+
+/// Writes what is known of the messages, where there are any.
+fn list(args: &Args, entries: &[QueueEntry]) -> Result<(), Told> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let path = args.out.join(format!("{}.json", args.forward));
+    let text = serde_json::to_vec_pretty(entries).map_err(Told::failed)?;
+    write(&path, &text).map_err(|error| Told::failed(format!("cannot write {} ({error})", path.display())))
 }
 
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {

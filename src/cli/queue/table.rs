@@ -1,18 +1,18 @@
 //! What `wardlink queue` prints of messages: never their content. Pure.
 
 use crate::cli::columns::{Row, line, table};
-use crate::control::queue::QueueEntry;
+use crate::control::queue::{Decision, QueueEntry};
 
 /// Lists messages, and says how to see more.
-pub(super) fn list(forward: &str, entries: &[QueueEntry], next: Option<u64>) -> String {
+pub(super) fn list((forward, flags): (&str, &str), entries: &[QueueEntry], next: Option<u64>) -> String {
     let mut text = String::new();
     let rows: Vec<Row> = entries.iter().map(row).collect();
-    table(&mut text, &["MESSAGE", "STATE", "ACCEPTED", "BYTES", "SENT", "ATTEMPTS", "ANSWER"], &rows);
+    table(&mut text, &["MESSAGE", "STATE", "ACCEPTED", "BYTES", "SENT", "ATTEMPTS", "ANSWER", "DECIDED"], &rows);
     if rows.is_empty() {
         line(&mut text, "no such messages");
     }
     if let Some(next) = next {
-        line(&mut text, &format!("more: wardlink queue list {forward} --from {next}"));
+        line(&mut text, &format!("more: wardlink queue list {forward}{flags} --from {next}"));
     }
     text.trim_start_matches('\n').to_owned()
 }
@@ -30,8 +30,17 @@ fn row(entry: &QueueEntry) -> Row<'_> {
         sent(entry, "yes").to_owned(),
         attempts(entry),
         entry.code.clone().unwrap_or_default(),
+        entry.decisions.last().map(decided).unwrap_or_default(),
     ];
     Row { cells, cause: None, note: None }
+}
+
+/// Writes such as `discarded by uid 0: sent by fax`.
+fn decided(decision: &Decision) -> String {
+    let Decision { what, by, reason, .. } = decision;
+    let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    format!("{what}{by}{reason}")
 }
 
 /// Says whether a message that waits was sent; of any other it is no question.
@@ -61,7 +70,7 @@ pub(super) fn entry(entry: &QueueEntry) -> String {
         ("state", entry.state.clone()),
         ("damaged", some(&entry.damaged)),
         ("accepted", entry.accepted.clone()),
-        ("for", entry.target.clone()),
+        ("for", if entry.destination.is_empty() { &entry.target } else { &entry.destination }.clone()),
         ("bytes", entry.bytes.to_string()),
         ("sent", sent(entry, "yes, the far site may have it").to_owned()),
         ("attempts", attempts(entry)),
@@ -72,6 +81,9 @@ pub(super) fn entry(entry: &QueueEntry) -> String {
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         line(&mut text, &format!("{name:<12} {value}"));
+    }
+    for decision in &entry.decisions {
+        line(&mut text, &format!("{:<12} {} {}", "decided", decision.at, decided(decision)));
     }
     text
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::control::queue::{CONTENT_BYTES_MAX, QueueEntry};
+use crate::control::queue::{CONTENT_BYTES_MAX, Decision, QueueEntry};
 use crate::control::{self, Answers, Reloaded};
 
 /// Serves a site that answers so, in the only socket of a directory.
@@ -57,10 +57,11 @@ fn entry(sequence: u64, state: &str) -> QueueEntry {
 #[tokio::test]
 async fn each_command_asks_for_what_it_says() {
     let cases = [
-        ("list orders", QueueAction::List { from: 1, max: 100, state: None }),
+        ("list orders", QueueAction::List { from: 1, max: 100, state: None, all: false }),
+        ("list orders --all", QueueAction::List { from: 1, max: 100, state: None, all: true }),
         (
             "list orders --from 7 --max 5 --state parked",
-            QueueAction::List { from: 7, max: 5, state: Some("parked".into()) },
+            QueueAction::List { from: 7, max: 5, state: Some("parked".into()), all: false },
         ),
         ("show orders 7", QueueAction::Show { sequence: 7 }),
         ("retry orders", QueueAction::Retry { sequence: None }),
@@ -68,7 +69,11 @@ async fn each_command_asks_for_what_it_says() {
         ("park orders 7", QueueAction::Park { sequence: 7 }),
         ("release orders 7", QueueAction::Release { sequence: 7 }),
         ("discard orders 7 --reason duplicate", QueueAction::Discard { sequence: 7, reason: "duplicate".into() }),
-        ("move orders", QueueAction::Move { to: None }),
+        ("move orders", QueueAction::Move { to: None, from: None }),
+        (
+            "move orders --to images --from-destination orders@lab",
+            QueueAction::Move { to: Some("images".into()), from: Some("orders@lab".into()) },
+        ),
         ("reconcile orders", QueueAction::Reconcile { choice: None }),
         ("reconcile orders --accept-far", QueueAction::Reconcile { choice: Some(Choice::AcceptFar) }),
         ("reconcile orders --resend", QueueAction::Reconcile { choice: Some(Choice::Resend) }),
@@ -89,6 +94,7 @@ fn bad_arguments_are_refused_before_anybody_is_asked() {
         "discard orders 7 --reason=",
         "list orders --state lost",
         "list orders --max 1001",
+        "list orders --all --state parked",
         "show orders",
         "show orders seven",
         "show orders 7 --payload --json",
@@ -115,15 +121,20 @@ async fn a_damaged_message_is_told_from_the_others() {
 #[tokio::test]
 async fn messages_are_listed_and_shown_without_their_content() {
     let failed = QueueEntry { attempts: 3, in_doubt: 1, code: Some("AE".into()), sent: true, ..entry(7, "queued") };
-    let entries = vec![failed.clone(), entry(1042, "parked")];
+    let by = "uid 0".to_owned();
+    let fax = Decision { at: "2026-11-22T15:00:00Z".into(), what: "parked".into(), by, reason: "by fax".into() };
+    let parked = QueueEntry { decisions: vec![fax], ..entry(1042, "parked") };
+    let entries = vec![failed.clone(), parked.clone()];
     let answer = move |_| QueueAnswer::Entries { entries: entries.clone(), next: Some(1043) };
     let expected = "\
-MESSAGE  STATE   ACCEPTED              BYTES  SENT  ATTEMPTS       ANSWER
+MESSAGE  STATE   ACCEPTED              BYTES  SENT  ATTEMPTS       ANSWER  DECIDED
 7        queued  2026-11-22T13:59:00Z  512    yes   3, 1 in doubt  AE
-1042     parked  2026-11-22T13:59:00Z  512
+1042     parked  2026-11-22T13:59:00Z  512                                 parked by uid 0: by fax
 more: wardlink queue list orders --from 1043
 ";
     assert_eq!(asked_with("list orders", answer).await, (0, expected.to_owned()));
+    let (_, text) = asked_with("show orders 1042", move |_| QueueAnswer::Entry { entry: parked.clone() }).await;
+    assert!(text.ends_with("\ndecided      2026-11-22T15:00:00Z parked by uid 0: by fax\n"), "{text}");
     let held = QueueEntry { held: Some("no answer came; wardlink queue retry orders 7".into()), ..entry(7, "queued") };
     let (shown, listed) = (held.clone(), vec![held]);
     let (_, text) =
@@ -205,6 +216,9 @@ async fn an_export_writes_each_message_for_its_owner_only_and_replaces_none() {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("MSH|{sequence}"));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
+    let list = std::fs::read_to_string(out.path().join("made/orders.json")).unwrap();
+    let list: Vec<QueueEntry> = serde_json::from_str(&list).unwrap();
+    assert_eq!(list, [entry(7, "queued"), entry(9, "queued")]);
     let (code, text) = asked_with(&words, answer).await;
     assert!(
         code == 1 && text.contains("orders-7.hl7") && text.ends_with("0 messages were written before that\n"),

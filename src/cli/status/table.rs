@@ -148,9 +148,12 @@ pub(super) fn render(status: &Status) -> String {
     table(&mut text, &titles, &forwards);
     let queues = status.forwards.iter().filter_map(|forward| {
         let state = &forward.queued.queue.as_ref()?.state;
-        Some(queue(&forward.verdict, state, &forward.queued))
+        Some(queue(&forward.verdict, state, &forward.queued, None))
     });
-    let orphans = status.orphans.iter().map(|orphan| queue(&orphan.verdict, "orphaned", &orphan.queued));
+    let orphans = status
+        .orphans
+        .iter()
+        .map(|orphan| queue(&orphan.verdict, "orphaned", &orphan.queued, orphan.verdict.cause.as_deref()));
     let queues: Vec<_> = queues.chain(orphans).collect();
     let titles =
         ["QUEUE", "STATE", "WAITING", "OLDEST", "PARKED", "USED", "IN/S", "OUT/S", "DRAINED IN", "DISK FULL IN"];
@@ -186,22 +189,27 @@ fn forward(forward: &Forward) -> Row<'_> {
     row(&forward.verdict, [forward.listen.clone(), to, connections, messages, age(forward.last_ack_age_seconds)])
 }
 
-/// Shows a queue.
-fn queue<'a>(verdict: &'a Verdict, state: &str, queued: &Queued) -> Row<'a> {
+/// Shows a queue; why it is not ok only where no forward says so.
+fn queue<'a>(verdict: &'a Verdict, state: &str, queued: &Queued, cause: Option<&'a str>) -> Row<'a> {
     let rate = |rate: Option<f64>| rate.map(|rate| format!("{rate:.1}")).unwrap_or_default();
     let cells = vec![
         verdict.name.clone(),
         state.to_owned(),
-        number(queued.queue_depth),
+        known(number(queued.queue_depth)),
         duration(queued.oldest_queued_age_seconds),
-        number(queued.parked_messages),
-        used(queued),
+        known(number(queued.parked_messages)),
+        known(used(queued)),
         rate(queued.accepted_per_second),
         rate(queued.settled_per_second),
         duration(queued.drained_in_seconds),
         duration(queued.disk_full_in_seconds),
     ];
-    Row { cells, cause: None, note: None }
+    Row { cells, cause, note: None }
+}
+
+/// Shows that something is not known, which is not that there is none.
+fn known(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
 }
 
 /// Writes how much of its nearer limit a queue uses, with what is set aside.
@@ -325,6 +333,24 @@ orders   down    2026-11-22T13:59:00Z  0.0.0.0:2575  service orders at city-lab 
         let expected = "
 QUEUE    STATE  WAITING  OLDEST  PARKED  USED  IN/S  OUT/S  DRAINED IN  DISK FULL IN
 results  held   12000    1h 2m   900     64%   12.3  0.0                1day 1h
+";
+        let text = render(&serde_json::from_value(status).expect("status"));
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_queue_is_no_zero() {
+        let status = json!({
+            "status": "down", "site": "lab", "version": "0.1.0", "started": "2026-11-22T11:00:00Z",
+            "orphans": [{
+                "name": "results", "status": "down", "since": "2026-11-22T13:59:00Z", "cause": "its key is missing",
+                "queue_depth": null, "queue_bytes": null, "parked_messages": null, "oldest_queued_age_seconds": null,
+            }],
+        });
+        let expected = "
+QUEUE    STATE     WAITING  OLDEST  PARKED  USED  IN/S  OUT/S  DRAINED IN  DISK FULL IN
+results  orphaned  -                -       -
+  its key is missing
 ";
         let text = render(&serde_json::from_value(status).expect("status"));
         assert!(text.ends_with(expected), "{text}");

@@ -95,9 +95,7 @@ impl Courier<'_> {
                     cause => format!("the far site was not asked about message {sequence}: {cause}"),
                 })
             }
-            Self::Nobody => Err(format!(
-                "message {sequence} was sent, and no forward is there any more to ask the far site about it"
-            )),
+            Self::Nobody => Err(format!("no forward is there any more to ask about message {sequence}")),
             Self::Here { commands, .. } => {
                 let order = match kind {
                     CommandKind::Retry => Order::Retry,

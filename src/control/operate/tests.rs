@@ -18,7 +18,7 @@ use crate::spool::delivery::course::{Held, Reply};
 use crate::spool::delivery::{Command, DeliveryState, Reason};
 use crate::spool::key::SpoolKey;
 use crate::spool::store::{Limits, Wanted};
-use crate::spool::{Judgement, Opening, Outcome, Queued};
+use crate::spool::{Judgement, Opening, Outcome, Queued, Verdict};
 
 /// Is a queue that a link which never comes up asks nothing of.
 struct Untouched;
@@ -52,6 +52,12 @@ struct Site {
 
 fn destination(target: &str) -> Destination {
     Destination { peer_key: [7; 32], target: target.into() }
+}
+
+/// Knows the peer as the laboratory, and where two forwards lead.
+fn known() -> Destinations {
+    let forwards = ["orders", "images"].map(|name| (name.to_owned(), destination(name))).to_vec();
+    Destinations { peers: vec![([7; 32], "lab".to_owned())], forwards }
 }
 
 fn open(directory: &std::path::Path, target: &str) -> Arc<Spool> {
@@ -89,6 +95,8 @@ impl Site {
             spool: &self.spool,
             courier: Courier::Far(&self.link),
             destination: Some(destination("orders")),
+            way: Some(destination("orders")),
+            known: &known(),
         };
         operate(&desk, action, "uid 0").await
     }
@@ -110,7 +118,7 @@ impl Site {
     }
 
     async fn states(&self) -> Vec<(u64, String)> {
-        match self.ask(QueueAction::List { from: 1, max: 100, state: None }).await {
+        match self.ask(QueueAction::List { from: 1, max: 100, state: None, all: true }).await {
             QueueAnswer::Entries { entries, next: None } => {
                 entries.into_iter().map(|entry| (entry.sequence, entry.state)).collect()
             }
@@ -130,7 +138,8 @@ impl Site {
 async fn messages_are_listed_page_by_page_and_by_state() {
     let site = Site::with(5).await;
     site.done(QueueAction::Park { sequence: 2 }).await;
-    let list = |from, max, state: Option<&str>| QueueAction::List { from, max, state: state.map(str::to_owned) };
+    let list =
+        |from, max, state: Option<&str>| QueueAction::List { from, max, state: state.map(str::to_owned), all: true };
     let page = async |action| match site.ask(action).await {
         QueueAnswer::Entries { entries, next } => {
             (entries.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), next)
@@ -154,6 +163,37 @@ async fn messages_are_listed_page_by_page_and_by_state() {
         site.failed(QueueAction::Show { sequence: 9 }).await,
         "there is no message 9, or not any more: wardlink queue list orders shows those there are"
     );
+}
+
+#[tokio::test]
+async fn what_needs_somebody_is_listed_and_what_was_done_is_told_with_why() {
+    let site = Site::with(4).await;
+    site.done(QueueAction::Park { sequence: 2 }).await;
+    site.done(QueueAction::Discard { sequence: 1, reason: "sent by fax".into() }).await;
+    site.done(QueueAction::Park { sequence: 3 }).await;
+    site.done(QueueAction::Release { sequence: 3 }).await;
+    let listed = async |all| match site.ask(QueueAction::List { from: 1, max: 9, state: None, all }).await {
+        QueueAnswer::Entries { entries, .. } => entries,
+        other => panic!("{other:?}"),
+    };
+    let held: Vec<_> = listed(false).await.into_iter().map(|entry| (entry.sequence, entry.state)).collect();
+    assert_eq!(held, [(2, "parked".to_owned()), (4, "queued".to_owned()), (5, "queued".to_owned())]);
+    let all = listed(true).await;
+    let told = |at: usize| {
+        let told = all[at].decisions.iter().map(|one| format!("{} {}: {}", one.what, one.by, one.reason));
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(told(0), ["discarded uid 0: sent by fax"]);
+    assert_eq!(told(1), ["parked uid 0: "]);
+    assert_eq!(told(2), ["parked uid 0: ", "released uid 0: queued again as 5"]);
+    assert!(told(3).is_empty() && all[0].decisions[0].at.ends_with('Z'));
+    let site = reopened(site, "images");
+    site.ask_on("images", "images", moved(None)).await;
+    let QueueAnswer::Entry { entry } = site.ask(QueueAction::Show { sequence: 4 }).await else { panic!() };
+    let moved = entry.decisions.last().map(|one| (one.what.as_str(), one.reason.as_str()));
+    assert_eq!(moved, Some(("moved", "2 messages for orders to images")));
+    let QueueAnswer::Entry { entry } = site.ask(QueueAction::Show { sequence: 1 }).await else { panic!() };
+    assert_eq!(entry.decisions.len(), 1, "it had ended by then");
 }
 
 #[tokio::test]
@@ -224,18 +264,20 @@ async fn what_may_be_at_the_far_site_waits_for_its_word() {
 /// Asks for this of message 1, which was sent, while its conversation answers so.
 async fn asked_of_a_conversation(action: QueueAction, reply: Reply, held: bool) -> (QueueAnswer, Vec<(u64, String)>) {
     let site = Site::with(2).await;
-    site.spool.read(1, 1, 1 << 20).await.unwrap();
+    let sequence = action.sequence().unwrap_or(1);
+    site.spool.read(1, 2, 1 << 20).await.unwrap();
     let (commands, mut orders) = mpsc::channel::<Command>(1);
     let held = held.then_some(Held { sequence: 1, reason: Reason::Failed, code: AckCode::ApplicationError });
     let (_state, state) = watch::channel(DeliveryState { held, ..DeliveryState::default() });
     tokio::spawn(async move {
         while let Some(command) = orders.recv().await {
-            assert_eq!(command.sequence, 1);
+            assert_eq!(command.sequence, sequence);
             command.reply.send(reply).unwrap();
         }
     });
     let courier = Courier::Here { commands: &commands, state: &state };
-    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: Some(destination("orders")) };
+    let (way, known) = (Some(destination("orders")), &known());
+    let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: way.clone(), way, known };
     let answer = operate(&desk, action, "uid 0").await;
     (answer, site.states().await)
 }
@@ -275,7 +317,8 @@ async fn a_damaged_message_that_nobody_has_needs_no_other_word() {
             }
         });
         let courier = Courier::Here { commands: &commands, state: &state };
-        let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: Some(destination("orders")) };
+        let (way, known) = (Some(destination("orders")), &known());
+        let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: way.clone(), way, known };
         match desk.show(1).await.unwrap() {
             QueueAnswer::Entry { entry } => {
                 assert_eq!(entry.damaged.is_some(), damages, "{entry:?}");
@@ -323,22 +366,95 @@ async fn a_forward_is_paused_and_goes_on() {
     assert_eq!(site.spool.read(1, 9, 1 << 20).await.unwrap().len(), 2);
 }
 
-#[tokio::test]
-async fn what_waits_for_another_destination_is_moved_by_word_only() {
-    let site = Site::with(2).await;
+/// Closes the queue of a site and opens it where its forward leads to `target`.
+fn reopened(site: Site, target: &str) -> Site {
     let Site { directory, spool, link } = site;
     drop(spool);
-    let spool = open(directory.path(), "images");
-    assert!(spool.read(1, 9, 1 << 20).await.is_err(), "held");
-    let desk = Desk {
-        forward: "orders",
-        spool: &spool,
-        courier: Courier::Far(&link),
-        destination: Some(destination("images")),
-    };
-    let answer = operate(&desk, QueueAction::Move { to: None }, "uid 0").await;
-    assert_eq!(answer, QueueAnswer::Done { said: "2 messages go to images now".into() });
-    assert_eq!(spool.read(1, 9, 1 << 20).await.unwrap().len(), 2);
+    let spool = open(directory.path(), target);
+    Site { directory, spool, link }
+}
+
+impl Site {
+    /// Asks where the forward is configured to lead to one destination, and the queue takes the way to another.
+    async fn ask_on(&self, own: &str, way: &str, action: QueueAction) -> QueueAnswer {
+        let courier = Courier::Far(&self.link);
+        let (destination, way, known) = (Some(destination(own)), Some(destination(way)), &known());
+        operate(&Desk { forward: "orders", spool: &self.spool, courier, destination, way, known }, action, "uid 0")
+            .await
+    }
+
+    async fn read_for(&self, target: &str) -> Vec<u64> {
+        let found = self.spool.read_for(&destination(target), 1, 99, 1 << 20).await.unwrap();
+        found.iter().map(|message| message.sequence).collect()
+    }
+}
+
+fn moved(from: Option<&str>) -> QueueAction {
+    QueueAction::Move { to: None, from: from.map(str::to_owned) }
+}
+
+#[tokio::test]
+async fn what_waits_for_another_destination_is_moved_by_word_only() {
+    let site = reopened(Site::with(2).await, "images");
+    assert!(site.read_for("images").await.is_empty(), "held");
+    let answer = site.ask_on("images", "images", moved(None)).await;
+    assert_eq!(answer, QueueAnswer::Done { said: "2 messages go to images at lab now".into() });
+    assert_eq!(site.read_for("images").await, [1, 2]);
+    let answer = site.ask_on("images", "images", moved(None)).await;
+    assert_eq!(answer, QueueAnswer::Failed { cause: "all that waits goes to images at lab already".into() });
+}
+
+#[tokio::test]
+async fn a_queue_for_several_destinations_drains_to_each_in_its_order() {
+    let site = reopened(Site::with(2).await, "images");
+    site.spool.keep(b"MSH|3".to_vec()).await.unwrap();
+    let site = reopened(site, "notes");
+    site.spool.keep(b"MSH|4".to_vec()).await.unwrap();
+    // Each way carries what was accepted for its end, and stops at the first that was not.
+    assert_eq!((site.read_for("orders").await, site.read_for("images").await), (vec![1, 2], vec![]));
+    let cause = "which are to go to notes at lab? Say --from-destination and one of orders@lab (2), images@lab (1)";
+    assert_eq!(site.ask_on("notes", "notes", moved(None)).await, QueueAnswer::Failed { cause: cause.into() });
+    let QueueAnswer::Failed { cause } = site.ask_on("notes", "notes", moved(Some("lost"))).await else { panic!() };
+    assert!(cause.starts_with("nothing was accepted for lost"), "{cause}");
+    let answer = site.ask_on("notes", "notes", moved(Some("images"))).await;
+    assert_eq!(answer, QueueAnswer::Done { said: "1 messages go to notes at lab now".into() });
+    site.spool.park(1, true, "x").await.unwrap();
+    site.spool.park(2, true, "x").await.unwrap();
+    assert_eq!(site.read_for("notes").await, [3, 4]);
+    // What is parked keeps its destination too.
+    let release = || QueueAction::Release { sequence: 1 };
+    let QueueAnswer::Failed { cause } = site.ask_on("notes", "notes", release()).await else { panic!() };
+    assert!(cause.contains("was accepted for orders at lab, and orders leads to notes at lab"), "{cause}");
+    let answer = site.ask_on("notes", "orders", release()).await;
+    assert_eq!(answer, QueueAnswer::Done { said: "message 1 is queued again as 5".into() });
+    assert_eq!(site.spool.show(5).await.unwrap().destination, destination("orders"));
+}
+
+#[tokio::test]
+async fn what_waits_for_elsewhere_is_set_aside_without_anybodys_word() {
+    let site = Site::with(3).await;
+    assert_eq!(site.read_for("orders").await.len(), 3);
+    let site = reopened(site, "images");
+    site.spool.keep(b"MSH|4".to_vec()).await.unwrap();
+    let (park, why) = (|sequence| QueueAction::Park { sequence }, "the receiver may have it");
+    let QueueAnswer::Done { said } = site.ask_on("images", "images", park(1)).await else { panic!("the link is down") };
+    assert!(said.contains("nobody here can ask"), "{said}");
+    let discard = QueueAction::Discard { sequence: 2, reason: "sent by fax".into() };
+    let QueueAnswer::Done { said } = site.ask_on("images", "images", discard).await else { panic!("the link is down") };
+    assert!(said.ends_with(why), "{said}");
+    let ended = site.spool.show(1).await.unwrap().outcome.unwrap();
+    assert_eq!((ended.verdict, ended.in_doubt), (Some(Verdict::Withdrawn), 1), "in doubt");
+    // On the way to where it was accepted for, the far site is asked, and its link is down.
+    let QueueAnswer::Failed { cause } = site.ask_on("images", "orders", park(3)).await else { panic!() };
+    assert!(cause.contains("the link to it is down"), "{cause}");
+}
+
+#[tokio::test]
+async fn one_behind_a_held_message_says_which_is_decided_first() {
+    let (answer, _) = asked_of_a_conversation(QueueAction::Park { sequence: 2 }, Reply::Unknown, true).await;
+    let QueueAnswer::Failed { cause } = answer else { panic!("{answer:?}") };
+    assert!(cause.starts_with("message 2 is next behind message 1, which is held ("), "{cause}");
+    assert!(cause.contains("wardlink queue retry orders 1") && cause.ends_with("; then ask again"), "{cause}");
 }
 
 #[tokio::test]
@@ -349,6 +465,8 @@ async fn both_stories_are_told_before_anybody_decides() {
         spool: &site.spool,
         courier: Courier::Far(&site.link),
         destination: Some(destination("orders")),
+        way: Some(destination("orders")),
+        known: &known(),
     };
     let opening = site.spool.opening().await.unwrap();
     let far = FarView::At { epoch: opening.epoch, watermark: 9, digest: opening.retired_digest };

@@ -18,6 +18,7 @@ use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::Spool;
 use crate::spool::delivery::course::Receiver;
 use crate::spool::delivery::{Command, Conversation, Counter, Counts, Delivery, DeliveryState};
+use crate::spool::store::Destination;
 
 /// Messages that are read ahead of the receiver: the next one is there when the last is through.
 const READ_MESSAGES: usize = 64;
@@ -40,6 +41,7 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 pub struct Here {
     to: SocketAddr,
     peer: Name,
+    destination: Destination,
     inside: Inside,
     store: Arc<Store>,
     policy: watch::Sender<ReceiverPolicy>,
@@ -52,10 +54,19 @@ pub struct Here {
 
 impl Here {
     /// Makes it; [`Here::run`] delivers.
-    pub fn new(to: SocketAddr, peer: Name, inside: Inside, store: Arc<Store>, policy: ReceiverPolicy) -> Arc<Self> {
+    ///
+    /// `destination`: the same address as messages are accepted for it.
+    pub fn new(
+        (to, destination): (SocketAddr, Destination),
+        peer: Name,
+        inside: Inside,
+        store: Arc<Store>,
+        policy: ReceiverPolicy,
+    ) -> Arc<Self> {
         Arc::new(Self {
             to,
             peer,
+            destination,
             inside,
             store,
             policy: watch::Sender::new(policy),
@@ -68,8 +79,13 @@ impl Here {
     }
 
     /// Tells whether it delivers to this address of this peer.
-    pub fn leads_to(&self, to: SocketAddr, peer: &Name) -> bool {
-        self.to == to && self.peer == *peer
+    pub fn leads_to(&self, to: &Destination, peer: &Name) -> bool {
+        self.destination == *to && self.peer == *peer
+    }
+
+    /// Says where it delivers.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
     }
 
     /// Tells what is known of the receiver, and since when.
@@ -149,7 +165,7 @@ impl Here {
         };
         tokio::select! {
             () = conversation.run() => {}
-            () = read_on(&spool, messages) => {}
+            () = read_on(&spool, &self.destination, messages) => {}
             () = report => {}
             () = self.follow() => {}
             () = follow_pause(&spool, pause) => {}
@@ -209,13 +225,13 @@ async fn follow_pause(spool: &Spool, pause: watch::Sender<bool>) {
     }
 }
 
-/// Hands queued messages to the conversation, in order.
-async fn read_on(spool: &Spool, messages: mpsc::Sender<Delivery>) {
+/// Hands queued messages to the conversation, in order, up to the first that was accepted for elsewhere.
+async fn read_on(spool: &Spool, to: &Destination, messages: mpsc::Sender<Delivery>) {
     let mut tail = spool.tail();
     let mut next = tail.borrow_and_update().retired_through.saturating_add(1);
     let mut told = None;
     loop {
-        let found = match spool.read(next, READ_MESSAGES, READ_BYTES).await {
+        let found = match spool.read_for(to, next, READ_MESSAGES, READ_BYTES).await {
             Ok(found) => found,
             Err(error) => {
                 let why = Some(error.to_string());

@@ -9,17 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 
 use super::{Keep, NotAll, NotKept};
 use crate::config::{Name, SpoolKeyFile};
-use crate::link::feed::{Queue, QueueState, StoreError};
+use crate::link::feed::QueueState;
 use crate::spool::key::SpoolKey;
 use crate::spool::register::{Register, Registered};
 use crate::spool::reserve::is_reserve;
 use crate::spool::store::{Appended, Destination, Limits, Spool, Tail, Wanted};
-use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Refusal, Sequence, SpoolError};
+use crate::spool::{Refusal, SpoolError};
 
 /// A sender waits so long for a spool that is being opened: one with a million messages takes less than a second.
 const OPENS_WITHIN: Duration = Duration::from_secs(10);
@@ -40,9 +39,9 @@ pub struct Place {
     pub directory: PathBuf,
     /// Knows which spools there were.
     pub register: Register,
-    /// Is where its messages go; none: no forward has the spool, and what is in it is held.
+    /// Is where its messages are accepted for; none: no forward has the spool, and what is in it is held.
     pub destination: Option<Destination>,
-    /// Is the stored forward whose way it takes, where it is not one itself any more.
+    /// Is the stored forward whose way it takes, where it is not one itself any more, or an operator says so.
     pub moved_to: Option<Name>,
     /// Limits it.
     pub limits: Limits,
@@ -122,7 +121,7 @@ impl Store {
         self.opened.subscribe()
     }
 
-    /// Notes that a message was settled beside [`Queue::settle`].
+    /// Notes that a message was settled.
     pub fn note_settled(&self) {
         *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
@@ -156,6 +155,16 @@ impl Store {
         };
         self.state.send_modify(|state| state.failed = Some(error.to_string()));
         self.opened.send_replace(Opened::Failed(since, error));
+    }
+
+    /// Follows the queue, for who reads it.
+    pub(super) fn follow_state(&self) -> watch::Receiver<QueueState> {
+        self.state.subscribe()
+    }
+
+    /// Has it take the way of another forward, or its own again, once the site takes that up; not over restarts.
+    pub fn set_moved_to(&self, forward: Option<Name>) {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).moved_to = forward;
     }
 
     /// Takes other limits, another key file or another destination from now on. Who calls has seen that no message is
@@ -319,36 +328,6 @@ impl Keep for Store {
             Some(Refusal::Failed(_)) => NotKept::Failed,
         };
         Err(NotAll { kept: kept.len(), why })
-    }
-}
-
-impl Queue for Store {
-    fn opening(&self) -> BoxFuture<'_, Result<Opening, StoreError>> {
-        Box::pin(async {
-            // At the start of a site the link may be up before the spool is.
-            self.follow_opened().wait_for(|opened| !matches!(opened, Opened::Not)).await?;
-            Ok(self.spool()?.opening().await?)
-        })
-    }
-
-    fn judge(&self, view: FarView) -> BoxFuture<'_, Result<Judgement, StoreError>> {
-        Box::pin(async move { Ok(self.spool()?.judge(view).await?) })
-    }
-
-    fn read(&self, from: Sequence, messages: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Queued>, StoreError>> {
-        Box::pin(async move { Ok(self.spool()?.read(from, messages, bytes).await?) })
-    }
-
-    fn settle(&self, outcomes: Vec<Outcome>) -> BoxFuture<'_, Result<Sequence, StoreError>> {
-        Box::pin(async move {
-            let retired = self.spool()?.settle(outcomes).await?;
-            self.note_settled();
-            Ok(retired)
-        })
-    }
-
-    fn tail(&self) -> watch::Receiver<QueueState> {
-        self.state.subscribe()
     }
 }
 

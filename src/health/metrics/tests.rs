@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::facts::Receiver;
+use super::super::facts::{Queue, Receiver};
 use super::super::fixture::{NOW, site, stored};
 use super::*;
 
@@ -95,11 +95,11 @@ wardlink_forward_queue_depth_max{forward="results"} 1000
 wardlink_forward_queue_bytes{forward="results"} 1500
 wardlink_forward_queue_max_bytes{forward="results"} 1048576
 wardlink_forward_oldest_queued_age_seconds{forward="results"} 2.0
-wardlink_forward_parked_messages{forward="results"} 1
+wardlink_forward_parked_messages{forward="results"} 0
 wardlink_forward_accepted_messages_total{forward="results"} 103
 wardlink_forward_settled_messages_total{forward="results"} 100
 wardlink_forward_refused_messages_total{forward="results",reason="queue_full"} 2
-wardlink_forward_parked_bytes{forward="results"} 500
+wardlink_forward_parked_bytes{forward="results"} 0
 wardlink_forward_in_doubt_total{forward="results"} 4
 wardlink_forward_receiver_acks_total{forward="results",code="AA"} 99
 wardlink_forward_dropped_answers_total{forward="results",kind="late"} 5
@@ -134,6 +134,27 @@ fn what_is_not_known_is_absent_not_zero() {
     assert_eq!(value(&samples, "wardlink_forward_last_ack_age_seconds", r#"forward="orders""#), None);
     assert_eq!(value(&samples, "wardlink_forward_link", r#"forward="images""#), None);
     assert_eq!(value(&samples, "wardlink_peer_latest_handshake_age_seconds", r#"peer="city-lab""#), None);
+}
+
+#[test]
+fn a_queue_that_is_not_open_has_no_numbers() {
+    let mut facts = site();
+    let mut forward = stored();
+    let queue = forward.queue.as_mut().expect("queue");
+    queue.state = Queue::Opening;
+    (queue.depth, queue.bytes, queue.parked, queue.parked_bytes) = (None, None, None, None);
+    (queue.accepted_total, queue.settled_total, queue.in_doubt_total) = (None, None, None);
+    (queue.delivered, queue.delivered_kept_bytes, queue.shredded_early) = (None, None, None);
+    facts.forwards.push(forward);
+    let samples = parse(&encode(facts, *NOW).expect("encodes"));
+    for name in
+        ["queue_depth", "queue_bytes", "parked_messages", "parked_bytes", "in_doubt_total", "delivered_kept_bytes"]
+    {
+        assert_eq!(value(&samples, &format!("wardlink_forward_{name}"), r#"forward="results""#), None, "{name}");
+    }
+    for name in ["accepted_messages_total", "settled_messages_total", "delivered_shredded_early_total"] {
+        assert_eq!(value(&samples, &format!("wardlink_forward_{name}"), r#"forward="results""#), None, "{name}");
+    }
 }
 
 #[test]

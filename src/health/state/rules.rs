@@ -106,6 +106,7 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
         .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
         .or_else(|| queue::pause(facts, forward))
         .or_else(|| queue::shortage(facts, forward))
+        .or_else(|| queue::set_aside(facts, forward))
         .or_else(|| overdue_answer(forward, now))
         .or_else(|| negative_answer(forward, now))
         .or_else(|| missing_evidence(facts, forward, peer, now))

@@ -481,16 +481,17 @@ fn a_queue_that_stands_still_says_why_and_what_to_do() {
 #[test]
 fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
     let text = "the queue has 800 of at most 1000 messages (max_queue_messages)";
-    let filled = |depth, parked| stored(move |_, queue| (queue.depth, queue.parked) = (depth, parked));
+    let filled = |depth, parked| stored(move |_, queue| (queue.depth, queue.parked) = (Some(depth), Some(parked)));
     check("filling", &filled(800, 0), Status::Degraded, ago(10_000), text);
     assert_eq!(filled(799, 0).status, Status::Ok);
     let text = "the queue has 1000 of at most 1000 messages (max_queue_messages), 900 of them parked: wardlink queue list \
                 results --state parked";
     check("full of what is set aside", &filled(100, 900), Status::Down, ago(10_000), text);
-    assert_eq!(filled(99, 700).status, Status::Ok);
+    let text = "700 parked: wardlink queue list results --state parked shows them; release or discard each";
+    check("set aside", &filled(99, 700), Status::Degraded, ago(10_000), text);
     let decide = "wardlink queue retry results 7".to_owned();
     let verdict = stored(move |_, queue| {
-        (queue.depth, queue.parked) = (1000, 0);
+        (queue.depth, queue.parked) = (Some(1000), Some(0));
         queue.state = Queue::Held { since: ago(60), sequence: 7, cause: "AE".into(), decide };
     });
     let text = "the queue has 1000 of at most 1000 messages (max_queue_messages); held at message 7: wardlink queue retry \
@@ -498,11 +499,13 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
     check("full, because it is held", &verdict, Status::Down, ago(10_000), text);
     let offline = stored(|facts, queue| {
         lose_session(facts);
-        (queue.depth, queue.parked) = (1000, 0);
+        (queue.depth, queue.parked) = (Some(1000), Some(0));
     });
     assert!(offline.cause.unwrap().starts_with("the queue has 1000 of at most 1000"), "what senders meet is first");
     let text = "the queue has 1048576 of at most 1048576 bytes (max_queue_bytes)";
-    let bytes = |bytes, parked_bytes| stored(move |_, queue| (queue.bytes, queue.parked_bytes) = (bytes, parked_bytes));
+    let bytes = |bytes, parked_bytes| {
+        stored(move |_, queue| (queue.bytes, queue.parked_bytes) = (Some(bytes), Some(parked_bytes)))
+    };
     check("full", &bytes(1 << 20, 0), Status::Down, ago(10_000), text);
     assert!(bytes(1 << 19, 1 << 19).cause.unwrap().contains("bytes (max_queue_bytes), 524288 of them parked"));
     let text = "the disk of the spool is full in 11h 59m, if it goes on so; 1 MiB on it are messages of this queue, 3 MiB \
@@ -522,7 +525,7 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
 fn a_full_disk_is_told_where_messages_are_not_taken_and_where_they_wait() {
     let text = "the spool's disk is full: no message is taken until there is room; the 3 that wait go on; 1 MiB on it are \
                 messages of this queue, none are copies of delivered ones: look what else is on it";
-    let full = |queue: &mut QueueFacts| (queue.disk_full_since, queue.delivered) = (Some(ago(7)), 0);
+    let full = |queue: &mut QueueFacts| (queue.disk_full_since, queue.delivered) = (Some(ago(7)), Some(0));
     let verdict = stored(|_, queue| full(queue));
     check("full", &verdict, Status::Down, ago(7), text);
     let mut facts = site();
@@ -593,9 +596,9 @@ fn a_queue_without_a_forward_is_down_and_says_what_to_do() {
     let orphan = OrphanFacts {
         name: "orders".into(),
         since: ago(60),
-        depth: 2,
-        bytes: 1000,
-        parked: 1,
+        depth: Some(2),
+        bytes: Some(1000),
+        parked: Some(1),
         oldest_age: Some(Duration::from_secs(90)),
         fault: None,
     };

@@ -168,6 +168,16 @@ impl Supply {
         answered.await.map_err(|_| Cause::LinkDown)
     }
 
+    /// Says why the queue cannot be read now, if so: a link is of no use then.
+    pub(in crate::link) fn queue_failure(&self) -> Option<String> {
+        self.queue.tail().borrow().failed.clone()
+    }
+
+    /// Waits until the queue can be read, or fails for another reason; false where it was closed for good. Cancel-safe.
+    pub(in crate::link) async fn failure_ended(&self, why: &str) -> bool {
+        self.queue.tail().wait_for(|state| state.failed.as_deref() != Some(why)).await.is_ok()
+    }
+
     /// Asks for an echo at once: the peer gave a sign of life.
     pub(in crate::link) fn wake(&self) {
         self.awake.notify_one();

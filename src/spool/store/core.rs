@@ -43,16 +43,18 @@ pub(super) struct Live {
     pub(super) head: Head,
     /// Counts the messages of each day whose content is there.
     pub(super) days: BTreeMap<i64, u64>,
-    /// Counts the queued messages of other destinations than the present one.
-    pub(super) stranded: u64,
+    /// Counts the queued messages of each destination.
+    pub(super) waiting: BTreeMap<i64, u64>,
     /// Counts the messages settled since the store was opened whose outcome names an attempt in doubt.
     pub(super) in_doubt: u64,
     /// Counts the copies of delivered messages that went early since the store was opened: the disk was short.
     pub(super) shredded_early: u64,
-    /// Is when the first queued message was accepted, in milliseconds.
-    pub(super) oldest: Option<i64>,
+    /// Is when the first queued message was accepted, in milliseconds, and the number of its destination.
+    pub(super) oldest: Option<(i64, i64)>,
     /// Lists all destinations by their numbers.
     pub(super) destinations: BTreeMap<i64, Destination>,
+    /// Is the number of the destination that messages are accepted for; 0: there is none.
+    pub(super) destination: i64,
 }
 
 /// Is the open database.
@@ -67,8 +69,6 @@ pub(super) struct Core {
     pub(super) limits: Limits,
     /// Lists the epochs with their first sequences, oldest first.
     pub(super) epochs: Vec<(Sequence, Epoch)>,
-    /// Is the number of the present destination; 0: there is none.
-    pub(super) destination: i64,
     pub(super) mark: Mark,
     /// Tells whether what is committed is in files that somebody finds again; none while it is being opened.
     presence: Option<Presence>,
@@ -104,7 +104,6 @@ pub(super) struct Parts {
     pub(super) live: Live,
     pub(super) limits: Limits,
     pub(super) epochs: Vec<(Sequence, Epoch)>,
-    pub(super) destination: i64,
     pub(super) mark: Mark,
     pub(super) reserve: Reserve,
     pub(super) gives_back: bool,
@@ -123,7 +122,6 @@ impl From<Parts> for Core {
             live: parts.live,
             limits: parts.limits,
             epochs: parts.epochs,
-            destination: parts.destination,
             mark: parts.mark,
             presence: None,
             buffer: Vec::new(),
@@ -274,6 +272,12 @@ impl Core {
         self.execute("destroy a key", "DELETE FROM days WHERE day = ?1", [day])
     }
 
+    /// Counts a message that is queued, or is not any more.
+    pub(super) fn count_waiting(&mut self, destination: i64, is_queued: bool) {
+        let count = self.live.waiting.entry(destination).or_default();
+        *count = if is_queued { *count + 1 } else { count.saturating_sub(1) };
+    }
+
     /// Counts a message whose content came or went.
     pub(super) fn count_content(&mut self, day: i64, is_there: bool) {
         let count = self.live.days.entry(day).or_default();
@@ -292,13 +296,14 @@ impl Core {
             bytes: queued.bytes,
             parked: parked.messages,
             parked_bytes: parked.bytes,
-            oldest: self.live.oldest.map(time_of),
+            oldest: self.live.oldest.map(|(accepted, _)| time_of(accepted)),
+            first_for: self.live.oldest.and_then(|(_, id)| self.live.destinations.get(&id).cloned()),
+            waiting: self.waiting(),
             in_doubt: self.live.in_doubt,
             delivered: delivered.messages,
             delivered_bytes: delivered.bytes,
             shredded_early: self.live.shredded_early,
             paused: head.is_paused,
-            stranded: self.live.stranded,
             damaged: self.damaged.clone(),
             disk_full: self.is_disk_full,
             failed: None,

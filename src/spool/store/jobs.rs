@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::Destination;
 use super::core::Core;
 use super::messages::{Arrival, Found};
 use crate::spool::{Refusal, Sequence, SpoolError};
@@ -137,6 +138,7 @@ impl Append {
 
 /// Asks for queued messages.
 pub(super) struct Read {
+    pub(super) to: Destination,
     pub(super) from: Sequence,
     pub(super) limits: (usize, u64),
     pub(super) reply: oneshot::Sender<Result<Vec<Found>, SpoolError>>,

@@ -4,10 +4,10 @@
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::DamagedMessage;
 use super::core::{Core, day_of, now, time_of};
 use super::database::{self, read, stored};
 use super::outbox::{Entry, Happening};
+use super::{DamagedMessage, Destination};
 use crate::mllp::message::Header;
 use crate::spool::large::LargeFile;
 use crate::spool::queue::State;
@@ -122,14 +122,14 @@ impl Core {
         if held.bytes.saturating_add(arrival.bytes) > self.limits.bytes_max {
             return Err(Refusal::Full { limit: Limit::Bytes });
         }
-        Ok(self.insert(arrival, at)?)
+        Ok(self.insert(arrival, self.live.destination, at)?)
     }
 
-    fn insert(&mut self, arrival: &Arrival, at: i64) -> Result<Sequence, SpoolError> {
+    fn insert(&mut self, arrival: &Arrival, destination: i64, at: i64) -> Result<Sequence, SpoolError> {
         let sequence = self.live.head.last + 1;
         let day = day_of(at);
         let digest = self.keys.digest.following_fingerprint(&self.live.head.digest, sequence, &arrival.payload);
-        let place = self.message_place(sequence, day, self.destination);
+        let place = self.message_place(sequence, day, destination);
         let mut sealed = std::mem::take(&mut self.buffer);
         let (parts, file): ([&[u8]; 2], _) = match &arrival.content {
             Content::Here(payload) => ([payload, &[INLINE]], None),
@@ -139,14 +139,15 @@ impl Core {
         let sql = "INSERT INTO messages (sequence, state, bytes, accepted, day, destination, settled, file, digest)
                    VALUES (?1, 0, ?2, ?3, ?4, ?5, 0, ?6, ?7)";
         let (key, bytes) = (stored(sequence), stored(arrival.bytes));
-        self.execute("keep a message", sql, params![key, bytes, at, day, self.destination, file, digest.0])?;
+        self.execute("keep a message", sql, params![key, bytes, at, day, destination, file, digest.0])?;
         let sql = "INSERT INTO contents (sequence, sealed) VALUES (?1, ?2)";
         self.execute("keep a message", sql, params![key, sealed])?;
         self.buffer = sealed;
         self.live.head.last = sequence;
         self.live.head.digest = digest;
         self.live.head.enter(State::Queued, arrival.bytes);
-        self.live.oldest.get_or_insert(at);
+        self.live.oldest.get_or_insert((at, destination));
+        self.count_waiting(destination, true);
         self.count_content(day, true);
         let entry = Entry {
             sequence,
@@ -204,17 +205,24 @@ impl Core {
         Ok(found)
     }
 
-    /// Reads queued messages in order, up to one that is damaged; none while the forward is paused.
-    pub(super) fn read(&mut self, from: Sequence, limits: (usize, u64)) -> Result<Vec<Found>, SpoolError> {
+    /// Reads queued messages in order, up to one that is damaged or was accepted for another destination; none while the
+    /// forward is paused.
+    pub(super) fn read(
+        &mut self,
+        to: &Destination,
+        from: Sequence,
+        limits: (usize, u64),
+    ) -> Result<Vec<Found>, SpoolError> {
         if self.live.head.is_paused {
             return Ok(Vec::new());
-        }
-        if self.live.stranded > 0 {
-            return Err(self.stranded());
         }
         let messages = self.queued_from(from, limits)?;
         let mut found: Vec<Found> = Vec::with_capacity(messages.len());
         for message in messages {
+            // A number that no destination has is damage, which the content shows.
+            if self.live.destinations.get(&message.destination).is_some_and(|known| known != to) {
+                break;
+            }
             let stops = |damaged: &DamagedMessage| (from..=message.sequence).contains(&damaged.sequence);
             if self.damaged.as_ref().is_some_and(stops) {
                 break;
@@ -314,6 +322,6 @@ impl Core {
                 Arrival { content: Content::InFile(copy), ..self.arrival(payload) }
             }
         };
-        self.insert(&arrival, now())
+        self.insert(&arrival, message.destination, now())
     }
 }

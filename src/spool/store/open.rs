@@ -71,14 +71,14 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     }
     let mut core = verified(way, &path, connection, reserve, is_start)?;
     core.begin()?;
+    database::index_decisions(&core.connection, &core.path)?;
     core.begin_epoch()?;
     if let Some(destination) = &way.wanted.destination {
-        core.destination = match number_of(&core.live.destinations, destination) {
+        core.live.destination = match number_of(&core.live.destinations, destination) {
             Some(number) => number,
             None => core.add_destination(destination)?,
         };
     }
-    core.live.stranded = count_stranded(&core)?;
     core.commit()?;
     core.follow_up()?;
     core.mark.settle(&core.keys.meta, &core.keys.spool, core.live.head.generation)?;
@@ -168,13 +168,12 @@ fn verified(
     }
     let epochs = epochs(&connection, path)?;
     let destinations = destinations(&connection, path, &keys)?;
-    let (days, oldest) = (census.days, census.oldest);
-    let live = Live { head, days, stranded: 0, in_doubt: 0, shredded_early: 0, oldest, destinations };
+    let Census { days, waiting, oldest, .. } = census;
+    let live = Live { head, days, waiting, in_doubt: 0, shredded_early: 0, oldest, destinations, destination: 0 };
     let gives_back = database::gives_back(&connection, path)?;
     let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.wanted.limits.clone());
     let reserve = reserve.clone();
-    Ok(Parts { directory, path, connection, keys, live, limits, epochs, destination: 0, mark, reserve, gives_back }
-        .into())
+    Ok(Parts { directory, path, connection, keys, live, limits, epochs, mark, reserve, gives_back }.into())
 }
 
 fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, SpoolError> {
@@ -209,8 +208,9 @@ fn blob(connection: &Connection, path: &Path, sql: &str) -> Result<Option<Vec<u8
 struct Census {
     tallies: [Tally; State::ALL.len()],
     days: BTreeMap<i64, u64>,
+    waiting: BTreeMap<i64, u64>,
     files: HashSet<[u8; 16]>,
-    oldest: Option<i64>,
+    oldest: Option<(i64, i64)>,
     last: Sequence,
     above_retired: u64,
     queued_below: bool,
@@ -223,13 +223,14 @@ impl Census {
         let mut census = Self {
             tallies: [Tally::default(); State::ALL.len()],
             days: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             files: HashSet::new(),
             oldest: None,
             last: retired_through,
             above_retired: 0,
             queued_below: false,
         };
-        let sql = "SELECT sequence, state, bytes, day, accepted, file FROM messages ORDER BY sequence";
+        let sql = "SELECT sequence, state, bytes, day, accepted, file, destination FROM messages ORDER BY sequence";
         let mut statement = connection.prepare(sql).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
@@ -252,8 +253,10 @@ impl Census {
         let state = State::from_code(code);
         if state == Some(State::Queued) {
             self.queued_below |= sequence <= retired_through;
+            let destination = row.get(6)?;
+            *self.waiting.entry(destination).or_default() += 1;
             if self.oldest.is_none() {
-                self.oldest = Some(row.get(4)?);
+                self.oldest = Some((row.get(4)?, destination));
             }
         }
         if state.is_some_and(State::has_content) {
@@ -335,15 +338,4 @@ fn destinations(connection: &Connection, path: &Path, keys: &Keys) -> Result<BTr
         destinations.insert(id, destination);
     }
     Ok(destinations)
-}
-
-/// Counts what is queued for another destination; only after a change of the configuration is there any.
-fn count_stranded(core: &Core) -> Result<u64, SpoolError> {
-    let mut stranded = 0;
-    for id in core.live.destinations.keys().filter(|id| !core.is_here(**id)) {
-        let sql = "SELECT count(*) FROM messages WHERE state = 0 AND destination = ?1";
-        let count = core.connection.query_row(sql, [id], |row| row.get(0));
-        stranded += read(count.map_err(|source| database::failure("verify the spool", &core.path, source))?);
-    }
-    Ok(stranded)
 }

@@ -21,6 +21,18 @@ use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError, Verdict};
 const PEER_KEY_BYTES: usize = 32;
 
 impl Core {
+    /// Lists messages that wait or are parked, from `from` on.
+    pub(super) fn list_held(&mut self, from: Sequence, messages_max: usize) -> Result<Vec<Listed>, SpoolError> {
+        let failed = |source| database::failure("read the queue", &self.path, source);
+        let sql = select_messages!("sequence >= ?1 AND state IN (0, 2) ORDER BY sequence LIMIT ?2");
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let limit = i64::try_from(messages_max).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![stored(from), limit], Message::read).map_err(failed)?;
+        let messages: Vec<Message> = rows.collect::<rusqlite::Result<_>>().map_err(failed)?;
+        drop(statement);
+        messages.iter().map(|message| self.listed(message)).collect()
+    }
+
     /// Lists messages of one state or all, from `from` on.
     pub(super) fn list(
         &mut self,
@@ -46,7 +58,9 @@ impl Core {
     }
 
     fn listed(&mut self, message: &Message) -> Result<Listed, SpoolError> {
-        let target = self.live.destinations.get(&message.destination).map(|one| one.target.clone());
+        // Every number of a destination was sealed with it; one that was changed is damage when the content is opened.
+        let unknown = || Destination { peer_key: [0; PEER_KEY_BYTES], target: String::new() };
+        let destination = self.live.destinations.get(&message.destination).cloned().unwrap_or_else(unknown);
         let outcome = self.outcome(message)?;
         let fault = match self.day_sealer(message.day) {
             _ if !message.state.has_content() => None,
@@ -62,10 +76,11 @@ impl Core {
             bytes: message.bytes,
             accepted: time_of(message.accepted),
             settled: (message.settled > 0).then(|| time_of(message.settled)),
-            target: target.unwrap_or_default(),
+            destination,
             may_be_sent: self.may_be_sent(message),
             outcome,
             fault,
+            decisions: self.decisions(message)?,
         })
     }
 
@@ -91,6 +106,26 @@ impl Core {
         reason: &str,
     ) -> Result<(), SpoolError> {
         self.decide(sequence, Event::Discard, is_withdrawn, (by, reason))
+    }
+
+    /// Does as `event` says with a message that nobody can be asked about: where it may have been sent, that the receiver
+    /// may have it is kept with it.
+    pub(super) fn decide_unasked(
+        &mut self,
+        sequence: Sequence,
+        event: Event,
+        (by, reason): (&str, &str),
+    ) -> Result<(), SpoolError> {
+        let message = self.message(sequence)?;
+        let is_known = self.live.head.attempting.is_some_and(|attempt| attempt.sequence == sequence);
+        if self.may_be_sent(&message) && !is_known && self.outcome(&message)?.is_none() {
+            let (verdict, code, at) = (Verdict::Withdrawn, AckCode::Absent, time_of(now()));
+            self.keep_outcome(
+                &message,
+                &Outcome { sequence, verdict, code, attempts: 1, in_doubt: 1, answer: Vec::new(), at },
+            )?;
+        }
+        self.decide(sequence, event, true, (by, reason))
     }
 
     fn decide(
@@ -188,9 +223,6 @@ impl Core {
         let message = self.message(sequence)?;
         let state = message.state.handle_event(Event::Release);
         let state = state.ok_or(SpoolError::NotAllowed { sequence, state: message.state.name() })?;
-        if !self.is_here(message.destination) {
-            return Err(self.stranded());
-        }
         let again = self.append_again(&message)?;
         if state != message.state {
             self.change_state(&message, state, now())?;
@@ -220,22 +252,55 @@ impl Core {
         self.note(&Entry::by(by, "", happening, 0), now())
     }
 
-    /// Sends what is queued or parked for other destinations to this one.
-    pub(super) fn move_to(&mut self, destination: &Destination, by: &str) -> Result<u64, SpoolError> {
-        let moved = self.live.stranded;
-        let others: Vec<i64> = self.live.destinations.keys().copied().filter(|id| *id != self.destination).collect();
-        for id in others {
-            let sealed = self.sealed_destination(id, destination)?;
+    /// Sends what is queued or parked for a destination to another one, and what is kept or was delivered with it; what
+    /// is accepted from now on goes where it did. Returns how many are queued.
+    pub(super) fn move_to(&mut self, from: &Destination, to: &Destination, by: &str) -> Result<u64, SpoolError> {
+        let numbers = self.live.destinations.iter().filter(|(_, one)| *one == from).map(|(id, _)| *id);
+        let numbers: Vec<i64> = numbers.collect();
+        let moved = numbers.iter().filter_map(|id| self.live.waiting.get(id)).sum();
+        if from == to {
+            return Ok(moved);
+        }
+        for id in &numbers {
+            let sealed = self.sealed_destination(*id, to)?;
             let sql = "UPDATE destinations SET sealed = ?2 WHERE id = ?1";
             self.execute("move the queue", sql, params![id, sealed])?;
-            self.live.destinations.insert(id, destination.clone());
+            self.live.destinations.insert(*id, to.clone());
         }
-        if self.live.destinations.get(&self.destination) == Some(destination) {
-            self.live.stranded = 0;
+        if numbers.contains(&self.live.destination) {
+            self.live.destination = self.add_destination(from)?;
         }
-        let reason = format!("{moved} messages to {}", destination.target);
+        let reason = format!("{moved} messages for {} to {}", from.target, to.target);
         self.note(&Entry::by(by, &reason, Happening::Moved, 0), now())?;
         Ok(moved)
+    }
+
+    /// Counts what is queued or parked by where it was accepted for.
+    pub(super) fn held_for(&self) -> Result<Vec<(Destination, u64)>, SpoolError> {
+        let failed = |source| database::failure("read the queue", &self.path, source);
+        let sql = "SELECT destination, count(*) FROM messages WHERE state IN (0, 2) GROUP BY destination";
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, database::read(row.get(1)?)))).map_err(failed)?;
+        let counts: Vec<(i64, u64)> = rows.collect::<rusqlite::Result<_>>().map_err(failed)?;
+        Ok(self.by_destination(counts))
+    }
+
+    /// Counts what is queued by where it was accepted for.
+    pub(super) fn waiting(&self) -> Vec<(Destination, u64)> {
+        self.by_destination(self.live.waiting.iter().map(|(id, count)| (*id, *count)))
+    }
+
+    /// Adds up counts by number: several numbers may be of one destination.
+    fn by_destination(&self, counts: impl IntoIterator<Item = (i64, u64)>) -> Vec<(Destination, u64)> {
+        let mut sums: Vec<(Destination, u64)> = Vec::new();
+        for (id, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            let Some(destination) = self.live.destinations.get(&id) else { continue };
+            match sums.iter_mut().find(|(known, _)| known == destination) {
+                Some((_, sum)) => *sum += count,
+                None => sums.push((destination.clone(), count)),
+            }
+        }
+        sums
     }
 
     fn sealed_destination(&self, id: i64, destination: &Destination) -> Result<Vec<u8>, SpoolError> {
@@ -251,19 +316,6 @@ impl Core {
         self.execute("keep a destination", sql, params![id, sealed])?;
         self.live.destinations.insert(id, destination.clone());
         Ok(id)
-    }
-
-    /// Says what is queued for another destination.
-    pub(super) fn stranded(&self) -> SpoolError {
-        let others = self.live.destinations.iter().filter(|(id, _)| !self.is_here(**id));
-        let target = others.map(|(_, destination)| destination.target.clone()).next_back().unwrap_or_default();
-        SpoolError::Stranded { messages: self.live.stranded, target }
-    }
-
-    /// Tells whether messages of that destination go where the configuration says now.
-    pub(super) fn is_here(&self, id: i64) -> bool {
-        let here = self.live.destinations.get(&self.destination);
-        here.is_some() && self.live.destinations.get(&id) == here
     }
 }
 

@@ -3,7 +3,7 @@
 //! Never gives content out without a note of who looked, committed before.
 
 use super::{Destination, Listed, OutboxEvent, Spool};
-use crate::spool::queue::State;
+use crate::spool::queue::{Event, State};
 use crate::spool::{Sequence, SpoolError};
 
 impl Spool {
@@ -18,6 +18,14 @@ impl Spool {
         messages_max: usize,
     ) -> Result<Vec<Listed>, SpoolError> {
         self.look(move |core| core.list(from, state, messages_max)).await
+    }
+
+    /// Lists messages that wait or are parked, from `from` on, without their content.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list_held(&self, from: Sequence, messages_max: usize) -> Result<Vec<Listed>, SpoolError> {
+        self.look(move |core| core.list_held(from, messages_max)).await
     }
 
     /// Describes one message.
@@ -48,10 +56,11 @@ impl Spool {
         self.change(move |core| core.park(sequence, is_withdrawn, &by)).await
     }
 
-    /// Queues a message again under a new number, which is returned: one that was set aside, or delivered and kept.
+    /// Queues a message again under a new number, which is returned: one that was set aside, or delivered and kept. It
+    /// goes where it was accepted for.
     ///
     /// # Errors
-    /// There is no such message, it is in another state or was accepted for another destination, or the store failed.
+    /// There is no such message, it is in another state, or the store failed.
     pub async fn release(&self, sequence: Sequence, by: &str) -> Result<Sequence, SpoolError> {
         let by = by.to_owned();
         self.change(move |core| core.release(sequence, &by)).await
@@ -91,13 +100,39 @@ impl Spool {
         self.change(move |core| core.pause(is_paused, &by)).await
     }
 
-    /// Sends what was accepted for other destinations to this one; returns how many of them are queued.
+    /// Sends what was accepted for one destination to another; returns how many of them are queued.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn move_to(&self, destination: Destination, by: &str) -> Result<u64, SpoolError> {
+    pub async fn move_to(&self, from: Destination, to: Destination, by: &str) -> Result<u64, SpoolError> {
         let by = by.to_owned();
-        self.change(move |core| core.move_to(&destination, &by)).await
+        self.change(move |core| core.move_to(&from, &to, &by)).await
+    }
+
+    /// Counts what is queued or parked by where it was accepted for.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn held_for(&self) -> Result<Vec<(Destination, u64)>, SpoolError> {
+        self.look(|core| core.held_for()).await
+    }
+
+    /// Sets a queued message aside that nobody can be asked about; where it may have been sent, it is in doubt.
+    ///
+    /// # Errors
+    /// There is no such message, it is not queued, or the store failed.
+    pub async fn park_unasked(&self, sequence: Sequence, by: &str) -> Result<(), SpoolError> {
+        let by = by.to_owned();
+        self.change(move |core| core.decide_unasked(sequence, Event::Park, (&by, ""))).await
+    }
+
+    /// Does the same with one that is given up.
+    ///
+    /// # Errors
+    /// There is no such message, it is in another state, or the store failed.
+    pub async fn discard_unasked(&self, sequence: Sequence, by: &str, reason: &str) -> Result<(), SpoolError> {
+        let (by, reason) = (by.to_owned(), reason.to_owned());
+        self.change(move |core| core.decide_unasked(sequence, Event::Discard, (&by, &reason))).await
     }
 
     /// Reads what happened after the event `after`, at most `events_max` events.

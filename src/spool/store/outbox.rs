@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::core::{Core, time_of};
+use super::messages::Message;
 use super::{SettledAs, database};
 use crate::mllp::ack::AckCode;
 use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
@@ -16,6 +17,8 @@ use crate::spool::{Damage, Fingerprint, Outcome, Sequence, SpoolError, Verdict};
 
 /// Is the number of newest events that are kept whatever their age: a busy day of a large site.
 pub(super) const EVENTS_KEPT_MIN: u64 = 1_000_000;
+/// Bounds what is told of one message, and the moves of its queue among it: the latest.
+const DECISIONS_MAX: i64 = 32;
 /// Separates the operator's name from the reason in a sealed detail.
 const SEPARATOR: char = '\u{1f}';
 
@@ -129,11 +132,42 @@ pub(super) struct Entry<'a> {
     pub(super) detail: Option<(&'a str, &'a str)>,
 }
 
+impl Happening {
+    /// Says what somebody did, in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Settled => "settled",
+            Self::Parked => "parked",
+            Self::Released => "released",
+            Self::Discarded => "discarded",
+            Self::Viewed => "viewed",
+            Self::Retried => "retried",
+            Self::Moved => "moved",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Reconciled => "reconciled",
+            Self::Damaged => "found damaged",
+        }
+    }
+}
+
 impl<'a> Entry<'a> {
     /// Is what an operator did.
     pub(super) fn by(operator: &'a str, reason: &'a str, happening: Happening, sequence: Sequence) -> Self {
         Self { sequence, happening, bytes: 0, ended: None, digests: None, detail: Some((operator, reason)) }
     }
+}
+
+/// Asks for events.
+macro_rules! select_events {
+    ($condition:literal) => {
+        concat!(
+            "SELECT id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload, control_id, detail
+             FROM outbox WHERE ",
+            $condition
+        )
+    };
 }
 
 impl Core {
@@ -172,16 +206,30 @@ impl Core {
 
     /// Reads the events after `after`, at most `events_max`.
     pub(super) fn read_outbox(&mut self, after: u64, events_max: usize) -> Result<Vec<OutboxEvent>, SpoolError> {
+        let limit = i64::try_from(events_max).unwrap_or(i64::MAX);
+        self.events(select_events!("id > ?1 ORDER BY id LIMIT ?2"), [database::stored(after), limit])
+    }
+
+    /// Reads what operators did with a message, and the latest moves of its queue since it was accepted.
+    pub(super) fn decisions(&mut self, message: &Message) -> Result<Vec<OutboxEvent>, SpoolError> {
+        let sql = select_events!("sequence = ?1 AND detail IS NOT NULL ORDER BY id DESC LIMIT ?2");
+        let mut found = self.events(sql, [database::stored(message.sequence), DECISIONS_MAX])?;
+        let ended = |event: &OutboxEvent| message.settled > 0 && event.at > time_of(message.settled);
+        let moves = self.events(sql, [0, DECISIONS_MAX])?.into_iter().filter(|event| {
+            event.happening == Happening::Moved && event.at >= time_of(message.accepted) && !ended(event)
+        });
+        found.extend(moves);
+        found.sort_by_key(|event| event.id);
+        Ok(found)
+    }
+
+    fn events(&mut self, sql: &str, values: [i64; 2]) -> Result<Vec<OutboxEvent>, SpoolError> {
         let path = self.path.clone();
         let failed = |source| database::failure("read the outbox", &path, source);
         let mut events = Vec::new();
         {
-            let sql = "SELECT id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload, control_id,
-                              detail
-                       FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2";
             let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
-            let limit = i64::try_from(events_max).unwrap_or(i64::MAX);
-            let rows = statement.query_map([database::stored(after), limit], |row| {
+            let rows = statement.query_map(values, |row| {
                 let event = OutboxEvent {
                     id: database::read(row.get(0)?),
                     sequence: database::read(row.get(1)?),

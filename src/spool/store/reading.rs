@@ -4,22 +4,28 @@
 
 use tokio::sync::oneshot;
 
-use super::Spool;
 use super::jobs::{Read, Work};
 use super::messages::{Content, Found};
+use super::{Destination, Spool};
 use crate::spool::{Damage, Fingerprint, Queued, Sequence, SpoolError};
 
 impl Spool {
     /// Reads queued messages at or after `from`, in order, at least one if there is any; that they may be sent is
-    /// durable when this returns. It ends before one that is damaged, which [`Spool::tail`] then names. A paused forward
-    /// has none.
+    /// durable when this returns. It ends before one that is damaged, which [`Spool::tail`] then names, and before one
+    /// that was accepted for another destination than `to`. A paused forward has none.
     ///
     /// # Errors
-    /// The store failed, or messages are queued for another destination.
-    pub async fn read(&self, from: Sequence, messages_max: usize, bytes_max: usize) -> Result<Vec<Queued>, SpoolError> {
+    /// The store failed.
+    pub async fn read_for(
+        &self,
+        to: &Destination,
+        from: Sequence,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Queued>, SpoolError> {
         let (reply, answer) = oneshot::channel();
         let limits = (messages_max, bytes_max as u64);
-        self.send(Work::Read(Read { from, limits, reply })).await?;
+        self.send(Work::Read(Read { to: to.clone(), from, limits, reply })).await?;
         let found: Vec<Found> = answer.await.unwrap_or(Err(SpoolError::Closed))?;
         let mut queued = Vec::with_capacity(found.len());
         for mut message in found {

@@ -120,8 +120,8 @@ impl Core {
         self.live.head.enter(to, message.bytes);
         // Where the transaction fails it is found again.
         self.damaged.take_if(|damaged| damaged.sequence == message.sequence);
-        if message.state == State::Queued && !self.is_here(message.destination) {
-            self.live.stranded = self.live.stranded.saturating_sub(1);
+        if message.state == State::Queued {
+            self.count_waiting(message.destination, false);
         }
         if !to.has_content() && message.state.has_content() {
             self.shred_content(message)?;
@@ -170,13 +170,14 @@ impl Core {
     /// Walks from what is retired to the first queued message.
     fn walk(&mut self, before: Sequence) -> Result<(), SpoolError> {
         let failed = |source| database::failure("read the queue", &self.path, source);
-        let sql = "SELECT sequence, state, digest, accepted FROM messages WHERE sequence > ?1 ORDER BY sequence";
+        let sql =
+            "SELECT sequence, state, digest, accepted, destination FROM messages WHERE sequence > ?1 ORDER BY sequence";
         let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
         let mut rows = statement.query([stored(before)]).map_err(failed)?;
         let (mut through, mut digest, mut oldest) = (before, None, None);
         while let Some(row) = rows.next().map_err(failed)? {
             if row.get::<_, u8>(1).map_err(failed)? == State::Queued.code() {
-                oldest = Some(row.get(3).map_err(failed)?);
+                oldest = Some((row.get(3).map_err(failed)?, row.get(4).map_err(failed)?));
                 break;
             }
             through = database::read(row.get(0).map_err(failed)?);

@@ -14,6 +14,17 @@ mod keeping;
 mod model;
 mod presence;
 
+impl Spool {
+    /// Reads for the destination that messages are accepted for.
+    pub(crate) async fn read(&self, from: Sequence, messages: usize, bytes: usize) -> Result<Vec<Queued>, SpoolError> {
+        let own = self.look(|core| Ok(core.live.destinations.get(&core.live.destination).cloned())).await?;
+        match own {
+            Some(own) => self.read_for(&own, from, messages, bytes).await,
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
 /// Is a place for one spool, which may be opened again and again.
 struct Place {
     directory: tempfile::TempDir,

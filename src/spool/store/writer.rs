@@ -185,7 +185,7 @@ impl Turn {
                 ask.answer(failure.as_ref());
                 self.failure = self.failure.take().or(failure);
             }
-            Work::Read(read) => match core.read(read.from, read.limits) {
+            Work::Read(read) => match core.read(&read.to, read.from, read.limits) {
                 Ok(found) if found.last().is_some_and(|last| last.sequence > core.live.head.sent_through) => {
                     self.reserve = self.reserve.max(found.last().map(|last| last.sequence + SENT_AHEAD));
                     self.reads.push((read, found));

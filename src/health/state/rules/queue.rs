@@ -12,7 +12,7 @@ use super::age_text;
 /// Is the share of a limit from which somebody should look, in percent.
 const FILLING_PERCENT: u64 = 80;
 /// Is the time to a full disk from which somebody should look, where it has less room than the queue may take: a night.
-/// It comes from one minute's pace, which any program's burst changes.
+/// It comes from the pace of a quarter of an hour, which a program's long burst still changes.
 const DISK_FULL_SOON: Duration = Duration::from_secs(12 * 3600);
 
 /// Notes a spool that takes nothing.
@@ -25,7 +25,7 @@ pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -
             let since = queue.disk_full_since?;
             let text = format!(
                 "the spool's disk is full: no message is taken until there is room; the {} that wait go on; {}",
-                queue.depth,
+                queue.depth.unwrap_or_default(),
                 filled_by(queue)
             );
             Some(Verdict::new(Status::Down, since, &text))
@@ -45,7 +45,7 @@ pub(in super::super) fn ledger_fault(facts: &SiteFacts, service: &ServiceFacts) 
 
 /// Judges a queue without a forward: messages that were acknowledged go nowhere.
 pub(in super::super) fn judge_orphan(orphan: &OrphanFacts) -> Verdict {
-    let (name, depth, parked) = (&orphan.name, orphan.depth, orphan.parked);
+    let (name, depth, parked) = (&orphan.name, orphan.depth.unwrap_or_default(), orphan.parked.unwrap_or_default());
     let text = match &orphan.fault {
         Some(fault) => format!("no stored forward has this name, and its spool: {fault}"),
         None => format!(
@@ -76,7 +76,10 @@ pub(super) fn hold(forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref()?;
     match &queue.state {
         Queue::Held { since, sequence, cause, decide } => {
-            let text = format!("held at message {sequence}: {cause}; {} wait; decide: {decide}", queue.depth);
+            let text = format!(
+                "held at message {sequence}: {cause}; {} wait; decide: {decide}",
+                queue.depth.unwrap_or_default()
+            );
             Some(Verdict::new(Status::Down, *since, &text))
         }
         Queue::Opening | Queue::Flowing | Queue::Paused | Queue::Diverged { .. } | Queue::Failed { .. } => None,
@@ -86,7 +89,8 @@ pub(super) fn hold(forward: &ForwardFacts) -> Option<Verdict> {
 /// Notes a queue that an operator has paused.
 pub(super) fn pause(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref().filter(|queue| queue.state == Queue::Paused)?;
-    let text = format!("paused, {} wait; wardlink forward resume {} ends it", queue.depth, forward.name);
+    let depth = queue.depth.unwrap_or_default();
+    let text = format!("paused, {depth} wait; wardlink forward resume {} ends it", forward.name);
     Some(Verdict::new(Status::Degraded, facts.started, &text))
 }
 
@@ -108,7 +112,8 @@ pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verd
         return Some(Verdict::new(Status::Degraded, facts.started, &text));
     }
     // As long as there is room for all that the queue may still take, the pace of other programs is no alarm.
-    let is_short = queue.disk_free_bytes.is_none_or(|free| free < queue.bytes_max.saturating_sub(queue.bytes));
+    let is_short =
+        queue.disk_free_bytes.is_none_or(|free| free < queue.bytes_max.saturating_sub(queue.bytes.unwrap_or_default()));
     let left = queue.disk_full_in.filter(|left| is_short && *left <= DISK_FULL_SOON)?;
     let text = format!("the disk of the spool is full in {}, if it goes on so; {}", age_text(left), filled_by(queue));
     Some(Verdict::new(Status::Degraded, facts.started, &text))
@@ -117,22 +122,34 @@ pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verd
 /// Says what a queue has on its disk. Copies of delivered messages go before a message is refused.
 fn filled_by(queue: &QueueFacts) -> String {
     let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
-    let held = mib(queue.bytes.saturating_add(queue.parked_bytes));
-    match queue.delivered {
+    let held = mib(queue.bytes.unwrap_or_default().saturating_add(queue.parked_bytes.unwrap_or_default()));
+    match queue.delivered.unwrap_or_default() {
         0 => format!(
             "{held} on it are messages of this queue, none are copies of delivered ones: look what else is on it"
         ),
         _ => format!(
             "{held} on it are messages of this queue, {} copies of delivered ones, which go first",
-            mib(queue.delivered_kept_bytes)
+            mib(queue.delivered_kept_bytes.unwrap_or_default())
         ),
     }
+}
+
+/// Notes messages that are set aside: they go by somebody's word only, and nobody may know of them.
+pub(super) fn set_aside(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+    let parked = forward.queue.as_ref()?.parked.filter(|parked| *parked > 0)?;
+    let text = format!(
+        "{parked} parked: wardlink queue list {} --state parked shows them; release or discard each",
+        forward.name
+    );
+    Some(Verdict::new(Status::Degraded, facts.started, &text))
 }
 
 /// Says how full the queue is, by the limit that is nearer, in words and in percent. What is set aside fills it as well, and
 /// goes by an operator's word only.
 fn fill(forward: &str, queue: &QueueFacts) -> (String, u64) {
-    let all = (queue.depth.saturating_add(queue.parked), queue.bytes.saturating_add(queue.parked_bytes));
+    let known = |count: Option<u64>| count.unwrap_or_default();
+    let (parked, parked_bytes) = (known(queue.parked), known(queue.parked_bytes));
+    let all = (known(queue.depth).saturating_add(parked), known(queue.bytes).saturating_add(parked_bytes));
     let percent = |count: u64, max: u64| count.saturating_mul(100) / max.max(1);
     let say = |count: u64, parked: u64, max: u64, what: &str| {
         let full = format!("the queue has {count} of at most {max} {what}");
@@ -143,9 +160,9 @@ fn fill(forward: &str, queue: &QueueFacts) -> (String, u64) {
     };
     let (messages, bytes) = (percent(all.0, queue.depth_max), percent(all.1, queue.bytes_max));
     if messages >= bytes {
-        (say(all.0, queue.parked, queue.depth_max, "messages (max_queue_messages)"), messages)
+        (say(all.0, parked, queue.depth_max, "messages (max_queue_messages)"), messages)
     } else {
-        (say(all.1, queue.parked_bytes, queue.bytes_max, "bytes (max_queue_bytes)"), bytes)
+        (say(all.1, parked_bytes, queue.bytes_max, "bytes (max_queue_bytes)"), bytes)
     }
 }
 

@@ -241,6 +241,17 @@ async fn a_pause_a_failed_queue_and_a_held_head_are_seen_at_the_near_site() {
 }
 
 #[tokio::test]
+async fn a_link_whose_queue_cannot_be_read_is_not_dialled() {
+    let listener = TcpListener::bind((HERE, 0)).await.unwrap();
+    let near = near_site(listener.local_addr().unwrap(), MemoryQueue::new());
+    near.queue.fail();
+    until("the failure", || matches!(near.link.state(), LinkState::Down { cause: Cause::StoreFailed, .. })).await;
+    assert!(tokio::time::timeout(Duration::from_millis(300), listener.accept()).await.is_err(), "what for?");
+    near.queue.mend();
+    assert!(tokio::time::timeout(SOON, listener.accept()).await.is_ok());
+}
+
+#[tokio::test]
 async fn an_operator_takes_a_message_out_wherever_it_is() {
     let far = far_site().await;
     far.goes_on.send_replace(false);

@@ -223,6 +223,10 @@ impl MemoryQueue {
         self.tail.send_modify(|state| state.failed = Some("the disk is gone".to_owned()));
     }
 
+    pub(super) fn mend(&self) {
+        self.tail.send_modify(|state| state.failed = None);
+    }
+
     fn tell(&self, model: &QueueModel) {
         self.tail.send_modify(|state| {
             (state.last, state.retired_through) = (model.last(), model.retired_through());

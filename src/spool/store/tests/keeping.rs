@@ -90,6 +90,7 @@ async fn a_pause_outlives_a_restart() {
 
 #[tokio::test]
 async fn messages_wait_for_their_own_destination_until_they_are_moved() {
+    let to = |target: &str| Destination { peer_key: [5; 32], target: target.to_owned() };
     let place = Place::new();
     let spool = place.open();
     for number in 1..=3 {
@@ -99,25 +100,31 @@ async fn messages_wait_for_their_own_destination_until_they_are_moved() {
     drop(spool);
     let spool = place.try_open("other").unwrap();
     assert_eq!(spool.keep(message(4)).await.unwrap(), 4);
-    let held = spool.read(1, 9, usize::MAX).await;
-    assert!(matches!(held, Err(SpoolError::Stranded { messages: 2, target }) if target == "orders"));
-    assert!(matches!(spool.release(3, "anna").await, Err(SpoolError::Stranded { .. })));
-    spool.park(1, false, "anna").await.unwrap();
-    assert_eq!(spool.tail().borrow().stranded, 1);
-    // Back where they belong nothing is held but what came meanwhile.
-    drop(spool);
-    let spool = place.open();
-    assert!(matches!(spool.read(1, 9, usize::MAX).await, Err(SpoolError::Stranded { messages: 1, .. })));
+    let read = async |spool: &Spool, target: &str| {
+        let read = spool.read_for(&to(target), 1, 9, usize::MAX).await.unwrap();
+        read.iter().map(|one| one.sequence).collect::<Vec<_>>()
+    };
+    assert!(read(&spool, "other").await.is_empty(), "what is behind those of another one waits");
+    assert_eq!(read(&spool, "orders").await, [1, 2], "and they end where it begins");
+    let tail = spool.tail().borrow().clone();
+    assert_eq!((tail.first_for, tail.waiting), (Some(to("orders")), vec![(to("orders"), 2), (to("other"), 1)]));
+    assert_eq!(spool.held_for().await.unwrap(), [(to("orders"), 3), (to("other"), 1)]);
+    spool.park_unasked(1, "anna").await.unwrap();
+    spool.park_unasked(2, "anna").await.unwrap();
+    assert_eq!(spool.tail().borrow().first_for, Some(to("other")));
+    assert_eq!(read(&spool, "other").await, [4]);
+    assert_eq!(spool.release(3, "anna").await.unwrap(), 5, "it is for where it was");
+    assert_eq!(read(&spool, "other").await, [4]);
+    // To move what is accepted here now leaves what is accepted from now on.
+    assert_eq!(spool.move_to(to("other"), to("third"), "anna").await.unwrap(), 1);
+    assert_eq!(spool.keep(message(6)).await.unwrap(), 6);
+    assert_eq!(spool.move_to(to("orders"), to("third"), "anna").await.unwrap(), 1);
     drop(spool);
     let spool = place.try_open("other").unwrap();
-    let other = Destination { peer_key: [5; 32], target: "other".to_owned() };
-    assert_eq!(spool.move_to(other, "anna").await.unwrap(), 1);
-    assert_eq!(spool.read(1, 9, usize::MAX).await.unwrap().len(), 2);
-    assert_eq!(spool.release(3, "anna").await.unwrap(), 5);
-    drop(spool);
-    let spool = place.try_open("other").unwrap();
-    assert_eq!(spool.read(1, 9, usize::MAX).await.unwrap().len(), 3);
-    assert!(spool.list(1, None, 9).await.unwrap().iter().all(|one| one.target == "other"));
+    assert_eq!((read(&spool, "third").await, read(&spool, "other").await), (vec![4, 5], vec![]));
+    let listed = spool.list(1, None, 9).await.unwrap();
+    let targets: Vec<_> = listed.iter().map(|one| one.destination.target.as_str()).collect();
+    assert_eq!(targets, ["third", "third", "third", "third", "third", "other"]);
 }
 
 #[tokio::test]

@@ -1,0 +1,60 @@
+//! What is told of a message: nothing of its content. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use crate::control::queue::{Decision, QueueEntry};
+use crate::spool::Verdict;
+use crate::spool::queue::State;
+use crate::spool::store::{DamagedMessage, Listed, OutboxEvent};
+
+/// Is the last time that RFC 3339 can write, 9999-12-31T23:59:59Z, since 1970.
+const RFC3339_MAX: Duration = Duration::from_secs(253_402_300_799);
+/// Tells what is known of a message.
+pub(super) fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueEntry {
+    let outcome = listed.outcome.as_ref();
+    let damaged = damaged.filter(|damaged| damaged.sequence == listed.sequence).map(|damaged| &damaged.damage);
+    let damaged = damaged.or(listed.fault.as_ref());
+    QueueEntry {
+        sequence: listed.sequence,
+        state: listed.state.name().to_owned(),
+        accepted: time(listed.accepted),
+        bytes: listed.bytes,
+        target: listed.destination.target.clone(),
+        destination: String::new(),
+        sent: listed.may_be_sent,
+        damaged: damaged.map(ToString::to_string),
+        settled: listed.settled.map(time),
+        verdict: outcome.and_then(|outcome| outcome.verdict).map(|verdict| what_became(verdict).to_owned()),
+        code: outcome.and_then(|outcome| outcome.code).map(|code| code.code().to_owned()),
+        attempts: outcome.map_or(0, |outcome| outcome.attempts),
+        in_doubt: outcome.map_or(0, |outcome| outcome.in_doubt),
+        held: None,
+        decisions: listed.decisions.iter().map(decision).collect(),
+    }
+}
+
+fn decision(event: &OutboxEvent) -> Decision {
+    let (at, what) = (time(event.at), event.happening.name().to_owned());
+    Decision { at, what, by: event.by.clone(), reason: event.reason.clone() }
+}
+
+fn what_became(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Delivered => "delivered",
+        Verdict::Rejected => "rejected by the receiver",
+        Verdict::Failed => "failed at the receiver",
+        Verdict::Withdrawn => "withdrawn by an operator",
+        Verdict::DeliveredBefore => "delivered, before the far site's state was lost",
+    }
+}
+
+/// Writes a time as RFC 3339 in UTC; what that cannot write becomes the nearest end.
+fn time(time: SystemTime) -> String {
+    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().min(RFC3339_MAX);
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since_1970).to_string()
+}
+
+/// Finds a state by its name.
+pub(super) fn named(word: &str) -> Option<State> {
+    State::ALL.into_iter().find(|state| state.name() == word)
+}
