@@ -41,13 +41,20 @@ pub(super) fn name(text: &str) -> Judged<Name> {
 pub(super) fn interface(text: &str) -> Judged<String> {
     let clean = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_=+.-".contains(&b));
     let fits = (1..=INTERFACE_BYTES_MAX).contains(&text.len());
-    if clean && fits && ![".", "..", "lo"].contains(&text) {
+    if clean && fits && text != "." && text != ".." {
         return Ok(text.to_owned());
     }
-    if text == "lo" {
-        return Err("\"lo\" is this host's loopback interface; write a name that is free, such as wl0".to_owned());
-    }
     Err(format!("{} is not an interface name; write 1 to 15 characters of a-z, A-Z, 0-9 and _=+.-", quote(text)))
+}
+
+/// Reads the name of the tunnel's own interface.
+pub(super) fn own_interface(text: &str) -> Judged<String> {
+    match interface(text) {
+        Ok(name) if name == "lo" => {
+            Err("\"lo\" is this host's loopback interface; write a name that is free, such as wl0".to_owned())
+        }
+        judged => judged,
+    }
 }
 
 /// Reads a whole number, decimal or 0x hexadecimal, inside a range.

@@ -70,7 +70,7 @@ pub(super) fn check(
     };
     let has_v6 = addresses.iter().any(|address| address.value.addr().is_ipv6());
     // Each is read whether or not the others are right.
-    let interface = findings.optional(raw.interface.as_ref(), INTERFACE.to_owned(), value::interface);
+    let interface = findings.optional(raw.interface.as_ref(), INTERFACE.to_owned(), value::own_interface);
     let backend = findings.optional(raw.backend.as_ref(), Backend::Auto, backend);
     let udp_offload = findings.optional(raw.udp_offload.as_ref(), UdpOffload::Auto, udp_offload);
     let listen_port = findings.optional(raw.listen_port.as_ref(), LISTEN_PORT, |text| number_u16(text, 0));
