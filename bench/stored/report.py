@@ -67,7 +67,8 @@ def rate(part):
 
 def intake(part):
     sync = [number for cells in part["rounds"] for number in cells["sync_us"]]
-    single = [number for cells in part["rounds"] for number in cells["single_us"]]
+    single, paused = ([number for cells in part["rounds"] for number in cells.get(name, [])]
+                      for name in ("single_us", "single_paused_us"))
     limit = 1.5 * statistics.median(sync) + 100
     return [
         f"**Intake**, no delay, messages accepted durably, {len(part['rounds'])} rounds, {part['date']}", "",
@@ -75,9 +76,10 @@ def intake(part):
             ["128 connections, messages a second", spread(values(part, "many_per_s"))],
             ["the same, delivery paused", spread(values(part, "paused_per_s"))],
             ["128 connections, p50 of an answer, µs", spread(values(part, "many_p50_us"))],
-            ["1 connection, p50 of an answer, µs", spread(single)],
+            ["1 connection, p50 of an answer, µs, while both sites deliver", spread(single)],
+            ["the same, delivery paused, µs", spread(paused)],
             ["the disk's fdatasync, p50, µs", spread(sync)],
-            ["1.5 times that and 100 µs", f"{limit:,.0f}"],
+            ["1.5 times its median and 100 µs", f"{limit:,.0f}"],
         ]),
     ]
 
