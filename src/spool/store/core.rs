@@ -53,6 +53,8 @@ pub(super) struct Live {
     pub(super) oldest: Option<(i64, i64)>,
     /// Lists all destinations by their numbers.
     pub(super) destinations: BTreeMap<i64, Destination>,
+    /// Is the highest number that a destination has or had: one that was removed without the key is given to no other.
+    pub(super) last_destination: i64,
     /// Is the number of the destination that messages are accepted for; 0: there is none.
     pub(super) destination: i64,
 }

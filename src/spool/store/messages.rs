@@ -16,6 +16,8 @@ use crate::spool::{Damage, Digest, Epoch, Fingerprint, Limit, Queued, Refusal, S
 
 /// Ends the plain text of a payload that stands in the database.
 const INLINE: u8 = 0;
+/// Is said where the row of a message's destination was removed.
+pub(super) const NO_DESTINATION: Damage = Damage::Missing("destination of a message");
 /// Ends the plain text that names the file of a large payload.
 const IN_FILE: u8 = 1;
 
@@ -271,7 +273,16 @@ impl Core {
             Some(IN_FILE) => LargeFile::decode(&plain).map(Content::InFile),
             _ => None,
         };
-        content.ok_or_else(|| self.damage(Damage::TamperedMessage(sequence)))
+        let content = content.ok_or_else(|| self.damage(Damage::TamperedMessage(sequence)))?;
+        if self.lacks_destination(message) {
+            return Err(self.damage(NO_DESTINATION));
+        }
+        Ok(content)
+    }
+
+    /// Tells whether nothing says any more for whom a message was accepted.
+    pub(super) fn lacks_destination(&self, message: &Message) -> bool {
+        message.destination != 0 && !self.live.destinations.contains_key(&message.destination)
     }
 
     /// Takes note that the file of a message is damaged, unless the message has left the queue meanwhile.

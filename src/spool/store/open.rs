@@ -168,8 +168,20 @@ fn verified(
     }
     let epochs = epochs(&connection, path)?;
     let destinations = destinations(&connection, path, &keys)?;
+    let last = destinations.keys().next_back().copied().unwrap_or(0);
+    let last_destination = census.last_destination.max(last);
     let Census { days, waiting, oldest, .. } = census;
-    let live = Live { head, days, waiting, in_doubt: 0, shredded_early: 0, oldest, destinations, destination: 0 };
+    let live = Live {
+        head,
+        days,
+        waiting,
+        in_doubt: 0,
+        shredded_early: 0,
+        oldest,
+        destinations,
+        last_destination,
+        destination: 0,
+    };
     let gives_back = database::gives_back(&connection, path)?;
     let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.wanted.limits.clone());
     let reserve = reserve.clone();
@@ -210,6 +222,8 @@ struct Census {
     days: BTreeMap<i64, u64>,
     waiting: BTreeMap<i64, u64>,
     files: HashSet<[u8; 16]>,
+    /// Is the highest number of a destination that a message names.
+    last_destination: i64,
     oldest: Option<(i64, i64)>,
     last: Sequence,
     above_retired: u64,
@@ -225,6 +239,7 @@ impl Census {
             days: BTreeMap::new(),
             waiting: BTreeMap::new(),
             files: HashSet::new(),
+            last_destination: 0,
             oldest: None,
             last: retired_through,
             above_retired: 0,
@@ -250,10 +265,9 @@ impl Census {
             self.above_retired += 1;
             self.last = sequence;
         }
-        let state = State::from_code(code);
+        let (state, destination) = (State::from_code(code), row.get(6)?);
         if state == Some(State::Queued) {
             self.queued_below |= sequence <= retired_through;
-            let destination = row.get(6)?;
             *self.waiting.entry(destination).or_default() += 1;
             if self.oldest.is_none() {
                 self.oldest = Some((row.get(4)?, destination));
@@ -262,6 +276,7 @@ impl Census {
         if state.is_some_and(State::has_content) {
             *self.days.entry(row.get(3)?).or_default() += 1;
             self.files.extend(row.get::<_, Option<[u8; 16]>>(5)?);
+            self.last_destination = self.last_destination.max(destination);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use rusqlite::params;
 
 use super::core::{Core, now, time_of};
 use super::database::{self, stored};
-use super::messages::{Content, Message, select_messages};
+use super::messages::{Content, Message, NO_DESTINATION, select_messages};
 use super::outbox::{Ending, Entry, Happening};
 use super::{DamagedMessage, Destination, Listed};
 use crate::mllp::ack::AckCode;
@@ -62,8 +62,10 @@ impl Core {
         let unknown = || Destination { peer_key: [0; PEER_KEY_BYTES], target: String::new() };
         let destination = self.live.destinations.get(&message.destination).cloned().unwrap_or_else(unknown);
         let outcome = self.outcome(message)?;
+        let lacks_destination = self.lacks_destination(message);
         let fault = match self.day_sealer(message.day) {
             _ if !message.state.has_content() => None,
+            _ if lacks_destination => Some(NO_DESTINATION),
             Ok(None) => Some(Damage::Missing("key of a day")),
             Err(SpoolError::Damaged { damage, .. }) if damage != Damage::Database => Some(damage),
             Err(error) => return Err(error),
@@ -310,11 +312,12 @@ impl Core {
 
     /// Keeps a destination that no message had before; part of a transaction. Returns its number.
     pub(super) fn add_destination(&mut self, destination: &Destination) -> Result<i64, SpoolError> {
-        let id = self.live.destinations.keys().next_back().map_or(1, |last| last + 1);
+        let id = self.live.last_destination.saturating_add(1);
         let sealed = self.sealed_destination(id, destination)?;
         let sql = "INSERT INTO destinations (id, sealed) VALUES (?1, ?2)";
         self.execute("keep a destination", sql, params![id, sealed])?;
         self.live.destinations.insert(id, destination.clone());
+        self.live.last_destination = id;
         Ok(id)
     }
 }
