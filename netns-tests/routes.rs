@@ -231,8 +231,8 @@ fn a_lost_address_route_or_link_is_restored_and_reported() {
 fn a_route_that_cannot_be_restored_is_a_fault_until_it_can() {
     let pair = Pair::start(&[]);
     let (north, route) = (&pair.north, pair.south.inner);
-    north.namespace.ip(&format!("route del {route}/32 dev wl0"));
-    north.namespace.ip(&format!("route add {route}/32 dev w0"));
+    // Of what was there before the kernel says nothing.
+    north.namespace.ip(&format!("route replace {route}/32 dev w0"));
     let cause = || north.health_of("forwards", "orders")["cause"].as_str().unwrap_or_default().to_owned();
     until(RESTORE_LIMIT, "the fault is named", || cause().contains("cannot be restored").then_some(()));
     assert_eq!(north.get("/readyz").status, 503);

@@ -124,6 +124,14 @@ pub enum TunnelError {
 }
 
 impl TunnelError {
+    /// Writes the error and what is behind it on one line.
+    pub(super) fn on_one_line(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
     pub(super) fn poll(error: nix::errno::Errno) -> Self {
         Self::Threads { source: error.into() }
     }

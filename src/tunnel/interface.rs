@@ -3,6 +3,7 @@
 //! It never shells out and never touches another interface. What it adds goes with the interface; only the rules do
 //! not, and those it removes itself.
 
+mod events;
 mod host;
 mod kernel;
 mod upkeep;

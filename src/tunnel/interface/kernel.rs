@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
-use rtnetlink::packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{ErrorMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::{
@@ -25,6 +25,7 @@ use tokio::task::AbortHandle;
 use super::super::TunnelError;
 use super::super::locals::HostAddresses;
 use super::super::udp::segments_max;
+use super::events::Event;
 use super::wanted::{Family, Route, Rule, Wanted};
 
 /// Packets that wait for the data thread: as many as fit a megabyte or so; fewer throttle TCP.
@@ -198,7 +199,7 @@ impl Kernel {
     }
 
     /// Tells whether what the kernel tells its listeners may concern us.
-    pub(super) fn concerns(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    pub(super) fn concerns(&self, message: &Event) -> bool {
         match &message.payload {
             NetlinkPayload::InnerMessage(inner) => match inner {
                 RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
@@ -303,7 +304,7 @@ fn route_of(message: &RouteMessage, index: u32) -> Option<Route> {
     Some(Route { table: table.unwrap_or(message.header.table.into()), prefix })
 }
 
-fn prefix_of(message: &RouteMessage) -> Option<IpNet> {
+pub(super) fn prefix_of(message: &RouteMessage) -> Option<IpNet> {
     let destination = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
         RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
@@ -317,26 +318,9 @@ fn prefix_of(message: &RouteMessage) -> Option<IpNet> {
 }
 
 /// Tells whether a route says that packets end at this host; other tables than the kernel's own hold special cases.
-fn is_local(message: &RouteMessage) -> bool {
+pub(super) fn is_local(message: &RouteMessage) -> bool {
     message.header.table == RT_TABLE_LOCAL
         && matches!(message.header.kind, RouteType::Local | RouteType::Broadcast | RouteType::Anycast)
-}
-
-/// Tells whether what the kernel tells its listeners may change which addresses are this host's.
-pub(super) fn moves_locals(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    match &message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
-            is_local(route)
-        }
-        NetlinkPayload::InnerMessage(inner) => matches!(
-            inner,
-            // Where an interface goes down or an address is removed, the kernel may tell of no route.
-            RouteNetlinkMessage::DelLink(_) | RouteNetlinkMessage::DelAddress(_) | RouteNetlinkMessage::NewAddress(_)
-        ),
-        NetlinkPayload::Done(_) | NetlinkPayload::Noop => false,
-        // Something was lost: it may have been one of these.
-        _ => true,
-    }
 }
 
 fn leaves_by(message: &RouteMessage, index: u32) -> bool {
@@ -348,43 +332,6 @@ pub(super) fn errno(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(ErrorMessage { code: Some(code), .. }) => Some(code.get().abs()),
         _ => None,
-    }
-}
-
-/// Is what the kernel tells its listeners: changes of links, addresses, routes and rules.
-pub(super) struct Events {
-    messages: futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
-    connection: AbortHandle,
-}
-
-impl Events {
-    /// Listens in the network namespace of the calling thread.
-    pub(super) fn listen() -> Result<Self, TunnelError> {
-        use rtnetlink::MulticastGroup as Group;
-        let groups = [
-            Group::Link,
-            Group::Ipv4Ifaddr,
-            Group::Ipv6Ifaddr,
-            Group::Ipv4Route,
-            Group::Ipv6Route,
-            Group::Ipv4Rule,
-            Group::Ipv6Rule,
-        ];
-        let opened = rtnetlink::new_multicast_connection(&groups);
-        let (connection, _, messages) = opened.map_err(|source| TunnelError::Netlink { source })?;
-        let connection = tokio::spawn(connection).abort_handle();
-        Ok(Self { messages: messages.map(|(message, _)| message).boxed(), connection })
-    }
-
-    /// Waits for the next one; none where the kernel tells nothing any more. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<NetlinkMessage<RouteNetlinkMessage>> {
-        self.messages.next().await
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        self.connection.abort();
     }
 }
 

@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::super::TunnelError;
 use super::super::locals::Locals;
+use super::events::{Event, Events, moves_locals, replaced};
 use super::host;
-use super::kernel::{Events, Kernel, errno, moves_locals};
+use super::kernel::{Kernel, errno};
 use super::wanted::{Rule, Wanted, own_table};
 use crate::config::{Config, PublicKey, Table};
 
@@ -217,7 +218,7 @@ impl Kept {
         match self.add(&added, goal.config.tunnel.mtu).await {
             Ok(()) => tracing::info!(interface = %self.interface, "set the default route: {added}"),
             Err(error) => {
-                let error = why(&error);
+                let error = error.on_one_line();
                 tracing::warn!(interface = %self.interface, %error, "the default route cannot be set yet");
             }
         }
@@ -292,6 +293,12 @@ impl Kept {
         }
     }
 
+    /// Tells whether another route took the place of one of ours.
+    async fn is_robbed(&self, event: &Event) -> bool {
+        let routes = &self.goal.lock().await.wanted.routes;
+        replaced(event).is_some_and(|prefix| routes.iter().any(|route| route.prefix == prefix))
+    }
+
     /// Looks whether everything is there, and restores what is not if asked to; tells whether all is well.
     async fn look(&self, goal: &Goal, restore: bool) -> bool {
         let (lost, missing) = match self.kernel.look().await {
@@ -323,7 +330,7 @@ impl Kept {
                     fault = None;
                 }
                 Err(error) => {
-                    let error = why(&error);
+                    let error = error.on_one_line();
                     tracing::warn!(interface = %self.interface, %error, "the interface {lost}; not restored yet");
                     fault = fault.map(|fault| format!("{fault}, and it cannot be restored: {error}"));
                 }
@@ -346,7 +353,7 @@ async fn watch(kept: Arc<Kept>, mut events: Events) {
                 if moves_locals(&event) && !follow_locals(&kept).await {
                     next = next.min(Instant::now() + RESTORE_AFTER);
                 }
-                if !restore && kept.kernel.concerns(&event) {
+                if !restore && (kept.kernel.concerns(&event) || kept.is_robbed(&event).await) {
                     next = next.min(Instant::now() + LOOK_AFTER);
                 }
                 continue;
@@ -373,24 +380,15 @@ async fn watch(kept: Arc<Kept>, mut events: Events) {
 
 /// Tells whether it is known which addresses are this host's now.
 async fn follow_locals(kept: &Kept) -> bool {
-    let looked = kept.look_at_locals().await;
-    if let Err(error) = &looked {
+    let told = |error: &rtnetlink::Error| {
         tracing::warn!(%error, "the kernel does not say which addresses are this host's; those of before hold");
-    }
-    looked.is_ok()
-}
-
-/// Writes an error and what is behind it on one line.
-fn why(error: &TunnelError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
+    };
+    kept.look_at_locals().await.inspect_err(told).is_ok()
 }
 
 fn failed(what: impl FnOnce() -> String) -> impl FnOnce(rtnetlink::Error) -> TunnelError {
     move |source| match errno(&source) {
-        Some(libc::EPERM | libc::EACCES) => TunnelError::NotPermitted { what: "set addresses, routes and rules" },
+        Some(libc::EPERM) => TunnelError::NotPermitted { what: "set addresses, routes and rules" },
         _ => TunnelError::Interface { what: what(), source: Box::new(source) },
     }
 }
