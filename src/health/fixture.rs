@@ -58,6 +58,7 @@ pub(crate) fn site() -> SiteFacts {
             held: Vec::new(),
             ledger_failed: None,
             disk_full: false,
+            certificates: Vec::new(),
         }],
         orphans: Vec::new(),
     }
@@ -94,6 +95,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
             sum: Duration::from_millis(2500),
         },
         closed: BTreeMap::from([("sender_closed", 4)]),
+        certificates: Vec::new(),
         queue: None,
     }
 }

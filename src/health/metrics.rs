@@ -50,7 +50,8 @@ impl Collector for Scrape {
         forward_answers(&mut encoder, &report.forwards)?;
         queue::encode(&mut encoder, &report.forwards)?;
         queue::orphans(&mut encoder, &self.facts.orphans)?;
-        services(&mut encoder, &report.services)
+        services(&mut encoder, &report.services)?;
+        certificates(&mut encoder, &report)
     }
 }
 
@@ -208,6 +209,18 @@ fn forward_answers(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFac
         let total = buckets.iter().map(|(_, count)| count).sum();
         let labels = [label(forward)];
         to.encode_family(&labels)?.encode_histogram::<NoLabelSet>(latency.sum.as_secs_f64(), total, &buckets, None)
+    })
+}
+
+fn certificates(encoder: &mut DescriptorEncoder, report: &Report<'_>) -> fmt::Result {
+    let forwards = report.forwards.iter().map(|forward| (label(forward), &forward.facts.certificates));
+    let services = report.services.iter().map(|service| (label(service), &service.facts.certificates));
+    let all: Vec<_> =
+        forwards.chain(services).flat_map(|(of, certificates)| certificates.iter().map(move |one| (of, one))).collect();
+    let help = "When a certificate of TLS expires, in seconds since 1970";
+    family(encoder, gauge("certificate_expiry_timestamp", help).seconds(), &all, |to, (of, one)| {
+        let expires = one.expires.duration_since(UNIX_EPOCH).unwrap_or_default();
+        to.encode_family(&[*of, ("role", one.role), ("file", &one.file)])?.encode_gauge(&expires.as_secs())
     })
 }
 
