@@ -24,6 +24,7 @@ tests![
     only_senders_with_a_certificate_of_the_named_issuer_are_let_in needs "python3",
     a_receiver_that_is_not_the_one_that_is_meant_gets_no_message needs "python3",
     a_receiver_that_requires_a_certificate_is_shown_one needs "python3",
+    a_certificate_that_a_receiver_made_for_itself_is_trusted_where_it_is_listed needs "python3" "openssl",
     a_reload_takes_up_new_certificates_and_open_connections_go_on needs "python3",
     a_bad_certificate_changes_nothing_at_a_reload_and_is_told_by_check_config needs "openssl",
     a_certificate_that_expires_soon_is_noted_and_an_expired_one_degrades needs "ip",
@@ -261,6 +262,31 @@ fn a_receiver_that_requires_a_certificate_is_shown_one() {
     take_up(&pair.south, &plans(&pair, &wanted).1);
     until(SOON, "the message is delivered", || (receiver.payloads().len() == 1).then_some(()));
     assert_eq!(pair.south.health_of("services", "orders")["in_doubt_total"], 0, "nothing was sent before");
+}
+
+fn a_certificate_that_a_receiver_made_for_itself_is_trusted_where_it_is_listed() {
+    let mut pair = Pair::unstarted();
+    let path = |file: &str| pair.south.dir.join(file).display().to_string();
+    let (certificate, key, other) = (path("own.pem"), path("own.key"), path("other.pem"));
+    let make = |certificate: &str, key: &str| {
+        let names = "-subj /CN=lis -addext subjectAltName=DNS:localhost";
+        pair.south.namespace.must(&format!(
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 90 {names} -out {certificate} -keyout {key}"
+        ));
+    };
+    make(&certificate, &key);
+    make(&other, &path("other.key"));
+    let receiver = Receiver::start(&pair.south, TARGET, &format!("--cert {certificate} --key {key}"));
+    let mut wanted = Wanted { stored: true, forward: None, service: service_tls(&other, "") };
+    begin(&mut pair, &wanted);
+    assert_eq!(stored_intake::send(&pair, "W1"), "AA W1");
+    until(SOON, "it is counted", || {
+        let closed = pair.south.metric("service_closed_connections_total", "reason=\"tls_not_trusted\"");
+        (closed > 0.5).then_some(())
+    });
+    wanted.service = service_tls(&certificate, "");
+    take_up(&pair.south, &plans(&pair, &wanted).1);
+    until(SOON, "the message is delivered", || (receiver.payloads().len() == 1).then_some(()));
 }
 
 #[track_caller]

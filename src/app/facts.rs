@@ -204,6 +204,7 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         listener: Part::Up,
         connections: counts.connections,
         waiting: service.waiting(),
+        closed: counts.closed,
         messages_total: counts.messages.saturating_add(stored.delivered),
         acks,
         dropped_answers: dropped_answers(&stored),

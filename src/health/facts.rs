@@ -299,6 +299,8 @@ pub struct ServiceFacts {
     pub connections: u64,
     /// Counts the streams that wait for a connection to the receiver now.
     pub waiting: u64,
+    /// Counts the connections to the receiver that ended or were not made, by reason.
+    pub closed: BTreeMap<&'static str, u64>,
     /// Counts the messages that were delivered to the receiver.
     pub messages_total: u64,
     /// Counts the receiver's answers by their code (MSA-1).

@@ -51,6 +51,7 @@ pub(crate) fn site() -> SiteFacts {
             receiver: Receiver::Ok { since: ago(900) },
             connections: 1,
             waiting: 0,
+            closed: BTreeMap::from([("receiver_refuses", 3)]),
             messages_total: 7,
             acks: BTreeMap::from([("AA", 7)]),
             dropped_answers: BTreeMap::from([("foreign", 1)]),

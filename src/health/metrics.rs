@@ -241,6 +241,10 @@ fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -
     family(encoder, gauge("service_waiting_streams", help), services, |to, service| {
         number(to, label(service), service.facts.waiting)
     })?;
+    let help = "Connections to the receiver that ended or were not made, by reason";
+    family(encoder, counter("service_closed_connections", help), services, |to, service| {
+        counts(to, label(service), "reason", &service.facts.closed)
+    })?;
     let help = "Messages delivered to the receiver";
     family(encoder, counter("service_messages", help), services, |to, service| {
         count(to, &[label(service)], service.facts.messages_total)

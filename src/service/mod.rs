@@ -282,6 +282,9 @@ impl Service {
             Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
             Err(_) => Err(Cause::ReceiverSilent),
         };
+        if let Err(cause) = &result {
+            self.tally.refuse(cause.code());
+        }
         let now = self.config();
         if now.target == config.target && now.tls == config.tls {
             self.note(result.as_ref().map_or_else(|cause| ReceiverState::Down(*cause), |_| ReceiverState::Up));

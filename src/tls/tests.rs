@@ -90,6 +90,17 @@ async fn a_session_that_sent_nothing_is_not_readable() {
 }
 
 #[tokio::test]
+async fn the_end_of_tcp_alone_is_an_end_behind_what_came() {
+    let (server, client) = connected().await;
+    write_all(&client, b"last").await;
+    socket2::SockRef::from(client.tcp()).shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_all(&server).await, b"last");
+    write_all(&server, b"answer").await;
+    server.finish().await;
+    assert_eq!(read_all(&client).await, b"answer");
+}
+
+#[tokio::test]
 async fn a_dropped_socket_says_goodbye() {
     let (server, client) = connected().await;
     write_all(&server, b"last").await;
