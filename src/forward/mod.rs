@@ -7,15 +7,15 @@
 
 mod answer;
 mod deliver;
+mod greet;
 mod refuse;
 pub mod stored;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -23,15 +23,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config;
-use crate::link::carry::TcpLeg;
-use crate::link::inside::{Inside, tune};
+use crate::link::inside::Inside;
 use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
-use crate::mllp::frame::Violation;
 use crate::spool::store::Destination;
-use crate::tls::{Failure, Socket};
 use deliver::Delivery;
+use greet::{Advice, greet};
 use stored::here::Here;
 use stored::store::Store;
 use stored::{Held, Intake};
@@ -42,8 +40,6 @@ const BACKLOG: u32 = 1024;
 const SENDER_TIMEOUT: Duration = Duration::from_secs(120);
 /// `accept` failed, as for want of descriptors: it is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What is to be done about senders that cannot be served is said this often, for each cause.
-const ADVISE_EVERY: Duration = Duration::from_secs(60);
 
 /// Says why a forward cannot listen.
 #[derive(Debug, Error)]
@@ -130,8 +126,7 @@ pub struct Forward {
     held: Held,
     /// What connecting showed, for a receiver that is reached by its address.
     receiver: Mutex<(ReceiverState, SystemTime)>,
-    /// Is when what was last said of senders that cannot be served.
-    told: Mutex<BTreeMap<&'static str, Instant>>,
+    advice: Advice,
 }
 
 /// Binds a forward's listening port.
@@ -174,7 +169,7 @@ impl Forward {
             tally: Tally::default(),
             held: Held::default(),
             receiver: Mutex::new((ReceiverState::Unknown, SystemTime::now())),
-            told: Mutex::default(),
+            advice: Advice::default(),
         })
     }
 
@@ -293,7 +288,7 @@ impl Forward {
     async fn serve_sender(&self, course: Course, tcp: TcpStream, from: SocketAddr) {
         let connection = self.tally.begin();
         let config = Arc::clone(&course.config);
-        let code = match greet(&course, tcp).await {
+        let code = match greet(config.tls.as_deref(), tcp, course.drain.subscribe()).await {
             Err(code) => code,
             Ok(sender) => match (config.delivery, &course.way) {
                 (config::Delivery::Stored(terms), Way::Stored(store, _)) => {
@@ -309,21 +304,8 @@ impl Forward {
             },
         };
         self.tally.end(connection, code);
-        self.advise(&config, from, code);
+        self.advice.give(&config, from, code);
         tracing::debug!(forward = %config.name, %from, reason = code, "a sender's connection ended");
-    }
-
-    /// Says what to do about a sender that speaks TLS otherwise than is meant: at most once a minute for each way.
-    fn advise(&self, config: &config::Forward, from: SocketAddr, code: &'static str) {
-        let Some(advice) = advice(code) else { return };
-        let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = told.get(code).is_none_or(|at| now.saturating_duration_since(*at) >= ADVISE_EVERY);
-        if is_due {
-            told.insert(code, now);
-            drop(told);
-            tracing::warn!(forward = %config.name, %from, cause = code, "cannot serve a sender: {advice}");
-        }
     }
 
     fn note_receiver(&self, to: SocketAddr, state: ReceiverState) {
@@ -345,25 +327,6 @@ impl Course {
             here.retire();
         }
     }
-}
-
-/// Makes a leg of a sender's connection, with a handshake where the forward speaks TLS; a stable code where it cannot.
-async fn greet(course: &Course, tcp: TcpStream) -> Result<TcpLeg, &'static str> {
-    tune(&tcp, SENDER_TIMEOUT).map_err(|_| Cause::SenderGone.code())?;
-    let Some(tls) = &course.config.tls else { return Ok(TcpLeg::sender(Socket::plain(tcp))) };
-    let mut drain = course.drain.subscribe();
-    tokio::select! {
-        shaken = Socket::accept(tcp, tls) => shaken.map(TcpLeg::sender).map_err(Failure::code),
-        _ = drain.wait_for(|drain| *drain) => Err(Cause::Stopping.code()),
-    }
-}
-
-/// Says what to do about a sender whose connection ended for this reason, where that is a matter of TLS.
-fn advice(code: &'static str) -> Option<&'static str> {
-    if code == Violation::Tls.code() {
-        return Some("it speaks TLS and the forward does not; give the forward tls:, or turn TLS off there");
-    }
-    Failure::ALL.into_iter().find(|failure| failure.code() == code && *failure != Failure::Gone).map(Failure::of_sender)
 }
 
 /// Accepts who is waiting, by asking the kernel: the runtime may not have heard of it yet.
