@@ -44,6 +44,7 @@ mod self_test;
 mod stored_faults;
 mod stored_intake;
 mod stored_standstill;
+mod tls;
 mod tunnel;
 mod uapi;
 mod wg_quick_files;
@@ -103,6 +104,7 @@ fn main() -> ExitCode {
         stored_intake::tests(),
         stored_standstill::tests(),
         tunnel::tests(),
+        tls::tests(),
         uapi::tests(),
         routes::tests(),
         wg_quick_files::tests(),

@@ -3,6 +3,7 @@
 //! It decides nothing about messages. What must not end by itself takes the site down if it does: systemd restarts it,
 //! and nothing half-alive pretends to serve.
 
+mod certificates;
 mod facts;
 mod orphans;
 mod prepare;
@@ -108,6 +109,16 @@ pub enum AppError {
         forward: String,
         /// Counts them.
         messages: u64,
+    },
+    /// An expired certificate would take the place of one that has not expired.
+    #[error("{what}: the certificate in {} expired at {at}; have it issued anew, or put back the one before", file.display())]
+    CertificateExpired {
+        /// Names the forward or service.
+        what: String,
+        /// Is the file.
+        file: PathBuf,
+        /// Says when it expired.
+        at: String,
     },
     /// Whether messages would be stranded cannot be known.
     #[error("forward {forward} may have queued messages, which would be stranded: its spool is not open")]

@@ -15,4 +15,5 @@ pub mod link;
 pub mod mllp;
 pub mod service;
 pub mod spool;
+pub mod tls;
 pub mod tunnel;

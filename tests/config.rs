@@ -5,17 +5,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::too_many_lines)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::Value;
 use wardlink::config::{
     self, AckKind, ApplicationAck, Backend, Config, Delivery, Errors, Host, InDoubt, KeyFileError, OnFull,
-    OnUnreachable, Otherwise, Probe, ReceiverPolicy, SecretKey, SpoolKeyFile, Stored, Table, Target, Transparent,
+    OnUnreachable, Otherwise, Probe, ReadKeys, ReceiverPolicy, SecretKey, SpoolKeyFile, Stored, Table, Target,
+    Transparent,
 };
+use wardlink::tls::Role;
+use zeroize::Zeroizing;
 
 /// Stands for the content of every good key file.
 const KEY: [u8; 32] = [7; 32];
@@ -31,6 +35,46 @@ fn read_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     }
 }
 
+/// Gives the files that the configurations name: keys, and what the name of a file of TLS says.
+struct Files;
+
+impl ReadKeys for Files {
+    fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
+        read_key(path)
+    }
+
+    fn read_pem(&self, path: &Path, is_secret: bool) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+        static ISSUED: LazyLock<BTreeMap<&str, (String, String)>> = LazyLock::new(|| {
+            let issue = |ends: i32| {
+                let mut params = rcgen::CertificateParams::new(vec!["emr.example.org".to_owned()]).unwrap();
+                params.not_after = rcgen::date_time_ymd(ends, 1, 1);
+                let key = rcgen::KeyPair::generate().unwrap();
+                (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+            };
+            let encrypted = format!("-----BEGIN ENCRYPTED {0}-----\nAAAA\n-----END ENCRYPTED {0}-----", "PRIVATE KEY");
+            let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----".to_owned();
+            [
+                ("site", issue(3000)),
+                ("other", issue(3000)),
+                ("expired", issue(2025)),
+                ("encrypted", (broken, encrypted)),
+                ("garbage", ("garbage".to_owned(), "garbage".to_owned())),
+            ]
+            .into()
+        });
+        let path = path.to_owned();
+        match path.file_stem().and_then(|stem| stem.to_str()) {
+            Some("loose") if is_secret => Err(KeyFileError::Mode { path, mode: 0o644 }),
+            Some("endless") => Err(KeyFileError::TooLong { path }),
+            Some(stem) => {
+                let (certificate, key) = ISSUED.get(stem).ok_or(KeyFileError::Missing { path })?;
+                Ok(Zeroizing::new(if is_secret { key } else { certificate }.clone().into_bytes()))
+            }
+            None => Err(KeyFileError::Missing { path }),
+        }
+    }
+}
+
 fn files(directory: &str) -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     let entries = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
@@ -43,7 +87,7 @@ fn files(directory: &str) -> Vec<PathBuf> {
 fn parse(path: &Path) -> Result<Config, Errors> {
     let own = SecretKey::new(KEY).public_key().to_string();
     let text = fs::read_to_string(path).unwrap().replace("@OWN@", &own);
-    config::parse(&text, Path::new(path.file_name().unwrap()), &read_key)
+    config::parse(&text, Path::new(path.file_name().unwrap()), &Files)
 }
 
 fn good(path: &str) -> Config {
@@ -93,6 +137,12 @@ fn every_key_has_its_meaning() {
     let forward = &config.forwards[0];
     assert_eq!(forward.listen, "0.0.0.0:2575".parse().unwrap());
     assert_eq!(forward.allow_from, ["192.168.10.0/24".parse().unwrap(), "192.168.11.7/32".parse().unwrap()]);
+    let tls = |of: &[wardlink::tls::Certificate]| -> Vec<_> {
+        of.iter().map(|one| (one.role, one.file.display().to_string())).collect()
+    };
+    let files = [(Role::Certificate, "site.pem".to_owned()), (Role::Issuer, "other.pem".to_owned())];
+    assert_eq!(tls(forward.tls.as_ref().unwrap().certificates()), files);
+    assert_eq!(tls(config.services[0].tls.as_ref().unwrap().certificates()), files);
     assert_eq!(forward.peer, peer.name);
     assert!(matches!(&forward.target, Target::Service(name) if name.as_str() == "orders"));
     assert_eq!(forward.message_bytes_max, 16 * 1024 * 1024);

@@ -12,6 +12,7 @@ pub(crate) mod plain;
 pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod site;
+pub(crate) mod tls;
 pub(crate) mod wg;
 pub(crate) mod wire;
 

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::queues::destinations;
-use super::{INBOX_DIR, Parts, Running};
+use super::{INBOX_DIR, Parts, Running, certificates};
 use crate::config::{Peer, Target};
 use crate::control::destinations::Destinations;
 use crate::forward::Forward;
@@ -133,6 +133,7 @@ impl Parts {
             anomalies: counts.anomalies,
             unknown_outcomes_total: counts.unknown_outcomes,
             closed: counts.closed,
+            certificates: certificates::facts(certificates::of_forward(&config)),
             queue: self.watch.facts(forward, known),
         }
     }
@@ -168,6 +169,15 @@ fn what_it_does(cause: Cause) -> &'static str {
         Cause::ReceiverSilent => "does not answer to connection attempts",
         Cause::ReceiverBusy => "has as many connections as it may have",
         Cause::AckTimeout => "does not acknowledge in time",
+        Cause::TlsNotTrusted => "shows a certificate that none in ca_file issued",
+        Cause::TlsWrongName => "shows a certificate for another name than server_name",
+        Cause::TlsExpired => "shows a certificate that has expired or is not valid yet",
+        Cause::TlsCertificateRequired => "requires a certificate: write tls.certificate_file",
+        Cause::TlsCertificateRefused => "does not accept the certificate in tls.certificate_file",
+        Cause::TlsTooOld => "speaks nothing newer than TLS 1.1",
+        Cause::TlsNotSpoken => "does not speak TLS",
+        Cause::TlsTimeout => "does not finish the TLS handshake, as where it speaks plain MLLP",
+        Cause::TlsFailed => "and this site do not agree on TLS",
         _ => "cannot be reached",
     }
 }
@@ -194,6 +204,7 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         listener: Part::Up,
         connections: counts.connections,
         waiting: service.waiting(),
+        closed: counts.closed,
         messages_total: counts.messages.saturating_add(stored.delivered),
         acks,
         dropped_answers: dropped_answers(&stored),
@@ -201,6 +212,7 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         held: talks.iter().filter_map(held_queue).collect(),
         ledger_failed: talks.iter().find_map(|talk| talk.state.borrow().ledger_failed.clone()),
         disk_full: !talks.is_empty() && is_disk_full(inbox),
+        certificates: certificates::facts(certificates::of_service(&config)),
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::orphans::NextOrphan;
-use super::{AppError, Running};
+use super::{AppError, Running, certificates};
 use crate::config::{self, Config, Delivery, OnUnreachable, Target, Transparent};
 use crate::forward::stored::store::Place;
 use crate::forward::{self, Forward, Way};
@@ -100,6 +100,9 @@ impl Ground<'_> {
 
     fn forward(&self, site: &Config, config: &config::Forward) -> Result<NextForward, AppError> {
         let old = self.running.forwards.iter().find(|old| old.config().name == config.name);
+        let was = old.map(|old| old.config());
+        let was = was.as_deref().map(certificates::of_forward).unwrap_or_default();
+        certificates::judge("forward", &config.name, was, certificates::of_forward(config))?;
         let listens_there = old.is_some_and(|old| old.config().listen == config.listen && old.listener().is_some());
         let listener = if listens_there { None } else { Some(self.listen(site, config)?) };
         let detour = old.and_then(|old| detour(site, config, old));
@@ -190,6 +193,9 @@ impl Ground<'_> {
 
     fn service(&self, site: &Config, config: &config::Service) -> Result<NextService, AppError> {
         let old = self.running.services.iter().find(|old| old.config().name == config.name);
+        let was = old.map(|old| old.config());
+        let was = was.as_deref().map(certificates::of_service).unwrap_or_default();
+        certificates::judge("service", &config.name, was, certificates::of_service(config))?;
         let stays = old.map_or(config.port.is_none(), |old| old.config().port == config.port);
         let listeners = if stays { None } else { Some(self.listen_at_port(site, config)?) };
         Ok(NextService { old: old.cloned(), config: config.clone(), listeners })

@@ -199,6 +199,8 @@ pub(super) fn serve_watchers(
     }
     let looker = Arc::clone(parts);
     tasks.keep_for_ever("the look at queues", async move { looker.look_at_queues().await });
+    let looker = Arc::clone(parts);
+    tasks.keep_for_ever("the look at certificates", async move { looker.look_at_certificates().await });
     let (reloader, now) = (parts.reloader.clone(), Arc::clone(&parts.now));
     let again = reloader.clone();
     let answers = Answers {

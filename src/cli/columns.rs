@@ -6,7 +6,7 @@
 pub(super) struct Row<'a> {
     pub(super) cells: Vec<String>,
     pub(super) cause: Option<&'a str>,
-    pub(super) note: Option<&'static str>,
+    pub(super) note: Option<&'a str>,
 }
 
 /// Writes a table with columns as wide as their widest cell; nothing where there are no rows.

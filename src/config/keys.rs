@@ -22,6 +22,8 @@ const KEY_BYTES: usize = 32;
 const KEY_TEXT_BYTES: usize = 44;
 /// Limits what is read of a key file, in bytes: a key, and room for white space around it.
 const KEY_FILE_BYTES_MAX: usize = 256;
+/// Limits a file of certificates or of a private key in PEM, in bytes: every issuer of a country fits.
+const PEM_FILE_BYTES_MAX: usize = 1 << 20;
 /// Names the group that may read a key file of root's.
 const GROUP: &str = "wardlink";
 
@@ -99,6 +101,12 @@ pub enum KeyFileError {
         /// Is the file's mode.
         mode: u32,
     },
+    /// The file is longer than any such file.
+    #[error("{} is longer than {PEM_FILE_BYTES_MAX} bytes", .path.display())]
+    TooLong {
+        /// Is the path that was tried.
+        path: PathBuf,
+    },
     /// The content is not 32 bytes in base64.
     #[error("{} does not hold a key of 32 bytes in base64", .path.display())]
     NotAKey {
@@ -114,8 +122,8 @@ pub(super) struct KeyFiles {
     pub(super) config_directory: PathBuf,
     /// Is $CREDENTIALS_DIRECTORY, where systemd sets it.
     pub(super) credentials_directory: Option<PathBuf>,
-    /// Says that the key of the spools may be mended while the site runs: it stops stored forwards only.
-    pub(super) spool_key_may_wait: bool,
+    /// Says that what may be mended while the site runs is not to stop it.
+    pub(super) is_to_run: bool,
 }
 
 impl ReadKeys for KeyFiles {
@@ -128,8 +136,23 @@ impl ReadKeys for KeyFiles {
         if is_credential { SpoolKeyFile::Credential(path) } else { SpoolKeyFile::File(path) }
     }
 
-    fn spool_key_may_wait(&self) -> bool {
-        self.spool_key_may_wait
+    fn is_to_run(&self) -> bool {
+        self.is_to_run
+    }
+
+    fn read_pem(&self, path: &Path, is_secret: bool) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+        let place = self.place(path);
+        let is_guarded = !is_secret || matches!(place, SpoolKeyFile::Credential(_));
+        let path = place.path().to_owned();
+        let file = open(&path, is_guarded)?;
+        // Room for all of it: a buffer that grows would leave parts of a key behind.
+        let mut pem = Zeroizing::new(Vec::with_capacity(PEM_FILE_BYTES_MAX + 1));
+        let read = file.take(PEM_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut pem);
+        match read {
+            Err(source) => Err(KeyFileError::Read { path, source }),
+            Ok(bytes) if bytes > PEM_FILE_BYTES_MAX => Err(KeyFileError::TooLong { path }),
+            Ok(_) => Ok(pem),
+        }
     }
 
     fn read(&self, path: &Path) -> Result<SecretKey, KeyFileError> {
@@ -145,8 +168,15 @@ impl ReadKeys for KeyFiles {
 /// # Errors
 /// The file is missing, cannot be read, may be read by others, or holds no key.
 pub fn read_key_file(path: PathBuf, is_credential: bool) -> Result<SecretKey, KeyFileError> {
+    let file = open(&path, is_credential)?;
+    read_key(file, path)
+}
+
+/// Opens a file that others may not read, unless something else guards it.
+fn open(path: &Path, is_guarded: bool) -> Result<File, KeyFileError> {
     // Opening a FIFO must not wait for its writer.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let path = path.to_owned();
     let file = match file {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -155,16 +185,13 @@ pub fn read_key_file(path: PathBuf, is_credential: bool) -> Result<SecretKey, Ke
         Err(source) => return Err(KeyFileError::Read { path, source }),
     };
     match file.metadata() {
-        Err(source) => return Err(KeyFileError::Read { path, source }),
-        Ok(metadata) if !metadata.is_file() => return Err(KeyFileError::NotAFile { path }),
-        Ok(metadata)
-            if !is_credential && !is_private(metadata.mode(), metadata.uid(), metadata.gid(), group_wardlink) =>
-        {
-            return Err(KeyFileError::Mode { path, mode: metadata.mode() & 0o7777 });
+        Err(source) => Err(KeyFileError::Read { path, source }),
+        Ok(metadata) if !metadata.is_file() => Err(KeyFileError::NotAFile { path }),
+        Ok(metadata) if !is_guarded && !is_private(metadata.mode(), metadata.uid(), metadata.gid(), group_wardlink) => {
+            Err(KeyFileError::Mode { path, mode: metadata.mode() & 0o7777 })
         }
-        Ok(_) => {}
+        Ok(_) => Ok(file),
     }
-    read_key(file, path)
 }
 
 /// Whether only the owner, root and the group `wardlink` may read a file, and only the owner change it.
@@ -251,11 +278,8 @@ mod tests {
         };
         let beside = write(config.path(), 1);
         let credential = write(credentials.path(), 2);
-        let mut files = KeyFiles {
-            config_directory: config.path().to_owned(),
-            credentials_directory: None,
-            spool_key_may_wait: false,
-        };
+        let mut files =
+            KeyFiles { config_directory: config.path().to_owned(), credentials_directory: None, is_to_run: false };
         assert!(matches!(files.read(Path::new("private.key")), Err(KeyFileError::Mode { mode: 0o644, .. })));
         files.credentials_directory = Some(credentials.path().to_owned());
         assert_eq!(files.read(Path::new("private.key")).unwrap().expose(), &[2; 32]);

@@ -27,7 +27,7 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
 }
 
 /// Does the same for a site that is to run: a key of the spools that cannot be read stops its stored forwards and nothing
-/// else, and is read again until it can be.
+/// else, and is read again until it can be; an expired certificate is used, and warned of.
 ///
 /// # Errors
 /// As with [`load`].
@@ -35,7 +35,7 @@ pub fn load_to_run(path: &Path) -> Result<Config, Errors> {
     load_with(path, true)
 }
 
-fn load_with(path: &Path, spool_key_may_wait: bool) -> Result<Config, Errors> {
+fn load_with(path: &Path, is_to_run: bool) -> Result<Config, Errors> {
     let bytes = read(path).map_err(|error| {
         let message = format!("cannot be read ({error}); write -c FILE with the path of a configuration");
         Errors::whole(path, message)
@@ -43,7 +43,7 @@ fn load_with(path: &Path, spool_key_may_wait: bool) -> Result<Config, Errors> {
     let key_files = KeyFiles {
         config_directory: path.parent().unwrap_or(Path::new("")).to_owned(),
         credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
-        spool_key_may_wait,
+        is_to_run,
     };
     parse_bytes(&bytes, path, &key_files)
 }

@@ -20,10 +20,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::tls;
 
 pub use changes::{Changes, Named};
 pub use check::{ReadKey, ReadKeys};
@@ -238,6 +241,8 @@ pub struct Forward {
     pub name: Name,
     /// Is where senders connect.
     pub listen: SocketAddr,
+    /// Is what senders meet that speak TLS; absent: they speak plain TCP.
+    pub tls: Option<Arc<tls::Listener>>,
     /// Lists who may connect; empty: anybody.
     pub allow_from: Vec<IpNet>,
     /// Names the peer.
@@ -270,6 +275,8 @@ pub struct Service {
     pub name: Name,
     /// Says where the receiver listens.
     pub target: Endpoint,
+    /// Is what a receiver is met with that speaks TLS; absent: it speaks plain TCP.
+    pub tls: Option<Arc<tls::Receiver>>,
     /// Lists the peers that may use it; empty: none.
     pub allow_peers: Vec<Name>,
     /// Offers the service as plain TCP on the tunnel address too.

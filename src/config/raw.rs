@@ -11,6 +11,9 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 mod schema;
+mod tls;
+
+pub(super) use tls::{ForwardTls, ServiceTls};
 
 /// Is one scalar as written, with its position.
 pub(super) type Text = Spanned<String>;
@@ -154,6 +157,10 @@ pub(super) struct Forward {
     /// Where senders connect: ADDRESS:PORT, such as 0.0.0.0:2575.
     #[schemars(with = "String")]
     pub listen: Option<Text>,
+    /// TLS for senders: only those that speak it are served here. Default: plain TCP.
+    #[serde(default)]
+    #[schemars(with = "ForwardTls")]
+    pub tls: Option<Spanned<ForwardTls>>,
     /// The prefixes that may connect. Default: any.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
@@ -265,6 +272,10 @@ pub(super) struct Service {
     /// Where the receiver listens: HOST:PORT.
     #[schemars(with = "String")]
     pub target: Option<Text>,
+    /// TLS towards the receiver. Default: plain TCP.
+    #[serde(default)]
+    #[schemars(with = "ServiceTls")]
+    pub tls: Option<Spanned<ServiceTls>>,
     /// The names of the peers that may deliver. Default: none.
     #[serde(default)]
     #[schemars(with = "Vec<schema::Name>")]

@@ -12,6 +12,7 @@ use crate::config::{OnUnreachable, Transparent};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::mllp::frame::Limits;
+use crate::tls::Socket;
 
 /// A connection through the tunnel outlives the wire's cuts by this much more than the hold.
 const TIMEOUT_BEYOND_HOLD: Duration = Duration::from_secs(30);
@@ -123,7 +124,7 @@ impl<'a> Delivery<'a> {
         let is_the_peers = inside.owners().is_at(&self.course.config.peer, to.ip());
         let connected = tokio::time::timeout(CONNECT_WITHIN, inside.connect(to, user_timeout));
         let result = match if is_the_peers { connected.await } else { Ok(Err(io::ErrorKind::HostUnreachable.into())) } {
-            Ok(Ok(tcp)) => Ok(TcpLeg::receiver(tcp)),
+            Ok(Ok(tcp)) => Ok(TcpLeg::receiver(Socket::plain(tcp))),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Cause::ReceiverRefuses),
             Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
             Err(_) => Err(Cause::ReceiverSilent),

@@ -7,6 +7,7 @@
 
 mod answer;
 mod deliver;
+mod greet;
 mod refuse;
 pub mod stored;
 
@@ -22,13 +23,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config;
-use crate::link::carry::TcpLeg;
-use crate::link::inside::{Inside, tune};
+use crate::link::inside::Inside;
 use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::store::Destination;
 use deliver::Delivery;
+use greet::{Advice, greet};
 use stored::here::Here;
 use stored::store::Store;
 use stored::{Held, Intake};
@@ -125,6 +126,7 @@ pub struct Forward {
     held: Held,
     /// What connecting showed, for a receiver that is reached by its address.
     receiver: Mutex<(ReceiverState, SystemTime)>,
+    advice: Advice,
 }
 
 /// Binds a forward's listening port.
@@ -167,6 +169,7 @@ impl Forward {
             tally: Tally::default(),
             held: Held::default(),
             receiver: Mutex::new((ReceiverState::Unknown, SystemTime::now())),
+            advice: Advice::default(),
         })
     }
 
@@ -284,12 +287,10 @@ impl Forward {
 
     async fn serve_sender(&self, course: Course, tcp: TcpStream, from: SocketAddr) {
         let connection = self.tally.begin();
-        let sender = TcpLeg::sender(tcp);
         let config = Arc::clone(&course.config);
-        let code = if tune(sender.tcp(), SENDER_TIMEOUT).is_err() {
-            Cause::SenderGone.code()
-        } else {
-            match (config.delivery, &course.way) {
+        let code = match greet(config.tls.as_deref(), tcp, course.drain.subscribe()).await {
+            Err(code) => code,
+            Ok(sender) => match (config.delivery, &course.way) {
                 (config::Delivery::Stored(terms), Way::Stored(store, _)) => {
                     let (tally, held, stop) = (&self.tally, &self.held, course.drain.subscribe());
                     let intake = Intake { config: Arc::clone(&config), terms, keep: store.as_ref(), tally, held, stop };
@@ -300,9 +301,10 @@ impl Forward {
                 }
                 // a course has the way of its delivery
                 (config::Delivery::Stored(_), _) => Cause::Refused.code(),
-            }
+            },
         };
         self.tally.end(connection, code);
+        self.advice.give(&config, from, code);
         tracing::debug!(forward = %config.name, %from, reason = code, "a sender's connection ended");
     }
 

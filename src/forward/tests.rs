@@ -14,6 +14,7 @@ fn config(listen: SocketAddr, to: SocketAddr) -> config::Forward {
     config::Forward {
         name: Name::new("orders").unwrap(),
         listen,
+        tls: None,
         allow_from: Vec::new(),
         peer: Name::new("lab").unwrap(),
         target: Target::Address(to),

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
+pub use super::certificate::CertificateFacts;
 pub use super::queue::{HeldQueue, OrphanFacts, Queue, QueueFacts};
 
 /// Is the last second that RFC 3339 can write, 9999-12-31T23:59:59Z, in seconds since 1970.
@@ -205,6 +206,9 @@ pub struct ForwardFacts {
     pub unknown_outcomes_total: u64,
     /// Counts the senders' connections that ended, by reason.
     pub closed: BTreeMap<&'static str, u64>,
+    /// Lists the certificates of its TLS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateFacts>,
     /// Is what its queue knows, where it is stored.
     #[serde(flatten)]
     pub queue: Option<QueueFacts>,
@@ -295,6 +299,8 @@ pub struct ServiceFacts {
     pub connections: u64,
     /// Counts the streams that wait for a connection to the receiver now.
     pub waiting: u64,
+    /// Counts the connections to the receiver that ended or were not made, by reason.
+    pub closed: BTreeMap<&'static str, u64>,
     /// Counts the messages that were delivered to the receiver.
     pub messages_total: u64,
     /// Counts the receiver's answers by their code (MSA-1).
@@ -310,6 +316,9 @@ pub struct ServiceFacts {
     pub ledger_failed: Option<String>,
     /// Says that the disk where it is written down is full, so that its reserve is used.
     pub disk_full: bool,
+    /// Lists the certificates of its TLS.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateFacts>,
 }
 
 /// Writes a time as RFC 3339 in UTC, in whole seconds; what lies outside 1970 to 9999 becomes the nearest end.

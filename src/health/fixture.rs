@@ -51,6 +51,7 @@ pub(crate) fn site() -> SiteFacts {
             receiver: Receiver::Ok { since: ago(900) },
             connections: 1,
             waiting: 0,
+            closed: BTreeMap::from([("receiver_refuses", 3)]),
             messages_total: 7,
             acks: BTreeMap::from([("AA", 7)]),
             dropped_answers: BTreeMap::from([("foreign", 1)]),
@@ -58,6 +59,7 @@ pub(crate) fn site() -> SiteFacts {
             held: Vec::new(),
             ledger_failed: None,
             disk_full: false,
+            certificates: Vec::new(),
         }],
         orphans: Vec::new(),
     }
@@ -94,6 +96,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
             sum: Duration::from_millis(2500),
         },
         closed: BTreeMap::from([("sender_closed", 4)]),
+        certificates: Vec::new(),
         queue: None,
     }
 }

@@ -50,7 +50,8 @@ impl Collector for Scrape {
         forward_answers(&mut encoder, &report.forwards)?;
         queue::encode(&mut encoder, &report.forwards)?;
         queue::orphans(&mut encoder, &self.facts.orphans)?;
-        services(&mut encoder, &report.services)
+        services(&mut encoder, &report.services)?;
+        certificates(&mut encoder, &report)
     }
 }
 
@@ -211,6 +212,18 @@ fn forward_answers(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFac
     })
 }
 
+fn certificates(encoder: &mut DescriptorEncoder, report: &Report<'_>) -> fmt::Result {
+    let forwards = report.forwards.iter().map(|forward| (label(forward), &forward.facts.certificates));
+    let services = report.services.iter().map(|service| (label(service), &service.facts.certificates));
+    let all: Vec<_> =
+        forwards.chain(services).flat_map(|(of, certificates)| certificates.iter().map(move |one| (of, one))).collect();
+    let help = "When a certificate of TLS expires, in seconds since 1970";
+    family(encoder, gauge("certificate_expiry_timestamp", help).seconds(), &all, |to, (of, one)| {
+        let expires = one.expires.duration_since(UNIX_EPOCH).unwrap_or_default();
+        to.encode_family(&[*of, ("role", one.role), ("file", &one.file)])?.encode_gauge(&expires.as_secs())
+    })
+}
+
 fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -> fmt::Result {
     let help = "Verdict on the service: 1 at the status that holds";
     family(encoder, gauge("service_status", help), services, |to, service| {
@@ -227,6 +240,10 @@ fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -
     let help = "Streams that wait for a connection to the receiver now";
     family(encoder, gauge("service_waiting_streams", help), services, |to, service| {
         number(to, label(service), service.facts.waiting)
+    })?;
+    let help = "Connections to the receiver that ended or were not made, by reason";
+    family(encoder, counter("service_closed_connections", help), services, |to, service| {
+        counts(to, label(service), "reason", &service.facts.closed)
     })?;
     let help = "Messages delivered to the receiver";
     family(encoder, counter("service_messages", help), services, |to, service| {

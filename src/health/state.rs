@@ -167,7 +167,7 @@ impl Verdict {
     }
 
     /// Makes a verdict that is not ok; the cause becomes one line of bounded length.
-    fn new(status: Status, since: SystemTime, cause: &str) -> Self {
+    pub(super) fn new(status: Status, since: SystemTime, cause: &str) -> Self {
         let line = cause.chars().map(|c| if c.is_control() { ' ' } else { c }).take(CAUSE_CHARS_MAX).collect();
         Self { status, since, cause: Some(line) }
     }

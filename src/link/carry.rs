@@ -148,7 +148,7 @@ impl Carried<'_> {
             }
         }
         self.observe_end(way);
-        to.finish();
+        to.finish().await;
         Ok(())
     }
 

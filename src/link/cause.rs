@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::tls::Failure;
+
 /// Says why a stream or a link ended or was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -44,10 +46,28 @@ pub enum Cause {
     StoredUnsupported = 17,
     /// The site cannot keep what it must of stored messages.
     StoreFailed = 18,
+    /// The receiver's certificate was not issued by one that is trusted here.
+    TlsNotTrusted = 19,
+    /// The receiver's certificate is for another name.
+    TlsWrongName = 20,
+    /// The receiver's certificate has expired or is not valid yet.
+    TlsExpired = 21,
+    /// The receiver requires a certificate and is shown none.
+    TlsCertificateRequired = 22,
+    /// The receiver does not accept this site's certificate.
+    TlsCertificateRefused = 23,
+    /// The receiver speaks nothing newer than TLS 1.1.
+    TlsTooOld = 24,
+    /// The receiver does not speak TLS.
+    TlsNotSpoken = 25,
+    /// The receiver did not finish the TLS handshake in time.
+    TlsTimeout = 26,
+    /// The TLS handshake with the receiver failed.
+    TlsFailed = 27,
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::ReceiverRefuses,
         Self::ReceiverSilent,
         Self::ReceiverUnreachable,
@@ -66,6 +86,15 @@ impl Cause {
         Self::Withdrawn,
         Self::StoredUnsupported,
         Self::StoreFailed,
+        Self::TlsNotTrusted,
+        Self::TlsWrongName,
+        Self::TlsExpired,
+        Self::TlsCertificateRequired,
+        Self::TlsCertificateRefused,
+        Self::TlsTooOld,
+        Self::TlsNotSpoken,
+        Self::TlsTimeout,
+        Self::TlsFailed,
     ];
 
     /// Reads a cause; one that a later version added counts as a protocol matter.
@@ -87,7 +116,16 @@ impl Cause {
             | Self::ReceiverBusy
             | Self::ServiceUnknown
             | Self::ServiceNotAllowed
-            | Self::TooManyStreams => true,
+            | Self::TooManyStreams
+            | Self::TlsNotTrusted
+            | Self::TlsWrongName
+            | Self::TlsExpired
+            | Self::TlsCertificateRequired
+            | Self::TlsCertificateRefused
+            | Self::TlsTooOld
+            | Self::TlsNotSpoken
+            | Self::TlsTimeout
+            | Self::TlsFailed => true,
             Self::ReceiverReset
             | Self::AckTimeout
             | Self::SenderGone
@@ -123,6 +161,32 @@ impl Cause {
             Self::Withdrawn => "service_withdrawn",
             Self::StoredUnsupported => "stored_unsupported",
             Self::StoreFailed => "store_failed",
+            Self::TlsNotTrusted => "tls_not_trusted",
+            Self::TlsWrongName => "tls_wrong_name",
+            Self::TlsExpired => "tls_expired",
+            Self::TlsCertificateRequired => "tls_certificate_required",
+            Self::TlsCertificateRefused => "tls_certificate_refused",
+            Self::TlsTooOld => "tls_too_old",
+            Self::TlsNotSpoken => "tls_not_spoken",
+            Self::TlsTimeout => "tls_timeout",
+            Self::TlsFailed => "tls_failed",
+        }
+    }
+}
+
+impl From<Failure> for Cause {
+    /// Says why a receiver is not reached whose handshake failed.
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotTrusted => Self::TlsNotTrusted,
+            Failure::WrongName => Self::TlsWrongName,
+            Failure::Expired => Self::TlsExpired,
+            Failure::CertificateRequired => Self::TlsCertificateRequired,
+            Failure::CertificateRefused => Self::TlsCertificateRefused,
+            Failure::TooOld => Self::TlsTooOld,
+            Failure::NotTls => Self::TlsNotSpoken,
+            Failure::TimedOut => Self::TlsTimeout,
+            Failure::Gone | Failure::Other => Self::TlsFailed,
         }
     }
 }
@@ -148,6 +212,15 @@ impl fmt::Display for Cause {
             Self::Withdrawn => "the service is not offered to this site any more",
             Self::StoredUnsupported => "the other site's version does not carry stored messages",
             Self::StoreFailed => "the other site cannot keep what it must of stored messages",
+            Self::TlsNotTrusted => "the receiver's certificate was not issued by one that is trusted",
+            Self::TlsWrongName => "the receiver's certificate is for another name",
+            Self::TlsExpired => "the receiver's certificate has expired or is not valid yet",
+            Self::TlsCertificateRequired => "the receiver requires a certificate",
+            Self::TlsCertificateRefused => "the receiver does not accept its site's certificate",
+            Self::TlsTooOld => "the receiver speaks nothing newer than TLS 1.1",
+            Self::TlsNotSpoken => "the receiver does not speak TLS",
+            Self::TlsTimeout => "the receiver did not finish the TLS handshake in time",
+            Self::TlsFailed => "the TLS handshake with the receiver failed",
         })
     }
 }

@@ -3,15 +3,13 @@
 //! It never waits by itself and holds no byte.
 
 use std::io;
-use std::net::Shutdown;
 
-use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::stream_end::StreamEnd;
 use super::streams::Moved;
 use super::wire::Cause;
+use crate::tls::Socket;
 
 /// Is where bytes come from and go to.
 pub trait Leg {
@@ -19,8 +17,8 @@ pub trait Leg {
     fn try_read(&self, out: &mut [u8]) -> Moved;
     /// Moves bytes into the leg.
     fn try_write(&self, bytes: &[u8]) -> Moved;
-    /// Ends the direction into the leg.
-    fn finish(&self);
+    /// Ends the direction into the leg, behind all that was written. Cancel-safe.
+    fn finish(&self) -> impl Future<Output = ()> + Send;
     /// Waits until `try_read` may succeed. Cancel-safe.
     fn readable(&self) -> impl Future<Output = ()> + Send;
     /// Waits until `try_write` may succeed. Cancel-safe.
@@ -31,26 +29,26 @@ pub trait Leg {
     fn is_closing(&self) -> impl Future<Output = bool> + Send;
 }
 
-/// Is a TCP connection as a leg.
+/// Is a TCP connection as a leg, with TLS or without.
 pub struct TcpLeg {
-    tcp: TcpStream,
+    socket: Socket,
     broken: Cause,
 }
 
 impl TcpLeg {
     /// Wraps the connection of a sender.
-    pub fn sender(tcp: TcpStream) -> Self {
-        Self { tcp, broken: Cause::SenderGone }
+    pub fn sender(socket: Socket) -> Self {
+        Self { socket, broken: Cause::SenderGone }
     }
 
     /// Wraps the connection to a receiver.
-    pub fn receiver(tcp: TcpStream) -> Self {
-        Self { tcp, broken: Cause::ReceiverReset }
+    pub fn receiver(socket: Socket) -> Self {
+        Self { socket, broken: Cause::ReceiverReset }
     }
 
     /// Returns the connection.
     pub fn tcp(&self) -> &TcpStream {
-        &self.tcp
+        self.socket.tcp()
     }
 
     fn moved(&self, result: io::Result<usize>) -> Moved {
@@ -66,27 +64,26 @@ impl TcpLeg {
 
 impl Leg for TcpLeg {
     fn try_read(&self, out: &mut [u8]) -> Moved {
-        match self.moved(self.tcp.try_read(out)) {
+        match self.moved(self.socket.try_read(out)) {
             Moved::Bytes(0) => Moved::End,
             moved => moved,
         }
     }
 
     fn try_write(&self, bytes: &[u8]) -> Moved {
-        self.moved(self.tcp.try_write(bytes))
+        self.moved(self.socket.try_write(bytes))
     }
 
-    fn finish(&self) {
-        // A connection that is gone already has no direction left to end.
-        SockRef::from(&self.tcp).shutdown(Shutdown::Write).ok();
+    async fn finish(&self) {
+        self.socket.finish().await;
     }
 
     async fn readable(&self) {
-        self.tcp.readable().await.ok();
+        self.socket.readable().await;
     }
 
     async fn writable(&self) {
-        self.tcp.writable().await.ok();
+        self.socket.writable().await;
     }
 
     fn is_held(&self) -> bool {
@@ -94,7 +91,7 @@ impl Leg for TcpLeg {
     }
 
     async fn is_closing(&self) -> bool {
-        self.tcp.ready(Interest::READABLE).await.is_ok_and(|ready| ready.is_read_closed())
+        self.socket.is_closing().await
     }
 }
 
@@ -107,7 +104,7 @@ impl Leg for StreamEnd {
         self.try_write(bytes)
     }
 
-    fn finish(&self) {
+    async fn finish(&self) {
         self.finish();
     }
 

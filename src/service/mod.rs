@@ -22,6 +22,7 @@ use crate::link::stream_end::StreamEnd;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
 use crate::mllp::frame::Limits;
+use crate::tls::Socket;
 
 /// A receiver that does not take a connection within this is silent.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -94,7 +95,7 @@ impl Service {
     pub fn change(&self, config: config::Service) {
         let was = self.config();
         let (before, after) = (was.connections_max.get(), config.connections_max.get());
-        let is_other_receiver = was.target != config.target;
+        let is_other_receiver = was.target != config.target || was.tls != config.tls;
         self.config.send_replace(Arc::new(config));
         if after > before {
             self.slots.add_permits(after - before);
@@ -226,7 +227,7 @@ impl Service {
         if tune(&tcp, RECEIVER_TIMEOUT).is_err() {
             return;
         }
-        let sender = TcpLeg::sender(tcp);
+        let sender = TcpLeg::sender(Socket::plain(tcp));
         let served = async {
             if let Ok((receiver, slot)) = self.connect().await {
                 self.carry(&sender, &receiver).await;
@@ -257,8 +258,8 @@ impl Service {
     /// Connects to the receiver as soon as it may have one more connection.
     async fn connect(&self) -> Result<(TcpLeg, OwnedSemaphorePermit), Cause> {
         let slot = self.slot().await?;
-        let tcp = self.open().await?;
-        Ok((TcpLeg::receiver(tcp), slot))
+        let socket = self.open().await?;
+        Ok((TcpLeg::receiver(socket), slot))
     }
 
     async fn slot(&self) -> Result<OwnedSemaphorePermit, Cause> {
@@ -270,15 +271,22 @@ impl Service {
         slot.ok().and_then(Result::ok).ok_or(Cause::ReceiverBusy)
     }
 
-    async fn open(&self) -> Result<TcpStream, Cause> {
-        let target = self.config().target.clone();
-        let result = match tokio::time::timeout(CONNECT_WITHIN, dial(&target)).await {
-            Ok(Ok(tcp)) => Ok(tcp),
+    async fn open(&self) -> Result<Socket, Cause> {
+        let config = self.config();
+        let result = match tokio::time::timeout(CONNECT_WITHIN, dial(&config.target)).await {
+            Ok(Ok(tcp)) => match &config.tls {
+                None => Ok(Socket::plain(tcp)),
+                Some(tls) => Socket::connect(tcp, tls).await.map_err(Cause::from),
+            },
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Cause::ReceiverRefuses),
             Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
             Err(_) => Err(Cause::ReceiverSilent),
         };
-        if self.config().target == target {
+        if let Err(cause) = &result {
+            self.tally.refuse(cause.code());
+        }
+        let now = self.config();
+        if now.target == config.target && now.tls == config.tls {
             self.note(result.as_ref().map_or_else(|cause| ReceiverState::Down(*cause), |_| ReceiverState::Up));
         }
         result

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -22,6 +21,7 @@ use crate::spool::delivery::{Conversation, Counter, Counts, DeliveryState};
 use crate::spool::inbox::Inbox;
 use crate::spool::key::SpoolKey;
 use crate::spool::{ForwardId, SpoolError};
+use crate::tls::Socket;
 
 /// Outcomes on their way to the link; it takes them at once.
 const REPORTS_MAX: usize = 1024;
@@ -151,10 +151,10 @@ impl Service {
         }
     }
 
-    async fn dial_for_stored(self: Arc<Self>) -> Result<(TcpStream, OwnedSemaphorePermit), &'static str> {
+    async fn dial_for_stored(self: Arc<Self>) -> Result<(Socket, OwnedSemaphorePermit), &'static str> {
         let slot = self.slot().await.map_err(Cause::code)?;
-        let tcp = self.open().await.map_err(Cause::code)?;
-        Ok((tcp, slot))
+        let socket = self.open().await.map_err(Cause::code)?;
+        Ok((socket, slot))
     }
 }
 

@@ -13,7 +13,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
@@ -24,6 +23,7 @@ use self::socket::{Connection, Moved};
 use super::ledger::{Attempt, Finished, Ledger};
 use super::{Outcome, Sequence, Verdict};
 use crate::config::ReceiverPolicy;
+use crate::tls::Socket;
 
 /// A ledger that failed is tried again after so long: it is reopened and verified then.
 const LEDGER_PAUSE: Duration = Duration::from_secs(1);
@@ -90,12 +90,12 @@ pub struct Conversation<L, D> {
     pub stop: watch::Receiver<bool>,
 }
 
-type Dialing<P> = Pin<Box<dyn Future<Output = Result<(TcpStream, P), &'static str>> + Send>>;
+type Dialing<P> = Pin<Box<dyn Future<Output = Result<(Socket, P), &'static str>> + Send>>;
 
 impl<L: Ledger, D, F, P> Conversation<L, D>
 where
     D: Fn() -> F,
-    F: Future<Output = Result<(TcpStream, P), &'static str>> + Send + 'static,
+    F: Future<Output = Result<(Socket, P), &'static str>> + Send + 'static,
 {
     /// Delivers until it is stopped or the source is closed and everything has its end. A dropped conversation leaves
     /// the message that is under way in doubt.
@@ -173,7 +173,7 @@ impl<P> Running<P> {
     async fn run<L: Ledger, D, F>(&mut self, conversation: &mut Conversation<L, D>)
     where
         D: Fn() -> F,
-        F: Future<Output = Result<(TcpStream, P), &'static str>> + Send + 'static,
+        F: Future<Output = Result<(Socket, P), &'static str>> + Send + 'static,
     {
         loop {
             if self.course.wants_message()
@@ -288,8 +288,8 @@ impl<P> Running<P> {
             dialed = dialed(self.dialing.as_mut()) => {
                 self.dialing = None;
                 match dialed {
-                    Ok((tcp, place)) => {
-                        self.connection = Some((Connection::new(tcp), place));
+                    Ok((socket, place)) => {
+                        self.connection = Some((Connection::new(socket), place));
                         self.course.handle_dialed();
                     }
                     Err(code) => self.course.handle_dial_failed(code, Instant::now()),
@@ -346,7 +346,7 @@ async fn ready<P>(connection: Option<&(Connection, P)>) -> socket::Readiness {
     }
 }
 
-async fn dialed<P>(dialing: Option<&mut Dialing<P>>) -> Result<(TcpStream, P), &'static str> {
+async fn dialed<P>(dialing: Option<&mut Dialing<P>>) -> Result<(Socket, P), &'static str> {
     match dialing {
         Some(dialing) => dialing.await,
         None => std::future::pending().await,

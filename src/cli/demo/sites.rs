@@ -103,6 +103,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
     let forward = Forward {
         name: name(site.sends),
         listen: SENDERS,
+        tls: None,
         allow_from: Vec::new(),
         peer: peer.name.clone(),
         target: Target::Service(name(site.sends)),
@@ -117,6 +118,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
     let service = Service {
         name: name(far.sends),
         target: Endpoint { host: Host::Address(RECEIVER.ip()), port: RECEIVER.port() },
+        tls: None,
         allow_peers: vec![peer.name.clone()],
         port: None,
         ack_timeout: None,

@@ -80,8 +80,16 @@ struct Forward {
     connections: Option<u64>,
     messages_total: Option<u64>,
     last_ack_age_seconds: Option<f64>,
+    #[serde(default)]
+    certificates: Vec<Certificate>,
     #[serde(flatten)]
     queued: Queued,
+}
+
+/// Is a file of certificates.
+#[derive(Debug, Deserialize)]
+struct Certificate {
+    note: Option<String>,
 }
 
 /// Is a queue without a forward.
@@ -122,6 +130,8 @@ struct Service {
     target: String,
     connections: Option<u64>,
     messages_total: Option<u64>,
+    #[serde(default)]
+    certificates: Vec<Certificate>,
 }
 
 /// Writes the status as people read it.
@@ -186,7 +196,12 @@ fn peer(peer: &Peer) -> Row<'_> {
 fn forward(forward: &Forward) -> Row<'_> {
     let to = format!("{} at {}", forward.target, forward.peer);
     let (connections, messages) = (number(forward.connections), number(forward.messages_total));
-    row(&forward.verdict, [forward.listen.clone(), to, connections, messages, age(forward.last_ack_age_seconds)])
+    let cells = [forward.listen.clone(), to, connections, messages, age(forward.last_ack_age_seconds)];
+    Row { note: note(&forward.certificates), ..row(&forward.verdict, cells) }
+}
+
+fn note(certificates: &[Certificate]) -> Option<&str> {
+    certificates.iter().find_map(|one| one.note.as_deref())
 }
 
 /// Shows a queue; why it is not ok only where no forward says so.
@@ -224,7 +239,7 @@ fn used(queued: &Queued) -> String {
 
 fn service(service: &Service) -> Row<'_> {
     let cells = [service.target.clone(), number(service.connections), number(service.messages_total)];
-    row(&service.verdict, cells)
+    Row { note: note(&service.certificates), ..row(&service.verdict, cells) }
 }
 
 fn row<const N: usize>(verdict: &Verdict, cells: [String; N]) -> Row<'_> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_saphyr::Spanned;
 
-use super::{At, Findings, peers, stored, tunnel};
+use super::{At, Findings, ReadKey, peers, stored, tls, tunnel};
 use crate::config::raw;
 use crate::config::value::{self, Judged, quote};
 use crate::config::{Forward, Name, STORED_MESSAGE_BYTES_MAX, Target};
@@ -34,9 +34,10 @@ pub(super) fn check(
     raw: &[Spanned<raw::Forward>],
     tunnel: &tunnel::Draft,
     peers: &[peers::Draft],
+    read_key: ReadKey<'_>,
     findings: &mut Findings,
 ) -> Vec<Draft> {
-    let forwards: Vec<Draft> = raw.iter().map(|raw| forward(raw, tunnel, peers, findings)).collect();
+    let forwards: Vec<Draft> = raw.iter().map(|raw| forward(raw, tunnel, peers, read_key, findings)).collect();
     findings.duplicate_names("forward", forwards.iter().filter_map(|forward| forward.name.as_ref()));
     forwards
 }
@@ -45,12 +46,14 @@ fn forward(
     raw: &Spanned<raw::Forward>,
     tunnel: &tunnel::Draft,
     peers: &[peers::Draft],
+    read_key: ReadKey<'_>,
     findings: &mut Findings,
 ) -> Draft {
     let (at, raw_at, raw) = (raw.referenced, raw, &raw.value);
     let name = findings.required(at, "name", "a name for the forward", raw.name.as_ref(), value::name);
     let instead = "ADDRESS:PORT where senders connect, such as 0.0.0.0:2575";
     let listen = findings.required(at, "listen", instead, raw.listen.as_ref(), value::socket_address);
+    let tls = tls::listener(raw.tls.as_ref(), read_key, findings);
     let allow_from = allow_from(raw, findings);
     let peer = findings.required(at, "peer", "the name of a peer", raw.peer.as_ref(), value::name);
     let peer_index = peer.as_ref().and_then(|peer| find(peer, peers, findings));
@@ -65,6 +68,7 @@ fn forward(
         Some(Forward {
             name: name.clone()?.value,
             listen: listen?.value,
+            tls: tls?,
             allow_from,
             peer: peer?.value,
             target: target?,

@@ -11,6 +11,7 @@ mod policy;
 mod services;
 mod spool;
 mod stored;
+mod tls;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use serde_saphyr::{Location, Spanned};
+use zeroize::Zeroizing;
 
 use super::errors::{Finding, Subject};
 use super::raw::{self, Text};
@@ -42,8 +44,16 @@ pub trait ReadKeys {
         SpoolKeyFile::File(path.to_owned())
     }
 
-    /// Tells whether a site may start with a key of its spools that cannot be read.
-    fn spool_key_may_wait(&self) -> bool {
+    /// Reads a file of TLS: certificates, or a private key, which is secret.
+    ///
+    /// # Errors
+    /// The file cannot be read, or others may read the secret.
+    fn read_pem(&self, path: &Path, _is_secret: bool) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+        Err(KeyFileError::Missing { path: path.to_owned() })
+    }
+
+    /// Tells that a site is to run: what may be mended while it runs does not stop it.
+    fn is_to_run(&self) -> bool {
         false
     }
 }
@@ -78,8 +88,8 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
     let tunnel = tunnel::check(at, raw.tunnel.as_ref(), read_key, findings);
     let peers = peers::check(raw.peers.as_deref().unwrap_or_default(), &tunnel, read_key, findings);
     let spool = state_dir.as_deref().map(|state_dir| spool::check(raw.spool.as_ref(), state_dir, read_key, findings));
-    let forwards = forwards::check(raw.forwards.as_deref().unwrap_or_default(), &tunnel, &peers, findings);
-    let services = services::check(raw.services.as_deref().unwrap_or_default(), &peers, findings);
+    let forwards = forwards::check(raw.forwards.as_deref().unwrap_or_default(), &tunnel, &peers, read_key, findings);
+    let services = services::check(raw.services.as_deref().unwrap_or_default(), &peers, read_key, findings);
     spool::required(at, raw.spool.is_some(), &forwards, findings);
     let health = health(raw.health.as_ref(), findings);
     listeners::check(&tunnel, &forwards, &services, health, findings);
@@ -269,6 +279,7 @@ impl SecretKind {
             KeyFileError::Mode { path, .. } => format!("run: chmod 0600 {}", path.display()),
             KeyFileError::Read { .. } => "run as the owner of the file, or as root".to_owned(),
             KeyFileError::NotAFile { .. } => "write the path of a file".to_owned(),
+            KeyFileError::TooLong { .. } => "write the path of a key file".to_owned(),
             KeyFileError::NotAKey { .. } => {
                 format!("it must be one line, as wardlink key {command} or wg gen{} writes it", self.wg())
             }

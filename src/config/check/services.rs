@@ -6,7 +6,7 @@ use serde_saphyr::Spanned;
 
 use super::forwards::{connections, find};
 use super::policy::Keys;
-use super::{At, Findings, peers};
+use super::{At, Findings, ReadKey, peers, tls};
 use crate::config::raw;
 use crate::config::value;
 use crate::config::{Name, Probe, Service};
@@ -21,17 +21,28 @@ pub(super) struct Draft {
 }
 
 /// Checks the services.
-pub(super) fn check(raw: &[Spanned<raw::Service>], peers: &[peers::Draft], findings: &mut Findings) -> Vec<Draft> {
-    let services: Vec<Draft> = raw.iter().map(|raw| service(raw, peers, findings)).collect();
+pub(super) fn check(
+    raw: &[Spanned<raw::Service>],
+    peers: &[peers::Draft],
+    read_key: ReadKey<'_>,
+    findings: &mut Findings,
+) -> Vec<Draft> {
+    let services: Vec<Draft> = raw.iter().map(|raw| service(raw, peers, read_key, findings)).collect();
     findings.duplicate_names("service", services.iter().filter_map(|service| service.name.as_ref()));
     services
 }
 
-fn service(raw: &Spanned<raw::Service>, peers: &[peers::Draft], findings: &mut Findings) -> Draft {
+fn service(
+    raw: &Spanned<raw::Service>,
+    peers: &[peers::Draft],
+    read_key: ReadKey<'_>,
+    findings: &mut Findings,
+) -> Draft {
     let (at, raw) = (raw.referenced, &raw.value);
     let name = findings.required(at, "name", "a name for the service", raw.name.as_ref(), value::name);
     let instead = "HOST:PORT where the receiver listens, such as 192.168.10.40:6661";
     let target = findings.required(at, "target", instead, raw.target.as_ref(), value::endpoint);
+    let tls = tls::receiver(raw.tls.as_ref(), target.as_ref().map(|target| &target.value), read_key, findings);
     let allow_peers = findings.list(raw.allow_peers.as_deref().unwrap_or_default(), value::name);
     for peer in &allow_peers {
         find(peer, peers, findings);
@@ -46,6 +57,7 @@ fn service(raw: &Spanned<raw::Service>, peers: &[peers::Draft], findings: &mut F
         Some(Service {
             name: name.clone()?.value,
             target: target?.value,
+            tls: tls?,
             allow_peers: allow_peers.into_iter().map(|peer| peer.value).collect(),
             port: match port {
                 Some(port) => Some(port?.value),

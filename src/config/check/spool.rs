@@ -60,7 +60,7 @@ fn key(text: &Text, read_key: ReadKey<'_>, findings: &mut Findings) -> Option<Sp
             findings.value(text.referenced, format!("{error}; {instead}"));
             None
         }
-        (Err(_), _) if read_key.spool_key_may_wait() => Some(place),
+        (Err(_), _) if read_key.is_to_run() => Some(place),
         (Err(error), _) => {
             findings.value(text.referenced, format!("{error}; {}", SecretKind::Spool.instead(&error)));
             None

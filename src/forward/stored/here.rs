@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -19,6 +18,7 @@ use crate::spool::Spool;
 use crate::spool::delivery::course::Receiver;
 use crate::spool::delivery::{Command, Conversation, Counter, Counts, Delivery, DeliveryState};
 use crate::spool::store::Destination;
+use crate::tls::Socket;
 
 /// Messages that are read ahead of the receiver: the next one is there when the last is through.
 const READ_MESSAGES: usize = 64;
@@ -195,7 +195,7 @@ impl Here {
         }
     }
 
-    async fn dial(self: Arc<Self>) -> Result<(TcpStream, JoinSet<()>), &'static str> {
+    async fn dial(self: Arc<Self>) -> Result<(Socket, JoinSet<()>), &'static str> {
         let connect = tokio::time::timeout(CONNECT_WITHIN, self.inside.connect(self.to, RECEIVER_TIMEOUT)).await;
         let tcp = match connect {
             Ok(Ok(tcp)) => tcp,
@@ -209,7 +209,7 @@ impl Here {
         let tie = owners.tie(&tcp, self.to.ip(), &self.peer).ok_or(Cause::ReceiverUnreachable.code())?;
         let mut watch = JoinSet::new();
         watch.spawn(tie.cut_off());
-        Ok((tcp, watch))
+        Ok((Socket::plain(tcp), watch))
     }
 }
 

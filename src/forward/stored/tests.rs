@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::{ApplicationAck, Delivery, Name, OnFull, ReceiverPolicy, Target};
 use crate::link::inside::tune;
+use crate::tls::Socket;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(10);
@@ -78,6 +79,7 @@ fn config(terms: config::Stored) -> config::Forward {
     config::Forward {
         name: Name::new("orders").unwrap(),
         listen: (Ipv4Addr::LOCALHOST, 1).into(),
+        tls: None,
         allow_from: Vec::new(),
         peer: Name::new("lab").unwrap(),
         target: Target::Service(Name::new("orders").unwrap()),
@@ -103,7 +105,7 @@ async fn desk_of(permits: usize, config: config::Forward) -> Desk {
     let (keep, counts, told) = (Arc::clone(&shelf), Arc::clone(&tally), stop.subscribe());
     let served = tokio::spawn(async move {
         let Delivery::Stored(terms) = config.delivery else { panic!("stored") };
-        let (held, leg) = (Held::default(), TcpLeg::sender(tcp));
+        let (held, leg) = (Held::default(), TcpLeg::sender(Socket::plain(tcp)));
         tune(leg.tcp(), SECOND).unwrap();
         let config = Arc::new(config);
         Intake { config, terms, keep: &*keep, tally: &counts, held: &held, stop: told }.serve(&leg, 1).await
@@ -351,7 +353,7 @@ async fn bytes_that_all_senders_hold_are_bounded() {
     others.set(held::HELD_BYTES_MAX - 100, 0);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let mut sender = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let leg = TcpLeg::sender(listener.accept().await.unwrap().0);
+    let leg = TcpLeg::sender(Socket::plain(listener.accept().await.unwrap().0));
     let permits = Semaphore::new(9);
     let shelf = Shelf { line: Mutex::default(), permits, refusals: Mutex::default() };
     let (tally, stop) = (Tally::default(), watch::Sender::new(false));

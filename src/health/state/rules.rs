@@ -9,6 +9,7 @@ pub(super) use queue::{judge_orphan, ledger_fault, spool_fault};
 
 use std::time::{Duration, SystemTime};
 
+use super::super::certificate;
 use super::super::facts::{
     ForwardFacts, Link, Part, PeerFacts, Receiver, ServiceFacts, Session, SiteFacts, rfc3339_text,
 };
@@ -109,6 +110,7 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
         .or_else(|| queue::set_aside(facts, forward))
         .or_else(|| overdue_answer(forward, now))
         .or_else(|| negative_answer(forward, now))
+        .or_else(|| certificate::expired(&forward.certificates))
         .or_else(|| missing_evidence(facts, forward, peer, now))
         .unwrap_or_else(|| Verdict::ok(ok_since(facts, forward, peer)))
 }
@@ -219,6 +221,7 @@ pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdic
         .or_else(|| queue::held_at(service))
         .or_else(|| receiver_fault(&service.receiver, ""))
         .or_else(|| ledger_fault(facts, service))
+        .or_else(|| certificate::expired(&service.certificates))
         .unwrap_or_else(|| match service.receiver {
             Receiver::Ok { since } => Verdict::ok(since),
             Receiver::Unknown | Receiver::Down { .. } => unknown(),

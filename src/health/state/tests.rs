@@ -53,6 +53,30 @@ fn all_is_well() {
     check("service", &report.services[0].verdict, Status::Ok, ago(900), "");
 }
 
+#[test]
+fn an_expired_certificate_degrades_and_one_that_expires_soon_does_not() {
+    use super::super::certificate::CertificateFacts;
+    let certificate = |expired: bool| CertificateFacts {
+        role: "certificate",
+        file: "lab.pem".into(),
+        expires: ago(60),
+        expired,
+        note: (!expired).then(|| "certificate lab.pem expires in 3 days: have it issued anew".into()),
+    };
+    let of_forward = |expired| forward(0, |facts| facts.forwards[0].certificates = vec![certificate(expired)]);
+    let of_service = |expired| service(|facts| facts.services[0].certificates = vec![certificate(expired)]);
+    let cause = format!(
+        "certificate lab.pem expired at {}: have it issued anew, then wardlink reload",
+        super::super::facts::rfc3339_text(ago(60))
+    );
+    for verdict in [of_forward(true), of_service(true)] {
+        check("expired", &verdict, Status::Degraded, ago(60), &cause);
+    }
+    for verdict in [of_forward(false), of_service(false)] {
+        assert_eq!((verdict.status, verdict.cause), (Status::Ok, None), "soon");
+    }
+}
+
 type Change = fn(&mut SiteFacts);
 type Case = (&'static str, Change, Status, SystemTime, &'static str);
 

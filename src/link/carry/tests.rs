@@ -72,7 +72,7 @@ impl Leg for Arc<Memory> {
         if count == 0 { Moved::Blocked } else { Moved::Bytes(count) }
     }
 
-    fn finish(&self) {
+    async fn finish(&self) {
         self.state.lock().unwrap().finished = true;
     }
 

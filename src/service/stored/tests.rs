@@ -21,6 +21,7 @@ fn service(receiver: SocketAddr) -> Arc<Service> {
     Service::new(config::Service {
         name: Name::new("orders").unwrap(),
         target: Endpoint { host: Host::Address(receiver.ip()), port: receiver.port() },
+        tls: None,
         allow_peers: Vec::new(),
         port: None,
         ack_timeout: None,

@@ -7,9 +7,9 @@ use std::io::{self, IoSlice};
 use nix::libc;
 use nix::sys::socket::{GetSockOpt as _, sockopt};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use crate::mllp::frame::{CR, FS, VT};
+use crate::tls::Socket;
 
 /// Is how much is read at once, in bytes: an answer and more.
 const READ_BYTES: usize = 4096;
@@ -33,7 +33,7 @@ pub(super) struct Readiness {
 
 /// Is a connection to a receiver.
 pub(super) struct Connection {
-    tcp: TcpStream,
+    socket: Socket,
     /// Counts the bytes of the present frame that are written; none while nothing is sent.
     written: Option<usize>,
     is_written: bool,
@@ -41,8 +41,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, written: None, is_written: false, read: Box::new([0; READ_BYTES]) }
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, written: None, is_written: false, read: Box::new([0; READ_BYTES]) }
     }
 
     /// Begins a frame.
@@ -62,7 +62,7 @@ impl Connection {
         let mut parts = [IoSlice::new(&[VT]), IoSlice::new(payload), IoSlice::new(&[FS, CR])];
         let mut parts = parts.as_mut_slice();
         IoSlice::advance_slices(&mut parts, written);
-        match self.tcp.try_write_vectored(parts) {
+        match self.socket.try_write_vectored(parts) {
             Ok(bytes) if written.saturating_add(bytes) >= total => {
                 (self.written, self.is_written) = (None, true);
                 Moved::All
@@ -78,7 +78,7 @@ impl Connection {
 
     /// Reads what came.
     pub(super) fn read(&mut self) -> Moved<&[u8]> {
-        match self.tcp.try_read(self.read.as_mut_slice()) {
+        match self.socket.try_read(self.read.as_mut_slice()) {
             Ok(0) => Moved::End,
             Ok(bytes) => Moved::Some(self.read.get(..bytes).unwrap_or_default()),
             Err(error) if is_passing(&error) => Moved::Blocked,
@@ -91,13 +91,13 @@ impl Connection {
         let interest =
             if self.written.is_some() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         // What is wrong with it shows when it is read.
-        let is_writable = self.tcp.ready(interest).await.is_ok_and(|ready| ready.is_writable());
+        let is_writable = self.socket.ready(interest).await.is_ok_and(|ready| ready.is_writable());
         Readiness { is_writable }
     }
 
     /// Tells whether the other end's TCP has all that was written.
     pub(super) fn is_drained(&self) -> bool {
-        let counts = TcpInfo.get(&self.tcp);
+        let counts = TcpInfo.get(self.socket.tcp());
         counts.is_ok_and(|counts| counts.unacked == 0 && counts.notsent_bytes == 0)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -147,7 +147,7 @@ impl Stage {
         let dial = move || async move {
             let tcp = TcpStream::connect(("127.0.0.1", port)).await.map_err(|_| "receiver_refuses")?;
             tcp.set_nodelay(true).map_err(|_| "receiver_unreachable")?;
-            Ok((tcp, ()))
+            Ok((Socket::plain(tcp), ()))
         };
         let conversation = Conversation {
             source: from,
@@ -433,7 +433,7 @@ async fn nothing_is_sent_while_it_cannot_be_written_down() {
         ledger: Arc::new(Failing(Mutex::new(u32::MAX), inbox)),
         dial: move || async move {
             let tcp = TcpStream::connect(("127.0.0.1", port)).await.map_err(|_| "receiver_refuses")?;
-            Ok((tcp, ()))
+            Ok((Socket::plain(tcp), ()))
         },
         policy: watch::Sender::new(hasty()).subscribe(),
         commands: orders,

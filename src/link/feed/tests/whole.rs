@@ -25,6 +25,7 @@ use crate::spool::inbox::Inbox;
 use crate::spool::key::SpoolKey;
 use crate::spool::store::{Destination, Limits, Spool, Wanted};
 use crate::spool::{FarView, ForwardId, Judgement, Opening, Outcome, Queued, Sequence};
+use crate::tls::Socket;
 
 const MESSAGES: u64 = 300;
 
@@ -112,7 +113,9 @@ async fn station(dir: &Path, peer: Name, forward: ForwardId, receiver: SocketAdd
     let conversation = Conversation {
         source,
         ledger: Arc::clone(&book),
-        dial: move || async move { Ok((TcpStream::connect(receiver).await.map_err(|_| "receiver_refuses")?, ())) },
+        dial: move || async move {
+            Ok((Socket::plain(TcpStream::connect(receiver).await.map_err(|_| "receiver_refuses")?), ()))
+        },
         policy: watch::channel(ReceiverPolicy::default()).1,
         commands: orders,
         reports,

@@ -1,0 +1,83 @@
+//! The begin of a sender's connection: its handshake, where the forward speaks TLS, and what to do about who fails there.
+//!
+//! It reads no byte of a message.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::SENDER_TIMEOUT;
+use crate::config;
+use crate::link::carry::TcpLeg;
+use crate::link::inside::tune;
+use crate::link::wire::Cause;
+use crate::mllp::frame::Violation;
+use crate::tls::{Failure, Listener, Socket};
+
+/// What is to be done about senders that cannot be served is said this often, for each cause.
+const ADVISE_EVERY: Duration = Duration::from_secs(60);
+
+/// Makes a leg of a sender's connection, with a handshake where there is TLS; a stable code where it cannot.
+pub(super) async fn greet(
+    tls: Option<&Listener>,
+    tcp: TcpStream,
+    mut drain: watch::Receiver<bool>,
+) -> Result<TcpLeg, &'static str> {
+    tune(&tcp, SENDER_TIMEOUT).map_err(|_| Cause::SenderGone.code())?;
+    let Some(tls) = tls else { return Ok(TcpLeg::sender(Socket::plain(tcp))) };
+    tokio::select! {
+        shaken = Socket::accept(tcp, tls) => shaken.map(TcpLeg::sender).map_err(Failure::code),
+        _ = drain.wait_for(|drain| *drain) => Err(Cause::Stopping.code()),
+    }
+}
+
+/// Remembers when what to do about senders was last said, by cause.
+#[derive(Default)]
+pub(super) struct Advice(Mutex<BTreeMap<&'static str, Instant>>);
+
+impl Advice {
+    /// Says what to do about a sender that speaks TLS otherwise than is meant: at most once a minute for each cause.
+    pub(super) fn give(&self, config: &config::Forward, from: SocketAddr, code: &'static str) {
+        let Some(advice) = advice(code) else { return };
+        if self.is_due(code, Instant::now()) {
+            tracing::warn!(forward = %config.name, %from, cause = code, "cannot serve a sender: {advice}");
+        }
+    }
+
+    fn is_due(&self, code: &'static str, now: Instant) -> bool {
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = given.get(code).is_none_or(|at| now.saturating_duration_since(*at) >= ADVISE_EVERY);
+        if is_due {
+            given.insert(code, now);
+        }
+        is_due
+    }
+}
+
+/// Says what to do about a sender whose connection ended for this reason, where that is a matter of TLS.
+fn advice(code: &'static str) -> Option<&'static str> {
+    if code == Violation::Tls.code() {
+        return Some("it speaks TLS and the forward does not; give the forward tls:, or turn TLS off there");
+    }
+    // Who left is often a check whether the port is open.
+    Failure::ALL.into_iter().find(|failure| failure.code() == code && *failure != Failure::Gone).map(Failure::of_sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_is_given_once_a_minute_for_each_cause_that_has_one() {
+        let (given, now) = (Advice::default(), Instant::now());
+        let minute = Duration::from_secs(60);
+        assert!(given.is_due("tls", now) && given.is_due("tls_expired", now));
+        assert!(!given.is_due("tls", now + minute / 2) && given.is_due("tls", now + minute));
+        assert!(["finished", "tls_gone", "http"].into_iter().all(|code| advice(code).is_none()));
+        assert!(["tls", "tls_not_spoken", "tls_too_old"].into_iter().all(|code| advice(code).is_some()));
+    }
+}
