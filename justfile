@@ -46,6 +46,10 @@ bench-stored:
 faults *ARGS:
     bench/faults/run {{ARGS}}
 
+# idle connections' memory, and latency beside an abusive source
+protect:
+    bench/protect/run
+
 # half an hour beside wireguard-go: stalls, each direction for itself
 soak:
     bench/soak

@@ -16,6 +16,7 @@
     reason = "a test: whatever is wrong here must end it loudly"
 )]
 
+mod cases;
 mod cli;
 mod clock;
 mod endpoint_roaming;
@@ -82,6 +83,8 @@ fn main() -> ExitCode {
     let cases = [
         self_test::tests(),
         message_through::tests(),
+        cases::sender::tests(),
+        cases::receiver::tests(),
         receiver_down::tests(),
         reload::tests(),
         peer_restart::tests(),

@@ -149,6 +149,8 @@ fn every_key_has_its_meaning() {
     let hold_for = Duration::from_secs(120);
     assert_eq!(forward.delivery, Delivery::Transparent(Transparent { on_unreachable: OnUnreachable::Nak, hold_for }));
     assert_eq!((forward.connections_max.get(), forward.idle_timeout), (64, Some(Duration::from_secs(3600))));
+    let source = (forward.source_connections_max.get(), forward.source_rate_max.get());
+    assert_eq!((source, forward.frame_timeout), ((16, 50), Duration::from_secs(20)));
     let plain = &config.forwards[1];
     assert_eq!(plain.target, Target::Address("10.20.3.4:2575".parse().unwrap()));
     let receiver = ReceiverPolicy {

@@ -14,6 +14,9 @@ const FILE_LINES_MAX: usize = 400;
 /// Limits the distance between an `unsafe` and the comment that justifies it, in lines.
 const SAFETY_DISTANCE_LINES_MAX: usize = 3;
 
+/// Counts the cases of MLLP in the field that the design lists.
+const CASES: usize = 37;
+
 /// Lists the rooms, level by level; a room imports from lower levels only.
 const LEVELS: [&[&str]; 8] = [
     &["main"],
@@ -265,6 +268,36 @@ fn no_home_paths(source: &Source) -> Vec<String> {
             wrong.push(format!("{}:{}: somebody's home directory", source.path, line + 1));
         }
     }
+    wrong
+}
+
+/// Compares the table of the cases with the tests in these files: a row for each case, in order, with tests of its number,
+/// and no test beside the table.
+fn cases_have_tests(table: &str, tests: &[Source]) -> Vec<String> {
+    let row = |line: &str| line.strip_prefix("| ")?.split(' ').next()?.parse::<usize>().ok();
+    let rows: Vec<(usize, &str)> = table.lines().filter_map(|line| Some((row(line)?, line))).collect();
+    let mut wrong = Vec::new();
+    if !rows.iter().map(|(number, _)| *number).eq(1..=CASES) {
+        wrong.push(format!("the table has not the rows 1 to {CASES}"));
+    }
+    let is_test = |word: &&str| word.starts_with("case_");
+    let there: BTreeSet<&str> = tests
+        .iter()
+        .flat_map(|source| source.code.lines())
+        .filter_map(|line| line.trim().strip_prefix("fn ")?.split('(').next())
+        .filter(is_test)
+        .collect();
+    let mut named = BTreeSet::new();
+    for (number, line) in rows {
+        let before = named.len();
+        let own = format!("case_{number:02}_");
+        named.extend(words(line).map(|(_, word)| word).filter(is_test).filter(|word| word.starts_with(&own)));
+        if named.len() == before {
+            wrong.push(format!("case {number} names no test of its own"));
+        }
+    }
+    wrong.extend(named.difference(&there).map(|name| format!("the table names {name}, which is no test")));
+    wrong.extend(there.difference(&named).map(|name| format!("{name} is not in its row of the table")));
     wrong
 }
 
@@ -670,6 +703,25 @@ fn nobody_is_at_home() {
         &[("src/app.rs", concat!("// see /ho", "me/me/notes")), ("justfile", concat!("cp /ro", "ot/x ."))],
         &[("src/app.rs", "// owner root:wardlink, see https://example.org/homes/")],
     );
+}
+
+#[test]
+fn each_case_of_mllp_has_its_test() {
+    let tests = sources(&["netns-tests/cases"], &[".rs"]);
+    let table = fs::read_to_string(package().join("docs/mllp-cases.md")).unwrap();
+    let readme = fs::read_to_string(package().join("README.md")).unwrap();
+    assert!(readme.contains("(docs/mllp-cases.md)"), "README.md links to the table");
+    let wrong = cases_have_tests(&table, &tests);
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    for (old, new) in [("| 7 |", "| 70 |"), ("`case_09_control", "`case_09_other"), ("`case_10_", "`case_01_")] {
+        assert!(!cases_have_tests(&table.replace(old, new), &tests).is_empty(), "not noticed: {new}");
+    }
+    let beside = Source::new("netns-tests/cases/more.rs", "fn case_03_another() {}");
+    let one = cases_have_tests(
+        &table,
+        &[tests.into_iter().collect::<Vec<_>>(), vec![beside]].into_iter().flatten().collect::<Vec<_>>(),
+    );
+    assert_eq!(one.len(), 1, "{one:?}");
 }
 
 #[test]

@@ -62,6 +62,10 @@ pub(crate) enum Behaviour {
     Silent,
     /// Closes the connection instead of answering.
     Close,
+    /// Closes each connection at once, as one that has as many as it takes.
+    TurnAway,
+    /// Writes these pieces for a message, one after the other.
+    Say(fn(&[u8]) -> Vec<Vec<u8>>),
     /// Never reads.
     Stall,
 }
@@ -177,6 +181,9 @@ fn serve(mut stream: &TcpStream, seen: &Seen, behaviour: Behaviour) -> io::Resul
     stream.set_nodelay(true)?;
     let mut frames = Frames::default();
     let mut piece = vec![0; 64 * 1024];
+    if matches!(behaviour, Behaviour::TurnAway) {
+        return Ok(());
+    }
     while matches!(behaviour, Behaviour::Stall) && !seen.stop.load(Ordering::Relaxed) {
         thread::sleep(super::POLL_PAUSE);
     }
@@ -196,7 +203,13 @@ fn serve(mut stream: &TcpStream, seen: &Seen, behaviour: Behaviour) -> io::Resul
                     thread::sleep(pause);
                     stream.write_all(&framed(&answer))?;
                 }
-                Behaviour::Close => return Ok(()),
+                Behaviour::Say(pieces) => {
+                    for piece in pieces(&payload) {
+                        stream.write_all(&piece)?;
+                        thread::sleep(super::POLL_PAUSE);
+                    }
+                }
+                Behaviour::Close | Behaviour::TurnAway => return Ok(()),
                 Behaviour::Silent | Behaviour::Stall => {}
             }
         }

@@ -168,6 +168,7 @@ fn what_it_does(cause: Cause) -> &'static str {
         Cause::ReceiverRefuses => "refuses connections",
         Cause::ReceiverSilent => "does not answer to connection attempts",
         Cause::ReceiverBusy => "has as many connections as it may have",
+        Cause::ReceiverReset => "ends its connections before it answers",
         Cause::AckTimeout => "does not acknowledge in time",
         Cause::TlsNotTrusted => "shows a certificate that none in ca_file issued",
         Cause::TlsWrongName => "shows a certificate for another name than server_name",

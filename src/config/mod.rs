@@ -255,6 +255,12 @@ pub struct Forward {
     pub delivery: Delivery,
     /// Limits the senders' connections at once.
     pub connections_max: NonZeroUsize,
+    /// Limits those of one source.
+    pub source_connections_max: NonZeroUsize,
+    /// Limits how many of one source begin in a second.
+    pub source_rate_max: NonZeroUsize,
+    /// Bounds the time that a sender takes for one frame, beside its bytes.
+    pub frame_timeout: Duration,
     /// Closes a sender's connection after so much silence; absent: never.
     pub idle_timeout: Option<Duration>,
 }

@@ -199,6 +199,20 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "u16", range(min = 1))]
     pub max_connections: Option<Text>,
+    /// At most so many of them from one source (an IPv4 address, an IPv6 /64). Default: three quarters of
+    /// max_connections.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub max_connections_per_source: Option<Text>,
+    /// So many connections a second of one source begin while another one is connected; more wait. Default: 500.
+    #[serde(default)]
+    #[schemars(with = "u16", range(min = 1))]
+    pub max_connection_rate: Option<Text>,
+    /// How long a sender may take for one message, beside a second for each KiB, 1s to 1h; one that takes longer is
+    /// closed. Default: 30s.
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub frame_timeout: Option<Text>,
     /// Closes a connection after so much silence, 1s to 7days. Default: never.
     #[serde(default)]
     #[schemars(with = "schema::Duration")]

@@ -83,8 +83,9 @@ impl<'a> Delivery<'a> {
     }
 
     async fn carry<R: Leg>(&self, sender: &TcpLeg, receiver: &R, connection: u64) -> Ended {
-        let (idle_timeout, stop) = (self.course.config.idle_timeout, self.course.drain.subscribe());
-        let terms = Terms { limits: self.limits(), idle_timeout, ack_timeout: None, stop };
+        let (config, stop) = (&self.course.config, self.course.drain.subscribe());
+        let (idle_timeout, frame_timeout) = (config.idle_timeout, Some(config.frame_timeout));
+        let terms = Terms { limits: self.limits(), idle_timeout, frame_timeout, ack_timeout: None, stop };
         carry(sender, receiver, terms, &self.forward.tally, connection).await
     }
 

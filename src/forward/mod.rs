@@ -9,13 +9,14 @@ mod answer;
 mod deliver;
 mod greet;
 mod refuse;
+mod sources;
 pub mod stored;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -30,6 +31,7 @@ use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::store::Destination;
 use deliver::Delivery;
 use greet::{Advice, greet};
+use sources::{Counted, Sources};
 use stored::here::Here;
 use stored::store::Store;
 use stored::{Held, Intake};
@@ -120,6 +122,8 @@ pub struct Forward {
     door: Mutex<Door>,
     /// Counts the senders that are connected.
     open: AtomicUsize,
+    /// Counts them by where they come from.
+    sources: Sources,
     inside: Inside,
     tally: Tally,
     /// Bounds what its senders have begun and is not stored yet.
@@ -165,6 +169,7 @@ impl Forward {
             course: Mutex::new(course),
             door: Mutex::default(),
             open: AtomicUsize::new(0),
+            sources: Sources::default(),
             inside,
             tally: Tally::default(),
             held: Held::default(),
@@ -278,9 +283,22 @@ impl Forward {
             self.tally.refuse("too_many_connections");
             return;
         }
-        let place = Place::new(self);
+        let (places, rate) = (course.config.source_connections_max, course.config.source_rate_max);
+        let Some((counted, wait)) = self.sources.take(from.ip(), Instant::now(), places, rate) else {
+            self.tally.refuse("too_many_from_source");
+            return;
+        };
+        let place = Place::new(self, counted);
         senders.spawn(async move {
-            place.0.serve_sender(course, tcp, from).await;
+            let mut drain = course.drain.subscribe();
+            let is_served = wait.is_zero()
+                || tokio::select! {
+                    () = tokio::time::sleep(wait) => true,
+                    _ = drain.wait_for(|drain| *drain) => false,
+                };
+            if is_served {
+                place.forward.serve_sender(course, tcp, from).await;
+            }
             drop(place);
         });
     }
@@ -343,18 +361,21 @@ fn admits(config: &config::Forward, from: IpAddr) -> bool {
 }
 
 /// Counts a sender for as long as it is connected.
-struct Place(Arc<Forward>);
+struct Place {
+    forward: Arc<Forward>,
+    _counted: Counted,
+}
 
 impl Place {
-    fn new(forward: &Arc<Forward>) -> Self {
+    fn new(forward: &Arc<Forward>, counted: Counted) -> Self {
         forward.open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(forward))
+        Self { forward: Arc::clone(forward), _counted: counted }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.forward.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -12,7 +12,7 @@ pub mod store;
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -22,18 +22,13 @@ use crate::link::carry::{DRAIN_WITHIN, Ended, Leg, TcpLeg};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::Cause;
-use crate::mllp::frame::{END_SILENCE, FrameReader, Limits, Violation};
+use crate::mllp::frame::{END_SILENCE, FrameReader, Limits, Violation, frame_time_max};
 use batch::Batch;
 pub(super) use held::Held;
 use held::Share;
 
 /// One read, in bytes: what a sender that does not wait has sent during one commit. Shared by all connections of a thread.
 const READ_BYTES: usize = 64 << 10;
-/// A frame that has been begun may take so long, and a second more for each [`FRAME_RATE_MIN`]: who sends slower holds
-/// memory and sends nothing.
-const FRAME_TIME: Duration = Duration::from_secs(30);
-/// Is the least rate of a frame's bytes, in bytes a second: a modem's.
-const FRAME_RATE_MIN: u64 = 1 << 10;
 /// Is why a connection ends whose frame comes slower.
 const TOO_SLOW: &str = "frame_too_slow";
 /// Is why a connection ends that goes beyond what all senders may hold together.
@@ -233,8 +228,8 @@ impl<'a, K: Keep> Served<'a, K> {
     /// Returns what is due next if no byte comes; nothing for an ordinary connection between two messages.
     fn next_deadline(&self) -> Option<(Instant, Due)> {
         let idle = self.intake.config.idle_timeout.filter(|_| self.reader.is_between_frames());
-        let seconds = self.partial_bytes() / FRAME_RATE_MIN;
-        let slow = self.begun.map(|begun| (begun + FRAME_TIME + Duration::from_secs(seconds), Due::End(TOO_SLOW)));
+        let time_max = frame_time_max(self.intake.config.frame_timeout, self.partial_bytes());
+        let slow = self.begun.map(|begun| (begun + time_max, Due::End(TOO_SLOW)));
         let all = [
             self.reader.awaits_silence().then(|| (self.last_byte + END_SILENCE, Due::Silence)),
             slow,

@@ -24,6 +24,9 @@ fn config(listen: SocketAddr, to: SocketAddr) -> config::Forward {
             hold_for: Duration::from_secs(30),
         }),
         connections_max: 2.try_into().unwrap(),
+        source_connections_max: 2.try_into().unwrap(),
+        source_rate_max: 1000.try_into().unwrap(),
+        frame_timeout: Duration::from_secs(30),
         idle_timeout: None,
     }
 }
@@ -319,4 +322,27 @@ async fn a_large_message_keeps_its_place_before_a_small_one() {
     }
     let kept = store.spool().unwrap().list(1, None, 9).await.unwrap();
     assert_eq!(kept.iter().map(|one| one.bytes > 1 << 20).collect::<Vec<_>>(), [true, false]);
+}
+
+#[tokio::test]
+async fn one_source_leaves_places_to_the_others_and_its_burst_waits() {
+    let mut config = config((HERE, 0).into(), receiver('1').await);
+    config.connections_max = 9.try_into().unwrap();
+    let listener = bound(&mut config, None);
+    let forward = forward(&config);
+    tokio::spawn(Arc::clone(&forward).serve(listener));
+    let (_one, _two) = (exchange(connect(config.listen).await).await, exchange(connect(config.listen).await).await);
+    let (_third, answer) = exchange(connect(config.listen).await).await;
+    assert_eq!((answer, forward.tally.counts().closed.get("too_many_from_source")), (None, Some(&1)));
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let other = other.connect(config.listen).await.unwrap().into_std().unwrap();
+    other.set_nonblocking(false).unwrap();
+    assert_eq!(exchange(other).await.1, Some('1'), "another source is served");
+    config.source_rate_max = 1.try_into().unwrap();
+    config.source_connections_max = 9.try_into().unwrap();
+    forward.change(config.clone());
+    let begun = Instant::now();
+    assert_eq!(exchange(connect(config.listen).await).await.1, Some('1'));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }

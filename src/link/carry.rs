@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -15,7 +15,7 @@ pub use super::leg::{Leg, TcpLeg};
 use super::streams::Moved;
 use super::tally::Tally;
 use super::wire::Cause;
-use crate::mllp::frame::{Limits, Violation};
+use crate::mllp::frame::{Limits, Violation, frame_time_max};
 use crate::mllp::observe::{Observation, Observer};
 
 /// One read, in bytes; shared by all connections of a thread.
@@ -47,6 +47,8 @@ pub enum Ended {
     Violation(Violation),
     /// Nothing passed for too long.
     Idle,
+    /// The sender took too long for a message.
+    TooSlow,
 }
 
 impl Ended {
@@ -58,6 +60,7 @@ impl Ended {
             Self::Failed(cause) => cause.code(),
             Self::Violation(violation) => violation.code(),
             Self::Idle => "idle_timeout",
+            Self::TooSlow => "frame_too_slow",
         }
     }
 
@@ -66,7 +69,7 @@ impl Ended {
         match self {
             Self::Finished | Self::Unanswered | Self::Idle => Cause::SenderGone,
             Self::Failed(cause) => cause,
-            Self::Violation(_) => Cause::Refused,
+            Self::Violation(_) | Self::TooSlow => Cause::Refused,
         }
     }
 }
@@ -78,6 +81,9 @@ pub struct Terms {
     pub limits: Limits,
     /// Ends a connection on which nothing passes for so long.
     pub idle_timeout: Option<Duration>,
+    /// Ends a connection whose sender has let a message that it began wait for so long, and a second more for each KiB;
+    /// what the receiver or the way to it takes does not count.
+    pub frame_timeout: Option<Duration>,
     /// Ends a connection whose answer is overdue.
     pub ack_timeout: Option<Duration>,
     /// Turns true when the connection is to end: where no message is on its way, after [`DRAIN_WITHIN`] in any case.
@@ -90,6 +96,8 @@ struct Carried<'a> {
     tally: &'a Tally,
     connection: u64,
     last_byte: Mutex<Instant>,
+    /// Is how long the sender was waited for since its last whole message, and since when it is.
+    sender_wait: Mutex<(Duration, Option<Instant>)>,
     looks_away: AtomicBool,
     stirred: Notify,
 }
@@ -108,6 +116,7 @@ pub async fn carry<S: Leg, R: Leg>(sender: &S, receiver: &R, terms: Terms, tally
         tally,
         connection,
         last_byte: Mutex::new(now()),
+        sender_wait: Mutex::default(),
         looks_away: AtomicBool::new(false),
         stirred: Notify::new(),
     };
@@ -142,6 +151,7 @@ impl Carried<'_> {
         loop {
             match SCRATCH.with_borrow_mut(|scratch| self.move_once(from, to, way, scratch, left))? {
                 Moved::Bytes(_) => self.write_all(to, left).await?,
+                Moved::Blocked if way == Way::ToReceiver => self.await_sender(from).await,
                 Moved::Blocked => from.readable().await,
                 Moved::End => break,
                 Moved::Failed(cause) => return Err(Ended::Failed(cause)),
@@ -150,6 +160,24 @@ impl Carried<'_> {
         self.observe_end(way);
         to.finish().await;
         Ok(())
+    }
+
+    async fn await_sender<F: Leg>(&self, sender: &F) {
+        self.sender_wait().1 = Some(now());
+        sender.readable().await;
+        let mut wait = self.sender_wait();
+        if let Some(since) = wait.1.take() {
+            wait.0 = wait.0.saturating_add(now().saturating_duration_since(since));
+        }
+    }
+
+    fn sender_waited(&self, now: Instant) -> Duration {
+        let (waited, since) = *self.sender_wait();
+        waited.saturating_add(since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)))
+    }
+
+    fn sender_wait(&self) -> MutexGuard<'_, (Duration, Option<Instant>)> {
+        self.sender_wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves what the receiver has said so far, without waiting for more.
@@ -208,12 +236,19 @@ impl Carried<'_> {
     fn observe(&self, way: Way, bytes: &[u8]) -> Result<(), Ended> {
         let now = self.note_bytes();
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sink = |observation: Observation| self.tally.count(observation, now);
+        let mut is_whole = false;
+        let mut sink = |observation: Observation| {
+            is_whole |= matches!(observation, Observation::Message { .. });
+            self.tally.count(observation, now);
+        };
         let before = observer.outstanding();
         let result = match way {
             Way::ToReceiver => observer.handle_from_sender(bytes, now, &mut sink),
             Way::ToSender => observer.handle_from_receiver(bytes, now, &mut sink),
         };
+        if is_whole || (way == Way::ToReceiver && observer.is_at_boundary()) {
+            *self.sender_wait() = (Duration::ZERO, None);
+        }
         let after = observer.outstanding();
         if before != after {
             let since = observer.oldest_outstanding(now).and_then(|age| now.checked_sub(age));
@@ -255,11 +290,17 @@ impl Carried<'_> {
             if receiver.is_held() && closes_now(sender).await {
                 return Ended::Failed(Cause::SenderGone);
             }
-            let (is_quiet, oldest) = {
+            let (is_quiet, oldest, begun_bytes) = {
                 let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
                 observer.handle_deadline(now, &mut |observation| self.tally.count(observation, now));
-                (observer.is_at_boundary() && observer.outstanding() == 0, observer.oldest_outstanding(now))
+                let begun_bytes = (!observer.is_at_boundary()).then(|| observer.begun_bytes());
+                let is_quiet = begun_bytes.is_none() && observer.outstanding() == 0;
+                (is_quiet, observer.oldest_outstanding(now), begun_bytes)
             };
+            let time_max = terms.frame_timeout.zip(begun_bytes).map(|(time, bytes)| frame_time_max(time, bytes));
+            if time_max.is_some_and(|time_max| self.sender_waited(now) >= time_max) {
+                return Ended::TooSlow;
+            }
             let last_byte = *self.last_byte.lock().unwrap_or_else(PoisonError::into_inner);
             let silent_for = now.saturating_duration_since(last_byte);
             let told_long_ago = told.is_some_and(|told| now.saturating_duration_since(told) >= DRAIN_WITHIN);

@@ -37,6 +37,15 @@ pub const JUNK_BYTES_MAX: u64 = 4 * 1024;
 /// sent again after a loss on a LAN takes, shorter than any sender's timeout.
 pub const END_SILENCE: Duration = Duration::from_millis(200);
 
+/// Is the least rate of a frame's bytes, in bytes a second: a modem's.
+pub const FRAME_RATE_MIN: u64 = 1 << 10;
+
+/// Returns how long a sender may take for a frame of so many bytes: a time for any, and a second more for each
+/// [`FRAME_RATE_MIN`]. Who sends slower holds a place, or memory, and sends nothing.
+pub fn frame_time_max(time: Duration, frame_bytes: u64) -> Duration {
+    time.saturating_add(Duration::from_secs(frame_bytes / FRAME_RATE_MIN))
+}
+
 /// Limits what a decoder lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -150,6 +159,12 @@ pub enum Violation {
     /// The stream starts with a TLS hello.
     #[error("the stream is TLS, not plain MLLP")]
     Tls,
+    /// The stream starts with the greeting of another protocol: SSH, SMTP, FTP, POP3, IMAP, VNC.
+    #[error("the stream is of another protocol, such as SSH or SMTP, not MLLP")]
+    Banner,
+    /// The stream starts with a DICOM association.
+    #[error("the stream is DICOM, not MLLP")]
+    Dicom,
     /// The text is UTF-16 or UTF-32, whose bytes cannot be framed.
     #[error("the message is UTF-16 or UTF-32, which MLLP cannot frame")]
     WideText,
@@ -163,6 +178,8 @@ impl Violation {
             Self::TooMuchJunk => "too_much_junk",
             Self::Http => "http",
             Self::Tls => "tls",
+            Self::Banner => "banner",
+            Self::Dicom => "dicom",
             Self::WideText => "wide_text",
         }
     }

@@ -103,6 +103,11 @@ impl Observer {
         self.sender.decoder.is_between_frames()
     }
 
+    /// Counts the bytes of the message that the sender has begun.
+    pub fn begun_bytes(&self) -> u64 {
+        self.sender.decoder.frame_bytes()
+    }
+
     /// Counts the messages that should be answered and were not yet.
     pub fn outstanding(&self) -> usize {
         self.unanswered.outstanding

@@ -4,6 +4,7 @@
 //! before it is. A change of its configuration counts for the connections that begin from then on; who may not use it any
 //! more is cut off at once.
 
+mod shared;
 pub mod stored;
 
 use std::io;
@@ -52,6 +53,8 @@ pub struct Service {
     ports: Mutex<Ports>,
     /// Take places back that are taken now, where there are to be fewer.
     takers: Mutex<JoinSet<()>>,
+    /// Is the connection that senders share where there may be one only.
+    shared: shared::Shared,
     /// Are the conversations about stored messages.
     talks: Mutex<stored::Talks>,
 }
@@ -77,6 +80,7 @@ impl Service {
             drain: watch::Sender::new(false),
             ports: Mutex::default(),
             takers: Mutex::default(),
+            shared: shared::Shared::default(),
             talks: Mutex::default(),
         })
     }
@@ -169,6 +173,25 @@ impl Service {
 
     /// Serves a stream of a peer's link until it ends.
     pub async fn serve_stream(&self, mut stream: StreamEnd, peer: Name) {
+        if self.is_shared() {
+            let reached = tokio::select! {
+                biased;
+                () = self.forbidden(&peer) => Err(Cause::ServiceNotAllowed),
+                reached = self.reach() => reached,
+                failed = stream.opened() => Err(failed.err().unwrap_or(Cause::SenderGone)),
+            };
+            let cause = match reached {
+                Err(cause) => cause,
+                Ok(()) => {
+                    stream.accept();
+                    tokio::select! {
+                        cause = self.serve_shared(&stream) => cause,
+                        () = self.forbidden(&peer) => Cause::Withdrawn,
+                    }
+                }
+            };
+            return stream.refuse(cause);
+        }
         let connected = tokio::select! {
             biased;
             () = self.forbidden(&peer) => Err(Cause::ServiceNotAllowed),
@@ -229,7 +252,11 @@ impl Service {
         }
         let sender = TcpLeg::sender(Socket::plain(tcp));
         let served = async {
-            if let Ok((receiver, slot)) = self.connect().await {
+            if self.is_shared() {
+                if self.reach().await.is_ok() {
+                    self.serve_shared(&sender).await;
+                }
+            } else if let Ok((receiver, slot)) = self.connect().await {
                 self.carry(&sender, &receiver).await;
                 drop(slot);
             }
@@ -245,6 +272,7 @@ impl Service {
         let terms = Terms {
             limits: Limits { frame_bytes_max: FRAME_BYTES_MAX, ..Limits::default() },
             idle_timeout: None,
+            frame_timeout: None,
             ack_timeout: config.ack_timeout,
             stop: self.drain.subscribe(),
         };
@@ -258,7 +286,9 @@ impl Service {
     /// Connects to the receiver as soon as it may have one more connection.
     async fn connect(&self) -> Result<(TcpLeg, OwnedSemaphorePermit), Cause> {
         let slot = self.slot().await?;
-        let socket = self.open().await?;
+        // One that ends a connection before it has begun may be tried again: no byte of a message was sent.
+        let refused = |cause| if cause == Cause::ReceiverReset { Cause::ReceiverBusy } else { cause };
+        let socket = self.open(|| false).await.map_err(refused)?;
         Ok((TcpLeg::receiver(socket), slot))
     }
 
@@ -271,14 +301,19 @@ impl Service {
         slot.ok().and_then(Result::ok).ok_or(Cause::ReceiverBusy)
     }
 
-    async fn open(&self) -> Result<Socket, Cause> {
+    /// Opens a connection, and does not say that the receiver is up where `is_known_down` knows better: one that takes
+    /// connections and ends each is none.
+    async fn open(&self, is_known_down: impl FnOnce() -> bool) -> Result<Socket, Cause> {
         let config = self.config();
         let result = match tokio::time::timeout(CONNECT_WITHIN, dial(&config.target)).await {
-            Ok(Ok(tcp)) => match &config.tls {
-                None => Ok(Socket::plain(tcp)),
-                Some(tls) => Socket::connect(tcp, tls).await.map_err(Cause::from),
+            // One that takes connections and ends each at once is there all the same.
+            Ok(Ok(tcp)) => match (tune(&tcp, RECEIVER_TIMEOUT), &config.tls) {
+                (Err(_), _) => Err(Cause::ReceiverReset),
+                (Ok(()), None) => Ok(Socket::plain(tcp)),
+                (Ok(()), Some(tls)) => Socket::connect(tcp, tls).await.map_err(Cause::from),
             },
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Cause::ReceiverRefuses),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Err(Cause::ReceiverReset),
             Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
             Err(_) => Err(Cause::ReceiverSilent),
         };
@@ -286,7 +321,8 @@ impl Service {
             self.tally.refuse(cause.code());
         }
         let now = self.config();
-        if now.target == config.target && now.tls == config.tls {
+        let is_same = now.target == config.target && now.tls == config.tls;
+        if is_same && (result.is_err() || !is_known_down()) {
             self.note(result.as_ref().map_or_else(|cause| ReceiverState::Down(*cause), |_| ReceiverState::Up));
         }
         result
@@ -334,14 +370,12 @@ impl Service {
 }
 
 async fn dial(target: &Endpoint) -> io::Result<TcpStream> {
-    let tcp = match &target.host {
-        Host::Address(address) => TcpStream::connect((*address, target.port)).await?,
+    match &target.host {
+        Host::Address(address) => TcpStream::connect((*address, target.port)).await,
         Host::Name(_) | Host::OnLink { .. } => {
-            TcpStream::connect((target.host.to_look_up().unwrap_or_default(), target.port)).await?
+            TcpStream::connect((target.host.to_look_up().unwrap_or_default(), target.port)).await
         }
-    };
-    tune(&tcp, RECEIVER_TIMEOUT)?;
-    Ok(tcp)
+    }
 }
 
 /// Counts a connection to the receiver until it is dropped, also where it is cut off.

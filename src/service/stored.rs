@@ -153,7 +153,9 @@ impl Service {
 
     async fn dial_for_stored(self: Arc<Self>) -> Result<(Socket, OwnedSemaphorePermit), &'static str> {
         let slot = self.slot().await.map_err(Cause::code)?;
-        let socket = self.open().await.map_err(Cause::code)?;
+        let is_down = |talk: &Talk| matches!(talk.state.borrow().receiver, Receiver::Down(_));
+        let is_known_down = || self.talks.lock().unwrap_or_else(PoisonError::into_inner).open.iter().any(is_down);
+        let socket = self.open(is_known_down).await.map_err(Cause::code)?;
         Ok((socket, slot))
     }
 }

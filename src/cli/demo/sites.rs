@@ -113,6 +113,9 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
             hold_for: Duration::from_secs(30),
         }),
         connections_max: CONNECTIONS_MAX,
+        source_connections_max: CONNECTIONS_MAX,
+        source_rate_max: CONNECTIONS_MAX,
+        frame_timeout: Duration::from_secs(30),
         idle_timeout: None,
     };
     let service = Service {

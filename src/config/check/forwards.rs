@@ -19,6 +19,13 @@ const MESSAGE_BYTES_MIN: u64 = 1 << 10;
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 /// Limits the senders' connections at once unless the file says otherwise.
 const CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
+/// Limits how many connections of one source begin in a second unless the file says otherwise: more than an interface
+/// engine that connects for each message makes, a tenth of a core.
+const SOURCE_RATE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(499);
+/// Bounds the time for one frame unless the file says otherwise: a pause of a sender that is busy, no more.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// Is the longest of these times.
+const FRAME_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Is the longest idle timeout: a feed that is silent over a week end is alive.
 const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -62,6 +69,13 @@ fn forward(
     let message_bytes_max = findings.optional(raw.max_message_size.as_ref(), MESSAGE_BYTES, size);
     let delivery = stored::delivery(raw_at, message_bytes_max, findings);
     let connections_max = findings.optional(raw.max_connections.as_ref(), CONNECTIONS, connections);
+    // One source leaves places to the others.
+    let some = connections_max.and_then(|max| NonZeroUsize::new(max.get() - max.get() / 4));
+    let per_source = some.unwrap_or(CONNECTIONS);
+    let source_connections_max = findings.optional(raw.max_connections_per_source.as_ref(), per_source, connections);
+    let source_rate_max = findings.optional(raw.max_connection_rate.as_ref(), SOURCE_RATE, connections);
+    let frame = |text: &str| value::duration(text, Duration::from_secs(1)..=FRAME_TIMEOUT_MAX);
+    let frame_timeout = findings.optional(raw.frame_timeout.as_ref(), FRAME_TIMEOUT, frame);
     let idle = |text: &str| value::duration(text, Duration::from_secs(1)..=IDLE_TIMEOUT_MAX).map(Some);
     let idle_timeout = findings.optional(raw.idle_timeout.as_ref(), None, idle);
     let complete = || {
@@ -75,6 +89,9 @@ fn forward(
             message_bytes_max: message_bytes_max?,
             delivery: delivery?,
             connections_max: connections_max?,
+            source_connections_max: source_connections_max?,
+            source_rate_max: source_rate_max?,
+            frame_timeout: frame_timeout?,
             idle_timeout: idle_timeout?,
         })
     };

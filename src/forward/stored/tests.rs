@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -86,6 +87,9 @@ fn config(terms: config::Stored) -> config::Forward {
         message_bytes_max: 64 << 10,
         delivery: Delivery::Stored(terms),
         connections_max: 2.try_into().unwrap(),
+        source_connections_max: 2.try_into().unwrap(),
+        source_rate_max: 1000.try_into().unwrap(),
+        frame_timeout: Duration::from_secs(30),
         idle_timeout: None,
     }
 }
@@ -367,7 +371,7 @@ async fn bytes_that_all_senders_hold_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_trickles_and_a_silent_connection_end() {
+async fn case_18_and_19_a_frame_that_trickles_and_a_silent_connection_end() {
     let idle_timeout = Some(Duration::from_secs(60));
     let mut here = desk_of(9, config::Forward { idle_timeout, ..config(TERMS) }).await;
     here.send(&message("1")[..50]).await;

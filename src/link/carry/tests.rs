@@ -100,7 +100,10 @@ impl Leg for Arc<Memory> {
 
 fn terms() -> (Terms, watch::Sender<bool>) {
     let (stop, stopped) = watch::channel(false);
-    (Terms { limits: Limits::default(), idle_timeout: None, ack_timeout: None, stop: stopped }, stop)
+    (
+        Terms { limits: Limits::default(), idle_timeout: None, frame_timeout: None, ack_timeout: None, stop: stopped },
+        stop,
+    )
 }
 
 async fn run(sender: &Arc<Memory>, receiver: &Arc<Memory>, terms: Terms) -> Ended {
@@ -263,4 +266,39 @@ async fn a_sender_that_leaves_while_its_message_is_held_is_noticed() {
     };
     let (ended, ()) = tokio::join!(run(&sender, &receiver, terms), leave);
     assert_eq!(ended, Ended::Failed(Cause::SenderGone));
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_18_a_sender_that_lets_a_message_wait_is_closed_and_what_the_receiver_takes_does_not_count() {
+    let begun = tokio::time::Instant::now();
+    let sender = Memory::with(|leg| leg.incoming = VecDeque::from(MESSAGE[..30].to_vec()));
+    let (mut terms, _stop) = terms();
+    terms.frame_timeout = Some(Duration::from_secs(30));
+    let trickle = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            sender.set(|leg| leg.incoming.push_back(b'x'));
+        }
+    };
+    let receiver = Memory::with(|_| ());
+    let ended = tokio::select! {
+        ended = run(&sender, &receiver, terms.clone()) => ended,
+        () = trickle => panic!("for ever"),
+    };
+    assert_eq!((ended, ended.code()), (Ended::TooSlow, "frame_too_slow"));
+    assert!((30_000..31_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    // A receiver that takes two minutes for the first half, and a sender that pauses between two messages.
+    let sender = Memory::with(|leg| leg.incoming = VecDeque::from(MESSAGE[..30].to_vec()));
+    let receiver = Memory::with(|leg| leg.room = Some(0));
+    let slowly = async {
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        receiver.set(|leg| leg.room = None);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        sender.set(|leg| leg.incoming.extend(&MESSAGE[30..]));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        sender.set(|leg| leg.end = Some(Moved::End));
+        receiver.set(|leg| (leg.incoming, leg.end) = (VecDeque::from(ACK.to_vec()), Some(Moved::End)));
+    };
+    let (ended, ()) = tokio::join!(run(&sender, &receiver, terms), slowly);
+    assert_eq!((ended, receiver.written()), (Ended::Finished, MESSAGE.to_vec()));
 }

@@ -134,6 +134,11 @@ impl Decoder {
         matches!(self.state, State::Between)
     }
 
+    /// Counts the bytes of the present frame's payload so far.
+    pub fn frame_bytes(&self) -> u64 {
+        self.frame.payload_bytes
+    }
+
     fn between<'b>(&mut self, bytes: &'b [u8], sink: Sink<'_>) -> Result<&'b [u8], Violation> {
         let Some(at) = memchr::memchr(VT, bytes) else {
             self.skip(bytes, sink)?;

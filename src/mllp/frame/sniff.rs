@@ -1,7 +1,9 @@
-//! Recognises by its first bytes what is not MLLP and will never be: HTTP, TLS, text in UTF-16 or UTF-32.
+//! Recognises by its first bytes what is not MLLP and will never be: HTTP, TLS, DICOM, the greeting of a server or client
+//! of another kind, text in UTF-16 or UTF-32.
 //!
 //! Never looks at more than the first [`HEAD_BYTES`] bytes, and never refuses what could still be MLLP. Formats:
-//! RFC 9112 section 3 (request line), RFC 8446 section 5.1 (TLS record), the Unicode standard (byte order marks).
+//! RFC 9112 section 3 (request line), RFC 8446 section 5.1 (TLS record), DICOM PS3.8 section 9.3.2 (A-ASSOCIATE-RQ), RFC
+//! 4253 section 4.2, 5321, 1939, 3501 and 6143 (greetings), the Unicode standard (byte order marks).
 
 use super::Violation;
 
@@ -11,6 +13,9 @@ const HEAD_BYTES: usize = 16;
 const HTTP_STARTS: [&[u8]; 9] =
     [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"CONNECT ", b"OPTIONS ", b"PATCH ", b"PRI * HTTP"];
 const TLS_START: &[u8] = &[0x16, 0x03];
+const DICOM_START: &[u8] = &[1, 0, 0, 0];
+/// Are SSH, SMTP and FTP, POP3, IMAP, VNC.
+const BANNER_STARTS: [&[u8]; 8] = [b"SSH-", b"220 ", b"220-", b"EHLO ", b"HELO ", b"+OK", b"* OK", b"RFB 00"];
 const WIDE_STARTS: [&[u8]; 2] = [b"M\0S\0H", b"M\0\0\0S\0\0\0H"];
 
 /// Collects a head byte by byte until it is judged.
@@ -73,7 +78,9 @@ impl Sniffer {
 fn judge_stream(head: &[u8]) -> Verdict {
     let http = judge_starts(head, &HTTP_STARTS, Violation::Http);
     let tls = judge_starts(head, &[TLS_START], Violation::Tls);
-    [http, tls, judge_wide_text(head)]
+    let dicom = judge_starts(head, &[DICOM_START], Violation::Dicom);
+    let banner = judge_starts(head, &BANNER_STARTS, Violation::Banner);
+    [http, tls, dicom, banner, judge_wide_text(head)]
         .into_iter()
         .reduce(|one, other| match (one, other) {
             (Verdict::Foreign(violation), _) | (_, Verdict::Foreign(violation)) => Verdict::Foreign(violation),

@@ -229,6 +229,9 @@ fn case_36_other_protocols_are_recognised_at_the_start_of_a_stream() {
     assert_eq!(violation(b"GET / HTTP/1.1\r\n"), Violation::Http);
     assert_eq!(violation(b"OPTIONS * HTTP/1.1\r\n"), Violation::Http);
     assert_eq!(violation(b"\x16\x03\x01\x02\0\x01\0"), Violation::Tls);
+    assert_eq!(violation(b"SSH-2.0-client\r\n"), Violation::Banner);
+    assert_eq!(violation(b"220 mail.example.org ESMTP\r\n"), Violation::Banner);
+    assert_eq!(violation(b"\x01\0\0\0\0\xcd\0\x01\0\0"), Violation::Dicom);
     let (payloads, anomalies) = read(b"\x0bMSH|a\x1c\rGET \x0bMSH|b\x1c\r");
     assert_eq!((payloads.len(), anomalies), (2, vec![Anomaly::JunkBetweenFrames]));
 }

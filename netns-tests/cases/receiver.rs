@@ -1,0 +1,225 @@
+//! Cases in which the receiver, or the way to it, does what the field does.
+
+use std::thread;
+use std::time::Duration;
+
+use super::{Both, KEPT_TARGET, QUIET, SOON, sites};
+use crate::harness::mllp::{Behaviour, Lost, Sender, answer_to, control_id, framed, message};
+use crate::harness::pair::{FORWARD, TARGET};
+use crate::harness::{tests, until};
+
+tests![
+    case_20_half_open_after_a_loss,
+    case_22_receiver_closes_before_the_ack,
+    case_25_receiver_accepts_then_closes_at_a_limit,
+    case_26_receiver_in_whose_backlog_a_connection_waits,
+    case_27_answer_to_another_message,
+    case_28_late_or_duplicate_answer,
+    case_29_reply_without_msa,
+    case_30_message_from_the_receivers_side,
+    case_31_commit_then_application_answer,
+    case_32_receiver_that_never_answers,
+    case_37_answer_split_over_segments,
+];
+
+/// Says of a stored forward that its owner does without the application's answer.
+const DISCARD: &[&str] = &["accept_application_ack: discard"];
+
+/// Sends a message in both deliveries; it is acknowledged where it is stored.
+#[track_caller]
+fn sent(both: &Both, payload: &[u8]) -> super::Senders {
+    let mut senders = both.senders();
+    senders.write(&framed(payload));
+    assert_eq!(senders.kept_code().1, control_id(payload));
+    senders
+}
+
+/// Expects these payloads in transparent delivery, each as the receiver wrote it.
+#[track_caller]
+fn passed(sender: &mut Sender, payloads: &[Vec<u8>]) {
+    for payload in payloads {
+        assert_eq!(sender.answer(SOON).as_ref(), Ok(payload));
+    }
+}
+
+#[track_caller]
+fn dropped(both: &Both, kind: &str, times: u32) {
+    let label = format!("kind=\"{kind}\"");
+    let seen = || (both.pair.south.metric("service_dropped_answers_total", &label) - f64::from(times)).abs() < 0.1;
+    until(SOON, &format!("{kind} is counted {times} times"), || seen().then_some(()));
+}
+
+fn case_20_half_open_after_a_loss() {
+    let both = Both::start(&[]);
+    let mut senders = sent(&both, &message("1", 300));
+    passed(&mut senders.orders, &[answer_to(&message("1", 300), "AA")]);
+    // The kernel asks each leg whether it lives: sender, tunnel, receiver.
+    let timers = |site: &crate::harness::site::Site, port: u16| {
+        let text = site.namespace.must(&format!("ss -tnoH state established sport = :{port} or dport = :{port}"));
+        let legs: Vec<&str> = text.lines().filter(|line| line.contains(&format!(":{port}"))).collect();
+        (legs.len(), legs.iter().filter(|line| line.contains("timer:(keepalive")).count())
+    };
+    for (site, port) in [(&both.pair.north, 2575), (&both.pair.north, 2585), (&both.pair.south, 6661)] {
+        // Both ends are on this host; wardlink's own asks.
+        let (ends, asking) = timers(site, port);
+        assert!(ends >= 2 && asking >= 1, "{port}: {ends} ends, {asking} ask");
+    }
+    for site in [&both.pair.north, &both.pair.south] {
+        let (links, asking) = timers(site, 2570);
+        assert!(links >= 1 && asking >= 1, "{}: {links} links, {asking} ask", site.name);
+    }
+}
+
+fn case_22_receiver_closes_before_the_ack() {
+    let both = Both::with(&[], &[], &["in_doubt: hold"], Behaviour::Close);
+    let mut senders = sent(&both, &message("1", 300));
+    assert_eq!(senders.orders.answer(SOON), Err(Lost::Closed), "never success");
+    drop(senders);
+    until(SOON, "the outcome is counted as unknown", || {
+        (both.pair.north.metric("forward_unknown_outcome_messages_total", "forward=\"orders\"") > 0.5).then_some(())
+    });
+    both.held();
+    assert_eq!((both.orders.payloads().len(), both.kept.payloads().len()), (1, 1), "nor sent again unasked");
+}
+
+fn case_25_receiver_accepts_then_closes_at_a_limit() {
+    let both = Both::with(&[], &[], &[], Behaviour::TurnAway);
+    let mut senders = sent(&both, &message("1", 300));
+    assert_eq!(senders.orders.answer(SOON), Err(Lost::Closed));
+    thread::sleep(Duration::from_secs(2));
+    let tried = both.kept.connections();
+    assert!((1..12).contains(&tried), "it is tried again, with pauses: {tried} times");
+    let forward = &both.forwards()[1];
+    assert_eq!(forward["queue_depth"], 1, "{forward}");
+    for _ in 0..20 {
+        let service = both.pair.south.health_of("services", "kept");
+        let cause = service["cause"].as_str().unwrap_or_default();
+        assert!(
+            cause.contains("ends its connections before it answers"),
+            "it is named, and not up in between: {service}"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn case_26_receiver_in_whose_backlog_a_connection_waits() {
+    let pair = sites(&[], &[], &["ack_timeout: 1s", "in_doubt: hold"]);
+    let listen = |at| pair.south.namespace.listen(at).expect("the port is free");
+    let (_orders, _kept) = (listen(TARGET), listen(KEPT_TARGET));
+    let connect = |to| Sender::connect(&pair.north.namespace, to).expect("the forward listens");
+    let (mut orders, mut kept) = (connect(FORWARD), connect(super::KEPT));
+    orders.send(&message("1", 300)).expect("open");
+    kept.send(&message("1", 300)).expect("open");
+    assert!(kept.answer(SOON).is_ok(), "stored delivery does not wait for the receiver");
+    // Transparent: measured meanwhile, and ended where the service says so.
+    until(SOON, "it is measured", || {
+        (pair.north.metric("forward_unanswered_messages", "forward=\"orders\"") > 0.5).then_some(())
+    });
+    assert_eq!(orders.answer(SOON), Err(Lost::Closed));
+    until(SOON, "the queue is held", || {
+        (pair.north.health_of("forwards", "kept")["queue"]["state"] == "held").then_some(())
+    });
+    assert_eq!(pair.north.health_of("forwards", "orders")["closed"]["ack_timeout"], 1);
+}
+
+fn foreign() -> Vec<u8> {
+    answer_to(&message("other", 200), "AA")
+}
+
+fn case_27_answer_to_another_message() {
+    let both = Both::with(
+        &[],
+        &[],
+        &[],
+        Behaviour::Say(|payload| vec![framed(&foreign()), framed(&answer_to(payload, "AA"))]),
+    );
+    let one = message("1", 300);
+    let mut senders = sent(&both, &one);
+    passed(&mut senders.orders, &[foreign(), answer_to(&one, "AA")]);
+    assert_eq!(both.forwards()[0]["anomalies"]["answer_unmatched"], 1);
+    dropped(&both, "foreign", 1);
+    both.delivered(&[one]);
+}
+
+fn case_28_late_or_duplicate_answer() {
+    let both = Both::with(&[], &[], &[], Behaviour::Say(|payload| vec![framed(&answer_to(payload, "AA")); 2]));
+    let (one, two) = (message("1", 300), message("2", 300));
+    let mut senders = sent(&both, &one);
+    passed(&mut senders.orders, &[answer_to(&one, "AA"), answer_to(&one, "AA")]);
+    assert_eq!(both.forwards()[0]["anomalies"]["answer_unmatched"], 1);
+    senders.kept.send(&two).expect("open");
+    assert_eq!(senders.kept_code().1, b"2");
+    both.delivered(&[one, two]);
+    dropped(&both, "late", 2);
+}
+
+fn case_29_reply_without_msa() {
+    let bare = || b"MSH|^~\\&|LAB|S|HIS|N|2026||ACK|9|P|2.5\r".to_vec();
+    let lines = ["ack_timeout: 1s", "in_doubt: hold"];
+    let both =
+        Both::with(&[], &[], &lines, Behaviour::Say(|_| vec![framed(b"MSH|^~\\&|LAB|S|HIS|N|2026||ACK|9|P|2.5\r")]));
+    let mut senders = sent(&both, &message("1", 300));
+    passed(&mut senders.orders, &[bare()]);
+    assert_eq!(both.forwards()[0]["acks"]["none"], 1);
+    dropped(&both, "no_answer", 1);
+    both.held();
+}
+
+fn case_30_message_from_the_receivers_side() {
+    let own = || message("unasked", 300);
+    let both = Both::with(
+        &[],
+        &[],
+        &[],
+        Behaviour::Say(|payload| {
+            let own = framed(&message("unasked", 300));
+            if payload.starts_with(b"MSH|^~\\&|LAB") { vec![] } else { vec![own, framed(&answer_to(payload, "AA"))] }
+        }),
+    );
+    let one = message("1", 300);
+    let mut senders = sent(&both, &one);
+    passed(&mut senders.orders, &[own(), answer_to(&one, "AA")]);
+    // And its answer goes back.
+    let answer = answer_to(&own(), "AA");
+    senders.orders.send(&answer).expect("open");
+    until(SOON, "the receiver has its answer", || both.orders.raw().ends_with(&framed(&answer)).then_some(()));
+    dropped(&both, "no_answer", 1);
+    both.delivered(&[one]);
+}
+
+fn case_31_commit_then_application_answer() {
+    let both = Both::with(
+        DISCARD,
+        &[],
+        &[],
+        Behaviour::Say(|payload| vec![framed(&answer_to(payload, "CA")), framed(&answer_to(payload, "AA"))]),
+    );
+    let one = b"MSH|^~\\&|HIS|N|LAB|S|2026||ADT^A01|1|P|2.5|||AL|AL\r".to_vec();
+    let mut senders = sent(&both, &one);
+    passed(&mut senders.orders, &[answer_to(&one, "CA"), answer_to(&one, "AA")]);
+    assert!(both.forwards()[0]["anomalies"].get("answer_unmatched").is_none());
+    both.delivered(&[one]);
+    assert!(both.pair.south.metric("service_dropped_answers_total", "service=\"kept\"").abs() < 0.1);
+}
+
+fn case_32_receiver_that_never_answers() {
+    let both = Both::with(&[], &[], &["ack: none"], Behaviour::Silent);
+    let one = message("1", 300);
+    let mut senders = sent(&both, &one);
+    both.delivered(&[one]);
+    assert_eq!(senders.orders.answer(QUIET), Err(Lost::Late), "nobody answers for it");
+    assert!(both.pair.north.metric("forward_unanswered_messages", "forward=\"orders\"") > 0.5);
+}
+
+fn case_37_answer_split_over_segments() {
+    let both = Both::with(
+        &[],
+        &[],
+        &[],
+        Behaviour::Say(|payload| framed(&answer_to(payload, "AA")).chunks(7).map(<[u8]>::to_vec).collect()),
+    );
+    let one = message("1", 300);
+    let mut senders = sent(&both, &one);
+    passed(&mut senders.orders, &[answer_to(&one, "AA")]);
+    both.delivered(&[one]);
+}

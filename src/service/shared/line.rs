@@ -1,0 +1,238 @@
+//! The connection that senders share: one message out, its answers back, and what it may be used for.
+//!
+//! It never sends a message twice, and tells of no answer that is not the present message's.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, OwnedSemaphorePermit, watch};
+use tokio::task::AbortHandle;
+
+use crate::config::Endpoint;
+use crate::link::carry::{Leg, TcpLeg};
+use crate::link::streams::Moved;
+use crate::link::tally::Tally;
+use crate::link::wire::Cause;
+use crate::mllp::exchange::{Answer, Awaited, Exchange};
+use crate::mllp::frame::{Anomaly, CR, END_SILENCE, FS, Limits, VT, encode};
+use crate::mllp::observe::Observation;
+
+/// Bounds a receiver's answer, in bytes.
+const ANSWER_FRAME_BYTES_MAX: u64 = 1 << 20;
+/// Counts the control ids that are remembered of one connection; with more it is opened anew. 16 bytes each.
+const CONTROL_IDS_MAX: usize = 1 << 16;
+/// A frame up to this size goes out in one write, copied.
+const COPY_BYTES_MAX: usize = 64 << 10;
+
+/// Is the place of the connection; who has the lock has the turn, in the order of asking.
+pub(super) type Place = Mutex<Option<Line>>;
+
+/// Is the connection.
+pub(super) struct Line {
+    target: Endpoint,
+    receiver: Arc<TcpLeg>,
+    exchange: Exchange,
+    control_ids: HashSet<u64>,
+    tally: Arc<Tally>,
+    connection: u64,
+    /// Is why it ends, as a stable code.
+    code: &'static str,
+    _slot: OwnedSemaphorePermit,
+    keeper: AbortHandle,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.keeper.abort();
+        self.tally.end(self.connection, self.code);
+    }
+}
+
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Line {
+    pub(super) fn new(
+        target: Endpoint,
+        receiver: Arc<TcpLeg>,
+        slot: OwnedSemaphorePermit,
+        tally: Arc<Tally>,
+        keeper: AbortHandle,
+    ) -> Self {
+        let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, ..Limits::default() };
+        Self {
+            target,
+            receiver,
+            exchange: Exchange::new(limits),
+            control_ids: HashSet::new(),
+            connection: tally.begin(),
+            tally,
+            code: Cause::ReceiverReset.code(),
+            _slot: slot,
+            keeper,
+        }
+    }
+
+    /// Tells whether it leads there.
+    pub(super) fn is_to(&self, target: &Endpoint) -> bool {
+        self.target == *target
+    }
+
+    /// Takes note of why it ends.
+    pub(super) fn fail(&mut self, cause: Cause) {
+        self.code = cause.code();
+    }
+
+    /// Takes note of a control id, and tells whether its answer cannot be confused with an earlier one's.
+    pub(super) fn take_control_id(&mut self, control_id: &[u8]) -> bool {
+        let has_others = !self.control_ids.is_empty();
+        if has_others && (control_id.is_empty() || self.control_ids.len() >= CONTROL_IDS_MAX) {
+            return false;
+        }
+        let mut hasher = DefaultHasher::new();
+        control_id.hash(&mut hasher);
+        self.control_ids.insert(hasher.finish())
+    }
+
+    /// Tells whether a message may be sent on it; what the receiver said meanwhile answers none.
+    pub(super) fn is_usable(&mut self) -> bool {
+        loop {
+            match self.take_answers(&mut Vec::new(), now()) {
+                Ok(true) => {}
+                Ok(false) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Reads once; says whether something came.
+    fn take_answers(&mut self, out: &mut Vec<u8>, begun: Instant) -> Result<bool, Cause> {
+        let mut piece = [0; 4096];
+        let (tally, at) = (Arc::clone(&self.tally), now());
+        let before = self.exchange.dropped();
+        let mut sink = |answer: Answer| {
+            let latency = Some(at.saturating_duration_since(begun));
+            tally.count(Observation::Ack { code: answer.code, latency }, at);
+            out.extend_from_slice(&encode(&answer.payload));
+        };
+        match self.receiver.try_read(&mut piece) {
+            Moved::Bytes(count) => {
+                let followed = self.exchange.handle_bytes(piece.get(..count).unwrap_or_default(), &mut sink);
+                followed.map_err(|_| Cause::ReceiverReset)?;
+            }
+            Moved::Blocked => return Ok(false),
+            Moved::End => {
+                self.exchange.handle_end_of_stream(&mut sink);
+                if out.is_empty() || !self.exchange.is_done() {
+                    return Err(Cause::ReceiverReset);
+                }
+            }
+            Moved::Failed(cause) => return Err(cause),
+        }
+        let dropped = self.exchange.dropped();
+        let is_more =
+            [(dropped.late, before.late), (dropped.foreign, before.foreign), (dropped.no_answer, before.no_answer)];
+        for _ in 0..is_more.iter().map(|(after, before)| after.saturating_sub(*before)).sum() {
+            self.tally.count(Observation::Anomaly(Anomaly::AnswerUnmatched), at);
+        }
+        Ok(true)
+    }
+
+    /// Sends a message and awaits its answers, each handed to the sender as far as it takes them; returns the rest.
+    pub(super) async fn converse<S: Leg>(
+        &mut self,
+        payload: &[u8],
+        awaited: Awaited,
+        ack_timeout: Duration,
+        sender: &S,
+    ) -> Result<Vec<u8>, Cause> {
+        let begun = now();
+        self.exchange.begin_awaiting(payload, begun + ack_timeout, awaited);
+        let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
+        self.tally.count(Observation::Message { bytes }, begun);
+        self.tally.waits(self.connection, 1, Some(begun));
+        if payload.len() <= COPY_BYTES_MAX {
+            self.write(&encode(payload), ack_timeout).await?;
+        } else {
+            for part in [&[VT][..], payload, &[FS, CR]] {
+                self.write(part, ack_timeout).await?;
+            }
+        }
+        let sent = now();
+        let mut left = Vec::new();
+        let mut deadline = sent + ack_timeout;
+        while !self.exchange.is_done() {
+            let had = left.len();
+            if !self.take_answers(&mut left, sent)? {
+                self.wait(deadline, &mut left, sent).await?;
+            }
+            if left.len() > had {
+                deadline = now() + ack_timeout;
+                if let Moved::Bytes(written) = sender.try_write(&left) {
+                    left.drain(..written);
+                }
+            }
+        }
+        self.tally.waits(self.connection, 0, None);
+        Ok(left)
+    }
+
+    async fn write(&self, mut bytes: &[u8], within: Duration) -> Result<(), Cause> {
+        while !bytes.is_empty() {
+            match self.receiver.try_write(bytes) {
+                Moved::Bytes(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Moved::Blocked => {
+                    tokio::time::timeout(within, self.receiver.writable()).await.map_err(|_| Cause::AckTimeout)?;
+                }
+                Moved::End => return Err(Cause::ReceiverReset),
+                Moved::Failed(cause) => return Err(cause),
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self, deadline: Instant, out: &mut Vec<u8>, sent: Instant) -> Result<(), Cause> {
+        let awaits_silence = self.exchange.awaits_silence();
+        tokio::select! {
+            () = self.receiver.readable() => Ok(()),
+            () = tokio::time::sleep(END_SILENCE), if awaits_silence => {
+                let (tally, at) = (Arc::clone(&self.tally), now());
+                self.exchange.handle_silence(&mut |answer| {
+                    let latency = Some(at.saturating_duration_since(sent));
+                    tally.count(Observation::Ack { code: answer.code, latency }, at);
+                    out.extend_from_slice(&encode(&answer.payload));
+                });
+                Ok(())
+            }
+            () = tokio::time::sleep_until(deadline.into()) => Err(Cause::AckTimeout),
+        }
+    }
+}
+
+/// Watches the connection while nobody has the turn: it goes where the receiver ends it, where somebody else waits for
+/// its place, and with the service.
+pub(super) async fn keep(
+    place: Weak<Place>,
+    receiver: Arc<TcpLeg>,
+    mut waiting: watch::Receiver<u64>,
+    mut drain: watch::Receiver<bool>,
+) {
+    loop {
+        let is_over = tokio::select! {
+            () = receiver.readable() => false,
+            waited = waiting.wait_for(|waiting| *waiting > 0) => waited.is_err(),
+            _ = drain.wait_for(|drain| *drain) => true,
+        };
+        let Some(place) = place.upgrade() else { return };
+        let mut place = place.lock().await;
+        let Some(line) = place.as_mut().filter(|line| Arc::ptr_eq(&line.receiver, &receiver)) else { return };
+        if is_over || *waiting.borrow() > 0 || !line.is_usable() {
+            line.code = "finished";
+            *place = None;
+            return;
+        }
+    }
+}
