@@ -471,7 +471,7 @@ fn named(pair: &Pair) -> u64 {
     }
     let (mut from, mut named) = (Some(1), 0);
     while let Some(first) = from {
-        let page = operator(pair, &format!("queue list orders --json --max 1000 --from {first}"));
+        let page = operator(pair, &format!("queue list orders --all --json --max 1000 --from {first}"));
         let page: serde_json::Value = serde_json::from_str(&page).expect("json");
         for entry in page["entries"].as_array().expect("entries") {
             let before = entry["verdict"].as_str().is_some_and(|verdict| verdict.contains("state was lost"));

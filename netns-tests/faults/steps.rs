@@ -18,8 +18,8 @@ const SIZES: [usize; 4] = [500, 500, 1_200_000, 500];
 /// Bounds the wait for the program's end or its answers.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Is what a site says of a spool that is not as it was left.
-const ROLLED_BACK: &str = "it was rolled back";
+/// Is what a site says of a spool that is not as it was left: rolled back, or damaged.
+const NOT_OPENED: &str = "the spool cannot be opened";
 
 /// Says what a run begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,14 +77,14 @@ pub(crate) fn every_step(begins: Begins, lies: bool, stride: u64, seed: u64) -> 
     unreachable!("a program ends");
 }
 
-/// Starts the site; tells whether it is ready, and not because its spool was rolled back.
+/// Starts the site; tells whether it is ready, or says that its spool is not what it was.
 fn comes_up(pair: &mut Pair) -> bool {
-    let before = pair.north.log().matches(ROLLED_BACK).count();
+    let before = pair.north.log().matches(NOT_OPENED).count();
     pair.north.launch();
-    let (is_ready, _) = until(LIMIT, "the site is ready, or its spool rolled back", || {
+    let (is_ready, _) = until(LIMIT, "the site is ready, or says what is wrong with its spool", || {
         let is_ready = pair.north.try_get("/readyz").is_some_and(|answer| answer.status == 200);
-        let is_rolled_back = pair.north.log().matches(ROLLED_BACK).count() > before;
-        (is_ready || is_rolled_back).then_some(is_ready)
+        let is_refused = pair.north.log().matches(NOT_OPENED).count() > before;
+        (is_ready || is_refused).then_some(is_ready)
     });
     is_ready
 }

@@ -72,23 +72,22 @@ impl Mark {
         self.file.sync_data().map_err(|source| SpoolError::file("sync", &self.path, source))
     }
 
-    /// Returns the number of commits that it knows of; of a blank one 0, where it may be blank.
-    pub(super) fn read(&self, sealer: &Sealer, spool: &[u8; 16], may_be_blank: bool) -> Result<u64, SpoolError> {
-        let (mut latest, mut is_blank) = (None, true);
+    /// Returns the number of commits that it knows of; of one that cannot be read 0, where it may be so: before anything
+    /// was kept, the first number may be torn.
+    pub(super) fn read(&self, sealer: &Sealer, spool: &[u8; 16], may_be_unread: bool) -> Result<u64, SpoolError> {
+        let mut latest = None;
         for slot in 0..2 {
             let mut sealed = [0; SEALED_BYTES];
             match self.file.read_exact_at(&mut sealed, slot * SLOT_BYTES) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 Err(source) => return Err(SpoolError::file("read", &self.path, source)),
-                Ok(()) => is_blank &= sealed.iter().all(|byte| *byte == 0),
+                Ok(()) => {}
             }
             let plain = sealer.open(&Place::new(Kind::Mark, spool, [slot, 0, 0, 0]), &sealed);
             let number = plain.and_then(|plain| plain.try_into().ok()).map(u64::from_be_bytes);
             latest = latest.max(number);
         }
-        if is_blank && may_be_blank {
-            return Ok(0);
-        }
+        let latest = latest.or(may_be_unread.then_some(0));
         latest.ok_or_else(|| SpoolError::Damaged { path: self.path.clone(), damage: Damage::Tampered("mark") })
     }
 }

@@ -27,7 +27,7 @@ pub(super) const DATABASE: &str = "spool.db";
 /// Names the mark.
 const MARK: &str = "mark";
 
-/// Is the commit of the first start, before which the mark may be blank.
+/// Is the commit that makes a spool: before the next one the mark may be blank, or torn.
 const FIRST_COMMIT: u64 = 1;
 
 /// Is what a spool is opened with, each time.
@@ -70,6 +70,8 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
         make(way, &path, &connection)?;
     }
     let mut core = verified(way, &path, connection, reserve, is_start)?;
+    // Before the first commit of this start: none that follows may tear the only slot that can be read.
+    core.mark.settle(&core.keys.meta, &core.keys.spool, core.live.head.generation)?;
     core.begin()?;
     database::index_decisions(&core.connection, &core.path)?;
     core.begin_epoch()?;
@@ -81,7 +83,6 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     }
     core.commit()?;
     core.follow_up()?;
-    core.mark.settle(&core.keys.meta, &core.keys.spool, core.live.head.generation)?;
     core.note_presence()?;
     core.look_for_room();
     Ok(core)
