@@ -128,6 +128,7 @@ fn nothing_is_overwritten() {
     write(&directory, "a.yaml", "precious");
     assert_eq!(import("a.yaml").status.code(), Some(1));
     assert_eq!(fs::read_to_string(directory.path().join("a.yaml")).unwrap(), "precious");
+    assert!(!directory.path().join("private.key").exists(), "where the YAML cannot be, no key is");
 }
 
 #[test]

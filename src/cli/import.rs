@@ -92,8 +92,17 @@ fn import(args: &Args) -> Result<(), Failure> {
     for (line, note) in &site.notes {
         say(&format!("{source}:{line}: {note}"));
     }
-    place_keys(&site, args.keys.as_deref(), &source)?;
-    write_out(args.output.as_deref(), &site.yaml).map_err(Failure::System)
+    // Keys are written where all the rest can be.
+    if let Some(path) = &args.output {
+        write_out(Some(path), &site.yaml).map_err(Failure::System)?;
+    }
+    let placed = place_keys(&site, args.keys.as_deref(), &source);
+    match &args.output {
+        Some(path) if placed.is_err() => drop(fs::remove_file(path)),
+        None if placed.is_ok() => write_out(None, &site.yaml).map_err(Failure::System)?,
+        _ => {}
+    }
+    placed
 }
 
 /// Says each mistake, as far as they are few.

@@ -209,10 +209,12 @@ pub(super) fn endpoint(text: &str) -> Judged<Endpoint> {
             let instead = format!("\"[{address}%eth0]:{}\", in quotes", socket.port());
             return Err(format!("{} does not say on which link; append %INTERFACE, such as {instead}", quote(text)));
         }
-        if !is_of_one_host(socket.ip()) {
+        // What IPv6 maps is IPv4: a socket of one family reaches none of the other.
+        let address = socket.ip().to_canonical();
+        if !is_of_one_host(address) {
             return Err(format!("{} is not the address of one host; write the host's own", quote(text)));
         }
-        return Ok(Endpoint { host: Host::Address(socket.ip()), port: socket.port() });
+        return Ok(Endpoint { host: Host::Address(address), port: socket.port() });
     }
     let what = quote(text);
     if let Ok(address) = text.parse::<Ipv6Addr>() {

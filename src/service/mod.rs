@@ -4,6 +4,7 @@
 //! before it is. A change of its configuration counts for the connections that begin from then on; who may not use it any
 //! more is cut off at once.
 
+mod counted;
 mod shared;
 pub mod stored;
 
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::counted::{Counted, Waiting};
 use crate::config::{self, Endpoint, Host, Name, Probe};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
 use crate::link::inside::tune;
@@ -375,34 +377,5 @@ async fn dial(target: &Endpoint) -> io::Result<TcpStream> {
         Host::Name(_) | Host::OnLink { .. } => {
             TcpStream::connect((target.host.to_look_up().unwrap_or_default(), target.port)).await
         }
-    }
-}
-
-/// Counts a connection to the receiver until it is dropped, also where it is cut off.
-struct Counted<'a> {
-    tally: &'a Tally,
-    connection: u64,
-    code: &'static str,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.tally.end(self.connection, self.code);
-    }
-}
-
-/// Counts one who waits for as long as it lives.
-struct Waiting<'a>(&'a watch::Sender<u64>);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a watch::Sender<u64>) -> Self {
-        count.send_modify(|count| *count += 1);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
     }
 }

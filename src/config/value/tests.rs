@@ -50,6 +50,7 @@ fn an_endpoint_is_a_name_or_an_address_with_a_port() {
     ] {
         assert!(endpoint(right).is_ok(), "{right}");
     }
+    assert_eq!(endpoint("[::ffff:192.0.2.2]:7"), endpoint("192.0.2.2:7"));
     let wrong = [
         "",
         ":1",
@@ -63,6 +64,8 @@ fn an_endpoint_is_a_name_or_an_address_with_a_port() {
         "224.0.0.1:51820",
         "[::]:51820",
         "[ff02::1]:51820",
+        "[::ffff:0.0.0.0]:51820",
+        "[::ffff:224.0.0.1]:51820",
         "fd98::1:51820",
         "[fd98::1]",
         "[fd98::1%eth0]:1",

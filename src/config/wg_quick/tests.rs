@@ -131,7 +131,7 @@ fn a_mistake_is_told_by_its_line_with_what_to_write_instead() {
         "7: \"Jc\" is no key of wg-quick",
         "8: is not a section",
         "10: has no PublicKey",
-        "11: Endpoint \"lab\" is not HOST:PORT",
+        "11: Endpoint \"lab\" has no port; write HOST:PORT",
         "12: AllowedIPs \"-10.0.0.1\"",
         "16: is the PublicKey of the peer of line 13 too",
         "17: PersistentKeepalive \"25s\"",

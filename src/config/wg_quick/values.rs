@@ -62,11 +62,5 @@ pub(super) fn prefix(item: &str, key: &str, example: &str) -> Judged<IpNet> {
 }
 
 pub(super) fn endpoint(value: &str) -> Judged<Endpoint> {
-    value::endpoint(value).map_err(|_| {
-        let what = quote(value);
-        format!(
-            "Endpoint {what} is not HOST:PORT; write one such as lab.example.org:51820, \
-                 [2001:db8::1]:51820 or, on a link, [fe80::1%eth0]:51820"
-        )
-    })
+    value::endpoint(value).map_err(|why| format!("Endpoint {why}"))
 }
