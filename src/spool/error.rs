@@ -51,6 +51,15 @@ pub enum SpoolError {
         /// Is the file.
         path: PathBuf,
     },
+    /// A file was cut short while it was open: what was in it is gone.
+    #[error(
+        "{} was cut short while it was in use, and nothing more is taken: stop what does so, and restore the whole \
+         directory from a backup; what was acknowledged and had not left this site may be lost with it", .path.display()
+    )]
+    CutShort {
+        /// Is the file.
+        path: PathBuf,
+    },
     /// None of a site's spools is where they were, so that no other one is made there.
     #[error(
         "{} has none of the spools that were there: mount its disk or restore it; only `wardlink queue forget` gives up \
@@ -227,7 +236,11 @@ impl SpoolError {
         match self {
             Self::File { .. } | Self::Store { .. } | Self::Disk { .. } | Self::Random | Self::Closed => true,
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
-            Self::Gone { .. } | Self::Removed { .. } | Self::NoneThere { .. } | Self::OtherSpool { .. } => true,
+            Self::Gone { .. }
+            | Self::Removed { .. }
+            | Self::CutShort { .. }
+            | Self::NoneThere { .. }
+            | Self::OtherSpool { .. } => true,
             Self::Damaged { damage, .. } => *damage == Damage::Database,
             Self::NotThere { .. } | Self::NotAllowed { .. } => false,
             Self::Sent { .. } | Self::TooManyForwards { .. } => false,

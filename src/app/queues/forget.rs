@@ -39,7 +39,7 @@ pub(super) async fn forget(store: &Store, error: &SpoolError, reason: &str, by: 
 fn loss(error: &SpoolError) -> Option<Loss> {
     match error {
         SpoolError::Damaged { damage: Damage::Entry, .. } => Some(Loss::Entry),
-        SpoolError::Gone { .. } | SpoolError::Removed { .. } => Some(Loss::Remains),
+        SpoolError::Gone { .. } | SpoolError::Removed { .. } | SpoolError::CutShort { .. } => Some(Loss::Remains),
         SpoolError::OtherKey { .. } | SpoolError::Damaged { .. } => Some(Loss::Remains),
         SpoolError::OtherSpool { .. } => Some(Loss::Entry),
         SpoolError::KeyFile { .. } | SpoolError::KeyMissing { .. } | SpoolError::NoneThere { .. } => None,

@@ -64,6 +64,7 @@ pub(super) struct Store {
     pruned_through: Sequence,
     /// Tells whether what is committed is in files that somebody finds again.
     presence: Presence,
+    /// Tells that the log is among them: it is made with the first commit.
     has_log: bool,
 }
 
@@ -253,26 +254,26 @@ impl Store {
             update(&transaction, mark, attempting)?;
             transaction.commit()
         };
+        self.check_presence()?;
         write(&mut self.connection).map_err(|source| failed("commit", &self.path, source))?;
         self.check_presence()?;
+        if !std::mem::replace(&mut self.has_log, true) {
+            self.presence = Presence::of(&self.path)?.and_log_of(&self.path)?;
+        }
         (self.mark, self.attempting) = (mark, attempting);
         Ok(())
     }
 }
 
 impl Store {
-    /// Says whether the files are where they were; the log is made with the first commit.
+    /// Says whether the files are where they were, and as long.
     fn check_presence(&mut self) -> Result<(), SpoolError> {
-        if let Err(error) = self.presence.check() {
+        // Nothing makes an inbox give pages back.
+        self.presence.check(|| None).inspect_err(|_| {
             // Whoever has the name of the log now may be another one: it is not removed with the closing. What fails
             // here fails only at what is lost already.
             drop(self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true));
-            return Err(error);
-        }
-        if !std::mem::replace(&mut self.has_log, true) {
-            self.presence = Presence::of(&self.path)?.and_log_of(&self.path)?;
-        }
-        Ok(())
+        })
     }
 }
 

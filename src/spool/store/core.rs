@@ -144,6 +144,7 @@ impl From<Parts> for Core {
 impl Core {
     /// Begins a transaction.
     pub(super) fn begin(&mut self) -> Result<(), SpoolError> {
+        self.check_presence()?;
         self.committed.clone_from(&self.live);
         self.changes_before = self.connection.total_changes();
         self.execute("begin a transaction", "BEGIN IMMEDIATE", [])
@@ -168,14 +169,25 @@ impl Core {
         Ok(())
     }
 
-    /// Says whether the files are where they were.
-    pub(super) fn check_presence(&self) -> Result<(), SpoolError> {
-        let checked = self.presence.as_ref().map_or(Ok(()), Presence::check);
+    /// Says whether the files are where they were, and as long.
+    pub(super) fn check_presence(&mut self) -> Result<(), SpoolError> {
+        let Some(presence) = &mut self.presence else { return Ok(()) };
+        let checked = presence.check(|| database::bytes(&self.connection));
         // Where only another file is gone, closing writes the log back, and nothing is lost.
-        if matches!(&checked, Err(SpoolError::Removed { path }) if *path == self.path) {
-            database::leave_log(&self.connection);
+        match &checked {
+            Err(SpoolError::Removed { path }) if *path == self.path => database::leave_log(&self.connection),
+            Err(SpoolError::CutShort { .. }) => database::leave_log(&self.connection),
+            _ => {}
         }
         checked
+    }
+
+    /// Writes all of the log into the database, and empties it.
+    pub(super) fn checkpoint(&mut self) -> Result<(), SpoolError> {
+        self.check_presence()?;
+        let written = database::checkpoint(&self.connection, &self.path);
+        self.presence.iter_mut().for_each(Presence::log_was_emptied);
+        written
     }
 
     /// Takes a transaction back.

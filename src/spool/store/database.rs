@@ -123,6 +123,12 @@ pub(super) fn checkpoint(connection: &Connection, path: &Path) -> Result<(), Spo
     }
 }
 
+/// Returns the length that the database has with all of its log written back, as far as it can be asked.
+pub(super) fn bytes(connection: &Connection) -> Option<u64> {
+    let pages = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).ok();
+    pages.map(|pages| read(pages).saturating_mul(PAGE_BYTES))
+}
+
 /// Tells whether a database can give room back to the disk.
 pub(super) fn gives_back(connection: &Connection, path: &Path) -> Result<bool, SpoolError> {
     let way = connection.query_row("PRAGMA auto_vacuum", [], |row| row.get::<_, i64>(0));

@@ -61,8 +61,8 @@ impl Core {
     }
 
     /// Writes the log back as far as there is room.
-    pub(super) fn write_log_back(&self) -> Result<(), SpoolError> {
-        match database::checkpoint(&self.connection, &self.path) {
+    pub(super) fn write_log_back(&mut self) -> Result<(), SpoolError> {
+        match self.checkpoint() {
             Err(SpoolError::Disk { .. }) => Ok(()),
             written => written,
         }

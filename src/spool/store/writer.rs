@@ -10,7 +10,6 @@ use tokio::sync::watch;
 
 use super::Tail;
 use super::core::{Core, now};
-use super::database;
 use super::jobs::{Appended, Job, Read, Work};
 use super::messages::Found;
 use super::open::{self, Way};
@@ -115,7 +114,8 @@ impl Writer {
     /// Closes a store that failed.
     fn close(&mut self, cause: SpoolError) {
         // A page that nobody reads at a start would let it open, and close it again, for ever.
-        self.way.is_suspect |= matches!(cause, SpoolError::Damaged { damage: Damage::Database, .. });
+        self.way.is_suspect |=
+            matches!(cause, SpoolError::Damaged { damage: Damage::Database, .. } | SpoolError::CutShort { .. });
         self.tail.send_modify(|tail| tail.failed = Some(cause.to_string()));
         self.core = Err(Trouble { cause, pause: REOPEN_MIN, retry_at: Instant::now() });
     }
@@ -134,6 +134,9 @@ impl Writer {
                     let cause = match (&trouble.cause, cause) {
                         // That one says more.
                         (removed @ SpoolError::Removed { .. }, SpoolError::Gone { .. }) => removed.clone(),
+                        (cut @ SpoolError::CutShort { .. }, SpoolError::Damaged { .. } | SpoolError::Gone { .. }) => {
+                            cut.clone()
+                        }
                         (_, cause) => cause,
                     };
                     self.tail.send_modify(|tail| tail.failed = Some(cause.to_string()));
@@ -295,7 +298,7 @@ fn tidy(core: &mut Core) -> Result<Duration, SpoolError> {
         Ok(tidied) if tidied.changed => {
             core.commit()?;
             core.follow_up()?;
-            let emptied = if tidied.destroyed { database::checkpoint(&core.connection, &core.path) } else { Ok(()) };
+            let emptied = if tidied.destroyed { core.checkpoint() } else { Ok(()) };
             match emptied {
                 Ok(()) => Ok(TIDY_PAUSE),
                 // The log is written back with the next checkpoint that finds room.

@@ -69,6 +69,69 @@ async fn a_log_that_is_removed_is_written_back_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn nothing_is_acknowledged_that_was_cut_off() {
+    let cut = |file: &str, bytes: u64| (file.to_owned(), bytes);
+    for (file, bytes) in [cut("spool.db-wal", 0), cut("spool.db-wal", 8192), cut("spool.db", 0), cut("spool.db", 8192)]
+    {
+        let place = Place::new();
+        let spool = place.open();
+        for number in 1..=5 {
+            spool.keep([message(number), vec![b'x'; 8000]].concat()).await.unwrap();
+        }
+        if file == "spool.db" {
+            spool.look(|core| core.checkpoint()).await.unwrap();
+            spool.keep(message(6)).await.unwrap();
+        }
+        fs::OpenOptions::new().write(true).open(place.path(&file)).unwrap().set_len(bytes).unwrap();
+        let refused = spool.keep(message(7)).await;
+        assert!(matches!(refused, Err(Refusal::Failed(SpoolError::CutShort { .. }))), "{file} {bytes}");
+        let told = failure(&spool).await;
+        assert!(told.contains(&format!("{file} was cut short while it was in use")), "{told}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(spool.keep(message(8)).await.is_err(), "{file} {bytes}: it is not opened again");
+        assert!(failure(&spool).await.contains("cut short"));
+    }
+}
+
+#[tokio::test]
+async fn one_whose_log_is_cut_off_is_told_where_nothing_comes_in() {
+    let place = Place::new();
+    let spool = place.open();
+    spool.keep(message(1)).await.unwrap();
+    fs::OpenOptions::new().write(true).open(place.path("spool.db-wal")).unwrap().set_len(0).unwrap();
+    assert!(failure(&spool).await.contains("spool.db-wal was cut short"));
+}
+
+#[tokio::test]
+async fn files_that_the_spool_itself_makes_shorter_are_no_damage() {
+    let place = Place::keeping(Duration::ZERO);
+    let spool = place.open();
+    for round in 0..6_u64 {
+        for number in 1..=20 {
+            spool.keep([message(number), vec![b'x'; 400_000]].concat()).await.unwrap();
+        }
+        let outcomes = (1..=20).map(|number| outcome(round * 20 + number, Verdict::Delivered)).collect();
+        spool.settle(outcomes).await.unwrap();
+        if round % 2 == 1 {
+            let before = fs::metadata(place.path("spool.db")).unwrap().len();
+            // As where the disk is short, but the log is written back by the commits that follow.
+            spool
+                .change(|core| {
+                    let mut statement = core.connection.prepare("PRAGMA incremental_vacuum(2048)").unwrap();
+                    let mut rows = statement.query([]).unwrap();
+                    while rows.next().unwrap().is_some() {}
+                    Ok(())
+                })
+                .await
+                .unwrap();
+            spool.look(|core| core.checkpoint()).await.unwrap();
+            assert!(fs::metadata(place.path("spool.db")).unwrap().len() < before);
+        }
+    }
+    assert_eq!(spool.tail().borrow().failed, None);
+}
+
+#[tokio::test]
 async fn one_that_is_put_back_goes_on() {
     let place = Place::new();
     let spool = place.open();
