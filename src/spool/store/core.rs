@@ -49,6 +49,8 @@ pub(super) struct Live {
     pub(super) in_doubt: u64,
     /// Counts the copies of delivered messages that went early since the store was opened: the disk was short.
     pub(super) shredded_early: u64,
+    /// Is the last of them: all copies before it are gone.
+    pub(super) shed_through: Sequence,
     /// Is when the first queued message was accepted, in milliseconds, and the number of its destination.
     pub(super) oldest: Option<(i64, i64)>,
     /// Lists all destinations by their numbers.

@@ -178,6 +178,7 @@ fn verified(
         waiting,
         in_doubt: 0,
         shredded_early: 0,
+        shed_through: 0,
         oldest,
         destinations,
         last_destination,

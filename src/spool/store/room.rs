@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::database::{self, stored};
 use super::messages::{Message, select_messages};
+use crate::spool::SpoolError;
 use crate::spool::queue::State;
 use crate::spool::reserve::{ROOM_BYTES, free_bytes};
-use crate::spool::{Sequence, SpoolError};
 
 /// Is the room below which copies go, in bytes: twice the log, and what comes in between two looks.
 const SHORT_BYTES: u64 = 32 << 20;
@@ -28,8 +28,6 @@ const TOLD_EVERY: Duration = Duration::from_secs(3600);
 /// Remembers what was shredded early.
 #[derive(Debug, Default)]
 pub(super) struct Shedding {
-    /// Is the last message that went: all copies before it are gone.
-    through: Sequence,
     /// Counts those that the log does not know of yet.
     untold: u64,
     told_at: Option<Instant>,
@@ -166,7 +164,7 @@ impl Core {
         let sql = select_messages!("sequence > ?1 AND sequence <= ?2 AND state = 1 ORDER BY sequence LIMIT ?3");
         let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
         let through = self.live.head.retired_through;
-        let values = [self.shedding.through, through, STEP_MESSAGES_MAX as u64].map(stored);
+        let values = [self.live.shed_through, through, STEP_MESSAGES_MAX as u64].map(stored);
         let rows = statement.query_map(values, Message::read).map_err(failed)?;
         let messages: Vec<Message> = rows.collect::<rusqlite::Result<_>>().map_err(failed)?;
         drop(statement);
@@ -179,7 +177,7 @@ impl Core {
                 shed += 1;
                 bytes = bytes.saturating_add(message.bytes);
             }
-            self.shedding.through = message.sequence;
+            self.live.shed_through = message.sequence;
         }
         self.live.shredded_early += shed;
         Ok(shed)

@@ -167,3 +167,23 @@ async fn copies_of_delivered_messages_go_before_a_message_is_refused() {
     assert_eq!(spool.read(1, 9, usize::MAX).await.unwrap().len(), 2);
     assert_eq!(spool.tail().borrow().shredded_early, 0, "it counts from the start");
 }
+
+#[tokio::test]
+async fn a_step_that_failed_leaves_no_copy_behind() {
+    let place = Place::new();
+    let spool = with_copies(&place, 60).await;
+    for _ in 0..3 {
+        let failed = spool.look(|core| {
+            core.connection.execute_batch("ALTER TABLE head RENAME TO aside").unwrap();
+            let failed = core.shed_a_step();
+            core.connection.execute_batch("ALTER TABLE aside RENAME TO head").unwrap();
+            Ok(failed.is_err())
+        });
+        assert!(failed.await.unwrap());
+    }
+    let shed = spool.look(|core| {
+        while core.shed_a_step()? {}
+        Ok(core.tail().delivered)
+    });
+    assert_eq!(shed.await.unwrap(), 0);
+}
