@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 mod core;
 mod database;
+mod destinations;
 mod intake;
 mod jobs;
 mod ledger;

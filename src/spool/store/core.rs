@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 
 use super::database;
+use super::destinations::Former;
 use super::room::Shedding;
 use super::{DamagedMessage, Destination, Limits, Tail};
 use crate::spool::head::Head;
@@ -55,6 +56,8 @@ pub(super) struct Live {
     pub(super) oldest: Option<(i64, i64)>,
     /// Lists all destinations by their numbers.
     pub(super) destinations: BTreeMap<i64, Destination>,
+    /// Lists what they meant before they were moved.
+    pub(super) formers: BTreeMap<i64, Vec<Former>>,
     /// Is the highest number that a destination has or had: one that was removed without the key is given to no other.
     pub(super) last_destination: i64,
     /// Is the number of the destination that messages are accepted for; 0: there is none.

@@ -333,6 +333,7 @@ impl Core {
                 Arrival { content: Content::InFile(copy), ..self.arrival(payload) }
             }
         };
-        self.insert(&arrival, message.destination, now())
+        let destination = self.number_again(message)?;
+        self.insert(&arrival, destination, now())
     }
 }

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::core::{Core, Keys, Live, Parts};
 use super::database::{self, FORMAT, read};
-use super::operate::{decode_destination, number_of};
+use super::destinations::{Former, Meaning, number_of};
 use super::{Destination, Wanted};
 use crate::spool::head::{Head, Tally};
 use crate::spool::key::SpoolKey;
@@ -168,7 +168,7 @@ fn verified(
         large::remove_orphans(&way.directory, &census.files)?;
     }
     let epochs = epochs(&connection, path)?;
-    let destinations = destinations(&connection, path, &keys)?;
+    let (destinations, formers) = destinations(&connection, path, &keys)?;
     let last = destinations.keys().next_back().copied().unwrap_or(0);
     let last_destination = census.last_destination.max(last);
     let Census { days, waiting, oldest, .. } = census;
@@ -181,6 +181,7 @@ fn verified(
         shed_through: 0,
         oldest,
         destinations,
+        formers,
         last_destination,
         destination: 0,
     };
@@ -340,19 +341,23 @@ fn epochs(connection: &Connection, path: &Path) -> Result<Vec<(Sequence, Epoch)>
     rows.collect::<rusqlite::Result<_>>().map_err(failed)
 }
 
-fn destinations(connection: &Connection, path: &Path, keys: &Keys) -> Result<BTreeMap<i64, Destination>, SpoolError> {
+/// Is what the numbers of destinations mean, and what they meant.
+type Meanings = (BTreeMap<i64, Destination>, BTreeMap<i64, Vec<Former>>);
+
+fn destinations(connection: &Connection, path: &Path, keys: &Keys) -> Result<Meanings, SpoolError> {
     let failed = |source| database::failure("read the destinations", path, source);
     let mut statement = connection.prepare("SELECT id, sealed FROM destinations").map_err(failed)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
-    let mut destinations = BTreeMap::new();
+    let (mut destinations, mut formers) = (BTreeMap::new(), BTreeMap::new());
     for row in rows {
         let (id, sealed): (i64, Vec<u8>) = row.map_err(failed)?;
         let plain = keys.meta.open(&Place::new(Kind::Destination, &keys.spool, [id.unsigned_abs(), 0, 0, 0]), &sealed);
-        let destination = plain.and_then(|plain| decode_destination(&plain)).ok_or_else(|| SpoolError::Damaged {
+        let meaning = plain.and_then(|plain| Meaning::decode(&plain)).ok_or_else(|| SpoolError::Damaged {
             path: path.to_owned(),
             damage: Damage::Tampered("table of destinations"),
         })?;
-        destinations.insert(id, destination);
+        destinations.insert(id, meaning.destination);
+        formers.insert(id, meaning.formers);
     }
-    Ok(destinations)
+    Ok((destinations, formers))
 }

@@ -1,9 +1,7 @@
-//! What operators do with a spool: look, set aside, release, discard, pause, move.
+//! What operators do with a spool: look, set aside, release, discard, pause.
 //!
 //! Never does so without a note in the outbox, in the same transaction. What may be at the far site is not touched
 //! before it was withdrawn there.
-
-use std::collections::BTreeMap;
 
 use rusqlite::params;
 
@@ -14,11 +12,7 @@ use super::outbox::{Ending, Entry, Happening};
 use super::{DamagedMessage, Destination, Listed};
 use crate::mllp::ack::AckCode;
 use crate::spool::queue::{Event, State};
-use crate::spool::seal::Kind;
 use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError, Verdict};
-
-/// Separates the parts of a sealed destination: peer key, then target.
-const PEER_KEY_BYTES: usize = 32;
 
 impl Core {
     /// Lists messages that wait or are parked, from `from` on.
@@ -59,8 +53,8 @@ impl Core {
 
     fn listed(&mut self, message: &Message) -> Result<Listed, SpoolError> {
         // Every number of a destination was sealed with it; one that was changed is damage when the content is opened.
-        let unknown = || Destination { peer_key: [0; PEER_KEY_BYTES], target: String::new() };
-        let destination = self.live.destinations.get(&message.destination).cloned().unwrap_or_else(unknown);
+        let unknown = || Destination { peer_key: [0; 32], target: String::new() };
+        let destination = self.destination_of(message).cloned().unwrap_or_else(unknown);
         let outcome = self.outcome(message)?;
         let lacks_destination = self.lacks_destination(message);
         let fault = match self.day_sealer(message.day) {
@@ -253,82 +247,4 @@ impl Core {
         let happening = if is_paused { Happening::Paused } else { Happening::Resumed };
         self.note(&Entry::by(by, "", happening, 0), now())
     }
-
-    /// Sends what is queued or parked for a destination to another one, and what is kept or was delivered with it; what
-    /// is accepted from now on goes where it did. Returns how many are queued.
-    pub(super) fn move_to(&mut self, from: &Destination, to: &Destination, by: &str) -> Result<u64, SpoolError> {
-        let numbers = self.live.destinations.iter().filter(|(_, one)| *one == from).map(|(id, _)| *id);
-        let numbers: Vec<i64> = numbers.collect();
-        let moved = numbers.iter().filter_map(|id| self.live.waiting.get(id)).sum();
-        if from == to {
-            return Ok(moved);
-        }
-        for id in &numbers {
-            let sealed = self.sealed_destination(*id, to)?;
-            let sql = "UPDATE destinations SET sealed = ?2 WHERE id = ?1";
-            self.execute("move the queue", sql, params![id, sealed])?;
-            self.live.destinations.insert(*id, to.clone());
-        }
-        if numbers.contains(&self.live.destination) {
-            self.live.destination = self.add_destination(from)?;
-        }
-        let reason = format!("{moved} messages for {} to {}", from.target, to.target);
-        self.note(&Entry::by(by, &reason, Happening::Moved, 0), now())?;
-        Ok(moved)
-    }
-
-    /// Counts what is queued or parked by where it was accepted for.
-    pub(super) fn held_for(&self) -> Result<Vec<(Destination, u64)>, SpoolError> {
-        let failed = |source| database::failure("read the queue", &self.path, source);
-        let sql = "SELECT destination, count(*) FROM messages WHERE state IN (0, 2) GROUP BY destination";
-        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, database::read(row.get(1)?)))).map_err(failed)?;
-        let counts: Vec<(i64, u64)> = rows.collect::<rusqlite::Result<_>>().map_err(failed)?;
-        Ok(self.by_destination(counts))
-    }
-
-    /// Counts what is queued by where it was accepted for.
-    pub(super) fn waiting(&self) -> Vec<(Destination, u64)> {
-        self.by_destination(self.live.waiting.iter().map(|(id, count)| (*id, *count)))
-    }
-
-    /// Adds up counts by number: several numbers may be of one destination.
-    fn by_destination(&self, counts: impl IntoIterator<Item = (i64, u64)>) -> Vec<(Destination, u64)> {
-        let mut sums: Vec<(Destination, u64)> = Vec::new();
-        for (id, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-            let Some(destination) = self.live.destinations.get(&id) else { continue };
-            match sums.iter_mut().find(|(known, _)| known == destination) {
-                Some((_, sum)) => *sum += count,
-                None => sums.push((destination.clone(), count)),
-            }
-        }
-        sums
-    }
-
-    fn sealed_destination(&self, id: i64, destination: &Destination) -> Result<Vec<u8>, SpoolError> {
-        let plain = [&destination.peer_key[..], destination.target.as_bytes()].concat();
-        self.keys.meta.seal(&self.place(Kind::Destination, [id.unsigned_abs(), 0, 0, 0]), &plain)
-    }
-
-    /// Keeps a destination that no message had before; part of a transaction. Returns its number.
-    pub(super) fn add_destination(&mut self, destination: &Destination) -> Result<i64, SpoolError> {
-        let id = self.live.last_destination.saturating_add(1);
-        let sealed = self.sealed_destination(id, destination)?;
-        let sql = "INSERT INTO destinations (id, sealed) VALUES (?1, ?2)";
-        self.execute("keep a destination", sql, params![id, sealed])?;
-        self.live.destinations.insert(id, destination.clone());
-        self.live.last_destination = id;
-        Ok(id)
-    }
-}
-
-/// Reads a destination that was sealed.
-pub(super) fn decode_destination(plain: &[u8]) -> Option<Destination> {
-    let (peer_key, target) = plain.split_first_chunk::<PEER_KEY_BYTES>()?;
-    Some(Destination { peer_key: *peer_key, target: String::from_utf8(target.to_vec()).ok()? })
-}
-
-/// Finds the number of a destination.
-pub(super) fn number_of(destinations: &BTreeMap<i64, Destination>, wanted: &Destination) -> Option<i64> {
-    destinations.iter().find_map(|(id, destination)| (destination == wanted).then_some(*id))
 }

@@ -214,9 +214,11 @@ impl Core {
     pub(super) fn decisions(&mut self, message: &Message) -> Result<Vec<OutboxEvent>, SpoolError> {
         let sql = select_events!("sequence = ?1 AND detail IS NOT NULL ORDER BY id DESC LIMIT ?2");
         let mut found = self.events(sql, [database::stored(message.sequence), DECISIONS_MAX])?;
-        let ended = |event: &OutboxEvent| message.settled > 0 && event.at > time_of(message.settled);
-        let moves = self.events(sql, [0, DECISIONS_MAX])?.into_iter().filter(|event| {
-            event.happening == Happening::Moved && event.at >= time_of(message.accepted) && !ended(event)
+        let ended = |event: &OutboxEvent| !message.state.is_held() && event.at > time_of(message.settled);
+        let moves = self.events(sql, [0, DECISIONS_MAX])?;
+        let moves = moves.into_iter().filter(|event| {
+            let is_move = event.happening == Happening::Moved && self.was_moved_by(event.id, message);
+            is_move && event.at >= time_of(message.accepted) && !ended(event)
         });
         found.extend(moves);
         found.sort_by_key(|event| event.id);

@@ -124,7 +124,42 @@ async fn messages_wait_for_their_own_destination_until_they_are_moved() {
     assert_eq!((read(&spool, "third").await, read(&spool, "other").await), (vec![4, 5], vec![]));
     let listed = spool.list(1, None, 9).await.unwrap();
     let targets: Vec<_> = listed.iter().map(|one| one.destination.target.as_str()).collect();
-    assert_eq!(targets, ["third", "third", "third", "third", "third", "other"]);
+    assert_eq!(targets, ["third", "third", "orders", "third", "third", "other"]);
+}
+
+#[tokio::test]
+async fn a_move_leaves_what_was_delivered_as_it_was() {
+    let to = |target: &str| Destination { peer_key: [5; 32], target: target.to_owned() };
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=4 {
+        spool.keep(message(number)).await.unwrap();
+    }
+    spool.read(1, 9, usize::MAX).await.unwrap();
+    spool.settle(vec![outcome(1, Verdict::Delivered), outcome(2, Verdict::Rejected)]).await.unwrap();
+    assert_eq!(spool.move_to(to("orders"), to("second"), "anna").await.unwrap(), 2);
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    // The other site's clock may be anywhere.
+    spool.settle(vec![Outcome { at: later, ..outcome(3, Verdict::Delivered) }]).await.unwrap();
+    assert_eq!(spool.move_to(to("second"), to("third"), "anna").await.unwrap(), 1);
+    let expected = [("orders", 0), ("third", 2), ("second", 1), ("third", 2)];
+    let mut spool = spool;
+    for _ in 0..2 {
+        let listed = spool.list(1, None, 9).await.unwrap();
+        let told: Vec<_> = listed.iter().map(|one| (one.destination.target.as_str(), one.decisions.len())).collect();
+        assert_eq!(told, expected);
+        drop(spool);
+        spool = place.open();
+    }
+    // What was delivered goes again where it went.
+    assert_eq!(spool.release(1, "anna").await.unwrap(), 5);
+    assert_eq!(spool.release(3, "anna").await.unwrap(), 6);
+    spool.discard(1, true, "anna", "no need").await.unwrap();
+    let listed = spool.list(1, None, 9).await.unwrap();
+    let told: Vec<_> = listed.iter().map(|one| one.destination.target.as_str()).collect();
+    assert_eq!(told, ["orders", "third", "second", "third", "orders", "second"]);
+    assert!(listed[0].decisions.iter().all(|event| event.happening != Happening::Moved));
+    assert_eq!(spool.held_for().await.unwrap(), [(to("third"), 2), (to("orders"), 1), (to("second"), 1)]);
 }
 
 #[tokio::test]
