@@ -210,6 +210,10 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         acks,
         dropped_answers: dropped_answers(&stored),
         in_doubt_total: stored.in_doubt_resends,
+        trying: talks.iter().find_map(|talk| {
+            let trying = talk.state.borrow().trying?;
+            Some((talk.peer.to_string(), format!("message {}: {}", trying.sequence, trying.told())))
+        }),
         held: talks.iter().filter_map(held_queue).collect(),
         ledger_failed: talks.iter().find_map(|talk| talk.state.borrow().ledger_failed.clone()),
         disk_full: !talks.is_empty() && is_disk_full(inbox),

@@ -19,6 +19,7 @@ use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
 use crate::health::facts::{Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
+use crate::link::feed::Held;
 use crate::spool::delivery::Counts;
 use crate::spool::reserve::free_bytes;
 use crate::spool::store::{Destination, Tail};
@@ -112,7 +113,9 @@ impl Watch {
         let name = forward.config().name.to_string();
         let state = state(&name, &store, tail.as_ref(), (&onward, known), watched);
         watched.log(&name, &state);
-        if matches!(state, Queue::Flowing | Queue::Paused) {
+        let trouble = trouble(&onward).filter(|_| state == Queue::Flowing);
+        let trouble = trouble.map(|(kind, cause)| (watched.since(kind), cause));
+        if matches!(state, Queue::Flowing | Queue::Paused) && trouble.is_none() {
             watched.held_by = None;
         }
         watched.disk_full_since = match tail.as_ref().is_some_and(|tail| tail.disk_full) {
@@ -133,8 +136,11 @@ impl Watch {
             Onward::Link(..) => None,
             Onward::Here(here) => Some(here.counts()),
         };
+        // Of one that stands still there is no saying.
+        let drained_in = pace.drained_in.filter(|_| state == Queue::Flowing);
         Some(QueueFacts {
             state,
+            trouble,
             depth: known.map(|tail| tail.depth),
             depth_max: place.limits.messages_max,
             bytes: known.map(|tail| tail.bytes),
@@ -151,7 +157,7 @@ impl Watch {
             last_settled_age: store.last_settled().map(|at| at.elapsed()),
             accepted_per_second: pace.accepted_per_second,
             settled_per_second: pace.settled_per_second,
-            drained_in: pace.drained_in,
+            drained_in,
             disk_full_since: watched.disk_full_since,
             disk_free_bytes: free_bytes,
             disk_full_in: pace.disk_full_in,
@@ -209,7 +215,7 @@ fn state(
     if tail.paused {
         return Queue::Paused;
     }
-    let held = supply.as_ref().and_then(|supply| supply.held.clone());
+    let held = supply.as_ref().and_then(|supply| supply.held.clone()).filter(Held::awaits_decision);
     let held = held.map(|held| (held.sequence, held.text, decisions(name, held.sequence)));
     let settled_only =
         |sequence, cause| (sequence, cause, format!("wardlink queue {}", decisions_without_retry(name, sequence)));
@@ -222,6 +228,21 @@ fn state(
     match held.into_iter().chain(too_large).chain(damaged).min_by_key(|(sequence, ..)| *sequence) {
         Some((sequence, cause, decide)) => hold(sequence, cause, decide, watched),
         None => Queue::Flowing,
+    }
+}
+
+/// Says what keeps the first message and passes by itself, and of what kind that is.
+fn trouble(onward: &Onward) -> Option<(&'static str, String)> {
+    let again = |sequence, told| ("trying", format!("message {sequence} and those behind it wait: {told}"));
+    match onward {
+        Onward::Link(link, _) => {
+            let held = link.supply()?.state().held.filter(|held| !held.awaits_decision())?;
+            Some(match held.reason {
+                Held::TRYING => again(held.sequence, held.text),
+                _ => ("unwritten", held.text),
+            })
+        }
+        Onward::Here(here) => here.state().borrow().trying.map(|trying| again(trying.sequence, trying.told())),
     }
 }
 

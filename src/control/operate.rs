@@ -117,7 +117,8 @@ impl Desk<'_> {
         let held = self.courier.held().filter(|(sequence, _)| *sequence == listed.sequence);
         let told = |(sequence, why)| format!("{why}; {}", decisions(self.forward, sequence));
         let destination = self.known.told(&listed.destination);
-        QueueEntry { held: held.map(told), destination, ..entry(listed, self.tail().damaged.as_ref()) }
+        let trying = self.courier.trying().filter(|(sequence, _)| *sequence == listed.sequence).map(|(_, why)| why);
+        QueueEntry { held: held.map(told), trying, destination, ..entry(listed, self.tail().damaged.as_ref()) }
     }
 
     /// Says why a message cannot be dealt with so, and what can be.

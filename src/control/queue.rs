@@ -220,6 +220,9 @@ pub struct QueueEntry {
     /// Says why all others wait for it, and what to do, where they do.
     #[serde(default)]
     pub held: Option<String>,
+    /// Says how the receiver failed on it, where it gets it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trying: Option<String>,
     /// Lists what operators did with it and with its queue; the latest at the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decisions: Vec<Decision>,

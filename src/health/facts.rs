@@ -310,6 +310,9 @@ pub struct ServiceFacts {
     pub dropped_answers: BTreeMap<&'static str, u64>,
     /// Counts the attempts to deliver stored messages that were made although the receiver may have them already.
     pub in_doubt_total: u64,
+    /// Names a peer on whose message the receiver fails again and again, and says how.
+    #[serde(skip)]
+    pub trying: Option<(String, String)>,
     /// Lists the queues of peers' forwards that are held at this receiver.
     pub held: Vec<HeldQueue>,
     /// Says why what becomes of stored messages cannot be written down, so that none is sent.

@@ -56,6 +56,7 @@ pub(crate) fn site() -> SiteFacts {
             acks: BTreeMap::from([("AA", 7)]),
             dropped_answers: BTreeMap::from([("foreign", 1)]),
             in_doubt_total: 0,
+            trying: None,
             held: Vec::new(),
             ledger_failed: None,
             disk_full: false,
@@ -105,6 +106,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
 pub(crate) fn stored() -> ForwardFacts {
     let queue = QueueFacts {
         state: Queue::Flowing,
+        trouble: None,
         depth: Some(3),
         depth_max: 1000,
         bytes: Some(1500),

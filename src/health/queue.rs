@@ -15,6 +15,9 @@ pub struct QueueFacts {
     /// Says whether messages go on to the receiver.
     #[serde(rename = "queue")]
     pub state: Queue,
+    /// Is what keeps the first message for now and passes by itself, since when.
+    #[serde(skip)]
+    pub trouble: Option<(SystemTime, String)>,
     /// Counts the messages that wait.
     #[serde(rename = "queue_depth")]
     pub depth: Option<u64>,

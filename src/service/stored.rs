@@ -20,7 +20,7 @@ use crate::spool::delivery::course::Receiver;
 use crate::spool::delivery::{Conversation, Counter, Counts, DeliveryState};
 use crate::spool::inbox::Inbox;
 use crate::spool::key::SpoolKey;
-use crate::spool::{ForwardId, SpoolError};
+use crate::spool::{ForwardId, Sequence, SpoolError};
 use crate::tls::Socket;
 
 /// Outcomes on their way to the link; it takes them at once.
@@ -184,19 +184,18 @@ async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<He
     let mut state = talk.state.clone();
     loop {
         let now = state.borrow_and_update().clone();
-        let told = now.held.map(|held| Held {
-            sequence: held.sequence,
-            reason: held.reason as u8,
-            text: held.reason.told(held.code),
-        });
+        let told = told(&now);
         if held.send_if_modified(|held| std::mem::replace(held, told.clone()) != told) {
-            *talk.held_since.lock().unwrap_or_else(PoisonError::into_inner) = told.is_some().then(SystemTime::now);
+            let told = told.filter(Held::awaits_decision);
+            let since = told.is_some().then(SystemTime::now);
+            let was = std::mem::replace(&mut *talk.held_since.lock().unwrap_or_else(PoisonError::into_inner), since);
             let (service, peer) = (service.config().name.clone(), &talk.peer);
             match &told {
                 Some(Held { sequence, text, .. }) => {
                     tracing::warn!(%service, %peer, sequence, reason = %text, "a queue of the peer is held until its site decides");
                 }
-                None => tracing::info!(%service, %peer, "the queue of the peer goes on"),
+                None if was.is_some() => tracing::info!(%service, %peer, "the queue of the peer goes on"),
+                None => {}
             }
         }
         match now.receiver {
@@ -208,6 +207,20 @@ async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<He
             return;
         }
     }
+}
+
+/// Is what the near site is told of the first message.
+fn told(now: &DeliveryState) -> Option<Held> {
+    if let Some(held) = now.held {
+        return Some(Held { sequence: held.sequence, reason: held.reason as u8, text: held.reason.told(held.code) });
+    }
+    if now.ledger_failed.is_some() {
+        let text =
+            "the other site cannot write down what becomes of messages: its status and its log say why".to_owned();
+        // Whichever is first.
+        return Some(Held { sequence: Sequence::MAX, reason: Held::UNWRITTEN, text });
+    }
+    now.trying.map(|trying| Held { sequence: trying.sequence, reason: Held::TRYING, text: trying.told() })
 }
 
 #[cfg(test)]

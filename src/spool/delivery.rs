@@ -17,11 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
 pub use self::counts::{Counter, Counts};
-use self::course::{Course, Held, Order, Receiver, Reply, Step};
+use self::course::{Course, Held, Order, Receiver, Reply, Step, Trying};
 pub use self::course::{Delivery, Reason};
 use self::socket::{Connection, Moved};
 use super::ledger::{Attempt, Finished, Ledger};
-use super::{Outcome, Sequence, Verdict};
+use super::{Outcome, Sequence, SpoolError, Verdict};
 use crate::config::ReceiverPolicy;
 use crate::tls::Socket;
 
@@ -53,13 +53,15 @@ pub struct DeliveryState {
     pub receiver: Receiver,
     /// Is the message that is held, if one is: everything behind it waits.
     pub held: Option<Held>,
+    /// Is the message on which the receiver fails again and again, if there is one: everything behind it waits.
+    pub trying: Option<Trying>,
     /// Says why nothing can be written down, if so: nothing is sent then.
     pub ledger_failed: Option<String>,
 }
 
 impl Default for DeliveryState {
     fn default() -> Self {
-        Self { receiver: Receiver::Unknown, held: None, ledger_failed: None }
+        Self { receiver: Receiver::Unknown, held: None, trying: None, ledger_failed: None }
     }
 }
 
@@ -97,8 +99,8 @@ where
     D: Fn() -> F,
     F: Future<Output = Result<(Socket, P), &'static str>> + Send + 'static,
 {
-    /// Delivers until it is stopped or the source is closed and everything has its end. A dropped conversation leaves
-    /// the message that is under way in doubt.
+    /// Delivers until it is stopped, its ledger is gone, or the source is closed and everything has its end. A dropped
+    /// conversation leaves the message that is under way in doubt.
     pub async fn run(mut self) {
         let Some(interrupted) = self.read_ledger().await else { return };
         let policy = *self.policy.borrow_and_update();
@@ -116,7 +118,7 @@ where
                     self.ledger_works();
                     return Some(attempt);
                 }
-                Err(error) => self.ledger_fails(&error.to_string()),
+                Err(error) => self.ledger_fails(&error)?,
             }
             self.pause().await?;
         }
@@ -130,7 +132,7 @@ where
                     self.ledger_works();
                     return Some(());
                 }
-                Err(error) => self.ledger_fails(&error.to_string()),
+                Err(error) => self.ledger_fails(&error)?,
             }
             self.pause().await?;
         }
@@ -143,16 +145,18 @@ where
         }
     }
 
-    fn ledger_fails(&self, error: &str) {
+    /// Shows that it failed; `None` where it is gone for good.
+    fn ledger_fails(&self, error: &SpoolError) -> Option<()> {
+        let text = error.to_string();
         let changed = self.state.send_if_modified(|state| {
-            state.ledger_failed.as_deref() != Some(error) && {
-                state.ledger_failed = Some(error.to_owned());
-                true
-            }
+            let differs = state.ledger_failed.as_ref() != Some(&text);
+            state.ledger_failed = Some(text);
+            differs
         });
         if changed {
-            tracing::error!(error, "what became of messages cannot be written down; nothing is sent until it can");
+            tracing::error!(%error, "what became of messages cannot be written down; nothing is sent until it can");
         }
+        (!self.ledger.is_gone(error)).then_some(())
     }
 
     fn ledger_works(&self) {
@@ -231,10 +235,10 @@ impl<P> Running<P> {
     }
 
     fn show<L, D>(&self, conversation: &Conversation<L, D>) {
-        let (receiver, held) = (self.course.receiver(), self.course.held());
+        let (receiver, held, trying) = (self.course.receiver(), self.course.held(), self.course.trying());
         conversation.state.send_if_modified(|state| {
-            let changed = (state.receiver, state.held) != (receiver, held);
-            (state.receiver, state.held) = (receiver, held);
+            let changed = (state.receiver, state.held, state.trying) != (receiver, held, trying);
+            (state.receiver, state.held, state.trying) = (receiver, held, trying);
             changed
         });
     }

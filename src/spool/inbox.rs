@@ -126,6 +126,14 @@ impl Ledger for Inbox {
     async fn interrupted(&self) -> Result<Option<Attempt>, SpoolError> {
         self.call(|store| Ok(store.attempting())).await
     }
+
+    fn is_gone(&self, error: &SpoolError) -> bool {
+        is_gone(error)
+    }
+}
+
+fn is_gone(error: &SpoolError) -> bool {
+    matches!(error, SpoolError::Removed { .. } | SpoolError::CutShort { .. })
 }
 
 /// Is the only one who uses the database.
@@ -162,7 +170,7 @@ impl Writer {
     fn try_to<T>(&mut self, act: &mut impl FnMut(&mut Store) -> Result<T, SpoolError>) -> Result<T, SpoolError> {
         let done = act(self.store()?);
         done.inspect_err(|error| {
-            if matches!(error, SpoolError::Removed { .. }) {
+            if is_gone(error) {
                 tracing::error!(%error, "an inbox is gone: what became of messages is not reported");
             }
             if error.is_failure() {

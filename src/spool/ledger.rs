@@ -48,6 +48,12 @@ pub trait Ledger: Send + Sync {
         attempting: Option<Attempt>,
     ) -> impl Future<Output = Result<(), SpoolError>> + Send;
 
+    /// Tells whether an error says that all that was written down is gone: the conversation ends with it, and what is
+    /// opened next says how far it is.
+    fn is_gone(&self, _error: &SpoolError) -> bool {
+        false
+    }
+
     /// Returns the attempt that is written down as the present one, if any.
     ///
     /// # Errors

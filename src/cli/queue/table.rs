@@ -20,11 +20,7 @@ pub(super) fn list((forward, flags): (&str, &str), entries: &[QueueEntry], next:
 fn row(entry: &QueueEntry) -> Row<'_> {
     let cells = vec![
         entry.sequence.to_string(),
-        match (&entry.held, &entry.damaged) {
-            (Some(_), _) => "held".to_owned(),
-            (None, Some(_)) => format!("{}, damaged", entry.state),
-            (None, None) => entry.state.clone(),
-        },
+        state(entry),
         entry.accepted.clone(),
         entry.bytes.to_string(),
         sent(entry, "yes").to_owned(),
@@ -33,6 +29,15 @@ fn row(entry: &QueueEntry) -> Row<'_> {
         entry.decisions.last().map(decided).unwrap_or_default(),
     ];
     Row { cells, cause: None, note: None }
+}
+
+fn state(entry: &QueueEntry) -> String {
+    match (&entry.held, &entry.damaged, &entry.trying) {
+        (Some(_), ..) => "held".to_owned(),
+        (None, Some(_), _) => format!("{}, damaged", entry.state),
+        (None, None, Some(_)) => format!("{}, tried again", entry.state),
+        (None, None, None) => entry.state.clone(),
+    }
 }
 
 /// Writes such as `discarded by uid 0: sent by fax`.
@@ -67,7 +72,7 @@ pub(super) fn entry(entry: &QueueEntry) -> String {
     let some = |text: &Option<String>| text.clone().unwrap_or_default();
     let lines = [
         ("message", entry.sequence.to_string()),
-        ("state", entry.state.clone()),
+        ("state", state(entry)),
         ("damaged", some(&entry.damaged)),
         ("accepted", entry.accepted.clone()),
         ("for", if entry.destination.is_empty() { &entry.target } else { &entry.destination }.clone()),
@@ -77,6 +82,7 @@ pub(super) fn entry(entry: &QueueEntry) -> String {
         ("settled", some(&entry.settled)),
         ("outcome", some(&entry.verdict)),
         ("answer", some(&entry.code)),
+        ("tried again", some(&entry.trying)),
         ("held", some(&entry.held)),
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {

@@ -142,6 +142,11 @@ more: wardlink queue list orders --from 1043
     assert!(text.contains("\n7        held "), "{text}");
     let (_, text) = asked_with("show orders 7", move |_| QueueAnswer::Entry { entry: shown.clone() }).await;
     assert!(text.contains("\nheld         no answer came; wardlink queue retry orders 7\n"), "{text}");
+    assert!(text.contains("\nstate        held\n"), "{text}");
+    let again = QueueEntry { trying: Some("the receiver answered AE".into()), ..entry(7, "queued") };
+    let (_, text) = asked_with("show orders 7", move |_| QueueAnswer::Entry { entry: again.clone() }).await;
+    assert!(text.contains("\nstate        queued, tried again\n"), "{text}");
+    assert!(text.contains("\ntried again  the receiver answered AE\n"), "{text}");
     let none = |_| QueueAnswer::Entries { entries: Vec::new(), next: None };
     assert_eq!(asked_with("list orders", none).await, (0, "no such messages\n".to_owned()));
     let shown = failed.clone();

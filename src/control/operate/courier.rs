@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::link::feed::supply::Bar;
-use crate::link::feed::{Answer, CommandKind};
+use crate::link::feed::{Answer, CommandKind, Held};
 use crate::link::outbound::Outbound;
 use crate::link::wire::Cause;
 use crate::spool::delivery::course::{Order, Reply};
@@ -38,10 +38,22 @@ impl Courier<'_> {
     pub(super) fn held(&self) -> Option<(Sequence, String)> {
         match self {
             Self::Far(link) => {
-                let held = link.supply().and_then(|supply| supply.state().held);
+                let held = link.supply().and_then(|supply| supply.state().held).filter(Held::awaits_decision);
                 held.map(|held| (held.sequence, held.text))
             }
             Self::Here { state, .. } => state.borrow().held.map(|held| (held.sequence, held.reason.told(held.code))),
+            Self::Nobody => None,
+        }
+    }
+
+    /// Returns the message on which the receiver fails again and again, and how.
+    pub(super) fn trying(&self) -> Option<(Sequence, String)> {
+        match self {
+            Self::Far(link) => {
+                let held = link.supply().and_then(|supply| supply.state().held);
+                held.filter(|held| held.reason == Held::TRYING).map(|held| (held.sequence, held.text))
+            }
+            Self::Here { state, .. } => state.borrow().trying.map(|trying| (trying.sequence, trying.told())),
             Self::Nobody => None,
         }
     }
@@ -80,6 +92,11 @@ impl Courier<'_> {
         match self {
             Self::Far(link) => {
                 let supply = link.supply().ok_or("the forward's link carries no stored messages")?;
+                if kind == CommandKind::Retry && supply.state().diverged.is_some() {
+                    return Err(format!(
+                        "message {sequence} waits because the two sites diverged: wardlink queue reconcile"
+                    ));
+                }
                 let answered = match kind {
                     CommandKind::Retry => supply.retry(sequence).await.map(|answer| (answer, None)),
                     CommandKind::Withdraw => supply.withdraw(sequence).await.map(|(answer, bar)| (answer, Some(bar))),

@@ -29,6 +29,7 @@ pub(super) fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueE
         attempts: outcome.map_or(0, |outcome| outcome.attempts),
         in_doubt: outcome.map_or(0, |outcome| outcome.in_doubt),
         held: None,
+        trying: None,
         decisions: listed.decisions.iter().map(decision).collect(),
     }
 }

@@ -105,6 +105,7 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
         .or_else(|| queue::divergence(forward))
         .or_else(|| queue::hold(forward))
         .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
+        .or_else(|| queue::trouble(forward))
         .or_else(|| queue::pause(facts, forward))
         .or_else(|| queue::shortage(facts, forward))
         .or_else(|| queue::set_aside(facts, forward))
@@ -220,6 +221,7 @@ pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdic
         .or_else(|| ledger_fault(facts, service).filter(|fault| fault.status == Status::Down))
         .or_else(|| queue::held_at(service))
         .or_else(|| receiver_fault(&service.receiver, ""))
+        .or_else(|| queue::trying_at(facts, service))
         .or_else(|| ledger_fault(facts, service))
         .or_else(|| certificate::expired(&service.certificates))
         .unwrap_or_else(|| match service.receiver {

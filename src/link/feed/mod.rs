@@ -86,7 +86,7 @@ impl Default for Window {
     }
 }
 
-/// Says that the head of the queue waits for an operator, and why.
+/// Says that the head of the queue waits, for an operator or for what mends itself, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// Is the message.
@@ -95,6 +95,20 @@ pub struct Held {
     pub reason: u8,
     /// Says why, without a byte of the message.
     pub text: String,
+}
+
+impl Held {
+    /// The reasons from here on wait for nobody's decision.
+    const PASSING: u8 = 16;
+    /// The receiver fails on the message, and gets it again.
+    pub const TRYING: u8 = Self::PASSING;
+    /// The far site cannot write down what becomes of messages.
+    pub const UNWRITTEN: u8 = Self::PASSING + 1;
+
+    /// Tells whether an operator is to decide.
+    pub fn awaits_decision(&self) -> bool {
+        self.reason < Self::PASSING
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::{self, Endpoint, Host, Probe};
 use crate::link::feed::Taken;
+use crate::mllp::ack::AckCode;
 use crate::mllp::frame::encode;
+use crate::spool::delivery::course::{self, Reason, Trying};
 use crate::spool::{Digest, Epoch, Sequence};
 
 /// Is half of what one waits for a place before it is told that there is none.
@@ -78,4 +80,47 @@ async fn who_waits_gets_the_only_connection_of_an_idle_conversation() {
     assert_eq!(service.waiting(), 0);
     drop((transparent, place));
     deliver(&mut south, 2).await;
+}
+
+#[tokio::test]
+async fn an_inbox_that_was_removed_ends_its_conversation_and_the_next_one_begins_anew() {
+    for takes in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let inbox = directory.path().join("inbox");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let service = service(listener.local_addr().unwrap());
+        let mut receiver = JoinSet::new();
+        receiver.spawn(receive(listener));
+        let mut north = open(&service, &inbox, "north").await;
+        deliver(&mut north, 1).await;
+        std::fs::rename(&inbox, directory.path().join("aside")).unwrap();
+        let payload = b"MSH|^~\\&|a|b|c|d|t||ADT^A01|K2|P|2.5\r".to_vec();
+        let (epoch, digest) = (Epoch([1; 16]), Digest([2; 32]));
+        north.messages.send(Taken { sequence: 2, epoch, digest, in_doubt: false, payload }).await.ok().unwrap();
+        let ended = timeout(SOON, north.outcomes.recv()).await.expect("it ends, so that the link is opened anew");
+        assert!(ended.is_none());
+        drop(north);
+        if !takes {
+            std::fs::rename(directory.path().join("aside"), &inbox).unwrap();
+        }
+        let mut north = open(&service, &inbox, "north").await;
+        let is_fresh = matches!(north.book.view().await.unwrap(), crate::spool::FarView::Fresh);
+        assert_eq!(is_fresh, takes, "what was put back goes on");
+        deliver(&mut north, 2).await;
+    }
+}
+
+#[test]
+fn the_near_site_is_told_what_keeps_the_first_message() {
+    let state = DeliveryState::default();
+    assert!(told(&state).is_none());
+    let trying = Trying { sequence: 7, code: AckCode::ApplicationError, attempts: 3, pause: Duration::from_secs(2) };
+    let state = DeliveryState { trying: Some(trying), ..state };
+    let said = told(&state).unwrap();
+    assert!(!said.awaits_decision() && (said.sequence, said.reason) == (7, Held::TRYING));
+    assert_eq!(said.text, "the receiver answered AE to attempt 3; the next is 2s later");
+    let said = told(&DeliveryState { ledger_failed: Some("a path".into()), ..state.clone() }).unwrap();
+    assert!(!said.awaits_decision() && said.reason == Held::UNWRITTEN && !said.text.contains("a path"));
+    let held = course::Held { sequence: 7, reason: Reason::Failed, code: AckCode::ApplicationError };
+    assert!(told(&DeliveryState { held: Some(held), ..state }).unwrap().awaits_decision());
 }

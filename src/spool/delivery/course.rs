@@ -80,6 +80,29 @@ pub struct Held {
     pub code: AckCode,
 }
 
+/// Is a message on which the receiver failed, and that it gets again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trying {
+    /// Is the message.
+    pub sequence: Sequence,
+    /// Is the code of the receiver's last answer to it.
+    pub code: AckCode,
+    /// Counts the attempts that are over.
+    pub attempts: u32,
+    /// Is the pause before the next one.
+    pub pause: Duration,
+}
+
+impl Trying {
+    /// Says it in words.
+    pub fn told(self) -> String {
+        let pause = humantime::format_duration(Duration::from_millis(
+            u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX).div_ceil(100).saturating_mul(100),
+        ));
+        format!("the receiver answered {} to attempt {}; the next is {pause} later", self.code.code(), self.attempts)
+    }
+}
+
 /// Is a message behind the head.
 struct Waiting {
     delivery: Delivery,
@@ -237,6 +260,11 @@ impl Course {
         let head = self.head.as_ref()?;
         let Phase::Held(reason) = head.phase else { return None };
         Some(Held { sequence: head.delivery.sequence, reason, code: head.code })
+    }
+
+    /// Returns the message on which the receiver failed more than once, if it gets it again by itself.
+    pub fn trying(&self) -> Option<Trying> {
+        self.head.as_ref().filter(|head| !matches!(head.phase, Phase::Held(_)))?.trying
     }
 
     /// Tells what is known of the receiver.

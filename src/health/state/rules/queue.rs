@@ -86,6 +86,12 @@ pub(super) fn hold(forward: &ForwardFacts) -> Option<Verdict> {
     }
 }
 
+/// Notes what keeps the first message for now.
+pub(super) fn trouble(forward: &ForwardFacts) -> Option<Verdict> {
+    let (since, cause) = forward.queue.as_ref()?.trouble.as_ref()?;
+    Some(Verdict::new(Status::Degraded, *since, cause))
+}
+
 /// Notes a queue that an operator has paused.
 pub(super) fn pause(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref().filter(|queue| queue.state == Queue::Paused)?;
@@ -172,4 +178,10 @@ pub(super) fn held_at(service: &ServiceFacts) -> Option<Verdict> {
     let text =
         format!("the queue of {0} is held at message {1}: {2}; {0} decides", held.peer, held.sequence, held.cause);
     Some(Verdict::new(Status::Down, held.since, &text))
+}
+
+/// Notes a peer's message on which the receiver fails again and again.
+pub(super) fn trying_at(facts: &SiteFacts, service: &ServiceFacts) -> Option<Verdict> {
+    let (peer, told) = service.trying.as_ref()?;
+    Some(Verdict::new(Status::Degraded, facts.started, &format!("the queue of {peer} waits for {told}")))
 }

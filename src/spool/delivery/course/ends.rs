@@ -4,7 +4,7 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use super::head::{Failure, Phase, Reason};
 use super::line::{Line, Receiver};
-use super::{Course, Ended};
+use super::{Course, Ended, Trying};
 use crate::config::{InDoubt, Otherwise};
 use crate::mllp::ack::AckCode;
 use crate::mllp::exchange::Answer;
@@ -215,9 +215,12 @@ impl Course {
                 Otherwise::Park => return self.end_head(Verdict::Rejected),
             },
             Some(Failure::Unknown | Failure::Error) => {
-                let until = now + self.pause(number);
+                let pause = self.pause(number);
                 if let Some(head) = &mut self.head {
-                    head.phase = Phase::Resting { until };
+                    let (sequence, code) = (head.delivery.sequence, head.code);
+                    let is_failing = head.failure == Some(Failure::Error) && head.refused() > 1;
+                    head.trying = is_failing.then_some(Trying { sequence, code, attempts: number, pause });
+                    head.phase = Phase::Resting { until: now + pause };
                 }
                 return;
             }

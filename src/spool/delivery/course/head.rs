@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Delivery;
+use super::{Delivery, Trying};
 use crate::mllp::ack::AckCode;
 use crate::spool::Attempt;
 
@@ -77,6 +77,8 @@ pub(super) struct Head {
     pub(super) failure: Option<Failure>,
     pub(super) code: AckCode,
     pub(super) answer: Vec<u8>,
+    /// Is what is told of it between two attempts, once the receiver failed on it twice.
+    pub(super) trying: Option<Trying>,
     /// Tells that an operator wants it out of the way as soon as its attempt has ended.
     pub(super) is_unwanted: bool,
     /// Tells whether the ledger has these counts.
@@ -100,6 +102,7 @@ impl Head {
             failure: (in_doubt > 0).then_some(Failure::Unknown),
             code: AckCode::Absent,
             answer: Vec::new(),
+            trying: None,
             is_unwanted: false,
             is_noted: lost == 0 && cut == 0,
         }

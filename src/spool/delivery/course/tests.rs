@@ -183,6 +183,28 @@ fn errors_are_tried_again_then_held_or_parked() {
 }
 
 #[test]
+fn a_message_that_is_tried_again_and_again_is_told_of() {
+    let mut drive = Drive::new(ReceiverPolicy { retries: 1000, ..policy() });
+    drive.course.handle_message(delivery(1, "A"));
+    drive.send();
+    drive.answer("AE", "A");
+    assert_eq!(drive.course.trying(), None, "the first may be chance");
+    for attempts in 2..5 {
+        drive.sleep();
+        drive.send();
+        drive.answer("AE", "A");
+        let trying = drive.course.trying().unwrap();
+        let told = trying.told();
+        assert_eq!((trying.sequence, trying.attempts), (1, attempts));
+        assert!(told.starts_with(&format!("the receiver answered AE to attempt {attempts}; the next is ")), "{told}");
+        assert_eq!((drive.sleep(), drive.course.trying()), (trying.pause, Some(trying)), "until the next has its end");
+    }
+    drive.send();
+    drive.answer("AA", "A");
+    assert_eq!(drive.course.trying(), None);
+}
+
+#[test]
 fn a_rejected_message_is_parked_or_held() {
     let mut drive = Drive::new(policy());
     drive.course.handle_message(delivery(1, "A"));
