@@ -116,6 +116,7 @@ pub(crate) fn judge(seen: &Seen) -> (BTreeMap<usize, Account>, Vec<String>) {
     let mut latest: BTreeMap<usize, u64> = BTreeMap::new();
     let mut before: BTreeMap<Number, usize> = BTreeMap::new();
     let mut resent = seen.resent.clone();
+    let mut begun_again = BTreeSet::new();
     for (at, arrival) in seen.arrivals.iter().enumerate() {
         let account = accounts.entry(arrival.run).or_default();
         let message = arrival.message;
@@ -124,7 +125,11 @@ pub(crate) fn judge(seen: &Seen) -> (BTreeMap<usize, Account>, Vec<String>) {
         *latest = message.count.max(*latest);
         if let Some(before) = before.insert(message, at) {
             let reason = reason(seen, before, at, &last_of_connection, &mut resent);
-            is_late &= reason != Reason::Loss;
+            let mut losses = losses_between(seen, before, at);
+            if is_late && losses.any(|loss| begun_again.insert((message.sender, loss))) {
+                // Once for each loss its sender's messages go on from here, in order, whatever else explains the repeat.
+                (is_late, *latest) = (false, message.count);
+            }
             match reason {
                 Reason::Retry => account.retried += 1,
                 Reason::InDoubt | Reason::Loss => {
@@ -154,6 +159,12 @@ pub(crate) fn judge(seen: &Seen) -> (BTreeMap<usize, Account>, Vec<String>) {
     (accounts, wrong)
 }
 
+/// Lists when a site lost what it knew between two arrivals of a message, the first of which it may then have forgotten.
+fn losses_between(seen: &Seen, before: usize, at: usize) -> impl Iterator<Item = usize> {
+    let losses = seen.losses.iter().copied();
+    losses.filter(move |loss| (before + 1..=at).contains(loss) && before + seen.window >= *loss)
+}
+
 /// Explains why the message that came as `before` comes again as `at`.
 fn reason(
     seen: &Seen,
@@ -171,7 +182,7 @@ fn reason(
         Answer::Accepted | Answer::Rejected if may_be_unknown => return Reason::InDoubt,
         Answer::Accepted | Answer::Rejected => {}
     }
-    if seen.losses.iter().any(|loss| (before..=at).contains(loss) && before + seen.window >= *loss && before < *loss) {
+    if losses_between(seen, before, at).next().is_some() {
         return Reason::Loss;
     }
     match resent.get_mut(&first.message) {
@@ -259,5 +270,10 @@ pub(crate) mod planted {
             Account { in_doubt: 1, duplicated: 1, reordered: 1, ..clean },
         );
         is(&lost_state("0.1a1 0.2a1 0.3a1 0.3a2 0.3a2", 2), Account { in_doubt: 1, duplicated: 1, ..clean });
+        // What another fault explains too, and AE after the loss, change nothing of the order.
+        let both = "0.1a1! 0.2a2 0.3a2 0.1e3 0.1a3 0.2a3 0.3a3";
+        is(&lost_state(both, 3), Account { in_doubt: 3, retried: 1, ..clean });
+        let back = "0.1a1! 0.2a2 0.3a2 0.1a3 0.3a3 0.2a3";
+        is(&lost_state(back, 3), Account { in_doubt: 3, reordered: 1, ..clean });
     }
 }

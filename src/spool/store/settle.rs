@@ -23,6 +23,12 @@ impl Core {
     /// Settles messages; what is unknown or settled already is ignored, but for what is told of a message that an
     /// operator took out of the way meanwhile: that is kept with it. Returns what is retired then.
     pub(super) fn settle(&mut self, outcomes: &[Outcome]) -> Result<Sequence, SpoolError> {
+        self.settle_at(outcomes, now())
+    }
+
+    /// Does the same at a given time of this site: the other one's clock may be days off, and what is delivered is kept
+    /// from now on.
+    pub(super) fn settle_at(&mut self, outcomes: &[Outcome], at: i64) -> Result<Sequence, SpoolError> {
         for outcome in outcomes {
             let Some(message) = self.find_message(outcome.sequence)? else {
                 continue;
@@ -31,7 +37,7 @@ impl Core {
             match message.state.handle_event(Event::Settled(outcome.verdict)) {
                 Some(state) => {
                     self.keep_outcome(&message, outcome)?;
-                    self.change_state(&message, state, millis_of(outcome.at))?;
+                    self.change_state(&message, state, at)?;
                 }
                 None if is_decided && self.outcome(&message)?.is_none() => self.keep_outcome(&message, outcome)?,
                 None => continue,

@@ -201,14 +201,16 @@ fn the_key_of_a_day_goes_with_the_last_message_of_it() {
         let arrival = core.arrival(message(number));
         core.append(&arrival, at).unwrap();
     }
-    let old = |sequence, verdict, at| Outcome { at: self::core::time_of(at), ..outcome(sequence, verdict) };
-    core.settle(&[
-        old(1, Verdict::Delivered, 10 * day),
-        old(2, Verdict::Rejected, 10 * day),
-        old(3, Verdict::Delivered, 11 * day),
-        old(4, Verdict::Delivered, now),
-    ])
-    .unwrap();
+    for (sequence, verdict, at) in [
+        (1, Verdict::Delivered, 10 * day),
+        (2, Verdict::Rejected, 10 * day),
+        (3, Verdict::Delivered, 11 * day),
+        (4, Verdict::Delivered, now),
+    ] {
+        // Whatever the other site's clock says.
+        let other = Outcome { at: self::core::time_of(now + day), ..outcome(sequence, verdict) };
+        core.settle_at(&[other], at).unwrap();
+    }
     core.commit().unwrap();
     let keys = |core: &Core| {
         let sql = "SELECT group_concat(day) FROM (SELECT day FROM days ORDER BY day)";
