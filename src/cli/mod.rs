@@ -5,6 +5,7 @@
 pub mod check_config;
 mod columns;
 pub mod demo;
+pub mod doctor;
 pub mod export;
 pub mod forward;
 pub mod import;
@@ -65,6 +66,8 @@ enum Command {
     Send(send::Args),
     /// Receive MLLP messages and answer them.
     Receive(receive::Args),
+    /// Find out how a test receiver behaves, and what to set for it.
+    Doctor(doctor::Args),
 }
 
 /// Runs the command that the arguments name.
@@ -90,5 +93,6 @@ pub fn main() -> ExitCode {
         Command::Forward(args) => forward::run(&args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }

@@ -89,7 +89,8 @@ pub fn run(args: Args) -> ExitCode {
     if tally.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn check_address(address: &str) -> Result<(), &'static str> {
+/// Says what is wrong with an argument that should be HOST:PORT.
+pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
     let (host, port) = address.rsplit_once(':').ok_or("not HOST:PORT")?;
     match (host, port.parse::<u16>()) {
         ("", _) => Err("the host is missing"),
