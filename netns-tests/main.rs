@@ -38,6 +38,7 @@ mod outage;
 mod outages;
 mod path_mtu;
 mod peer_restart;
+mod peers;
 mod receiver_down;
 mod reload;
 mod routes;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         peer_restart::tests(),
         offload::tests(),
         outage::tests(),
+        peers::tests(),
         outages::tests(),
         impairments::tests(),
         path_mtu::tests(),
@@ -127,6 +129,10 @@ fn trial(case: Case, isolated: Result<(), String>) -> Trial {
         if let Some(missing) = case.needs.iter().find(|need| !harness::is_available(need)) {
             return Ok(Completion::ignored_with(match *missing {
                 "full" => "it takes minutes: WARDLINK_NETNS_FULL=1 runs it".to_owned(),
+                need if need.starts_with("peer:") => {
+                    let peer = need.trim_start_matches("peer:");
+                    format!("{peer} is not installed: netns-tests/peers/install")
+                }
                 program => format!("{program} is not available here"),
             }));
         }

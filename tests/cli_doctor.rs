@@ -1,5 +1,5 @@
 //! Runs `wardlink doctor` as a user does, against scripted receivers; other people's are in netns-tests/peers.rs.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, clippy::panic)]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -51,13 +51,16 @@ pub(crate) fn full() -> bool {
 }
 
 /// Tells whether a program is on the PATH, or, for `ipv6`, whether the kernel has it, for `full`, whether the sizes and
-/// durations of the acceptance criteria are asked for.
+/// durations of the acceptance criteria are asked for, for `peer:NAME` whether `netns-tests/peers/install` installed it.
 pub(crate) fn is_available(need: &str) -> bool {
     if need == "ipv6" {
         return Path::new("/proc/sys/net/ipv6").exists();
     }
     if need == "full" {
         return full();
+    }
+    if let Some(peer) = need.strip_prefix("peer:") {
+        return crate::peers::is_installed(peer);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(need).is_file())

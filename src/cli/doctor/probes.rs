@@ -10,7 +10,7 @@ mod framing;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::facts::Facts;
 use super::messages::{Message, Messages};
@@ -37,6 +37,9 @@ const FRAMES_MAX: usize = 256;
 
 /// Is how many times `--timeout` all probes may take together: a minute for a timeout of 5 s.
 const TIMEOUTS_MAX: u32 = 11;
+
+/// Says why a probe was not done, or not to its end.
+const TIME_IS_UP: &str = "the time is up; a longer --timeout gives more of it";
 
 /// Is what one probe found.
 #[derive(Serialize)]
@@ -165,16 +168,19 @@ impl<'a> Doctor<'a> {
         }
         let mut reason = None;
         for (name, probe) in PROBES {
-            reason =
-                reason.or((Instant::now() >= deadline).then_some("the time is up; a shorter --timeout saves some"));
+            reason = reason.or((Instant::now() >= deadline).then_some(TIME_IS_UP));
             let line = match reason {
                 Some(reason) => Line::new(name, "not tried", reason, "nothing is known of it"),
-                None => self.probe(probe).await.unwrap_or_else(|Gone| {
-                    self.facts.gone_at = Some(name);
-                    reason = Some("the receiver takes no connections any more");
-                    let means = "look at the receiver: this probe, or the one before, ended it";
-                    Line::new(name, "a connection", "the receiver takes none any more", means)
-                }),
+                None => match timeout_at(deadline, self.probe(probe)).await {
+                    Ok(Ok(line)) => line,
+                    Ok(Err(Gone)) => {
+                        self.facts.gone_at = Some(name);
+                        reason = Some("the receiver takes no connections any more");
+                        let means = "look at the receiver: this probe, or the one before, ended it";
+                        Line::new(name, "a connection", "the receiver takes none any more", means)
+                    }
+                    Err(_) => Line::new(name, "not finished", TIME_IS_UP, "nothing more is known of it"),
+                },
             };
             (self.report)(line);
         }

@@ -219,8 +219,8 @@ fn notes(facts: &Facts) -> Vec<String> {
     );
     note(
         facts.quirks.repeated > 0,
-        "It repeats answers: stored delivery drops and counts those (answer_unmatched); in transparent delivery they \
-         reach the sender as they are.",
+        "It repeats answers: stored delivery drops and counts those (answer_unmatched), and so does connections: 1; in \
+         transparent delivery with more they reach the sender as they are.",
     );
     note(facts.quirks.late > 0, "Some answers came when the next message was sent already.");
     note(facts.quirks.foreign > 0 && !facts.takes_any, "Some answers named another message than the one that waited.");
