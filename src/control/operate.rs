@@ -231,14 +231,7 @@ impl Desk<'_> {
     async fn release(&self, sequence: Sequence, by: &str) -> Done {
         let listed = self.spool.show(sequence).await.map_err(|error| self.refused(error, ""))?;
         if let Some(way) = self.way.as_ref().filter(|way| **way != listed.destination) {
-            let (name, known) = (self.forward, self.known);
-            return Err(format!(
-                "message {sequence} was accepted for {}, and {name} leads to {}: wardlink queue move {name} \
-                 --from-destination {} has it and all others of there go here, --to FORWARD has the queue go there",
-                known.told(&listed.destination),
-                known.told(way),
-                known.written(&listed.destination)
-            ));
+            return Err(entries::is_for_elsewhere(&listed, way, self.forward, self.known));
         }
         let only = "only one that is parked, or delivered and still kept, can be queued again";
         let again = self.spool.release(sequence, by).await.map_err(|error| self.refused(error, only))?;

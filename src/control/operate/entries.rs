@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::control::destinations::Destinations;
 use crate::control::queue::{Decision, QueueEntry};
 use crate::spool::Verdict;
 use crate::spool::queue::State;
-use crate::spool::store::{DamagedMessage, Listed, OutboxEvent};
+use crate::spool::store::{DamagedMessage, Destination, Listed, OutboxEvent};
 
 /// Is the last time that RFC 3339 can write, 9999-12-31T23:59:59Z, since 1970.
 const RFC3339_MAX: Duration = Duration::from_secs(253_402_300_799);
@@ -32,6 +33,20 @@ pub(super) fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueE
         trying: None,
         decisions: listed.decisions.iter().map(decision).collect(),
     }
+}
+
+/// Says that a message is not for where its queue leads, and what may be done. A move takes none that was delivered.
+pub(super) fn is_for_elsewhere(listed: &Listed, way: &Destination, name: &str, known: &Destinations) -> String {
+    let (there, written, here) = (known.told(&listed.destination), known.written(&listed.destination), known.told(way));
+    let moves = match listed.state {
+        State::Delivered => String::new(),
+        _ => format!("--from-destination {written} has it and all others of there go here, "),
+    };
+    format!(
+        "message {} was accepted for {there}, and {name} leads to {here}: wardlink queue move {name} {moves}--to FORWARD \
+         has the queue go there",
+        listed.sequence
+    )
 }
 
 fn decision(event: &OutboxEvent) -> Decision {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
@@ -425,9 +426,19 @@ async fn a_queue_for_several_destinations_drains_to_each_in_its_order() {
     let release = || QueueAction::Release { sequence: 1 };
     let QueueAnswer::Failed { cause } = site.ask_on("notes", "notes", release()).await else { panic!() };
     assert!(cause.contains("was accepted for orders at lab, and orders leads to notes at lab"), "{cause}");
+    assert!(cause.contains("--from-destination orders@lab has it and all others of there go here, --to "), "{cause}");
     let answer = site.ask_on("notes", "orders", release()).await;
     assert_eq!(answer, QueueAnswer::Done { said: "message 1 is queued again as 5".into() });
     assert_eq!(site.spool.show(5).await.unwrap().destination, destination("orders"));
+    let (verdict, code, at) = (Verdict::Delivered, AckCode::ApplicationAccept, SystemTime::now());
+    let delivered = Outcome { sequence: 5, verdict, code, attempts: 1, in_doubt: 0, answer: Vec::new(), at };
+    site.spool.settle(vec![delivered]).await.unwrap();
+    let release = QueueAction::Release { sequence: 5 };
+    let QueueAnswer::Failed { cause } = site.ask_on("notes", "notes", release).await else { panic!() };
+    assert!(
+        cause.ends_with(": wardlink queue move orders --to FORWARD has the queue go there"),
+        "no move takes it: {cause}"
+    );
 }
 
 #[tokio::test]

@@ -106,11 +106,11 @@ async fn one_whose_log_is_cut_off_is_told_where_nothing_comes_in() {
 async fn files_that_the_spool_itself_makes_shorter_are_no_damage() {
     let place = Place::keeping(Duration::ZERO);
     let spool = place.open();
-    for round in 0..6_u64 {
-        for number in 1..=20 {
-            spool.keep([message(number), vec![b'x'; 400_000]].concat()).await.unwrap();
+    for round in 0..2_u64 {
+        for number in 1..=8 {
+            spool.keep([message(number), vec![b'x'; 100_000]].concat()).await.unwrap();
         }
-        let outcomes = (1..=20).map(|number| outcome(round * 20 + number, Verdict::Delivered)).collect();
+        let outcomes = (1..=8).map(|number| outcome(round * 8 + number, Verdict::Delivered)).collect();
         spool.settle(outcomes).await.unwrap();
         if round % 2 == 1 {
             let before = fs::metadata(place.path("spool.db")).unwrap().len();
