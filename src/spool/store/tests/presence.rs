@@ -113,6 +113,7 @@ async fn files_that_the_spool_itself_makes_shorter_are_no_damage() {
         let outcomes = (1..=8).map(|number| outcome(round * 8 + number, Verdict::Delivered)).collect();
         spool.settle(outcomes).await.unwrap();
         if round % 2 == 1 {
+            spool.look(|core| core.checkpoint()).await.unwrap();
             let before = fs::metadata(place.path("spool.db")).unwrap().len();
             // As where the disk is short, but the log is written back by the commits that follow.
             spool
