@@ -20,6 +20,9 @@ pub(crate) struct Table {
 impl Table {
     /// Adds a run.
     pub(crate) fn add(&mut self, fault: Fault, step: Step, account: &Account) {
+        // A name is there or not: half-way is before.
+        let is_half_a_name = step == Step::At(Class::Name, Action::DieHalfway);
+        let step = if is_half_a_name { Step::At(Class::Name, Action::DieBefore) } else { step };
         self.add_row((fault, step), 1, account);
     }
 

@@ -1,6 +1,7 @@
 //! Where a forward's senders connect from: how many connections each source has, and how fast it opens them.
 //!
-//! Never looks at a byte, never reads a clock, never slows a source down that is alone. A source is an IPv4 address or an IPv6 /64, which one host may have whole.
+//! Never looks at a byte, never reads a clock, never slows a source down that is alone. A source is an IPv4 address or an
+//! IPv6 /64, which one host may have whole.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

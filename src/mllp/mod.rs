@@ -2,9 +2,11 @@
 //! was seen goes out as events; nothing here opens, waits, or reads a clock.
 //!
 //! `frame` finds frames in a stream, `message` reads MSH and MSA, `ack` builds answers, `observe` watches a
-//! transparent connection, `exchange` pairs one message with its answer.
+//! transparent connection, `exchange` pairs one message with its answer,
+//! `control_ids` tells when that needs a new connection.
 
 pub mod ack;
+pub mod control_ids;
 pub mod exchange;
 pub mod frame;
 pub mod message;

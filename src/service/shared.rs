@@ -65,8 +65,8 @@ impl Service {
 
     /// Returns the connection, a new one where there is none that can be used.
     async fn line<'l>(&self, place: &'l mut Option<Line>) -> Result<&'l mut Line, Cause> {
-        let target = self.config().target.clone();
-        if place.as_mut().is_some_and(|line| !line.is_to(&target) || !line.is_usable()) {
+        let config = self.config();
+        if place.as_mut().is_some_and(|line| !line.is_for(&config) || !line.is_usable()) {
             *place = None;
         }
         let line = match place.take() {
@@ -80,7 +80,7 @@ impl Service {
                     self.waiting.subscribe(),
                     self.drain.subscribe(),
                 );
-                Line::new(target, receiver, slot, Arc::clone(&self.tally), tokio::spawn(keeper).abort_handle())
+                Line::new(config, receiver, slot, Arc::clone(&self.tally), tokio::spawn(keeper).abort_handle())
             }
         };
         Ok(place.insert(line))
@@ -199,10 +199,10 @@ impl<S: Leg> Sending<'_, S> {
         }
         let header = Header::parse(payload);
         let control_id = header.as_ref().map_or(&[][..], Header::control_id);
-        if !service.line(&mut place).await?.take_control_id(control_id) {
+        if !service.line(&mut place).await?.control_ids.take(control_id) {
             // Its answer could be taken for an earlier one's.
             *place = None;
-            service.line(&mut place).await?.take_control_id(control_id);
+            service.line(&mut place).await?.control_ids.take(control_id);
         }
         // Where this is cut off, the connection goes with it.
         let Some(mut line) = place.take() else { return Err(Cause::ReceiverReset) };

@@ -2,27 +2,24 @@
 //!
 //! It never sends a message twice, and tells of no answer that is not the present message's.
 
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, watch};
 use tokio::task::AbortHandle;
 
-use crate::config::Endpoint;
+use crate::config;
 use crate::link::carry::{Leg, TcpLeg};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::Cause;
+use crate::mllp::control_ids::ControlIds;
 use crate::mllp::exchange::{Answer, Awaited, Exchange};
 use crate::mllp::frame::{Anomaly, CR, END_SILENCE, FS, Limits, VT, encode};
 use crate::mllp::observe::Observation;
 
 /// Bounds a receiver's answer, in bytes.
 const ANSWER_FRAME_BYTES_MAX: u64 = 1 << 20;
-/// Counts the control ids that are remembered of one connection; with more it is opened anew. 16 bytes each.
-const CONTROL_IDS_MAX: usize = 1 << 16;
 /// A frame up to this size goes out in one write, copied.
 const COPY_BYTES_MAX: usize = 64 << 10;
 
@@ -31,10 +28,11 @@ pub(super) type Place = Mutex<Option<Line>>;
 
 /// Is the connection.
 pub(super) struct Line {
-    target: Endpoint,
+    /// Is the service as it was when this was opened.
+    opened_for: Arc<config::Service>,
     receiver: Arc<TcpLeg>,
     exchange: Exchange,
-    control_ids: HashSet<u64>,
+    pub(super) control_ids: ControlIds,
     tally: Arc<Tally>,
     connection: u64,
     /// Is why it ends, as a stable code.
@@ -56,7 +54,7 @@ pub(super) fn now() -> Instant {
 
 impl Line {
     pub(super) fn new(
-        target: Endpoint,
+        opened_for: Arc<config::Service>,
         receiver: Arc<TcpLeg>,
         slot: OwnedSemaphorePermit,
         tally: Arc<Tally>,
@@ -64,10 +62,10 @@ impl Line {
     ) -> Self {
         let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, ..Limits::default() };
         Self {
-            target,
+            opened_for,
             receiver,
             exchange: Exchange::new(limits),
-            control_ids: HashSet::new(),
+            control_ids: ControlIds::default(),
             connection: tally.begin(),
             tally,
             code: Cause::ReceiverReset.code(),
@@ -76,25 +74,14 @@ impl Line {
         }
     }
 
-    /// Tells whether it leads there.
-    pub(super) fn is_to(&self, target: &Endpoint) -> bool {
-        self.target == *target
+    /// Tells whether one that is opened now would be to the same receiver, and met the same way.
+    pub(super) fn is_for(&self, service: &config::Service) -> bool {
+        self.opened_for.target == service.target && self.opened_for.tls == service.tls
     }
 
     /// Takes note of why it ends.
     pub(super) fn fail(&mut self, cause: Cause) {
         self.code = cause.code();
-    }
-
-    /// Takes note of a control id, and tells whether its answer cannot be confused with an earlier one's.
-    pub(super) fn take_control_id(&mut self, control_id: &[u8]) -> bool {
-        let has_others = !self.control_ids.is_empty();
-        if has_others && (control_id.is_empty() || self.control_ids.len() >= CONTROL_IDS_MAX) {
-            return false;
-        }
-        let mut hasher = DefaultHasher::new();
-        control_id.hash(&mut hasher);
-        self.control_ids.insert(hasher.finish())
     }
 
     /// Tells whether a message may be sent on it; what the receiver said meanwhile answers none.

@@ -184,6 +184,20 @@ async fn case_34_a_repeated_or_empty_control_id_gets_a_connection_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_is_to_be_met_with_tls_from_now_on_gets_no_more_on_the_plain_connection() {
+    let lab = Lab::open(|_, id| ack(id)).await;
+    let (mut one, _one) = lab.sender().await;
+    send(&mut one, &["1"]).await;
+    expect(&mut one, &["1"]).await;
+    let tls = crate::tls::fixture::receiver(&crate::tls::fixture::Authority::new("lab"), None);
+    lab.service.change(config::Service { tls: Some(tls), ..(*lab.service.config()).clone() });
+    send(&mut one, &["2"]).await;
+    // It is called anew, and never answers the handshake.
+    assert!(timeout(Duration::from_millis(300), one.read(&mut [0])).await.is_err());
+    assert_eq!(lab.got(), [(1, "1".to_owned())]);
+}
+
+#[tokio::test]
 async fn a_message_that_is_cut_off_takes_its_connection_along_and_one_that_waits_is_never_sent() {
     let lab = Lab::open(|_, id| if id == "slow" { String::new() } else { ack(id) }).await;
     let (mut one, first) = lab.sender().await;

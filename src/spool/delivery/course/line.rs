@@ -1,16 +1,13 @@
 //! The connection to the receiver as the course sees it, and the pauses before another one.
 
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
+use crate::mllp::control_ids::ControlIds;
 use crate::mllp::exchange::Exchange;
 use crate::mllp::frame::Limits;
 
 /// Bounds a receiver's answer, in bytes: the field's are a few hundred, with an embedded report some hundred thousand.
 const ANSWER_FRAME_BYTES_MAX: u64 = 1 << 20;
-/// Counts the control ids that are remembered of one connection; with more it is opened anew. 16 bytes each.
-const CONTROL_IDS_MAX: usize = 1 << 16;
 
 /// Tells what is known of the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,30 +39,15 @@ pub(super) struct Up {
     pub(super) silence_at: Option<Instant>,
     /// Is until when it is had although somebody waits for one.
     pub(super) turn_until: Option<Instant>,
-    /// Holds the hashes of the control ids that were sent on it: an equal hash costs a new connection, no more.
-    control_ids: HashSet<u64>,
+    pub(super) control_ids: ControlIds,
 }
 
 impl Line {
     pub(super) fn up() -> Self {
         let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, ..Limits::default() };
         let exchange = Exchange::new(limits);
-        let control_ids = HashSet::new();
+        let control_ids = ControlIds::default();
         Self::Up(Box::new(Up { exchange, is_used: false, silence_at: None, turn_until: None, control_ids }))
-    }
-}
-
-impl Up {
-    /// Takes note of a control id, and tells whether its answer cannot be confused with an earlier one's: an empty one
-    /// can with any, a repeated one with its first.
-    pub(super) fn take_control_id(&mut self, control_id: &[u8]) -> bool {
-        let has_others = !self.control_ids.is_empty();
-        if has_others && (control_id.is_empty() || self.control_ids.len() >= CONTROL_IDS_MAX) {
-            return false;
-        }
-        let mut hasher = DefaultHasher::new();
-        control_id.hash(&mut hasher);
-        self.control_ids.insert(hasher.finish())
     }
 }
 
