@@ -92,14 +92,19 @@ fn serve(mut stream: TcpStream, account: &Mutex<Account>) -> io::Result<()> {
         account.connections += 1;
         account.connections
     };
-    let (mut bytes, mut piece) = (Vec::new(), [0; 16384]);
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; 16384]);
     loop {
         let count = stream.read(&mut piece)?;
         if count == 0 {
             return Ok(());
         }
+        let mut searched = bytes.len().saturating_sub(1);
         bytes.extend_from_slice(&piece[..count]);
-        while let Some(end) = bytes.windows(2).position(|two| two == b"\x1c\r") {
+        if count == piece.len() {
+            piece.resize((2 * count).min(1 << 18), 0);
+        }
+        while let Some(end) = memchr::memmem::find(&bytes[searched..], b"\x1c\r").map(|at| searched + at) {
+            searched = 0;
             let id = field(&bytes[..end], 9);
             let (sender, number) = parse(id).ok_or_else(|| io::Error::other("a message of somebody else"))?;
             account.lock().map_err(|_| poisoned())?.note(sender, number, connection);

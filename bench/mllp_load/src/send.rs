@@ -1,5 +1,6 @@
 //! Many senders on one thread: each sends its next message when the answer to the last has come, and where the connection
-//! is lost connects again and sends the same message again, as engines do.
+//! is lost connects again and sends the same message again, as engines do. Or a connection for each message, or many that
+//! are held open.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream as Blocking};
@@ -30,15 +31,46 @@ struct Sender {
     began: Instant,
 }
 
-/// Sends `count` messages in all, by senders that are numbered from `first`.
-pub fn send(address: &str, count: usize, connections: usize, first: usize) -> io::Result<()> {
+/// Opens so many connections, exchanges a message on each, and keeps them until the process ends.
+pub fn hold(address: &str, count: usize, first: usize) -> io::Result<()> {
+    let mut held = Vec::with_capacity(count);
+    for number in 0..count {
+        let mut stream = Blocking::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut message = frame(first + number, MESSAGE_BYTES);
+        message[NUMBER_AT + 15] = b'1';
+        stream.write_all(&message)?;
+        let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+        while !answer.ends_with(b"\x1c\r") {
+            match stream.read(&mut piece)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => answer.extend_from_slice(&piece[..count]),
+            }
+        }
+        held.push(stream);
+    }
+    println!("held");
+    loop {
+        thread::park();
+    }
+}
+
+/// Sends `count` messages in all, by senders that are numbered from `first`; `fresh` on a connection each.
+pub fn send(
+    address: &str,
+    count: usize,
+    connections: usize,
+    first: usize,
+    bytes: usize,
+    fresh: bool,
+) -> io::Result<()> {
     let address: SocketAddr = address.parse().map_err(io::Error::other)?;
     let mut poll = Poll::new()?;
     let mut senders = Vec::new();
     for number in 0..connections {
         let share = count / connections + usize::from(number < count % connections);
         let stream = connect(&poll, address, number)?;
-        let frame = frame(first + number);
+        let frame = frame(first + number, bytes);
         let began = Instant::now();
         senders.push(Sender { stream, frame, written: 0, answer: Vec::new(), left: share, next: 1, began });
     }
@@ -58,7 +90,16 @@ pub fn send(address: &str, count: usize, connections: usize, first: usize) -> io
             let number = event.token().0;
             let Some(sender) = senders.get_mut(number).filter(|sender| sender.left > 0) else { continue };
             match sender.turn(&mut times) {
-                Ok(()) => open -= usize::from(sender.left == 0),
+                Ok(false) => {}
+                Ok(true) if sender.left == 0 => open -= 1,
+                Ok(true) => {
+                    sender.begin();
+                    if fresh {
+                        sender.stream = start_connecting(&poll, address, number)?;
+                    }
+                    // what cannot be written now is written with the event that says so
+                    let _ = sender.write();
+                }
                 Err(_) => {
                     thread::sleep(AGAIN);
                     sender.stream = connect(&poll, address, number)?;
@@ -77,15 +118,15 @@ pub fn send(address: &str, count: usize, connections: usize, first: usize) -> io
 }
 
 impl Sender {
-    /// Moves on as far as the connection goes without waiting.
-    fn turn(&mut self, times: &mut Vec<Duration>) -> io::Result<()> {
+    /// Moves on as far as the connection goes without waiting; tells whether its message was answered.
+    fn turn(&mut self, times: &mut Vec<Duration>) -> io::Result<bool> {
         self.write()?;
         let mut piece = [0; 4096];
         loop {
             match self.stream.read(&mut piece) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.answer.extend_from_slice(&piece[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
             if !self.answer.ends_with(b"\x1c\r") {
@@ -97,11 +138,7 @@ impl Sender {
             times.push(self.began.elapsed());
             self.answer.clear();
             (self.left, self.next) = (self.left - 1, self.next + 1);
-            if self.left == 0 {
-                return Ok(());
-            }
-            self.begin();
-            self.write()?;
+            return Ok(true);
         }
     }
 
@@ -130,10 +167,10 @@ fn is_positive(answer: &[u8]) -> bool {
     answer.windows(7).any(|word| word == b"\rMSA|AA" || word == b"\rMSA|CA")
 }
 
-fn frame(sender: usize) -> Vec<u8> {
+fn frame(sender: usize, bytes: usize) -> Vec<u8> {
     let text = format!("\x0bMSH|^~\\&|HIS|N|LAB|S|20260101||ORU^R01|{sender:06}-000000000|P|2.5\rOBX|1|ST|");
     let mut frame = text.into_bytes();
-    frame.resize(MESSAGE_BYTES, b'A');
+    frame.resize(bytes, b'A');
     frame.extend_from_slice(b"\r\x1c\r");
     frame
 }
@@ -154,4 +191,12 @@ fn connect(poll: &Poll, address: SocketAddr, number: usize) -> io::Result<TcpStr
             Err(_) => thread::sleep(AGAIN),
         }
     }
+}
+
+/// Begins to connect; what is written waits for it.
+fn start_connecting(poll: &Poll, address: SocketAddr, number: usize) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    poll.registry().register(&mut stream, Token(number), Interest::READABLE | Interest::WRITABLE)?;
+    Ok(stream)
 }
