@@ -469,12 +469,12 @@ fn credit_goes_on_for_as_long_as_the_receiver_reads() {
     let mut bench = Bench::up(HOLD);
     let (near, far) = bench.open_accepted();
     let (mut sent, mut got) = (0, 0);
-    while got < 3_000_000 {
+    while got < 10_000_000 {
         bench.near.woken.clear();
         while let Moved::Bytes(count) = bench.near.streams.try_write(near, &[1; 10_000], bench.now) {
             sent += count;
         }
-        assert!(sent - got <= 256 << 10, "within the credit");
+        assert!(sent - got <= usize::try_from(WINDOW_BYTES_MAX).unwrap(), "within the credit");
         bench.settle();
         got += bench.far.read_all(far).0.len();
         assert_eq!(got, sent);
