@@ -131,7 +131,8 @@ fn iperf(pair: &Pair, to: IpAddr, arguments: &str) -> serde_json::Value {
 fn streams_pass(outside: Outside) {
     let pair = start(outside, "mtu: 1420", |_| {});
     for to in [IpAddr::from(pair.south.inner), pair.south.inner_v6.into()] {
-        let kinds: &[&str] = if outside == Outside::V4 { &["-n 20M", "-n 20M -R", "-n 20M -P 20"] } else { &["-n 20M"] };
+        let kinds: &[&str] =
+            if outside == Outside::V4 { &["-n 20M", "-n 20M -R", "-n 20M -P 20"] } else { &["-n 20M"] };
         for arguments in kinds {
             let end = iperf(&pair, to, arguments);
             let received_bytes = end["sum_received"]["bytes"].as_f64();

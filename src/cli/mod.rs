@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 failed at run time, 64 bad arguments or configuration, 77 not permitted.
 
+pub mod check;
 pub mod check_config;
 mod columns;
 pub mod demo;
@@ -58,6 +59,8 @@ enum Command {
     Reload(reload::Args),
     /// Show peers, forwards and services as the running site sees them.
     Status(status::Args),
+    /// Judge the site, or one forward, as a monitoring plugin.
+    Check(check::Args),
     /// Look into the queue of a stored forward, and decide on what waits there.
     Queue(queue::Args),
     /// Pause a stored forward, or resume it.
@@ -74,6 +77,9 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() && std::env::args_os().nth(1).is_some_and(|word| word == "check") => {
+            return check::refuse(&error);
+        }
         Err(error) => {
             // Help and version are answers, not errors; neither can be told anywhere if printing fails.
             error.print().ok();
@@ -89,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Queue(args) => queue::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Send(args) => send::run(args),

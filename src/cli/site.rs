@@ -141,6 +141,18 @@ pub(super) enum SiteError {
 }
 
 impl SiteError {
+    /// Tells whether the site does not run or does not answer; all else is about the question, not the site.
+    pub(super) fn is_down(&self) -> bool {
+        match self {
+            Self::NoSocket { .. } | Self::NotRunning { .. } => true,
+            Self::Control(_) => self.exit_code() == EXIT_FAILED,
+            Self::ManySockets { .. }
+            | Self::ReadDirectory { .. }
+            | Self::ReadConfig { .. }
+            | Self::ParseConfig { .. } => false,
+        }
+    }
+
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::ReadDirectory { source, .. }

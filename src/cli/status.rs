@@ -4,9 +4,11 @@
 
 mod table;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use super::EXIT_FAILED;
 use super::site::{SOCKET_DIRECTORY, SiteArgs, SiteError};
@@ -23,10 +25,22 @@ pub struct Args {
     /// Print JSON, as /healthz gives it
     #[arg(long)]
     json: bool,
+    /// Show it again every two seconds, until it is interrupted
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
+
+/// Is the pause between two looks of `--watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// Puts the cursor at the top left and clears the screen from there (ECMA-48, CUP and ED).
+const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Runs the command; returns its exit code.
 pub fn run(args: &Args) -> ExitCode {
+    if args.watch {
+        return watch(args);
+    }
     match shown(args, Path::new(SOCKET_DIRECTORY)) {
         // A reader that goes early (head) is no failure.
         Ok(text) => match io::stdout().write_all(text.as_bytes()) {
@@ -38,6 +52,27 @@ pub fn run(args: &Args) -> ExitCode {
             io::stderr().write_all(text.as_bytes()).ok();
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Shows it until nobody reads any more; a site that does not answer may be back the next time.
+fn watch(args: &Args) -> ExitCode {
+    let clear = if io::stdout().is_terminal() { CLEAR } else { "" };
+    loop {
+        let text = match shown(args, Path::new(SOCKET_DIRECTORY)) {
+            Ok(text) => text,
+            Err(error) if error.exit_code() == EXIT_FAILED => format!("wardlink: {error}\n"),
+            Err(error) => {
+                io::stderr().write_all(format!("wardlink: {error}\n").as_bytes()).ok();
+                return ExitCode::from(error.exit_code());
+            }
+        };
+        let written = io::stdout().write_all(format!("{clear}{text}\n").as_bytes());
+        if let Err(error) = written.and_then(|()| io::stdout().flush()) {
+            let code = if error.kind() == io::ErrorKind::BrokenPipe { 0 } else { EXIT_FAILED };
+            return ExitCode::from(code);
+        }
+        thread::sleep(WATCH_EVERY);
     }
 }
 

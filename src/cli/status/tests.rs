@@ -13,7 +13,7 @@ use crate::control::{self, Answers, Reloaded};
 use crate::health;
 
 fn args(socket: Option<PathBuf>, config: Option<PathBuf>, json: bool) -> Args {
-    Args { site: SiteArgs { config, socket }, json }
+    Args { site: SiteArgs { config, socket }, json, watch: false }
 }
 
 /// Asks a site that serves this status, in the only socket of its directory, as the arguments say.

@@ -1,0 +1,115 @@
+//! Tests of what `check` says and exits with.
+
+use serde_json::json;
+
+use super::limits::{self, Figure, Limit};
+use super::verdict::{State, Status, judge};
+use crate::health;
+
+fn limit(text: &str) -> Limit {
+    limits::parse(text).expect("a limit")
+}
+
+fn site(mut change: impl FnMut(&mut serde_json::Value)) -> Status {
+    let mut status = json!({
+        "site": "north", "status": "ok", "unready": [],
+        "peers": [{"name": "city-lab", "status": "ok", "set_by": "config", "latest_handshake_age_seconds": 30.5}],
+        "forwards": [
+            {"name": "orders", "status": "ok", "peer": "city-lab", "connections": 2, "queue_depth": 7,
+             "parked_messages": 0, "oldest_queued_age_seconds": 61.25},
+            {"name": "images", "status": "unknown", "peer": "city-lab", "connections": 0},
+        ],
+        "services": [{"name": "results", "status": "ok"}],
+    });
+    change(&mut status);
+    serde_json::from_value(status).expect("a status")
+}
+
+fn told(status: &Status, forward: Option<&str>, warning: &[&str], critical: &[&str]) -> (State, String) {
+    let limits = |texts: &[&str]| texts.iter().map(|text| limit(text)).collect::<Vec<_>>();
+    let verdict = judge(status, forward, &limits(warning), &limits(critical));
+    (verdict.state, verdict.to_string())
+}
+
+#[test]
+fn what_is_well_is_ok_with_figures() {
+    let (state, line) = told(&site(|_| {}), None, &[], &[]);
+    assert_eq!(state, State::Ok);
+    assert_eq!(
+        line,
+        "WARDLINK OK: north: 2 forwards, 1 service, nothing known yet of images | 'orders queue_depth'=7;;;0 \
+         'orders parked'=0;;;0 'orders oldest_queued_age'=61.250s;;;0 'orders connections'=2;;;0 \
+         'images connections'=0;;;0 'city-lab handshake_age'=30.500s;;;0"
+    );
+}
+
+#[test]
+fn what_health_serves_is_understood() {
+    let facts = health::fixture::site();
+    let report = health::state::assess(&facts, *health::fixture::NOW);
+    let status: Status = serde_json::from_value(serde_json::to_value(report).expect("JSON")).expect("understood");
+    let (state, line) = told(&status, None, &[], &[]);
+    assert_eq!(state, State::Ok, "{line}");
+    assert!(line.contains("'city-lab handshake_age'="), "{line}");
+}
+
+#[test]
+fn a_limit_makes_it_worse_from_its_value_on() {
+    let status = site(|_| {});
+    assert_eq!(told(&status, None, &["queue_depth=8"], &[]).0, State::Ok);
+    let (state, line) = told(&status, None, &["queue_depth=7"], &["queue_depth=8"]);
+    assert_eq!(state, State::Warning);
+    assert!(line.starts_with("WARDLINK WARNING: orders queue_depth is 7, limit 7 |"), "{line}");
+    assert!(line.contains("'orders queue_depth'=7;7;8;0"), "{line}");
+    let (state, line) = told(&status, None, &["oldest_queued_age=10s"], &["oldest_queued_age=1m"]);
+    assert_eq!(state, State::Critical);
+    assert!(line.contains("orders oldest_queued_age is 61s, limit 60s"), "{line}");
+}
+
+#[test]
+fn the_worst_is_told_first_on_one_line() {
+    let status = site(|status| {
+        status["forwards"][0]["status"] = json!("down");
+        status["forwards"][0]["cause"] = json!("receiver\nrefuses | at city-lab");
+        status["forwards"][0]["since"] = json!("2026-01-01T14:02:00Z");
+        status["forwards"][1]["status"] = json!("degraded");
+        status["forwards"][1]["cause"] = json!("parked");
+        status["unready"] = json!(["fault 0", "fault 1", "fault 2"]);
+    });
+    let (state, line) = told(&status, None, &[], &[]);
+    assert_eq!(state, State::Critical);
+    assert!(line.starts_with("WARDLINK CRITICAL: fault 0; fault 1; fault 2; and 2 more |"), "{line}");
+    let (state, line) = told(&status, Some("orders"), &[], &[]);
+    assert_eq!(state, State::Critical);
+    let head = "WARDLINK CRITICAL: orders: receiver refuses / at city-lab since 2026-01-01T14:02:00Z | 'orders ";
+    assert!(line.starts_with(head) && !line.contains('\n') && line.contains("'city-lab handshake_age'"), "{line}");
+    assert_eq!(told(&status, Some("images"), &[], &[]).0, State::Warning);
+}
+
+#[test]
+fn a_forward_that_is_not_there_cannot_be_told() {
+    let (state, line) = told(&site(|_| {}), Some("order"), &[], &[]);
+    assert_eq!(state, State::Unknown);
+    assert!(line.ends_with("no forward is named order at north; there are: orders, images"), "{line}");
+    assert_eq!(
+        told(&site(|status| status["forwards"][0]["status"] = json!("later")), None, &[], &[]).0,
+        State::Unknown
+    );
+}
+
+#[test]
+fn limits_are_read_or_refused_with_what_to_write() {
+    assert_eq!(limit("oldest_queued_age=5m"), Limit { figure: Figure::OldestQueuedAge, value: 300.0 });
+    assert_eq!(limit("handshake_age=90").value, 90.0);
+    for (text, wanted) in [
+        ("queue_depth", "write FIGURE=VALUE"),
+        ("depth=1", "the figures are queue_depth, parked"),
+        ("queue_depth=many", "write queue_depth=1000"),
+        ("last_ack_age=5x", "write last_ack_age=90s"),
+        ("last_ack_age=", "write last_ack_age=90s"),
+        ("last_ack_age=µ", "write last_ack_age=90s"),
+    ] {
+        let error = limits::parse(text).expect_err(text);
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+}
