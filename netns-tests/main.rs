@@ -36,6 +36,7 @@ mod message_through;
 mod offload;
 mod outage;
 mod outages;
+mod pairing;
 mod path_mtu;
 mod peer_restart;
 mod peers;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         outage::tests(),
         peers::tests(),
         outages::tests(),
+        pairing::tests(),
         impairments::tests(),
         path_mtu::tests(),
         endpoint_roaming::tests(),

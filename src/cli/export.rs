@@ -26,7 +26,7 @@ pub struct Args {
     /// The configuration file of this site.
     #[arg(short, long, value_name = "FILE", default_value = "/etc/wardlink/wardlink.yaml")]
     config: PathBuf,
-    /// Where the peer reaches this site from outside.
+    /// Where the peer reaches this site from outside. Default: tunnel.endpoint, where it is set.
     #[arg(long, value_name = "HOST:PORT")]
     endpoint: Option<Endpoint>,
     /// Writes into a new file of mode 0600 instead of standard output.
@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> ExitCode {
         say(&format!("no peer is named {}; known: {}", args.peer, known.join(", ")));
         return ExitCode::from(EXIT_USAGE);
     };
-    let text = counterpart(&config, peer, args.endpoint.as_ref());
+    let text = counterpart(&config, peer, args.endpoint.as_ref().or(config.tunnel.endpoint.as_ref()));
     if let Err(error) = write_out(args.output.as_deref(), &text) {
         say(&format!("wardlink export: {error}"));
         return ExitCode::FAILURE;

@@ -70,10 +70,24 @@ fn generate(finish: impl FnOnce(&mut [u8; 32])) -> io::Result<()> {
     if is_world_accessible_file()? {
         complain("warning: writing to a world accessible file; use: (umask 077; wardlink key ... > FILE)");
     }
+    print(&random(finish)?.to_base64())
+}
+
+/// Makes a private key.
+pub(super) fn new_private_key() -> io::Result<SecretKey> {
+    random(clamp)
+}
+
+/// Makes a symmetric key.
+pub(super) fn new_shared_key() -> io::Result<SecretKey> {
+    random(|_| ())
+}
+
+fn random(finish: impl FnOnce(&mut [u8; 32])) -> io::Result<SecretKey> {
     let mut bytes = Zeroizing::new([0u8; 32]);
     getrandom::fill(bytes.as_mut_slice()).map_err(|error| io::Error::other(error.to_string()))?;
     finish(&mut bytes);
-    print(&SecretKey::new(*bytes).to_base64())
+    Ok(SecretKey::new(*bytes))
 }
 
 /// Whether standard output is a file that others than owner and group may use, as `wg` asks.

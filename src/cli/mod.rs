@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 success, 1 failed at run time, 64 bad arguments or configuration, 77 not permitted.
 
+pub mod card;
+mod change;
 pub mod check;
 pub mod check_config;
 mod columns;
@@ -10,12 +12,15 @@ pub mod doctor;
 pub mod export;
 pub mod forward;
 pub mod import;
+pub mod init;
 pub mod key;
+pub mod pair;
 pub mod queue;
 pub mod receive;
 pub mod reload;
 pub mod run;
 pub mod send;
+pub mod service;
 mod site;
 pub mod status;
 
@@ -33,7 +38,7 @@ const EXIT_NOT_PERMITTED: u8 = 77;
 /// Links two sites with a WireGuard tunnel and carries HL7 v2 messages (MLLP) through it.
 ///
 /// A sender points at a local port, a receiver is reached at its own address, and neither knows that there is a
-/// tunnel. Begin with `wardlink demo`; then `key gen`, a configuration file, `check-config` and `run`.
+/// tunnel. Begin with `wardlink demo`; then, at each site, `init`, `pair`, `forward add` or `service add`, and `run`.
 #[derive(Debug, Parser)]
 #[command(name = "wardlink", version, max_term_width = 100)]
 struct Arguments {
@@ -45,6 +50,16 @@ struct Arguments {
 enum Command {
     /// Show it all on this machine: two sites, a real encrypted tunnel, HL7 messages through it.
     Demo(demo::Args),
+    /// Make a site: its key, its address inside the tunnel, its configuration.
+    Init(init::Args),
+    /// Print this site's card, by which another site gets to know it.
+    Card(card::Args),
+    /// Take another site's card, so that it is a peer; or remove a peer.
+    Pair(pair::Args),
+    /// Add or remove a receiver that this site offers to its peers.
+    Service(service::Args),
+    /// Add or remove a port whose messages go to a peer; pause or resume a stored one.
+    Forward(forward::Args),
     /// Make keys, as `wg genkey`, `wg pubkey` and `wg genpsk` do.
     Key(key::Args),
     /// Check a configuration file, and say what to write instead.
@@ -63,8 +78,6 @@ enum Command {
     Check(check::Args),
     /// Look into the queue of a stored forward, and decide on what waits there.
     Queue(queue::Args),
-    /// Pause a stored forward, or resume it.
-    Forward(forward::Args),
     /// Send messages to an MLLP receiver and print each answer.
     Send(send::Args),
     /// Receive MLLP messages and answer them.
@@ -88,6 +101,10 @@ pub fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Demo(args) => demo::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Card(args) => card::run(&args),
+        Command::Pair(args) => pair::run(&args),
+        Command::Service(args) => service::run(&args),
         Command::Key(args) => key::run(args),
         Command::CheckConfig(args) => check_config::run(args),
         Command::Import(args) => import::run(&args),

@@ -146,11 +146,11 @@ pub(super) struct Told {
 }
 
 impl Told {
-    fn new(code: u8, text: impl Into<String>) -> Self {
+    pub(super) fn new(code: u8, text: impl Into<String>) -> Self {
         Self { code, bytes: text.into().into_bytes() }
     }
 
-    fn failed(why: impl std::fmt::Display) -> Self {
+    pub(super) fn failed(why: impl std::fmt::Display) -> Self {
         Self::new(EXIT_FAILED, format!("wardlink: {why}\n"))
     }
 

@@ -40,12 +40,23 @@ fn load_with(path: &Path, is_to_run: bool) -> Result<Config, Errors> {
         let message = format!("cannot be read ({error}); write -c FILE with the path of a configuration");
         Errors::whole(path, message)
     })?;
-    let key_files = KeyFiles {
+    parse_bytes(&bytes, path, &key_files(path, is_to_run))
+}
+
+/// Validates a text that is to become this file, with the key files that it names.
+///
+/// # Errors
+/// As with [`parse`].
+pub fn parse_beside(text: &str, path: &Path) -> Result<Config, Errors> {
+    parse_bytes(text.as_bytes(), path, &key_files(path, false))
+}
+
+fn key_files(path: &Path, is_to_run: bool) -> KeyFiles {
+    KeyFiles {
         config_directory: path.parent().unwrap_or(Path::new("")).to_owned(),
         credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
         is_to_run,
-    };
-    parse_bytes(&bytes, path, &key_files)
+    }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -3,9 +3,11 @@
 //! A [`Config`] that exists is right: names resolve, prefixes do not clash, keys are 32 bytes. Nothing here opens a
 //! socket. The format is YAML; the keys of the tunnel follow wg(8).
 
+pub mod card;
 mod changes;
 mod check;
 mod delivery;
+pub mod edit;
 mod errors;
 mod keys;
 mod load;
@@ -35,8 +37,9 @@ pub use delivery::{
 };
 pub use errors::{Errors, Issue, Position};
 pub use keys::{KeyFileError, read_key_file};
-pub use load::{fuzz_config, load, load_to_run, parse, schema};
+pub use load::{fuzz_config, load, load_to_run, parse, parse_beside, schema};
 pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
+pub use value::socket_address as listen_address;
 
 /// Holds a whole, validated site.
 #[derive(Debug, Clone)]
@@ -111,6 +114,8 @@ pub struct Tunnel {
     pub private_key: SecretKey,
     /// Is the UDP port; 0 lets the kernel choose.
     pub listen_port: u16,
+    /// Says where peers reach this site, for its card; nothing here uses it.
+    pub endpoint: Option<Endpoint>,
     /// Lists the addresses of the interface, at least one, each with its prefix length.
     pub addresses: Vec<IpNet>,
     /// Is the MTU inside the tunnel, 1280 to 65535 bytes (576 where no IPv6 address is given).

@@ -85,6 +85,10 @@ pub(super) struct Tunnel {
     #[serde(default)]
     #[schemars(with = "u16")]
     pub listen_port: Option<Text>,
+    /// Where peers reach this site: HOST:PORT, for its card (`wardlink card`). Absent: this site calls its peers.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub endpoint: Option<Text>,
     /// The addresses of this site inside the tunnel, IPv4 or IPv6, such as 10.98.0.1/32.
     #[schemars(with = "Vec<String>", length(min = 1))]
     pub address: Option<Spanned<Vec<Text>>>,

@@ -176,7 +176,7 @@ fn any_prefix(text: &str) -> Judged<IpNet> {
 }
 
 /// Reads where to listen or connect: ADDRESS:PORT.
-pub(super) fn socket_address(text: &str) -> Judged<SocketAddr> {
+pub fn socket_address(text: &str) -> Judged<SocketAddr> {
     let parsed: Option<SocketAddr> = text.parse().ok();
     if let Some(parsed) = parsed.filter(|parsed| parsed.port() != 0) {
         return Ok(parsed);

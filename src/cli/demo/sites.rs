@@ -98,6 +98,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         fwmark: 0,
         table: Table::Auto,
         link_port: 2570,
+        endpoint: None,
         uapi_socket: None,
     };
     let forward = Forward {

@@ -74,6 +74,7 @@ pub(super) fn check(
     let backend = findings.optional(raw.backend.as_ref(), Backend::Auto, backend);
     let udp_offload = findings.optional(raw.udp_offload.as_ref(), UdpOffload::Auto, udp_offload);
     let listen_port = findings.optional(raw.listen_port.as_ref(), LISTEN_PORT, |text| number_u16(text, 0));
+    let endpoint = raw.endpoint.as_ref().map(|text| findings.read(text, value::endpoint));
     let mtu_min = if has_v6 { MTU_MIN_V6 } else { MTU_MIN_V4 };
     let mtu = findings.optional(raw.mtu.as_ref(), MTU, |text| number_u16(text, mtu_min));
     let fwmark = findings.optional(raw.fwmark.as_ref(), 0, mark);
@@ -87,6 +88,10 @@ pub(super) fn check(
             udp_offload: udp_offload?,
             private_key: private_key?,
             listen_port: listen_port?,
+            endpoint: match endpoint.clone() {
+                Some(endpoint) => Some(endpoint?.value),
+                None => None,
+            },
             addresses: addresses.iter().map(|address| address.value).collect(),
             mtu: mtu?,
             fwmark: fwmark?,

@@ -1,0 +1,195 @@
+//! Changes a site's configuration file, all or nothing: checked as `check-config` does, put in the old one's place, and
+//! taken up by the site that runs.
+//!
+//! The file has its mode, owner and comments afterwards. What the running site refuses is put back. Two changes at once
+//! wait for each other (flock on the directory).
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use super::queue::Told;
+use super::site::{SOCKET_DIRECTORY, SiteArgs, SiteError};
+use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
+use crate::config::{self, Config, Errors};
+use crate::control::{Reloaded, Request};
+
+/// Is a site's configuration unless `-c` says otherwise.
+pub(super) const CONFIG: &str = "/etc/wardlink/wardlink.yaml";
+/// Limits what is read of a configuration, in bytes: one more than it may have.
+const READ_BYTES_MAX: u64 = (1 << 20) + 1;
+
+/// Names the configuration file.
+#[derive(Debug, clap::Args)]
+pub(super) struct FileArgs {
+    /// The configuration file of this site
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG, global = true)]
+    pub(super) config: PathBuf,
+}
+
+impl FileArgs {
+    /// Writes what a command must be given to mean this file too.
+    pub(super) fn flag(&self) -> String {
+        flag(&self.config)
+    }
+}
+
+/// Writes what a command must be given to mean this file too: nothing for the default.
+pub(super) fn flag(config: &Path) -> String {
+    if config == Path::new(CONFIG) { String::new() } else { format!(" -c {}", config.display()) }
+}
+
+/// Is a configuration file as it is.
+pub(super) struct Current {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    pub(super) config: Config,
+}
+
+impl Current {
+    /// Reads and validates the file.
+    pub(super) fn read(path: &Path) -> Result<Self, Told> {
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(READ_BYTES_MAX).read_to_string(&mut text));
+        read.map_err(|error| cannot_read(path, &error))?;
+        let config = config::parse_beside(&text, path).map_err(|errors| {
+            Told::new(EXIT_USAGE, format!("{errors}\nwardlink: mend this first; nothing was changed\n"))
+        })?;
+        Ok(Self { path: path.to_owned(), text, config })
+    }
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> Told {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            let text = format!(
+                "wardlink: {path} does not exist; make a site with `wardlink init`, or name its file with -c\n"
+            );
+            Told::new(EXIT_USAGE, text)
+        }
+        io::ErrorKind::PermissionDenied => Told::new(
+            EXIT_NOT_PERMITTED,
+            format!("wardlink: {path} may not be read by this user: run this with sudo\n"),
+        ),
+        _ => {
+            Told::new(EXIT_USAGE, format!("wardlink: {path} cannot be read ({error}); name the site's file with -c\n"))
+        }
+    }
+}
+
+/// Says how a change is taken up.
+#[derive(Debug, clap::Args)]
+pub(super) struct ReloadArgs {
+    /// Changes the file only; a running site is told by `wardlink reload`, or takes it up when it is restarted
+    #[arg(long)]
+    pub(super) no_reload: bool,
+}
+
+/// Changes the file as `edit` says, and has a running site take it up; returns what came of that, one line.
+///
+/// # Errors
+/// Nothing was changed: says why, and what to do.
+pub(super) fn change(
+    path: &Path,
+    reload: &ReloadArgs,
+    edit: impl FnOnce(&Current) -> Result<String, Told>,
+) -> Result<String, Told> {
+    let path = fs::canonicalize(path).map_err(|error| cannot_read(path, &error))?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let lock = File::open(directory).and_then(|directory| directory.lock().map(|()| directory));
+    let lock = lock.map_err(|error| cannot("lock", directory, &error))?;
+    let current = Current::read(&path)?;
+    let text = edit(&current)?;
+    if text == current.text {
+        return Ok("nothing is to be changed".to_owned());
+    }
+    config::parse_beside(&text, &path).map_err(|errors| wrong(&errors, &path))?;
+    let write = |text: &str| replace(&path, text, &lock).map_err(|error| cannot("write", &path, &error));
+    write(&text)?;
+    if reload.no_reload {
+        return Ok(format!("{} is changed; `wardlink reload{}` has it taken up", path.display(), flag(&path)));
+    }
+    match take_up(&path) {
+        Ok(said) => Ok(said),
+        Err((code, why)) => {
+            write(&current.text)?;
+            // The site keeps in mind that a reload failed until one does not.
+            take_up(&path).ok();
+            let path = path.display();
+            Err(Told::new(code, format!("wardlink: {why}\nwardlink: {path} is as it was: nothing was changed\n")))
+        }
+    }
+}
+
+/// Says what is wrong with what the file would become; its lines are not there, so that they are not named.
+fn wrong(errors: &Errors, path: &Path) -> Told {
+    let mut text = String::new();
+    for issue in errors.issues() {
+        text.push_str(&format!("wardlink: {}: {}\n", issue.path, issue.message));
+    }
+    Told::new(EXIT_USAGE, format!("{text}wardlink: {} is as it was: nothing was changed\n", path.display()))
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Told {
+    let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+    let (code, advice) = if is_denied { (EXIT_NOT_PERMITTED, ": run this with sudo") } else { (EXIT_FAILED, "") };
+    Told::new(code, format!("wardlink: cannot {what} {} ({error}){advice}; nothing was changed\n", path.display()))
+}
+
+/// Puts a text in the place of a file, with its mode and owner.
+fn replace(path: &Path, text: &str, directory: &File) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // One name, under the lock of the directory: what an earlier change left there is nobody's.
+    let new = path.with_file_name(format!(".{name}.new"));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = write_like(&new, text, path).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        fs::remove_file(&new).ok();
+    }
+    written?;
+    directory.sync_all()
+}
+
+fn write_like(new: &Path, text: &str, old: &Path) -> io::Result<()> {
+    let old = fs::metadata(old)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
+    let made = file.metadata()?;
+    if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+        fchown(&file, Some(old.uid()), Some(old.gid()))?;
+    }
+    file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Has the site that runs take the file up; one that does not run is no failure.
+fn take_up(path: &Path) -> Result<String, (u8, String)> {
+    let site = SiteArgs { config: Some(path.to_owned()), socket: None };
+    let answer = match site.ask(Request::Reload, Path::new(SOCKET_DIRECTORY)) {
+        Ok((_, answer)) => answer,
+        Err(SiteError::NotRunning { site, .. }) => {
+            return Ok(format!("site {site} does not run: `wardlink run{}` starts it with this", flag(path)));
+        }
+        Err(error) => return Err((error.exit_code(), error.to_string())),
+    };
+    match serde_json::from_value(answer) {
+        Ok(Reloaded::Done { changes }) => Ok(format!("reloaded: {changes}")),
+        Ok(Reloaded::BadFile { errors }) => Err((EXIT_USAGE, format!("the running site refuses it: {errors}"))),
+        Ok(Reloaded::Failed { cause }) => {
+            let cause = format!(
+                "the running site does not take it up: {cause}; with --no-reload the file is changed all the same"
+            );
+            Err((EXIT_FAILED, cause))
+        }
+        Ok(Reloaded::NotPermitted) => {
+            let text = "only root and the user that the site runs as may change it: run this with sudo";
+            Err((EXIT_NOT_PERMITTED, text.to_owned()))
+        }
+        Err(error) => Err((EXIT_FAILED, format!("the running site gave an answer that is not understood: {error}"))),
+    }
+}
