@@ -41,6 +41,7 @@ mod path_mtu;
 mod peer_restart;
 mod peers;
 mod receiver_down;
+mod release_2;
 mod reload;
 mod routes;
 mod self_test;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         cases::sender::tests(),
         cases::receiver::tests(),
         receiver_down::tests(),
+        release_2::tests(),
         reload::tests(),
         peer_restart::tests(),
         offload::tests(),

@@ -5,9 +5,10 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Both, QUIET, SOON, accept, sites};
+use super::{Both, KEPT, KEPT_TARGET, QUIET, SOON, accept, sites};
+use crate::harness::commit;
 use crate::harness::mllp::{Behaviour, Lost, Receiver, Sender, answer_to, framed, message};
-use crate::harness::pair::{FORWARD, Pair};
+use crate::harness::pair::{FORWARD, Pair, TARGET};
 use crate::harness::{tests, until};
 
 tests![
@@ -35,7 +36,7 @@ tests![
     case_24_many_senders_and_a_receiver_that_takes_one_connection,
     case_33_batch_and_several_msh_in_a_frame,
     case_34_missing_or_repeated_msh_10_and_other_delimiters,
-    case_35_other_framing_bytes,
+    case_35_other_framing_bytes needs "python3",
     case_36_other_protocols_and_port_scanners,
 ];
 
@@ -374,6 +375,26 @@ fn case_35_other_framing_bytes() {
     // STX and ETX are junk to a side that speaks MLLP as it is written.
     let frame = [&b"\x02"[..], &message("1", 5000), b"\x03"].concat();
     both.refuses(&frame, "too_much_junk", 1);
+    // Where both sides are said to speak so, it is a frame as any other, and MLLP is junk.
+    let framing = ["framing: {start: 0x02, end: [0x03]}"];
+    let pair = sites(&[], &framing, &framing);
+    let start = |at| commit::Receiver::start(&pair.south, at, "--release 1 --start 02 --end 03");
+    let (orders, kept) = (start(TARGET), start(KEPT_TARGET));
+    for to in [FORWARD, KEPT] {
+        let lines = commit::send(&pair.north, to, "--release 1 --start 02 --end 03 --count 2");
+        assert_eq!(lines, ["AA T0", "AA T1", "goodbye"]);
+    }
+    let queue = || pair.north.health_of("forwards", "kept")["queue_depth"] == 0;
+    until(SOON, "the queue is empty", || queue().then_some(()));
+    assert_eq!((orders.control_ids().len(), kept.payloads().len()), (2, 2));
+    assert!(orders.payloads() == kept.payloads());
+    for (to, name) in [(FORWARD, "orders"), (KEPT, "kept")] {
+        let mut sender = Sender::connect(&pair.north.namespace, to).expect("the forward listens");
+        let _ = sender.stream.write_all(&framed(&message("1", 5000)));
+        assert_eq!(sender.answer(SOON), Err(Lost::Closed));
+        let closed = || pair.north.health_of("forwards", name)["closed"]["too_much_junk"] == 1;
+        until(SOON, "it is counted", || closed().then_some(()));
+    }
 }
 
 fn case_36_other_protocols_and_port_scanners() {

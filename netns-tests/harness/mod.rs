@@ -2,6 +2,7 @@
 //! Nothing here uses wardlink's own code: what is tested does not judge itself.
 
 pub(crate) mod capture;
+pub(crate) mod commit;
 pub(crate) mod flood;
 pub(crate) mod isolation;
 pub(crate) mod load;

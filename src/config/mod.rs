@@ -28,6 +28,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::mllp::dialect::Dialect;
 use crate::tls;
 
 pub use changes::{Changes, Named};
@@ -268,6 +269,8 @@ pub struct Forward {
     pub frame_timeout: Duration,
     /// Closes a sender's connection after so much silence; absent: never.
     pub idle_timeout: Option<Duration>,
+    /// Says what senders speak.
+    pub dialect: Dialect,
 }
 
 /// Says what at the peer receives.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::mllp::dialect::Dialect;
+
 /// Says how stored messages are delivered to a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiverPolicy {
@@ -26,6 +28,8 @@ pub struct ReceiverPolicy {
     pub in_doubt: InDoubt,
     /// Bounds the attempts at one message whose end is not known; with so many it is held.
     pub in_doubt_max: u32,
+    /// Says what the receiver speaks, in either delivery.
+    pub dialect: Dialect,
 }
 
 impl Default for ReceiverPolicy {
@@ -40,6 +44,7 @@ impl Default for ReceiverPolicy {
             on_reject: Otherwise::Park,
             in_doubt: InDoubt::Resend,
             in_doubt_max: 3,
+            dialect: Dialect::RELEASE_1,
         }
     }
 }
@@ -51,7 +56,8 @@ pub enum AckKind {
     Application,
     /// The accept acknowledgement, where the message asks for it; an application's answer behind it is dropped.
     Accept,
-    /// None: a message is delivered once the receiver's TCP has acknowledged its last byte.
+    /// None: a message is delivered once the receiver's TCP has acknowledged its last byte; in Release 2 once it is
+    /// committed.
     None,
 }
 

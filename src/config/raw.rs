@@ -10,9 +10,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+mod local;
+mod mllp;
 mod schema;
 mod tls;
 
+pub(super) use local::{Control, Health, Spool};
+pub(super) use mllp::{Commit, ForwardReceiver, Framing};
 pub(super) use tls::{ForwardTls, ServiceTls};
 
 /// Is one scalar as written, with its position.
@@ -165,6 +169,18 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "ForwardTls")]
     pub tls: Option<Spanned<ForwardTls>>,
+    /// What senders speak: release1, or release2, where each message is committed. Default: release1.
+    #[serde(default)]
+    #[schemars(with = "schema::Mllp")]
+    pub mllp: Option<Text>,
+    /// Stored, release2: how a sender's commit of an answer is awaited.
+    #[serde(default)]
+    #[schemars(with = "Commit")]
+    pub commit: Option<Spanned<Commit>>,
+    /// The bytes around a sender's messages. Default: those of MLLP, 0x0B before, 0x1C 0x0D behind.
+    #[serde(default)]
+    #[schemars(with = "Framing")]
+    pub framing: Option<Spanned<Framing>>,
     /// The prefixes that may connect. Default: any.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
@@ -180,6 +196,10 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "String")]
     pub to: Option<Text>,
+    /// Stored, to: what the receiver there speaks. Default: MLLP, release1.
+    #[serde(default)]
+    #[schemars(with = "ForwardReceiver")]
+    pub receiver: Option<Spanned<ForwardReceiver>>,
     /// How messages are delivered: transparent carries the receiver's own answers back; stored keeps a message on
     /// disk, acknowledges it, and delivers it in order. Default: transparent.
     #[serde(default)]
@@ -294,6 +314,18 @@ pub(super) struct Service {
     #[serde(default)]
     #[schemars(with = "ServiceTls")]
     pub tls: Option<Spanned<ServiceTls>>,
+    /// What the receiver speaks: release1, or release2, where each message is committed. Default: release1.
+    #[serde(default)]
+    #[schemars(with = "schema::Mllp")]
+    pub mllp: Option<Text>,
+    /// Release2: how the receiver's commit of a stored message is awaited.
+    #[serde(default)]
+    #[schemars(with = "Commit")]
+    pub commit: Option<Spanned<Commit>>,
+    /// The bytes around the receiver's messages. Default: those of MLLP, 0x0B before, 0x1C 0x0D behind.
+    #[serde(default)]
+    #[schemars(with = "Framing")]
+    pub framing: Option<Spanned<Framing>>,
     /// The names of the peers that may deliver. Default: none.
     #[serde(default)]
     #[schemars(with = "Vec<schema::Name>")]
@@ -347,38 +379,4 @@ pub(super) struct Service {
     #[serde(default)]
     #[schemars(with = "schema::InDoubt")]
     pub in_doubt: Option<Text>,
-}
-
-/// Where stored forwards keep their messages, and the key that seals them.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Spool {
-    /// The file with the key that seals what is kept; made with the first spool, or a systemd credential by its name.
-    /// It must not be where the messages are.
-    #[schemars(with = "String")]
-    pub key_file: Option<Text>,
-    /// Where the messages are kept. Default: spool in state_dir.
-    #[serde(default)]
-    #[schemars(with = "schema::AbsolutePath")]
-    pub dir: Option<Text>,
-}
-
-/// Health endpoints and metrics over HTTP.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Health {
-    /// Where they listen, on loopback, or none. Default: 127.0.0.1:9575.
-    #[serde(default)]
-    #[schemars(with = "String")]
-    pub listen: Option<Text>,
-}
-
-/// The local socket that the commands talk to.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Control {
-    /// The path of the socket. Default: /run/wardlink/SITE.sock.
-    #[serde(default)]
-    #[schemars(with = "schema::AbsolutePath")]
-    pub socket: Option<Text>,
 }

@@ -85,12 +85,14 @@ impl<'a> Delivery<'a> {
     async fn carry<R: Leg>(&self, sender: &TcpLeg, receiver: &R, connection: u64) -> Ended {
         let (config, stop) = (&self.course.config, self.course.drain.subscribe());
         let (idle_timeout, frame_timeout) = (config.idle_timeout, Some(config.frame_timeout));
-        let terms = Terms { limits: self.limits(), idle_timeout, frame_timeout, ack_timeout: None, stop };
+        let (release, limits) = (config.dialect.release, self.limits());
+        let terms = Terms { release, limits, idle_timeout, frame_timeout, ack_timeout: None, stop };
         carry(sender, receiver, terms, &self.forward.tally, connection).await
     }
 
     fn limits(&self) -> Limits {
-        Limits { frame_bytes_max: self.course.config.message_bytes_max, ..Limits::default() }
+        let config = &self.course.config;
+        Limits { frame_bytes_max: config.message_bytes_max, framing: config.dialect.framing, ..Limits::default() }
     }
 
     /// Connects inside the tunnel, again and again, until bytes of the sender have waited for `hold_for`.
@@ -158,8 +160,9 @@ impl<'a> Delivery<'a> {
                 },
             };
             if ended.is_err() {
+                let release = self.course.config.dialect.release;
                 let refused = tokio::select! {
-                    refused = refuse::refuse_messages(sender, self.limits(), &self.forward.tally) => refused,
+                    refused = refuse::refuse_messages(sender, release, self.limits(), &self.forward.tally) => refused,
                     _ = self.stopped() => Err(Ended::Failed(Cause::Stopping)),
                 };
                 if let Err(ended) = refused {

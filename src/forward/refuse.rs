@@ -1,7 +1,8 @@
 //! Refuses messages whose receiver cannot be reached: `on_unreachable: nak`.
 //!
 //! It never keeps more of a message than its header, and never refuses what was forwarded. The answer is AR, in
-//! enhanced mode CR, with ERR 207 (HL7 v2.5.1, chapter 2.9.3 and table 0357) and a fixed text.
+//! enhanced mode CR, with ERR 207 (HL7 v2.5.1, chapter 2.9.3 and table 0357) and a fixed text; in MLLP Release 2 a negative
+//! commit.
 
 use std::time::Instant;
 
@@ -9,8 +10,9 @@ use super::answer::{Mark, write_all};
 use crate::link::carry::{Ended, Leg, TcpLeg};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
-use crate::mllp::ack::{AckCode, FrameKind, UNREACHABLE_TEXT, refusal};
-use crate::mllp::frame::{Decoder, END_SILENCE, Event, Limits, encode};
+use crate::mllp::ack::{AckCode, COMMIT_NAK, FrameKind, UNREACHABLE_TEXT, refusal};
+use crate::mllp::dialect::Release;
+use crate::mllp::frame::{Decoder, END_SILENCE, Event, Framing, Limits};
 use crate::mllp::message::{HEADER_BYTES_MAX, Header};
 use crate::mllp::observe::Observation;
 
@@ -21,9 +23,15 @@ const READ_BYTES: usize = 8 << 10;
 ///
 /// # Errors
 /// The sender's connection ended.
-pub(super) async fn refuse_messages(sender: &TcpLeg, limits: Limits, tally: &Tally) -> Result<(), Ended> {
+pub(super) async fn refuse_messages(
+    sender: &TcpLeg,
+    release: Release,
+    limits: Limits,
+    tally: &Tally,
+) -> Result<(), Ended> {
     let mut decoder = Decoder::new(limits);
-    let mut refusals = Refusals { head: Vec::new(), answers: Vec::new(), tally };
+    let framing = limits.framing;
+    let mut refusals = Refusals { release, framing, head: Vec::new(), answers: Vec::new(), tally };
     let mut bytes = vec![0; READ_BYTES];
     loop {
         match sender.try_read(&mut bytes) {
@@ -49,6 +57,8 @@ pub(super) async fn refuse_messages(sender: &TcpLeg, limits: Limits, tally: &Tal
 
 /// Gathers the refusals of the messages that the decoder finds.
 struct Refusals<'a> {
+    release: Release,
+    framing: Framing,
     head: Vec<u8>,
     answers: Vec<u8>,
     tally: &'a Tally,
@@ -63,9 +73,9 @@ impl Refusals<'_> {
                 self.head.extend_from_slice(part.get(..room).unwrap_or(part));
             }
             Event::End { payload_bytes } => {
-                let answer = answer_to(&self.head, payload_bytes, self.tally).unwrap_or_default();
+                let answer = answer_to(self.release, &self.head, payload_bytes, self.tally).unwrap_or_default();
                 if !answer.is_empty() {
-                    self.answers.extend_from_slice(&encode(&answer));
+                    self.answers.extend_from_slice(&self.framing.encode(&answer));
                 }
             }
             Event::Anomaly(anomaly) => self.tally.count(Observation::Anomaly(anomaly), Instant::now()),
@@ -73,12 +83,16 @@ impl Refusals<'_> {
     }
 }
 
-fn answer_to(head: &[u8], payload_bytes: u64, tally: &Tally) -> Option<Vec<u8>> {
+fn answer_to(release: Release, head: &[u8], payload_bytes: u64, tally: &Tally) -> Option<Vec<u8>> {
     if FrameKind::of(head) != FrameKind::Message {
         return None;
     }
     let now = Instant::now();
     tally.count(Observation::Message { bytes: payload_bytes }, now);
+    if release.commit().is_some() {
+        tally.count(Observation::Ack { code: AckCode::TransportNak, latency: None }, now);
+        return Some(vec![COMMIT_NAK]);
+    }
     let header = Header::parse(head)?;
     let (_, answer) = refusal(&header, Mark::new().stamp(), UNREACHABLE_TEXT)?;
     tally.count(Observation::Ack { code: AckCode::ApplicationReject, latency: None }, now);

@@ -1,7 +1,8 @@
 //! The sender's connection in stored delivery: each message is kept, then acknowledged.
 //!
 //! It never acknowledges what the spool has not kept, and never looks at a receiver. Messages that come together are
-//! kept together and answered in order, with one write. Rules: design, delivery.md ("stored: intake") and mllp.md.
+//! kept together and answered in order, with one write. A sender of MLLP Release 2 gets the commit of each message once it
+//! is kept, a negative one where it is not, then its answer. Rules: design, delivery.md ("stored: intake") and mllp.md.
 
 mod batch;
 mod held;
@@ -9,6 +10,7 @@ pub mod here;
 mod judge;
 pub mod outlet;
 pub mod store;
+mod unconfirmed;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,10 +24,11 @@ use crate::link::carry::{DRAIN_WITHIN, Ended, Leg, TcpLeg};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::Cause;
-use crate::mllp::frame::{END_SILENCE, FrameReader, Limits, Violation, frame_time_max};
+use crate::mllp::frame::{Anomaly, END_SILENCE, FrameReader, Limits, Violation, frame_time_max};
 use batch::Batch;
 pub(super) use held::Held;
 use held::Share;
+use unconfirmed::{NotCommitted, Unconfirmed};
 
 /// One read, in bytes: what a sender that does not wait has sent during one commit. Shared by all connections of a thread.
 const READ_BYTES: usize = 64 << 10;
@@ -37,6 +40,8 @@ const TOO_MUCH_HELD: &str = "too_many_bytes_held";
 const IDLE: &str = "idle_timeout";
 /// Is the end of a connection whose sender has finished.
 const FINISHED: &str = "finished";
+/// Is why a connection ends whose sender does not commit what it is answered (MLLP Release 2).
+const NOT_COMMITTED: &str = "answer_not_committed";
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
@@ -98,6 +103,8 @@ struct Served<'a, K> {
     connection: u64,
     reader: FrameReader,
     share: Share<'a>,
+    /// Are answers whose commits are awaited.
+    unconfirmed: Option<Unconfirmed>,
     /// Is when the present frame was begun.
     begun: Option<Instant>,
     last_byte: Instant,
@@ -111,6 +118,8 @@ enum Woken {
     Readable,
     /// Nothing came for as long as ends a frame without its CR.
     Silence,
+    /// The commit of an answer is overdue, or an answer is to be sent again.
+    Overdue,
     /// The connection is to end, for this reason.
     End(&'static str),
 }
@@ -118,11 +127,16 @@ enum Woken {
 impl<'a, K: Keep> Intake<'a, K> {
     /// Serves a sender until its connection ends, and returns why as a stable code.
     pub(super) async fn serve(self, sender: &'a TcpLeg, connection: u64) -> &'static str {
-        let limits = Limits { frame_bytes_max: self.config.message_bytes_max, ..Limits::default() };
+        let dialect = self.config.dialect;
+        let limits =
+            Limits { frame_bytes_max: self.config.message_bytes_max, framing: dialect.framing, ..Limits::default() };
+        let unconfirmed = dialect.release.commit().and_then(Unconfirmed::new);
         let share = self.held.share();
         let reader = FrameReader::new(limits);
         let last_byte = Instant::now();
-        let mut served = Served { intake: self, sender, connection, reader, share, begun: None, last_byte, told: None };
+        let (begun, told) = (None, None);
+        let mut served =
+            Served { intake: self, sender, connection, reader, share, unconfirmed, begun, last_byte, told };
         served.run().await
     }
 }
@@ -130,7 +144,7 @@ impl<'a, K: Keep> Intake<'a, K> {
 impl<'a, K: Keep> Served<'a, K> {
     async fn run(&mut self) -> &'static str {
         loop {
-            let mut batch = Batch::new(self.intake.tally, self.intake.terms);
+            let mut batch = Batch::new(self.intake.tally, self.intake.terms, self.intake.config.dialect);
             let ends = match self.read(&mut batch) {
                 Ok(Moved::Bytes(_)) => None,
                 Ok(Moved::Blocked) => match self.wait().await {
@@ -139,6 +153,7 @@ impl<'a, K: Keep> Served<'a, K> {
                         self.reader.handle_silence(&mut |read| batch.handle(read));
                         None
                     }
+                    Woken::Overdue => None,
                     Woken::End(reason) => return reason,
                 },
                 Ok(Moved::End) => {
@@ -150,6 +165,7 @@ impl<'a, K: Keep> Served<'a, K> {
             };
             let ends = self.measure(&batch).or(ends);
             if let Some(reason) = self.settle(batch).await.or(ends) {
+                self.take_leave(reason).await;
                 return reason;
             }
         }
@@ -190,8 +206,11 @@ impl<'a, K: Keep> Served<'a, K> {
 
     /// Has the messages kept, and answers them; returns why the connection ends, where it does.
     async fn settle(&mut self, batch: Batch<'a>) -> Option<&'static str> {
+        if self.confirm(&batch).is_err() {
+            return Some(NOT_COMMITTED);
+        }
         if batch.is_empty() {
-            return batch.ends;
+            return batch.ends.or(self.send_unconfirmed().await.err());
         }
         let tally = self.intake.tally;
         tally.waits(self.connection, batch.len(), Some(batch.at()));
@@ -199,7 +218,41 @@ impl<'a, K: Keep> Served<'a, K> {
         tally.waits(self.connection, 0, None);
         self.share.set(self.partial_bytes(), self.message_bytes_max());
         let written = write_all(self.sender, &answers.bytes).await;
-        answers.ends.or(written.err().map(Ended::code))
+        if let Some(reason) = answers.ends.or(written.err().map(Ended::code)) {
+            return Some(reason);
+        }
+        if let Some(unconfirmed) = &mut self.unconfirmed {
+            let pushed = answers.to_commit.into_iter().try_for_each(|answer| unconfirmed.push(answer));
+            if pushed.is_err() {
+                return Some(NOT_COMMITTED);
+            }
+        }
+        self.send_unconfirmed().await.err()
+    }
+
+    /// Takes the commits of answers that came, and the time.
+    fn confirm(&mut self, batch: &Batch<'a>) -> Result<(), NotCommitted> {
+        let Some(unconfirmed) = &mut self.unconfirmed else { return Ok(()) };
+        for code in &batch.commits {
+            if !unconfirmed.handle_commit(*code, now())? {
+                batch.count(Anomaly::AnswerUnmatched);
+            }
+        }
+        unconfirmed.handle_time(now())
+    }
+
+    /// Sends the answer whose turn it is.
+    async fn send_unconfirmed(&mut self) -> Result<(), &'static str> {
+        let Some(answer) = self.unconfirmed.as_mut().and_then(|answers| answers.poll_send(now())) else {
+            return Ok(());
+        };
+        write_all(self.sender, &answer).await.map_err(Ended::code)
+    }
+
+    /// Sends a sender that only listens any more what it was to be answered.
+    async fn take_leave(&mut self, reason: &'static str) {
+        let left = self.unconfirmed.as_mut().filter(|_| reason == FINISHED).map(Unconfirmed::take_unsent);
+        write_all(self.sender, &left.unwrap_or_default()).await.ok();
     }
 
     /// Waits for bytes, for the end of a frame that silence ends, or for what ends the connection.
@@ -215,6 +268,7 @@ impl<'a, K: Keep> Served<'a, K> {
                 () = until(next.map(|(at, _)| at)) => {
                     return match next {
                         Some((_, Due::End(reason))) => Woken::End(reason),
+                        Some((_, Due::Commit)) => Woken::Overdue,
                         _ => Woken::Silence,
                     };
                 }
@@ -233,6 +287,7 @@ impl<'a, K: Keep> Served<'a, K> {
         let all = [
             self.reader.awaits_silence().then(|| (self.last_byte + END_SILENCE, Due::Silence)),
             slow,
+            self.unconfirmed.as_ref().and_then(Unconfirmed::next_deadline).map(|at| (at, Due::Commit)),
             idle.map(|idle| (self.last_byte + idle, Due::End(IDLE))),
             self.told.map(|told| (told + DRAIN_WITHIN, Due::End(Cause::Stopping.code()))),
         ];
@@ -244,7 +299,12 @@ impl<'a, K: Keep> Served<'a, K> {
 #[derive(Clone, Copy)]
 enum Due {
     Silence,
+    Commit,
     End(&'static str),
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 async fn until(deadline: Option<Instant>) {

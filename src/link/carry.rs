@@ -15,6 +15,7 @@ pub use super::leg::{Leg, TcpLeg};
 use super::streams::Moved;
 use super::tally::Tally;
 use super::wire::Cause;
+use crate::mllp::dialect::Release;
 use crate::mllp::frame::{Limits, Violation, frame_time_max};
 use crate::mllp::observe::{Observation, Observer};
 
@@ -77,7 +78,9 @@ impl Ended {
 /// Says how a connection is to be carried.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// Limits the frames.
+    /// Says what both ends speak.
+    pub release: Release,
+    /// Says what a frame is, and limits it.
     pub limits: Limits,
     /// Ends a connection on which nothing passes for so long.
     pub idle_timeout: Option<Duration>,
@@ -112,7 +115,7 @@ enum Way {
 /// Carries bytes between a sender and a receiver until the connection ends. Cancelling it ends the connection.
 pub async fn carry<S: Leg, R: Leg>(sender: &S, receiver: &R, terms: Terms, tally: &Tally, connection: u64) -> Ended {
     let carried = Carried {
-        observer: Mutex::new(Observer::new(terms.limits)),
+        observer: Mutex::new(Observer::new(terms.release, terms.limits)),
         tally,
         connection,
         last_byte: Mutex::new(now()),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::mllp::ack::AckCode;
 use crate::mllp::observe::Observation;
 
 /// Upper bounds of the latency of answers, in seconds: from a LAN to a receiver that a person waits for.
@@ -100,7 +101,8 @@ impl Tally {
             Observation::Ack { code, latency } => {
                 *counts.acks.entry(code.code()).or_default() += 1;
                 counts.last_ack = Some(now);
-                if !code.is_positive() {
+                // The commit of Release 2 is no answer yet, and no refusal.
+                if !code.is_positive() && code != AckCode::TransportAck {
                     counts.last_negative = Some((code.code(), now));
                 }
                 if let Some(latency) = latency {

@@ -7,11 +7,12 @@
 #[cfg(test)]
 mod tests;
 
-use super::frame::FS;
 use super::message::{Header, Mode};
 
-const COMMIT_ACK: u8 = 0x06;
-const COMMIT_NAK: u8 = 0x15;
+/// Is the payload of a commit acknowledgement of MLLP Release 2: the block is in safe storage.
+pub const COMMIT_ACK: u8 = 0x06;
+/// Is that of its negative: the block is not, and may be sent again.
+pub const COMMIT_NAK: u8 = 0x15;
 
 /// Says that a message was not forwarded.
 pub const UNREACHABLE_TEXT: &[u8] = b"Receiver not reachable and message not delivered";
@@ -254,8 +255,8 @@ impl Writer {
             }
             self.payload.extend_from_slice(field);
         }
-        // An echoed field may end with FS, and FS CR would end the frame.
-        if self.payload.last() == Some(&FS) {
+        // An echoed field may end with FS, or what a framing has in its place, and a CR behind it would end the frame.
+        if self.payload.last().is_some_and(u8::is_ascii_control) {
             self.payload.push(self.separator);
         }
         self.payload.push(b'\r');

@@ -1,15 +1,17 @@
 //! Pairs one message out with its answer back on a connection to a receiver.
 //!
 //! Never sends, never waits, never takes the answer to another message for this one's. The rules are those of HL7 v2
-//! chapter 2 (original and enhanced acknowledgement mode) and the cases 27 to 31 of the design.
+//! chapter 2 (original and enhanced acknowledgement mode), the cases 27 to 31 of the design, and of MLLP Release 2: the
+//! message is committed first, then answered, and each answer is committed by whoever has it.
 
 #[cfg(test)]
 mod tests;
 
 use std::time::Instant;
 
-use super::ack::{AckCode, FrameKind};
-use super::frame::{Anomaly, FrameReader, Limits, Read, Violation};
+use super::ack::{AckCode, COMMIT_ACK, COMMIT_NAK, FrameKind};
+use super::dialect::Release;
+use super::frame::{Anomaly, FrameReader, Framing, Limits, Read, Violation};
 use super::message::{Header, Mode};
 
 /// Is an answer to the message of the exchange.
@@ -40,7 +42,7 @@ pub enum Awaited {
     AsAsked,
     /// The accept acknowledgement alone where the message asks for both.
     Accept,
-    /// None, whatever the message asks for.
+    /// None, whatever the message asks for; in Release 2 its commit all the same.
     Nothing,
 }
 
@@ -55,8 +57,13 @@ pub struct Exchange {
 
 #[derive(Default)]
 struct Inner {
+    release: Release,
+    framing: Framing,
     waiting: Option<Waiting>,
     answered: Vec<u8>,
+    /// Are commits for what the receiver sent, in frames.
+    replies: Vec<u8>,
+    is_out_of_step: bool,
     dropped: Dropped,
 }
 
@@ -64,14 +71,28 @@ struct Waiting {
     /// Is MSH-10; empty: any answer is taken.
     control_id: Vec<u8>,
     deadline: Instant,
+    /// Says whether the commit of Release 2 is still to come.
+    transport_due: bool,
     commit_due: bool,
     application_due: bool,
+}
+
+impl Waiting {
+    fn is_over(&self) -> bool {
+        !(self.transport_due || self.commit_due || self.application_due)
+    }
 }
 
 impl Exchange {
     /// Starts with a new connection; the limits hold for the receiver's answers.
     pub fn new(limits: Limits) -> Self {
-        Self { reader: FrameReader::new(limits), inner: Inner::default() }
+        Self::speaking(Release::One, limits)
+    }
+
+    /// Starts with a new connection to a receiver that speaks this release.
+    pub fn speaking(release: Release, limits: Limits) -> Self {
+        let inner = Inner { release, framing: limits.framing, ..Inner::default() };
+        Self { reader: FrameReader::new(limits), inner }
     }
 
     /// Takes note of the payload of a message that is about to be sent, to be answered before the deadline.
@@ -96,8 +117,9 @@ impl Exchange {
             Awaited::Nothing => (false, false),
         };
         let control_id = header.map(|header| header.control_id().to_vec()).unwrap_or_default();
-        let waiting = Waiting { control_id, deadline, commit_due, application_due };
-        self.inner.waiting = (commit_due || application_due).then_some(waiting);
+        let transport_due = self.inner.release.commit().is_some();
+        let waiting = Waiting { control_id, deadline, transport_due, commit_due, application_due };
+        self.inner.waiting = Some(waiting).filter(|waiting| !waiting.is_over());
     }
 
     /// Moves the deadline, as the message is still being written, or was answered in part.
@@ -139,6 +161,27 @@ impl Exchange {
         self.inner.waiting.is_none()
     }
 
+    /// Says whether the receiver has not committed the message yet, which it does ahead of any answer (Release 2).
+    pub fn awaits_commit(&self) -> bool {
+        self.inner.waiting.as_ref().is_some_and(|waiting| waiting.transport_due)
+    }
+
+    /// Says whether commits and messages cannot be told to belong together any more, for a commit names no message: the
+    /// next message needs another connection (Release 2).
+    pub fn is_out_of_step(&self) -> bool {
+        self.inner.is_out_of_step
+    }
+
+    /// Says whether the receiver is owed commits for what it sent (Release 2).
+    pub fn has_replies(&self) -> bool {
+        !self.inner.replies.is_empty()
+    }
+
+    /// Returns these commits in frames, to be written once what they are for is safe.
+    pub fn take_replies(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.inner.replies)
+    }
+
     /// Returns until when the answers are awaited; `None` when all are there.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.inner.waiting.as_ref().map(|waiting| waiting.deadline)
@@ -159,39 +202,82 @@ impl Inner {
             Read::Anomaly(_) => return count(&mut self.dropped.anomalies),
         };
         match FrameKind::of(&payload) {
-            // The HL7 answer follows.
-            FrameKind::Transport(AckCode::TransportAck) => {}
-            FrameKind::Transport(code) if self.waiting.is_some() => self.finish(Answer { code, payload }, sink),
-            FrameKind::Transport(_) => count(&mut self.dropped.late),
+            FrameKind::Transport(code) => self.handle_commit(Answer { code, payload }, sink),
             FrameKind::Empty | FrameKind::Control => count(&mut self.dropped.no_answer),
-            FrameKind::Message => self.handle_message(payload, sink),
+            FrameKind::Message => {
+                let is_answer = Header::parse(&payload).is_some_and(|header| header.is_acknowledgement());
+                let is_taken = self.handle_message(payload, sink);
+                if self.release.commit().is_some() {
+                    // A message of its own goes nowhere from here: the receiver is not to believe that it arrived.
+                    let commit = if is_taken || is_answer { COMMIT_ACK } else { COMMIT_NAK };
+                    self.replies.extend_from_slice(&self.framing.encode(&[commit]));
+                }
+            }
         }
     }
 
-    fn handle_message(&mut self, payload: Vec<u8>, sink: &mut dyn FnMut(Answer)) {
+    /// Takes a commit. In Release 1 a positive one says nothing, for the HL7 answer follows.
+    fn handle_commit(&mut self, commit: Answer, sink: &mut dyn FnMut(Answer)) {
+        let is_negative = commit.code == AckCode::TransportNak;
+        let is_release_2 = self.release.commit().is_some();
+        match &mut self.waiting {
+            Some(waiting) if waiting.transport_due => {
+                waiting.transport_due = false;
+                if is_negative { self.finish(commit, sink) } else { self.tell(commit, sink) }
+            }
+            Some(_) if is_negative && !is_release_2 => self.finish(commit, sink),
+            None if is_negative && !is_release_2 => count(&mut self.dropped.late),
+            _ if is_release_2 => {
+                self.is_out_of_step = true;
+                count(&mut self.dropped.late);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a message of the receiver; says whether it is an answer to the message of the exchange.
+    fn handle_message(&mut self, payload: Vec<u8>, sink: &mut dyn FnMut(Answer)) -> bool {
         let Some(msa) = Header::parse(&payload).and_then(|header| header.msa()) else {
-            return count(&mut self.dropped.no_answer);
+            count(&mut self.dropped.no_answer);
+            return false;
         };
         let Some(waiting) = &mut self.waiting else {
-            return count(&mut self.dropped.late);
+            count(&mut self.dropped.late);
+            return false;
         };
         if !waiting.control_id.is_empty() && msa.control_id() != waiting.control_id {
             let is_late = !self.answered.is_empty() && msa.control_id() == self.answered;
-            return count(if is_late { &mut self.dropped.late } else { &mut self.dropped.foreign });
+            count(if is_late { &mut self.dropped.late } else { &mut self.dropped.foreign });
+            return false;
         }
         let code = AckCode::parse(msa.code());
-        if code != AckCode::CommitAccept {
-            return self.finish(Answer { code, payload }, sink);
+        if std::mem::take(&mut waiting.transport_due) {
+            // It has the message, then. Its commit may come yet, and would be taken for the next message's.
+            self.is_out_of_step = true;
+        }
+        self.handle_answer(Answer { code, payload }, sink);
+        true
+    }
+
+    fn handle_answer(&mut self, answer: Answer, sink: &mut dyn FnMut(Answer)) {
+        let Some(waiting) = &mut self.waiting else { return };
+        if answer.code != AckCode::CommitAccept {
+            return self.finish(answer, sink);
         }
         if !waiting.commit_due && waiting.application_due {
             // Not asked for, or twice; the application's answer is still to come.
             return count(&mut self.dropped.late);
         }
         waiting.commit_due = false;
-        if waiting.application_due {
-            sink(Answer { code, payload });
+        self.tell(answer, sink);
+    }
+
+    /// Tells of an answer; it ends the exchange where no other is due.
+    fn tell(&mut self, answer: Answer, sink: &mut dyn FnMut(Answer)) {
+        if self.waiting.as_ref().is_some_and(Waiting::is_over) {
+            self.finish(answer, sink);
         } else {
-            self.finish(Answer { code, payload }, sink);
+            sink(answer);
         }
     }
 

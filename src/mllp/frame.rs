@@ -1,10 +1,11 @@
 //! Decodes and encodes MLLP frames: finds them in a stream of bytes, however the stream is cut.
 //!
 //! Never holds a payload, never decodes or changes one, never reads a clock. The format is HL7's Minimal Lower Layer
-//! Protocol, Release 1: `0B payload 1C 0D`; bytes between frames are ignored. What the field makes of it, and what is
+//! Protocol: `0B payload 1C 0D`, or other bytes around the payload ([`Framing`]); bytes between frames are ignored. What the field makes of it, and what is
 //! tolerated, is the table of edge cases in the design of MLLP (cases 1 to 15 and 36).
 
 mod decoder;
+mod framing;
 mod fuzz;
 mod reader;
 mod sniff;
@@ -15,6 +16,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use decoder::Decoder;
+pub use framing::{Framing, Tail};
 #[doc(hidden)]
 pub use fuzz::fuzz_frame_decoder;
 pub use reader::{FrameReader, Read};
@@ -46,18 +48,20 @@ pub fn frame_time_max(time: Duration, frame_bytes: u64) -> Duration {
     time.saturating_add(Duration::from_secs(frame_bytes / FRAME_RATE_MIN))
 }
 
-/// Limits what a decoder lets pass.
+/// Says what a decoder takes for a frame, and limits what it lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Limits the payload of one frame, in bytes.
     pub frame_bytes_max: u64,
     /// Limits what is skipped between two frames, in bytes; line ends and NULs are not counted.
     pub junk_bytes_max: u64,
+    /// Is what starts and ends a frame.
+    pub framing: Framing,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { frame_bytes_max: FRAME_BYTES_MAX, junk_bytes_max: JUNK_BYTES_MAX }
+        Self { frame_bytes_max: FRAME_BYTES_MAX, junk_bytes_max: JUNK_BYTES_MAX, framing: Framing::MLLP }
     }
 }
 
@@ -185,11 +189,7 @@ impl Violation {
     }
 }
 
-/// Wraps a payload in a frame. Any payload that a [`Decoder`] reported is found again as it is.
+/// Wraps a payload in a frame of MLLP. Any payload that a [`Decoder`] reported is found again as it is.
 pub fn encode(payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(payload.len().saturating_add(3));
-    frame.push(VT);
-    frame.extend_from_slice(payload);
-    frame.extend_from_slice(&[FS, CR]);
-    frame
+    Framing::MLLP.encode(payload)
 }

@@ -3,10 +3,11 @@
 //!
 //! `frame` finds frames in a stream, `message` reads MSH and MSA, `ack` builds answers, `observe` watches a
 //! transparent connection, `exchange` pairs one message with its answer,
-//! `control_ids` tells when that needs a new connection.
+//! `control_ids` tells when that needs a new connection, `dialect` is what the other end speaks.
 
 pub mod ack;
 pub mod control_ids;
+pub mod dialect;
 pub mod exchange;
 pub mod frame;
 pub mod message;

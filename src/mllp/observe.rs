@@ -11,6 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use super::ack::{AckCode, FrameKind};
+use super::dialect::Release;
 use super::frame::{Anomaly, Decoder, END_SILENCE, Event, Limits, Violation};
 use super::message::{AckCondition, HEADER_BYTES_MAX, Header, Mode};
 
@@ -50,8 +51,9 @@ pub struct Observer {
 
 impl Observer {
     /// Starts with a new connection; the limits hold for each direction.
-    pub fn new(limits: Limits) -> Self {
-        Self { sender: Direction::new(limits), receiver: Direction::new(limits), unanswered: Unanswered::default() }
+    pub fn new(release: Release, limits: Limits) -> Self {
+        let unanswered = Unanswered { release, ..Unanswered::default() };
+        Self { sender: Direction::new(limits), receiver: Direction::new(limits), unanswered }
     }
 
     /// Takes the next bytes that the sender sent.
@@ -177,6 +179,7 @@ fn watch(head: &mut Vec<u8>, event: Event<'_>, seen: &mut dyn FnMut(Seen<'_>)) {
 /// Remembers what was sent and may still be answered, oldest first.
 #[derive(Default)]
 struct Unanswered {
+    release: Release,
     entries: VecDeque<Entry>,
     outstanding: usize,
 }
@@ -188,6 +191,10 @@ struct Entry {
     /// Says whether an answer is due now; else one may come all the same (an error, the one after CA).
     is_outstanding: bool,
     application_answer_may_follow: bool,
+    /// Says whether the commit of Release 2 is still to come.
+    transport_due: bool,
+    /// Says whether an answer of HL7 is due.
+    answer_due: bool,
 }
 
 impl Unanswered {
@@ -216,10 +223,13 @@ impl Unanswered {
             Mode::Original => false,
             Mode::Enhanced { application, .. } => !matches!(application, AckCondition::Absent | AckCondition::Never),
         };
-        let is_outstanding = header.requires_answer();
+        let answer_due = header.requires_answer();
+        let transport_due = self.release.commit().is_some();
+        let is_outstanding = answer_due || transport_due;
         self.outstanding = self.outstanding.saturating_add(usize::from(is_outstanding));
         let id = id_of(header.control_id());
-        self.entries.push_back(Entry { id, at: now, is_outstanding, application_answer_may_follow });
+        let entry = Entry { id, at: now, is_outstanding, application_answer_may_follow, transport_due, answer_due };
+        self.entries.push_back(entry);
     }
 
     fn handle_received(&mut self, seen: Seen<'_>, now: Instant, sink: Sink<'_>) {
@@ -230,7 +240,12 @@ impl Unanswered {
         match FrameKind::of(head) {
             FrameKind::Empty => return,
             FrameKind::Transport(code) => {
-                return sink(Observation::Ack { code, latency: None });
+                let latency = self.commit(code, now);
+                sink(Observation::Ack { code, latency });
+                if latency.is_none() && self.release.commit().is_some() {
+                    sink(Observation::Anomaly(Anomaly::AnswerUnmatched));
+                }
+                return;
             }
             FrameKind::Control => return sink(Observation::Anomaly(Anomaly::ControlFrame)),
             FrameKind::Message => {}
@@ -250,6 +265,25 @@ impl Unanswered {
         }
     }
 
+    /// Takes a commit of Release 2, which names no message: it is the oldest one's that has none yet. What is not
+    /// committed is not answered either, and its sender sends it again.
+    fn commit(&mut self, code: AckCode, now: Instant) -> Option<Duration> {
+        let index = self.entries.iter().position(|entry| entry.transport_due)?;
+        let entry = self.entries.get_mut(index)?;
+        let latency = now.saturating_duration_since(entry.at);
+        entry.transport_due = false;
+        let is_over = code == AckCode::TransportNak;
+        let is_outstanding = entry.answer_due && !is_over;
+        let was_outstanding = std::mem::replace(&mut entry.is_outstanding, is_outstanding);
+        if was_outstanding && !is_outstanding {
+            self.outstanding = self.outstanding.saturating_sub(1);
+        }
+        if is_over {
+            self.entries.remove(index);
+        }
+        Some(latency)
+    }
+
     /// Finds the message that an answer belongs to: the one with its control id; else the oldest where the answer
     /// names none, or the oldest that has none itself (receivers make one up then).
     fn settle(&mut self, code: AckCode, id: Option<u64>, now: Instant, sink: Sink<'_>) -> Option<Duration> {
@@ -258,7 +292,7 @@ impl Unanswered {
             Some(_) => self.oldest_with(id).or_else(|| self.oldest_with(None)),
         }?;
         for passed in self.entries.iter_mut().take(index).filter(|entry| entry.is_outstanding) {
-            passed.is_outstanding = false;
+            (passed.is_outstanding, passed.transport_due) = (false, false);
             self.outstanding = self.outstanding.saturating_sub(1);
             sink(Observation::Anomaly(Anomaly::AnswerSkipped));
         }
@@ -266,6 +300,7 @@ impl Unanswered {
         if std::mem::replace(&mut entry.is_outstanding, false) {
             self.outstanding = self.outstanding.saturating_sub(1);
         }
+        entry.answer_due = false;
         let latency = now.saturating_duration_since(entry.at);
         if code != AckCode::CommitAccept || !entry.application_answer_may_follow {
             self.entries.remove(index);

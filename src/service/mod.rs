@@ -271,8 +271,10 @@ impl Service {
 
     async fn carry<S: Leg>(&self, sender: &S, receiver: &TcpLeg) -> Ended {
         let config = self.config();
+        let dialect = config.stored.dialect;
         let terms = Terms {
-            limits: Limits { frame_bytes_max: FRAME_BYTES_MAX, ..Limits::default() },
+            release: dialect.release,
+            limits: Limits { frame_bytes_max: FRAME_BYTES_MAX, framing: dialect.framing, ..Limits::default() },
             idle_timeout: None,
             frame_timeout: None,
             ack_timeout: config.ack_timeout,

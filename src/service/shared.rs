@@ -22,6 +22,7 @@ use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
 use crate::mllp::ack::FrameKind;
+use crate::mllp::dialect::Release;
 use crate::mllp::exchange::Awaited;
 use crate::mllp::frame::{Anomaly, END_SILENCE, FrameReader, Limits, Read};
 use crate::mllp::message::Header;
@@ -44,9 +45,11 @@ pub(super) struct Shared {
 }
 
 impl Service {
-    /// Tells whether its senders share one connection.
+    /// Tells whether its senders share one connection. In Release 2 both ends commit to each other, message by message,
+    /// and to each other only: there a sender has the connection for as long as it is connected.
     pub(super) fn is_shared(&self) -> bool {
-        self.config().connections_max.get() == 1
+        let config = self.config();
+        config.connections_max.get() == 1 && config.stored.dialect.release == Release::One
     }
 
     /// Sees to it that there is a connection.
@@ -88,7 +91,8 @@ impl Service {
 
     /// Serves a sender until its connection ends, and says why.
     pub(super) async fn serve_shared<S: Leg>(&self, sender: &S) -> Cause {
-        let limits = Limits { frame_bytes_max: HELD_BYTES_MAX, ..Limits::default() };
+        let framing = self.config().stored.dialect.framing;
+        let limits = Limits { frame_bytes_max: HELD_BYTES_MAX, framing, ..Limits::default() };
         let reader = FrameReader::new(limits);
         let drain = self.drain.subscribe();
         let mut sending =

@@ -192,6 +192,9 @@ impl<P> Running<P> {
                 self.connection = None;
             }
             self.show(conversation);
+            if !matches!(step, Step::Commit { .. }) {
+                self.reply();
+            }
             match step {
                 Step::Commit { finished, attempting } => {
                     self.flush(&conversation.reports).await;
@@ -217,12 +220,22 @@ impl<P> Running<P> {
         // A connection that ended meanwhile, or an answer that nobody waits for, must not meet the next message.
         self.read();
         self.report = self.course.handle_committed();
+        self.reply();
         let Some(outcome) = &self.report else { return };
         counter.set(self.course.counts());
         let reply = if outcome.verdict == Verdict::Withdrawn { Reply::Withdrawn } else { Reply::Attempted };
         for (_, waiting) in self.replies.extract_if(.., |(sequence, _)| *sequence == outcome.sequence) {
             // Whoever asked may be gone.
             waiting.send(reply).ok();
+        }
+    }
+
+    /// Commits to the receiver what it answered, now that nothing of that is left to write down (MLLP Release 2).
+    fn reply(&mut self) {
+        let replies = self.course.take_replies();
+        if let Some((connection, _)) = self.connection.as_mut().filter(|_| !replies.is_empty()) {
+            connection.say(&replies);
+            self.write();
         }
     }
 
@@ -293,7 +306,7 @@ impl<P> Running<P> {
                 self.dialing = None;
                 match dialed {
                     Ok((socket, place)) => {
-                        self.connection = Some((Connection::new(socket), place));
+                        self.connection = Some((Connection::new(socket, self.course.framing()), place));
                         self.course.handle_dialed();
                     }
                     Err(code) => self.course.handle_dial_failed(code, Instant::now()),

@@ -15,6 +15,7 @@ use crate::config::{
     Backend, Config, Delivery, Endpoint, Forward, Host, Name, OnUnreachable, Peer, Probe, PublicKey, ReceiverPolicy,
     SecretKey, Service, Table, Target, Transparent, Tunnel, UdpOffload,
 };
+use crate::mllp::dialect::Dialect;
 
 /// Is the UDP port of WireGuard at both sites.
 pub(super) const WIREGUARD_PORT: u16 = 51820;
@@ -118,6 +119,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         source_rate_max: CONNECTIONS_MAX,
         frame_timeout: Duration::from_secs(30),
         idle_timeout: None,
+        dialect: Dialect::RELEASE_1,
     };
     let service = Service {
         name: name(far.sends),

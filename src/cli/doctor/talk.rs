@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::mllp::ack::{AckCode, FrameKind};
-use crate::mllp::frame::{Anomaly, END_SILENCE, FrameReader, JUNK_BYTES_MAX, Limits, Read, Violation};
+use crate::mllp::frame::{Anomaly, END_SILENCE, FrameReader, Limits, Read, Violation};
 use crate::mllp::message::Header;
 
 /// Is one read, in bytes: an answer has a few hundred.
@@ -84,7 +84,7 @@ impl Talk {
         let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
         let stream = timeout(limit, TcpStream::connect(to)).await.map_err(|_| late())??;
         stream.set_nodelay(true)?;
-        let limits = Limits { frame_bytes_max: ANSWER_BYTES_MAX, junk_bytes_max: JUNK_BYTES_MAX };
+        let limits = Limits { frame_bytes_max: ANSWER_BYTES_MAX, ..Limits::default() };
         Ok(Self {
             stream,
             reader: FrameReader::new(limits),

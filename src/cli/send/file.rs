@@ -83,7 +83,8 @@ pub(super) fn load(path: &Path, loose: bool) -> Result<Vec<Message>, LoadError> 
 /// Returns the payloads of all frames, and whether bytes are left that are no whole frame.
 fn unframe(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, bool), Violation> {
     // What is in memory already needs no limit.
-    let mut reader = FrameReader::new(Limits { frame_bytes_max: u64::MAX, junk_bytes_max: u64::MAX });
+    let mut reader =
+        FrameReader::new(Limits { frame_bytes_max: u64::MAX, junk_bytes_max: u64::MAX, ..Limits::default() });
     let (mut payloads, mut left_over) = (Vec::new(), false);
     let mut sink = |read| match read {
         Read::Payload(payload) => payloads.push(payload),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_saphyr::Spanned;
 
+use super::mllp::{self, Who};
 use super::{At, Findings, ReadKey, peers, stored, tls, tunnel};
 use crate::config::raw;
 use crate::config::value::{self, Judged, quote};
@@ -67,6 +68,7 @@ fn forward(
     let target = target(raw_at, peer_index, tunnel, peers, findings);
     let size = |text: &str| value::size_bytes(text, MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX);
     let message_bytes_max = findings.optional(raw.max_message_size.as_ref(), MESSAGE_BYTES, size);
+    let dialect = mllp::Keys::of_forward(raw).read(Who::Senders, findings);
     let delivery = stored::delivery(raw_at, message_bytes_max, findings);
     let connections_max = findings.optional(raw.max_connections.as_ref(), CONNECTIONS, connections);
     // One source leaves places to the others.
@@ -93,6 +95,7 @@ fn forward(
             source_rate_max: source_rate_max?,
             frame_timeout: frame_timeout?,
             idle_timeout: idle_timeout?,
+            dialect: dialect?,
         })
     };
     Draft { forward: complete(), name, listen }

@@ -6,6 +6,7 @@
 mod forwards;
 mod listeners;
 mod loops;
+mod mllp;
 mod peers;
 mod policy;
 mod services;

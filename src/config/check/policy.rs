@@ -90,6 +90,7 @@ impl<'a> Keys<'a> {
             on_reject: on_reject?,
             in_doubt: in_doubt?,
             in_doubt_max: default.in_doubt_max,
+            dialect: default.dialect,
         })
     }
 

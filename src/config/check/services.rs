@@ -5,11 +5,12 @@ use std::num::NonZeroUsize;
 use serde_saphyr::Spanned;
 
 use super::forwards::{connections, find};
+use super::mllp::{self, Who};
 use super::policy::Keys;
 use super::{At, Findings, ReadKey, peers, tls};
 use crate::config::raw;
 use crate::config::value;
-use crate::config::{Name, Probe, Service};
+use crate::config::{Name, Probe, ReceiverPolicy, Service};
 
 /// Limits the connections to a receiver at once unless the file says otherwise.
 const CONNECTIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
@@ -48,7 +49,9 @@ fn service(
         find(peer, peers, findings);
     }
     let port = raw.port.as_ref().map(|text| findings.read(text, value::port));
+    let dialect = mllp::Keys::of_service(raw).read(Who::Receiver, findings);
     let stored = Keys::of_service(raw).read(findings);
+    let stored = stored.zip(dialect).map(|(policy, dialect)| ReceiverPolicy { dialect, ..policy });
     let ack_timeout = raw.ack_timeout.as_ref().and(stored).map(|stored| stored.ack_timeout);
     let connections_max = findings.optional(raw.connections.as_ref(), CONNECTIONS, connections);
     let words = [("none", Probe::None), ("tcp", Probe::Tcp)];

@@ -5,12 +5,14 @@ use std::time::Duration;
 use serde_saphyr::Spanned;
 
 use super::Findings;
+use super::mllp::{self, Who};
 use super::policy::Keys;
 use crate::config::raw::{self, Text};
 use crate::config::value::{self, Judged};
 use crate::config::{
     ApplicationAck, Delivery, OnFull, OnUnreachable, ReceiverPolicy, STORED_MESSAGE_BYTES_MAX, Stored, Transparent,
 };
+use crate::mllp::dialect::Dialect;
 
 /// Bounds the wait for a receiver unless the file says otherwise: a short outage, and senders still wait.
 const HOLD_FOR: Duration = Duration::from_secs(30);
@@ -64,6 +66,16 @@ fn transparent(raw: &raw::Forward, findings: &mut Findings) -> Option<Transparen
         let message = "counts where messages are stored; write delivery: stored, or leave it out";
         findings.value(text.referenced, message);
     }
+    if let Some(raw) = &raw.commit {
+        let message = "counts where messages are stored; in transparent delivery sender and receiver commit to each \
+                       other: leave it out";
+        findings.value(raw.referenced, message);
+    }
+    if let Some(raw) = &raw.receiver {
+        let message = "cannot differ from what senders speak in transparent delivery, which carries bytes as they are; \
+                       write delivery: stored to translate, or leave it out";
+        findings.value(raw.referenced, message);
+    }
     let words = [("hold", OnUnreachable::Hold), ("close", OnUnreachable::Close), ("nak", OnUnreachable::Nak)];
     let on_unreachable = raw.on_unreachable.as_ref();
     let on_unreachable = findings.optional(on_unreachable, OnUnreachable::Hold, |text| value::choice(text, &words));
@@ -76,6 +88,12 @@ fn stored(raw: &raw::Forward, message_bytes_max: Option<u64>, findings: &mut Fin
     for text in [&raw.on_unreachable, &raw.hold_for].into_iter().flatten() {
         let message = "counts for delivery: transparent; a stored message is acknowledged whether its receiver can be \
                        reached or not: leave it out, and write on_full: close or nak for a message that cannot be kept";
+        findings.value(text.referenced, message);
+    }
+    if let Some(text) = raw.on_full.as_ref().filter(|_| raw.mllp.as_ref().is_some_and(|mllp| mllp.value == "release2"))
+    {
+        let message = "counts for mllp: release1; in release2 a message that cannot be kept is answered with a negative \
+                       commit: leave it out";
         findings.value(text.referenced, message);
     }
     let words = [("close", OnFull::Close), ("nak", OnFull::Nak)];
@@ -127,11 +145,17 @@ fn queue_bytes(text: Option<&Text>, message_bytes_max: Option<u64>, findings: &m
 fn receiver(raw: &raw::Forward, findings: &mut Findings) -> Option<ReceiverPolicy> {
     let keys = Keys::of_forward(raw);
     if raw.to.is_some() {
-        return keys.read(findings);
+        let policy = keys.read(findings);
+        let dialect = match &raw.receiver {
+            None => Some(Dialect::RELEASE_1),
+            Some(receiver) => mllp::Keys::of_receiver(&receiver.value).read(Who::Receiver, findings),
+        };
+        return Some(ReceiverPolicy { dialect: dialect?, ..policy? });
     }
-    for text in keys.written() {
+    let receiver = raw.receiver.as_ref().map(|receiver| receiver.referenced);
+    for at in keys.written().map(|text| text.referenced).chain(receiver) {
         let message = "is for the site of the receiver to say; write it at the service there, or leave it out";
-        findings.value(text.referenced, message);
+        findings.value(at, message);
     }
     Some(ReceiverPolicy::default())
 }

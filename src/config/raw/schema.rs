@@ -43,6 +43,8 @@ shapes! {
     HoldOrPark = { "enum": ["hold", "park"] }
     InDoubt = { "enum": ["resend", "hold"] }
     OnUnreachable = { "enum": ["hold", "close", "nak"] }
+    Mllp = { "enum": ["release1", "release2"] }
+    Byte = { "type": "integer", "minimum": 1, "maximum": 31 }
     Probe = { "enum": ["none", "tcp"] }
     Mark = { "anyOf": [{ "const": "off" }, { "type": "integer", "minimum": 0, "maximum": 0xffff_ffff_u32 }] }
     Table = { "anyOf": [

@@ -1,6 +1,7 @@
 //! What one read completes: frames that are judged, stored together, and answered in order.
 //!
-//! Never writes a positive answer before the message is stored. Rules: design, delivery.md ("stored: intake").
+//! Never writes a positive answer, or the commit of MLLP Release 2, before the message is stored. Rules: design,
+//! delivery.md ("stored: intake").
 
 use std::time::Instant;
 
@@ -9,8 +10,11 @@ use super::{Keep, NotAll, NotKept};
 use crate::config::{OnFull, Stored};
 use crate::forward::answer::Mark;
 use crate::link::tally::Tally;
-use crate::mllp::ack::{self, AckCode, NO_APPLICATION_ANSWER_TEXT, NOT_STORED_TEXT, Stamp};
-use crate::mllp::frame::{Anomaly, Read, encode};
+use crate::mllp::ack::{
+    self, AckCode, COMMIT_ACK, COMMIT_NAK, FrameKind, NO_APPLICATION_ANSWER_TEXT, NOT_STORED_TEXT, Stamp,
+};
+use crate::mllp::dialect::Dialect;
+use crate::mllp::frame::{Anomaly, Read};
 use crate::mllp::message::{HEADER_BYTES_MAX, Header};
 use crate::mllp::observe::Observation;
 
@@ -26,8 +30,20 @@ struct Entry {
 
 /// Says what is done with a message.
 enum Step {
-    Store { payload: Vec<u8>, code: Option<AckCode> },
+    Store {
+        payload: Vec<u8>,
+        code: Option<AckCode>,
+    },
     Refuse,
+    /// It gets a negative commit, for its sender awaits one (MLLP Release 2).
+    Pass,
+}
+
+/// Says what a message is told by: what it was to be answered once it is kept, or nothing of that.
+enum Due {
+    Answer(Option<AckCode>),
+    Refusal,
+    Commit,
 }
 
 /// Is what a sender is told, and whether it may go on.
@@ -35,6 +51,8 @@ enum Step {
 pub(super) struct Answers {
     /// Is what is to be written, in one piece.
     pub(super) bytes: Vec<u8>,
+    /// Are answers in frames, each to be written when the one before is committed (MLLP Release 2).
+    pub(super) to_commit: Vec<Vec<u8>>,
     /// Is why the connection ends behind that, as a stable code.
     pub(super) ends: Option<&'static str>,
 }
@@ -43,7 +61,10 @@ pub(super) struct Answers {
 pub(super) struct Batch<'a> {
     tally: &'a Tally,
     terms: Stored,
+    dialect: Dialect,
     entries: Vec<Entry>,
+    /// Are commits of answers that the sender was given (MLLP Release 2).
+    pub(super) commits: Vec<AckCode>,
     /// Counts the bytes of the payloads.
     pub(super) payload_bytes: u64,
     /// Is why nothing behind these frames counts, as a stable code.
@@ -52,8 +73,13 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(tally: &'a Tally, terms: Stored) -> Self {
-        Self { tally, terms, entries: Vec::new(), payload_bytes: 0, ends: None, at: Instant::now() }
+    pub(super) fn new(tally: &'a Tally, terms: Stored, dialect: Dialect) -> Self {
+        let (entries, commits) = (Vec::new(), Vec::new());
+        Self { tally, terms, dialect, entries, commits, payload_bytes: 0, ends: None, at: Instant::now() }
+    }
+
+    fn is_committed(&self) -> bool {
+        self.dialect.release.commit().is_some()
     }
 
     /// Takes the next frame, or the news of something odd.
@@ -74,9 +100,17 @@ impl<'a> Batch<'a> {
     }
 
     fn judge(&mut self, payload: Vec<u8>) {
+        if let (true, FrameKind::Transport(code)) = (self.is_committed(), FrameKind::of(&payload)) {
+            self.commits.push(code);
+            return;
+        }
         let fate = judge(&payload, self.terms.application_ack);
         let step = match fate {
+            Fate::Ignore(Some(Anomaly::AnswerUnmatched)) if self.is_committed() => {
+                return self.pass(Anomaly::AnswerUnmatched);
+            }
             Fate::Ignore(anomaly) => return anomaly.into_iter().for_each(|anomaly| self.count(anomaly)),
+            Fate::Unreadable if self.is_committed() => return self.pass(Anomaly::NoHeader),
             Fate::Unreadable => {
                 self.count(Anomaly::NoHeader);
                 self.ends = Some(Anomaly::NoHeader.code());
@@ -95,7 +129,12 @@ impl<'a> Batch<'a> {
         self.entries.push(Entry { head, step });
     }
 
-    fn count(&self, anomaly: Anomaly) {
+    fn pass(&mut self, anomaly: Anomaly) {
+        self.count(anomaly);
+        self.entries.push(Entry { head: Vec::new(), step: Step::Pass });
+    }
+
+    pub(super) fn count(&self, anomaly: Anomaly) {
         self.tally.count(Observation::Anomaly(anomaly), self.at);
     }
 
@@ -116,18 +155,20 @@ impl<'a> Batch<'a> {
     ///
     /// Dropping the future loses answers, never a message that was answered.
     pub(super) async fn settle<K: Keep>(self, keep: &K) -> Answers {
-        let Self { tally, terms, entries, ends, at, .. } = self;
+        let is_committed = self.is_committed();
+        let Self { tally, terms, dialect, entries, ends, at, .. } = self;
         let (mut payloads, mut steps) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
         for Entry { head, step } in entries {
             match step {
                 Step::Store { payload, code } => {
                     payloads.push(payload);
-                    steps.push((head, Some(code)));
+                    steps.push((head, Due::Answer(code)));
                 }
+                Step::Pass => steps.push((head, Due::Commit)),
                 Step::Refuse => {
-                    let is_told =
-                        Header::parse(&head).and_then(|header| reject(&header, Mark::new().stamp())).is_some();
-                    steps.push((head, None));
+                    let is_told = is_committed
+                        || Header::parse(&head).and_then(|header| reject(&header, Mark::new().stamp())).is_some();
+                    steps.push((head, Due::Refusal));
                     if !is_told {
                         break; // its connection ends: what is behind it would be kept, and never answered
                     }
@@ -137,15 +178,16 @@ impl<'a> Batch<'a> {
         let stored = payloads.len();
         let done = if payloads.is_empty() { Ok(()) } else { keep.append(payloads).await };
         let NotAll { mut kept, why } = done.err().unwrap_or(NotAll { kept: stored, why: NotKept::Failed });
-        let mut answers = Writer { tally, at, answers: Answers { bytes: Vec::new(), ends } };
-        for (head, stored) in steps {
-            let goes_on = match stored {
-                None => answers.refuse(&head, NO_ANSWER, reject),
-                Some(code) if kept > 0 => {
+        let mut answers = Writer { tally, dialect, at, answers: Answers { ends, ..Answers::default() } };
+        for (head, due) in steps {
+            let goes_on = match due {
+                Due::Commit => answers.commit(AckCode::TransportNak),
+                Due::Refusal => answers.refuse(&head, NO_ANSWER, reject),
+                Due::Answer(code) if kept > 0 => {
                     kept -= 1;
                     answers.accept(&head, code)
                 }
-                Some(_) => answers.refuse(&head, why.code(), |header, stamp| match terms.on_full {
+                Due::Answer(_) => answers.refuse(&head, why.code(), |header, stamp| match terms.on_full {
                     OnFull::Close => None,
                     OnFull::Nak => ack::refusal(header, stamp, NOT_STORED_TEXT),
                 }),
@@ -166,12 +208,16 @@ fn reject(header: &Header<'_>, stamp: Stamp<'_>) -> Option<(AckCode, Vec<u8>)> {
 /// Writes the answers, in order.
 struct Writer<'a> {
     tally: &'a Tally,
+    dialect: Dialect,
     at: Instant,
     answers: Answers,
 }
 
 impl Writer<'_> {
     fn accept(&mut self, head: &[u8], code: Option<AckCode>) -> bool {
+        if self.dialect.release.commit().is_some() {
+            self.commit(AckCode::TransportAck);
+        }
         if let Some((code, header)) = code.zip(Header::parse(head)) {
             let answer = ack::answer(&header, code, Mark::new().stamp());
             self.write(code, &answer);
@@ -179,8 +225,16 @@ impl Writer<'_> {
         true
     }
 
+    /// Commits a message, or says that it is not; the sender may go on in either case.
+    fn commit(&mut self, code: AckCode) -> bool {
+        self.count(code);
+        let payload = if code == AckCode::TransportAck { COMMIT_ACK } else { COMMIT_NAK };
+        self.answers.bytes.extend_from_slice(&self.dialect.framing.encode(&[payload]));
+        true
+    }
+
     /// Refuses a message; says whether the sender may go on. One that asks for no answer learns it by the end of its
-    /// connection.
+    /// connection, but for Release 2, where the commit says it.
     fn refuse(
         &mut self,
         head: &[u8],
@@ -188,6 +242,9 @@ impl Writer<'_> {
         written: impl FnOnce(&Header<'_>, Stamp<'_>) -> Option<(AckCode, Vec<u8>)>,
     ) -> bool {
         self.tally.refuse_message(reason);
+        if self.dialect.release.commit().is_some() {
+            return self.commit(AckCode::TransportNak);
+        }
         match Header::parse(head).and_then(|header| written(&header, Mark::new().stamp())) {
             Some((code, answer)) => {
                 self.write(code, &answer);
@@ -201,9 +258,18 @@ impl Writer<'_> {
     }
 
     fn write(&mut self, code: AckCode, answer: &[u8]) {
+        self.count(code);
+        let frame = self.dialect.framing.encode(answer);
+        if self.dialect.release.commit().is_some_and(|commit| commit.timeout.is_some()) {
+            self.answers.to_commit.push(frame);
+        } else {
+            self.answers.bytes.extend_from_slice(&frame);
+        }
+    }
+
+    fn count(&self, code: AckCode) {
         let now = Instant::now();
         let latency = Some(now.saturating_duration_since(self.at));
         self.tally.count(Observation::Ack { code, latency }, now);
-        self.answers.bytes.extend_from_slice(&encode(answer));
     }
 }

@@ -1,5 +1,7 @@
 //! Tests of the intake over loopback, with a store that keeps when it is told to.
 
+mod release_2;
+
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
@@ -13,6 +15,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::{ApplicationAck, Delivery, Name, OnFull, ReceiverPolicy, Target};
 use crate::link::inside::tune;
+use crate::mllp::dialect::Dialect;
 use crate::tls::Socket;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -73,6 +76,7 @@ const TERMS: config::Stored = config::Stored {
         on_reject: config::Otherwise::Park,
         in_doubt: config::InDoubt::Resend,
         in_doubt_max: 3,
+        dialect: Dialect::RELEASE_1,
     },
 };
 
@@ -91,6 +95,7 @@ fn config(terms: config::Stored) -> config::Forward {
         source_rate_max: 1000.try_into().unwrap(),
         frame_timeout: Duration::from_secs(30),
         idle_timeout: None,
+        dialect: Dialect::RELEASE_1,
     }
 }
 

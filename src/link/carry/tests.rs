@@ -101,7 +101,14 @@ impl Leg for Arc<Memory> {
 fn terms() -> (Terms, watch::Sender<bool>) {
     let (stop, stopped) = watch::channel(false);
     (
-        Terms { limits: Limits::default(), idle_timeout: None, frame_timeout: None, ack_timeout: None, stop: stopped },
+        Terms {
+            release: Release::One,
+            limits: Limits::default(),
+            idle_timeout: None,
+            frame_timeout: None,
+            ack_timeout: None,
+            stop: stopped,
+        },
         stop,
     )
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::mllp::dialect::Commit;
 use crate::mllp::frame::encode;
 
 fn message(id: &str, accept: &str, application: &str) -> Vec<u8> {
@@ -162,4 +163,48 @@ fn a_deadline_moves_while_the_message_is_on_its_way() {
     let later = Instant::now() + Duration::from_secs(60);
     exchange.postpone(later);
     assert_eq!(exchange.next_deadline(), Some(later));
+}
+
+#[test]
+fn release_2_the_commit_comes_first_and_is_the_end_where_nothing_else_is_awaited() {
+    let soon = Instant::now() + Duration::from_secs(5);
+    let begin = |accept, application, awaited| {
+        let mut exchange = Exchange::speaking(Release::Two(Commit::default()), Limits::default());
+        exchange.begin_awaiting(&message("1", accept, application), soon, awaited);
+        assert!(exchange.awaits_commit() && !exchange.is_done());
+        exchange
+    };
+    let (commit, refusal) = (b"\x0b\x06\x1c\r", b"\x0b\x15\x1c\r");
+    for (accept, application, awaited, codes) in [
+        ("", "", Awaited::AsAsked, &["ACK", "AA"][..]),
+        ("AL", "AL", Awaited::AsAsked, &["ACK", "CA", "AA"]),
+        ("AL", "AL", Awaited::Accept, &["ACK", "CA"]),
+        ("NE", "NE", Awaited::AsAsked, &["ACK"]),
+        ("AL", "AL", Awaited::Nothing, &["ACK"]),
+    ] {
+        let mut exchange = begin(accept, application, awaited);
+        for (at, code) in codes.iter().enumerate() {
+            assert!(!exchange.is_done());
+            let bytes = if at == 0 { commit.to_vec() } else { ack(code, "1") };
+            assert_eq!(feed(&mut exchange, &bytes), [*code]);
+        }
+        assert!(exchange.is_done() && !exchange.is_out_of_step());
+        assert_eq!(exchange.take_replies(), commit.repeat(codes.len() - 1), "each answer is to be committed");
+        assert!(!exchange.has_replies());
+    }
+    let mut exchange = begin("", "", Awaited::AsAsked);
+    assert_eq!(feed(&mut exchange, refusal), ["NAK"]);
+    assert!(exchange.is_done() && !exchange.is_out_of_step());
+    assert_eq!(feed(&mut exchange, refusal), [""; 0]);
+    assert!(exchange.is_out_of_step(), "whose is the second one?");
+}
+
+#[test]
+fn release_2_what_answers_nothing_here_is_committed_only_if_it_is_an_acknowledgement() {
+    let mut exchange = Exchange::speaking(Release::Two(Commit::default()), Limits::default());
+    assert_eq!(feed(&mut exchange, &[ack("AA", "9"), encode(&message("R", "", ""))].concat()), [""; 0]);
+    assert_eq!(exchange.take_replies(), b"\x0b\x06\x1c\r\x0b\x15\x1c\r");
+    let mut exchange = begin("1", "", "");
+    assert_eq!(feed(&mut exchange, &ack("AA", "1")), ["AA"]);
+    assert!(!exchange.has_replies(), "Release 1 commits nothing");
 }

@@ -11,14 +11,16 @@
 //!                     +-- AfterVt             Inside
 //!                         "MSH": the sender started over; any other byte: the VT was payload
 //! ```
+//!
+//! VT, FS and CR are what the framing has in their place; where a frame ends with one byte, that ends it from Inside.
 
 use super::sniff::Sniffer;
-use super::{Anomaly, CR, Event, FS, Limits, VT, Violation};
+use super::{Anomaly, CR, Event, Limits, Violation};
 
-/// Is how a sender that starts over looks inside a frame.
-const RESTART: &[u8] = b"\x0bMSH";
+/// Is what follows the start of a frame inside of one where its sender starts over.
+const RESTART: &[u8] = b"MSH";
 /// Is [`RESTART`] of a sender that writes a UTF-8 byte order mark before each message.
-const RESTART_BOM: &[u8] = b"\x0b\xef\xbb\xbfMSH";
+const RESTART_BOM: &[u8] = b"\xef\xbb\xbfMSH";
 
 /// Finds frames in a stream of bytes; resumable at any byte, linear in time, without a copy of the payload.
 pub struct Decoder {
@@ -34,7 +36,7 @@ enum State {
     Between,
     Inside,
     AfterFs,
-    /// The first `seen` bytes of `pattern` came; they are payload unless the rest follows.
+    /// The start of a frame and the first `seen` bytes of `pattern` came; they are payload unless the rest follows.
     AfterVt {
         pattern: &'static [u8],
         seen: usize,
@@ -140,7 +142,7 @@ impl Decoder {
     }
 
     fn between<'b>(&mut self, bytes: &'b [u8], sink: Sink<'_>) -> Result<&'b [u8], Violation> {
-        let Some(at) = memchr::memchr(VT, bytes) else {
+        let Some(at) = memchr::memchr(self.limits.framing.start(), bytes) else {
             self.skip(bytes, sink)?;
             return Ok(&[]);
         };
@@ -179,24 +181,31 @@ impl Decoder {
     }
 
     fn inside<'b>(&mut self, bytes: &'b [u8], sink: Sink<'_>) -> Result<&'b [u8], Violation> {
-        let Some(at) = memchr::memchr2(VT, FS, bytes) else {
+        let framing = self.limits.framing;
+        let Some(at) = memchr::memchr2(framing.start(), framing.end(), bytes) else {
             self.payload(bytes, sink)?;
             return Ok(&[]);
         };
         let (payload, marked) = bytes.split_at(at);
         self.payload(payload, sink)?;
-        self.state =
-            if marked.first() == Some(&FS) { State::AfterFs } else { State::AfterVt { pattern: RESTART, seen: 1 } };
+        if marked.first() != Some(&framing.end()) {
+            self.state = State::AfterVt { pattern: RESTART, seen: 0 };
+        } else if framing.last().is_some() {
+            self.state = State::AfterFs;
+        } else {
+            self.end(sink);
+        }
         Ok(marked.get(1..).unwrap_or_default())
     }
 
     fn after_fs<'b>(&mut self, bytes: &'b [u8], sink: Sink<'_>) -> Result<&'b [u8], Violation> {
+        let framing = self.limits.framing;
         match bytes.split_first() {
-            Some((&CR, rest)) => {
+            Some((next, rest)) if framing.last() == Some(*next) => {
                 self.end(sink);
                 Ok(rest)
             }
-            Some((&VT, rest)) => {
+            Some((next, rest)) if framing.start() == *next => {
                 self.end_without_cr(sink);
                 self.start(sink);
                 Ok(rest)
@@ -204,7 +213,7 @@ impl Decoder {
             _ => {
                 self.state = State::Inside;
                 self.frame.fs_inside = true;
-                self.payload(&[FS], sink)?;
+                self.payload(&[framing.end()], sink)?;
                 Ok(bytes)
             }
         }
@@ -220,10 +229,11 @@ impl Decoder {
         let Some((next, rest)) = bytes.split_first() else {
             return Ok(bytes);
         };
-        let pattern = if seen == 1 && RESTART_BOM.get(1) == Some(next) { RESTART_BOM } else { pattern };
+        let pattern = if seen == 0 && RESTART_BOM.first() == Some(next) { RESTART_BOM } else { pattern };
         if pattern.get(seen) != Some(next) {
             self.state = State::Inside;
             self.frame.vt_inside = true;
+            self.payload(&[self.limits.framing.start()], sink)?;
             self.payload(pattern.get(..seen).unwrap_or_default(), sink)?;
             return Ok(bytes);
         }
@@ -232,7 +242,7 @@ impl Decoder {
         if seen == pattern.len() {
             sink(Event::Anomaly(Anomaly::StartedOver));
             self.start(sink);
-            self.payload(pattern.get(1..).unwrap_or_default(), sink)?;
+            self.payload(pattern, sink)?;
         }
         Ok(rest)
     }

@@ -2,26 +2,34 @@
 //!
 //! Panics where a promise is broken, and only there; production code never calls it.
 
-use super::{Decoder, Event, FrameReader, Limits, Read, Violation, encode};
+use super::{Decoder, Event, FrameReader, Framing, Limits, Read, Violation};
 use crate::mllp::message::Header;
 
 /// Are limits small enough for fuzzed input to cross, in bytes.
-const LIMITS: Limits = Limits { frame_bytes_max: 512, junk_bytes_max: 64 };
+const LIMITS: Limits = Limits { frame_bytes_max: 512, junk_bytes_max: 64, framing: Framing::MLLP };
 
-/// Decodes `data` whole, cut at points that `data` itself chooses, and byte by byte; the events must be the same,
-/// every payload must survive being framed again, and the header view must cope with it.
+/// Decodes `data` in three framings: whole, cut at points that `data` itself chooses, and byte by byte; the events must
+/// be the same, every payload must survive being framed again, and the header view must cope with it.
 ///
 /// # Panics
 ///
 /// Panics where one of these does not hold.
 pub fn fuzz_frame_decoder(data: &[u8]) {
-    let whole = decode([data].into_iter());
-    assert!(decode(data.chunks(1)) == whole, "cut into single bytes, the stream gives other events");
-    assert!(decode(uneven(data).into_iter()) == whole, "cut unevenly, the stream gives other events");
+    for (start, end, last) in [(0x0B, 0x1C, Some(0x0D)), (0x02, 0x03, None), (0x02, 0x03, Some(0x17))] {
+        let framing = Framing::new(start, end, last);
+        check(data, Limits { framing: framing.unwrap_or_default(), ..LIMITS });
+    }
+}
 
-    for payload in payloads(data).0 {
-        let framed = encode(&payload);
-        let again = payloads(&framed);
+fn check(data: &[u8], limits: Limits) {
+    let whole = decode([data].into_iter(), limits);
+    assert!(decode(data.chunks(1), limits) == whole, "cut into single bytes, the stream gives other events");
+    assert!(decode(uneven(data).into_iter(), limits) == whole, "cut unevenly, the stream gives other events");
+
+    for payload in payloads(data, limits).0 {
+        assert!(limits.framing.fits(&payload), "a payload that came in a frame does not fit into one");
+        let framed = limits.framing.encode(&payload);
+        let again = payloads(&framed, limits);
         assert!(again == (vec![payload.clone()], Ok(())), "a payload of {} bytes changed", payload.len());
         if let Some(header) = Header::parse(&payload) {
             assert!(header.control_id().len() < payload.len(), "a field is longer than its message");
@@ -37,8 +45,8 @@ enum Joined {
     Other(String),
 }
 
-fn decode<'d>(pieces: impl Iterator<Item = &'d [u8]>) -> (Vec<Joined>, Result<(), Violation>) {
-    let mut decoder = Decoder::new(LIMITS);
+fn decode<'d>(pieces: impl Iterator<Item = &'d [u8]>, limits: Limits) -> (Vec<Joined>, Result<(), Violation>) {
+    let mut decoder = Decoder::new(limits);
     let mut events: Vec<Joined> = Vec::new();
     let mut sink = |event: Event<'_>| match (event, events.last_mut()) {
         (Event::Payload(bytes), Some(Joined::Payload(before))) => before.extend_from_slice(bytes),
@@ -66,8 +74,8 @@ fn uneven(data: &[u8]) -> Vec<&[u8]> {
     pieces
 }
 
-fn payloads(stream: &[u8]) -> (Vec<Vec<u8>>, Result<(), Violation>) {
-    let mut reader = FrameReader::new(LIMITS);
+fn payloads(stream: &[u8], limits: Limits) -> (Vec<Vec<u8>>, Result<(), Violation>) {
+    let mut reader = FrameReader::new(limits);
     let mut payloads = Vec::new();
     let mut sink = |read| {
         if let Read::Payload(payload) = read {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SMALL: Limits = Limits { frame_bytes_max: 16, junk_bytes_max: 8 };
+const SMALL: Limits = Limits { frame_bytes_max: 16, junk_bytes_max: 8, framing: Framing::MLLP };
 
 /// Is an event as the tests write it.
 #[derive(Debug, PartialEq)]
@@ -237,6 +237,27 @@ fn case_36_other_protocols_are_recognised_at_the_start_of_a_stream() {
 }
 
 #[test]
+fn case_35_other_bytes_start_and_end_a_frame() {
+    let framing = |last| Limits { framing: Framing::new(2, 3, last).unwrap(), ..Limits::default() };
+    let payload = |text: &[u8]| Seen::Payload(text.to_vec());
+    let (events, followed) = decode(b"\x02MSH|a\x0b\x1c\rb\x03\n\x02\x03\x02MSH|c\x02MS\x03", framing(None));
+    let vt = Seen::Anomaly(Anomaly::VtInPayload);
+    let mut expected = vec![Seen::Start, payload(b"MSH|a\x0b\x1c\rb"), Seen::End(9)];
+    expected.extend([Seen::Anomaly(Anomaly::LineEndBetweenFrames), Seen::Start]);
+    expected.extend([Seen::Anomaly(Anomaly::EmptyFrame), Seen::End(0)]);
+    expected.extend([Seen::Start, payload(b"MSH|c\x02MS"), vt, Seen::End(8)]);
+    assert_eq!((events, followed), (expected, Ok(())));
+    // Two bytes: the first alone is payload, or ends a frame ahead of the next, as FS does.
+    let (events, _) = decode(b"\x02MSH|a\x03b\x03\n\x02MSH|c\r\x03\x02MSH|d\x02MSH|e", framing(Some(b'\n')));
+    let [fs, end] = [Anomaly::FsInPayload, Anomaly::EndWithoutCr].map(Seen::Anomaly);
+    let mut expected = vec![Seen::Start, payload(b"MSH|a\x03b"), fs, Seen::End(7)];
+    expected.extend([Seen::Start, payload(b"MSH|c\r"), end, Seen::End(6)]);
+    expected.extend([Seen::Start, payload(b"MSH|d"), Seen::Anomaly(Anomaly::StartedOver)]);
+    expected.extend([Seen::Start, payload(b"MSH|e"), Seen::Anomaly(Anomaly::TruncatedFrame)]);
+    assert_eq!(events, expected);
+}
+
+#[test]
 fn case_37_any_cut_of_an_answer_gives_the_answer() {
     let answer = b"MSH|^~\\&|a\rMSA|AA|1\r";
     let frame = encode(answer);
@@ -275,7 +296,7 @@ fn debug_shows_no_payload() {
 /// Draws bytes among which the ones that matter are common.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
-        4 => prop::sample::select(vec![VT, FS, CR, b'\n', 0, 0xFE, 0xFF]).prop_map(|byte| vec![byte]),
+        4 => prop::sample::select(vec![VT, FS, CR, b'\n', 0, 0xFE, 0xFF, 2, 3, 0x17, 6, 0x15]).prop_map(|byte| vec![byte]),
         2 => prop::sample::select(vec![&b"MSH|"[..], b"MS", b"\xef\xbb\xbf", b"\x1c\r", b"GET ", b"\x16\x03", b"M\0S\0H"])
             .prop_map(<[u8]>::to_vec),
         1 => prop::collection::vec(any::<u8>(), 0..24),

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mllp::dialect::Commit;
 use crate::mllp::frame::encode;
 
 fn message(id: &str) -> Vec<u8> {
@@ -25,7 +26,12 @@ struct Wire {
 
 impl Wire {
     fn new() -> Self {
-        Self { observer: Observer::new(Limits::default()), start: Instant::now() }
+        Self { observer: Observer::new(Release::One, Limits::default()), start: Instant::now() }
+    }
+
+    fn release_2() -> Self {
+        let observer = Observer::new(Release::Two(Commit::default()), Limits::default());
+        Self { observer, start: Instant::now() }
     }
 
     fn at(&self, millis: u64) -> Instant {
@@ -162,6 +168,27 @@ fn case_9_and_10_control_empty_and_commit_frames_are_no_messages() {
 }
 
 #[test]
+fn release_2_a_commit_belongs_to_the_oldest_message_without_one() {
+    let committed = |code, millis| Observation::Ack { code, latency: Some(Duration::from_millis(millis)) };
+    let (commit, refusal) = (b"\x0b\x06\x1c\r", b"\x0b\x15\x1c\r");
+    let mut wire = Wire::release_2();
+    wire.send(0, &message("1"));
+    assert_eq!(wire.answer(2, commit), [committed(AckCode::TransportAck, 2)]);
+    assert_eq!(wire.observer.outstanding(), 1, "its answer is to come");
+    assert_eq!(wire.answer(5, &ack("AA", "1")), [acked("AA", 5)]);
+    assert_eq!(wire.send(6, commit), [], "the sender's commit of it");
+    // One that asks for no answer is committed all the same; one that is not is sent again.
+    wire.send(10, &enhanced("2", "NE", "NE"));
+    assert_eq!(wire.observer.outstanding(), 1);
+    assert_eq!(wire.answer(12, refusal), [committed(AckCode::TransportNak, 2)]);
+    assert_eq!(wire.observer.outstanding(), 0);
+    wire.send(20, &enhanced("2", "NE", "NE"));
+    assert_eq!(wire.answer(21, commit), [committed(AckCode::TransportAck, 1)]);
+    assert_eq!(wire.observer.outstanding(), 0);
+    assert_eq!(wire.answer(22, commit), [Observation::Ack { code: AckCode::TransportAck, latency: None }, UNMATCHED]);
+}
+
+#[test]
 fn case_8_a_message_that_is_started_over_counts_once() {
     let mut wire = Wire::new();
     let seen = wire.send(0, &[b"\x0bMSH|^~\\&|half", &message("1")[..]].concat());
@@ -198,7 +225,7 @@ fn the_end_of_a_stream_inside_a_message_is_reported() {
 
 #[test]
 fn case_36_another_protocol_is_a_violation() {
-    let mut observer = Observer::new(Limits::default());
+    let mut observer = Observer::new(Release::One, Limits::default());
     let now = Instant::now();
     assert_eq!(observer.handle_from_sender(b"GET / HTTP/1.1", now, &mut |_| {}), Err(Violation::Http));
 }
@@ -236,14 +263,19 @@ proptest! {
     }
 
     #[test]
-    fn the_count_of_outstanding_messages_never_drifts(steps in prop::collection::vec((0u8..6, 0u8..5), 0..200)) {
-        let mut wire = Wire::new();
+    fn the_count_of_outstanding_messages_never_drifts(
+        steps in prop::collection::vec((0u8..8, 0u8..5), 0..200),
+        is_release_2 in any::<bool>(),
+    ) {
+        let mut wire = if is_release_2 { Wire::release_2() } else { Wire::new() };
         for (kind, id) in steps {
             let id = if id == 0 { String::new() } else { id.to_string() };
             match kind {
                 0 | 1 => wire.send(0, &message(&id)),
                 2 => wire.send(0, &enhanced(&id, "AL", "ER")),
                 3 => wire.answer(0, &ack("CA", &id)),
+                4 => wire.answer(0, b"\x0b\x06\x1c\r"),
+                5 => wire.answer(0, b"\x0b\x15\x1c\r"),
                 _ => wire.answer(0, &ack("AA", &id)),
             };
             let counted = wire.observer.unanswered.entries.iter().filter(|entry| entry.is_outstanding).count();
@@ -253,7 +285,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_are_survived(steps in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..64)), 0..40)) {
-        let mut observer = Observer::new(Limits::default());
+        let mut observer = Observer::new(Release::One, Limits::default());
         let now = Instant::now();
         for (from_sender, bytes) in steps {
             let _followed = if from_sender {

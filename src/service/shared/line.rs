@@ -15,7 +15,7 @@ use crate::link::tally::Tally;
 use crate::link::wire::Cause;
 use crate::mllp::control_ids::ControlIds;
 use crate::mllp::exchange::{Answer, Awaited, Exchange};
-use crate::mllp::frame::{Anomaly, CR, END_SILENCE, FS, Limits, VT, encode};
+use crate::mllp::frame::{Anomaly, END_SILENCE, Framing, Limits};
 use crate::mllp::observe::Observation;
 
 /// Bounds a receiver's answer, in bytes.
@@ -60,7 +60,8 @@ impl Line {
         tally: Arc<Tally>,
         keeper: AbortHandle,
     ) -> Self {
-        let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, ..Limits::default() };
+        let framing = opened_for.stored.dialect.framing;
+        let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, framing, ..Limits::default() };
         Self {
             opened_for,
             receiver,
@@ -76,7 +77,12 @@ impl Line {
 
     /// Tells whether one that is opened now would be to the same receiver, and met the same way.
     pub(super) fn is_for(&self, service: &config::Service) -> bool {
-        self.opened_for.target == service.target && self.opened_for.tls == service.tls
+        let (was, is) = (&*self.opened_for, service);
+        was.target == is.target && was.tls == is.tls && was.stored.dialect == is.stored.dialect
+    }
+
+    fn framing(&self) -> Framing {
+        self.opened_for.stored.dialect.framing
     }
 
     /// Takes note of why it ends.
@@ -100,10 +106,11 @@ impl Line {
         let mut piece = [0; 4096];
         let (tally, at) = (Arc::clone(&self.tally), now());
         let before = self.exchange.dropped();
+        let framing = self.framing();
         let mut sink = |answer: Answer| {
             let latency = Some(at.saturating_duration_since(begun));
             tally.count(Observation::Ack { code: answer.code, latency }, at);
-            out.extend_from_slice(&encode(&answer.payload));
+            out.extend_from_slice(&framing.encode(&answer.payload));
         };
         match self.receiver.try_read(&mut piece) {
             Moved::Bytes(count) => {
@@ -142,9 +149,10 @@ impl Line {
         self.tally.count(Observation::Message { bytes }, begun);
         self.tally.waits(self.connection, 1, Some(begun));
         if payload.len() <= COPY_BYTES_MAX {
-            self.write(&encode(payload), ack_timeout).await?;
+            self.write(&self.framing().encode(payload), ack_timeout).await?;
         } else {
-            for part in [&[VT][..], payload, &[FS, CR]] {
+            let (head, tail) = self.framing().around();
+            for part in [&head[..], payload, tail.as_ref()] {
                 self.write(part, ack_timeout).await?;
             }
         }
@@ -186,11 +194,11 @@ impl Line {
         tokio::select! {
             () = self.receiver.readable() => Ok(()),
             () = tokio::time::sleep(END_SILENCE), if awaits_silence => {
-                let (tally, at) = (Arc::clone(&self.tally), now());
+                let (tally, at, framing) = (Arc::clone(&self.tally), now(), self.framing());
                 self.exchange.handle_silence(&mut |answer| {
                     let latency = Some(at.saturating_duration_since(sent));
                     tally.count(Observation::Ack { code: answer.code, latency }, at);
-                    out.extend_from_slice(&encode(&answer.payload));
+                    out.extend_from_slice(&framing.encode(&answer.payload));
                 });
                 Ok(())
             }

@@ -27,6 +27,7 @@ use super::counts::Counts;
 use crate::config::{AckKind, ReceiverPolicy};
 use crate::mllp::ack::AckCode;
 use crate::mllp::exchange::Awaited;
+use crate::mllp::frame::Framing;
 use crate::mllp::message::Header;
 use crate::spool::{Attempt, Digest, Epoch, Finished, Outcome, Sequence, Verdict};
 
@@ -196,6 +197,7 @@ impl Course {
     /// Takes another policy; a message that is held is judged again.
     pub fn handle_policy(&mut self, policy: ReceiverPolicy, now: Instant) {
         self.policy = policy;
+        self.look_anew_whether_it_fits();
         if self.head.as_ref().is_some_and(Head::may_be_judged_again) {
             self.judge(now);
         }
@@ -222,6 +224,7 @@ impl Course {
         self.expire(now);
         self.retract();
         self.take_head(now);
+        self.look_whether_it_fits();
         self.give_way(now);
         if let Some(commit) = self.poll_commit(wall) {
             return commit;
@@ -253,6 +256,19 @@ impl Course {
     /// Tells whether the message is sent, and the receiver's TCP is to say that it has all of it.
     pub fn awaits_drain(&self) -> bool {
         self.head.as_ref().is_some_and(|head| matches!(head.phase, Phase::UnderWay { drained_by: Some(_), .. }))
+    }
+
+    /// Is what a message is to be sent in.
+    pub fn framing(&self) -> Framing {
+        self.policy.dialect.framing
+    }
+
+    /// Returns commits that the receiver is owed, in frames; to be sent while nothing is to be committed here.
+    pub fn take_replies(&mut self) -> Vec<u8> {
+        match &mut self.line {
+            Line::Up(up) => up.exchange.take_replies(),
+            _ => Vec::new(),
+        }
     }
 
     /// Returns the message that is held, if one is.
@@ -341,7 +357,7 @@ impl Course {
     fn begin_sending(&mut self, now: Instant) -> Step {
         let (Some(head), Line::Up(up)) = (&mut self.head, &mut self.line) else { return Step::Wait(None) };
         let header = Header::parse(&head.delivery.payload);
-        if !up.control_ids.take(header.as_ref().map_or(&[], Header::control_id)) {
+        if !up.is_fit(&self.policy) || !up.control_ids.take(header.as_ref().map_or(&[], Header::control_id)) {
             self.leave_line();
             return self.dial();
         }
@@ -350,8 +366,9 @@ impl Course {
             AckKind::Accept => Awaited::Accept,
             AckKind::None => Awaited::Nothing,
         };
-        let deadline = now + self.policy.ack_timeout;
-        up.exchange.begin_awaiting(&head.delivery.payload, deadline, awaited);
+        up.exchange.begin_awaiting(&head.delivery.payload, now, awaited);
+        let deadline = now + up.patience(&self.policy);
+        up.exchange.postpone(deadline);
         let drained_by = up.exchange.is_done().then_some(deadline);
         head.phase = Phase::UnderWay { has_begun: false, sent_at: None, drained_by };
         self.counts.begin(head.number, head.in_doubt > 0);

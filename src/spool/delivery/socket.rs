@@ -8,11 +8,14 @@ use nix::libc;
 use nix::sys::socket::{GetSockOpt as _, sockopt};
 use tokio::io::Interest;
 
-use crate::mllp::frame::{CR, FS, VT};
+use crate::mllp::frame::Framing;
 use crate::tls::Socket;
 
 /// Is how much is read at once, in bytes: an answer and more.
 const READ_BYTES: usize = 4096;
+/// Bounds what is to be said between two frames, in bytes: a commit for each of some thousand messages of a receiver that
+/// reads none of them.
+const SAID_BYTES_MAX: usize = 16 << 10;
 
 /// Is what came of an attempt to move bytes.
 pub(super) enum Moved<T> {
@@ -34,6 +37,9 @@ pub(super) struct Readiness {
 /// Is a connection to a receiver.
 pub(super) struct Connection {
     socket: Socket,
+    framing: Framing,
+    /// Goes out as soon as no frame is under way.
+    said: Vec<u8>,
     /// Counts the bytes of the present frame that are written; none while nothing is sent.
     written: Option<usize>,
     is_written: bool,
@@ -41,8 +47,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, written: None, is_written: false, read: Box::new([0; READ_BYTES]) }
+    pub(super) fn new(socket: Socket, framing: Framing) -> Self {
+        let read = Box::new([0; READ_BYTES]);
+        Self { socket, framing, said: Vec::new(), written: None, is_written: false, read }
+    }
+
+    /// Takes whole frames to be written beside the messages.
+    pub(super) fn say(&mut self, frames: &[u8]) {
+        self.said.extend_from_slice(frames);
     }
 
     /// Begins a frame.
@@ -55,11 +67,31 @@ impl Connection {
         self.is_written
     }
 
-    /// Writes more of the frame around `payload`.
+    /// Writes what is to be said where no frame is under way; tells how that ended where it is not through.
+    fn write_said(&mut self) -> Option<Moved<usize>> {
+        if self.said.len() > SAID_BYTES_MAX {
+            return Some(Moved::End);
+        }
+        while self.written.is_none_or(|written| written == 0) && !self.said.is_empty() {
+            match self.socket.try_write_vectored(&[IoSlice::new(&self.said)]) {
+                Ok(bytes) => drop(self.said.drain(..bytes)),
+                Err(error) if is_passing(&error) => return Some(Moved::Blocked),
+                Err(_) => return Some(Moved::End),
+            }
+        }
+        None
+    }
+
+    /// Writes more of the frame around `payload`, and what is to be said.
     pub(super) fn write(&mut self, payload: &[u8]) -> Moved<usize> {
+        if let Some(moved) = self.write_said() {
+            return moved;
+        }
         let Some(written) = self.written else { return Moved::Blocked };
-        let total = payload.len().saturating_add(3);
-        let mut parts = [IoSlice::new(&[VT]), IoSlice::new(payload), IoSlice::new(&[FS, CR])];
+        let (head, tail) = self.framing.around();
+        let (head, tail) = (&head[..], tail.as_ref());
+        let total = head.len().saturating_add(payload.len()).saturating_add(tail.len());
+        let mut parts = [IoSlice::new(head), IoSlice::new(payload), IoSlice::new(tail)];
         let mut parts = parts.as_mut_slice();
         IoSlice::advance_slices(&mut parts, written);
         match self.socket.try_write_vectored(parts) {
@@ -88,8 +120,8 @@ impl Connection {
 
     /// Waits until bytes can be read, or written where some are to be. Cancel-safe.
     pub(super) async fn ready(&self) -> Readiness {
-        let interest =
-            if self.written.is_some() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let is_writing = self.written.is_some() || !self.said.is_empty();
+        let interest = if is_writing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         // What is wrong with it shows when it is read.
         let is_writable = self.socket.ready(interest).await.is_ok_and(|ready| ready.is_writable());
         Readiness { is_writable }

@@ -1,5 +1,7 @@
 //! Tests of the conversation with receivers on real sockets, with a real inbox as its ledger.
 
+mod release_2;
+
 use std::sync::Mutex;
 
 use tempfile::TempDir;

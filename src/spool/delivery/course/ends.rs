@@ -21,7 +21,7 @@ const REFUSED: &str = "refused";
 impl Course {
     /// Takes the news of an open connection.
     pub fn handle_dialed(&mut self) {
-        self.line = Line::up();
+        self.line = Line::up(self.policy.dialect);
         self.counts.connections = self.counts.connections.saturating_add(1);
         // One that is down because it does not answer is up again when it does.
         let is_silent = matches!(self.receiver, Receiver::Down(RESET | TIMEOUT | REFUSED));
@@ -41,7 +41,11 @@ impl Course {
 
     /// Takes the news that the connection took some bytes of the message.
     pub fn handle_progress(&mut self, now: Instant) {
-        let deadline = now + self.policy.ack_timeout;
+        let patience = match &self.line {
+            Line::Up(up) => up.patience(&self.policy),
+            _ => self.policy.ack_timeout,
+        };
+        let deadline = now + patience;
         if let Some(head) = &mut self.head
             && let Phase::UnderWay { has_begun, drained_by, .. } = &mut head.phase
         {
@@ -117,12 +121,13 @@ impl Course {
     /// Lets the connection go; the message that is under way on it is in doubt, if a byte of it was sent.
     fn lose(&mut self, code: &'static str, now: Instant) {
         let is_unused = matches!(&self.line, Line::Up(up) if !up.is_used);
+        let failure = if self.line.awaits_commit() { Failure::NoCommit } else { Failure::Unknown };
         self.leave_line();
         let Some(head) = &mut self.head else { return };
         match head.phase {
             Phase::UnderWay { has_begun: true, .. } => {
                 self.receiver = Receiver::Down(code);
-                return self.fail(Failure::Unknown, now);
+                return self.fail(failure, now);
             }
             Phase::UnderWay { .. } if head.is_unwanted => {
                 head.retract();
@@ -156,7 +161,7 @@ impl Course {
         (head.code, head.answer) = (code, last.payload);
         head.answer.truncate(ANSWER_BYTES_MAX);
         if !up.exchange.is_done() {
-            up.exchange.postpone(now + self.policy.ack_timeout);
+            up.exchange.postpone(now + up.patience(&self.policy));
             return;
         }
         let failure = failure(code);
@@ -187,9 +192,8 @@ impl Course {
         let Some(head) = &mut self.head else { return };
         head.failure = Some(failure);
         head.is_noted = false;
-        if failure == Failure::Unknown {
-            head.in_doubt = head.in_doubt.saturating_add(1);
-        }
+        head.in_doubt = head.in_doubt.saturating_add(u32::from(failure.is_in_doubt()));
+        head.commits_refused = head.commits_refused.saturating_add(u32::from(failure == Failure::NotCommitted));
         if head.is_unwanted {
             return self.end_head(Verdict::Withdrawn);
         }
@@ -200,25 +204,45 @@ impl Course {
     pub(super) fn judge(&mut self, now: Instant) {
         let policy = self.policy;
         let Some(head) = &mut self.head else { return };
+        let commit = policy.dialect.release.commit();
         let (number, in_doubt) = (head.number, head.in_doubt);
+        // What Release 2 repeats is repeated soon, and so often; a commit that did not come leaves in doubt all the same.
+        let commits_max = commit.map_or(0, |commit| commit.retries);
+        let soon = match head.failure {
+            Some(Failure::NoCommit) => commit,
+            Some(Failure::NotCommitted) => commit.filter(|_| head.commits_refused <= commits_max),
+            _ => None,
+        };
+        let in_doubt_max = match head.failure {
+            Some(Failure::NoCommit) => commits_max.saturating_add(1),
+            _ => policy.in_doubt_max,
+        };
         let reason = match head.failure {
             None => return,
-            Some(Failure::Unknown) if policy.in_doubt == InDoubt::Hold || in_doubt >= policy.in_doubt_max => {
+            Some(Failure::Unknown | Failure::NoCommit)
+                if policy.in_doubt == InDoubt::Hold || in_doubt >= in_doubt_max =>
+            {
                 Reason::InDoubt
             }
-            Some(Failure::Error) if head.refused() > policy.retries => match policy.after_retries {
-                Otherwise::Hold => Reason::Failed,
-                Otherwise::Park => return self.end_head(Verdict::Failed),
-            },
+            Some(Failure::Error | Failure::NotCommitted)
+                if soon.is_none() && head.refused(&policy) > policy.retries =>
+            {
+                match policy.after_retries {
+                    Otherwise::Hold => Reason::Failed,
+                    Otherwise::Park => return self.end_head(Verdict::Failed),
+                }
+            }
             Some(Failure::Reject) => match policy.on_reject {
                 Otherwise::Hold => Reason::Rejected,
                 Otherwise::Park => return self.end_head(Verdict::Rejected),
             },
-            Some(Failure::Unknown | Failure::Error) => {
-                let pause = self.pause(number);
+            Some(Failure::Unknown | Failure::Error | Failure::NotCommitted | Failure::NoCommit) => {
+                let failures = number.saturating_sub(head.repeats(&policy));
+                let pause = soon.map_or_else(|| self.pause(failures), |commit| commit.pause);
                 if let Some(head) = &mut self.head {
                     let (sequence, code) = (head.delivery.sequence, head.code);
-                    let is_failing = head.failure == Some(Failure::Error) && head.refused() > 1;
+                    let is_refused = matches!(head.failure, Some(Failure::Error | Failure::NotCommitted));
+                    let is_failing = is_refused && head.refused(&policy) > 1;
                     head.trying = is_failing.then_some(Trying { sequence, code, attempts: number, pause });
                     head.phase = Phase::Resting { until: now + pause };
                 }
@@ -248,13 +272,10 @@ impl Course {
 /// Says what an answer means; `None`: the receiver has the message.
 fn failure(code: AckCode) -> Option<Failure> {
     match code {
-        AckCode::ApplicationAccept | AckCode::CommitAccept => None,
+        // A commit is the end where nothing else is awaited.
+        AckCode::ApplicationAccept | AckCode::CommitAccept | AckCode::TransportAck => None,
         AckCode::ApplicationReject | AckCode::CommitReject => Some(Failure::Reject),
-        AckCode::ApplicationError
-        | AckCode::CommitError
-        | AckCode::TransportAck
-        | AckCode::TransportNak
-        | AckCode::Other
-        | AckCode::Absent => Some(Failure::Error),
+        AckCode::TransportNak => Some(Failure::NotCommitted),
+        AckCode::ApplicationError | AckCode::CommitError | AckCode::Other | AckCode::Absent => Some(Failure::Error),
     }
 }

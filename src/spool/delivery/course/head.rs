@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use super::{Delivery, Trying};
+use crate::config::ReceiverPolicy;
 use crate::mllp::ack::AckCode;
+use crate::mllp::frame::Framing;
 use crate::spool::Attempt;
 
 /// Says why a message is held.
@@ -17,6 +19,8 @@ pub enum Reason {
     InDoubt,
     /// The process ended in the middle of it again and again.
     Quarantined,
+    /// It has bytes that end a frame of the receiver's.
+    Unframeable,
 }
 
 impl Reason {
@@ -27,6 +31,7 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::InDoubt => "in_doubt",
             Self::Quarantined => "quarantined",
+            Self::Unframeable => "unframeable",
         }
     }
 
@@ -37,6 +42,9 @@ impl Reason {
             Self::Rejected => format!("the receiver rejected it with {}", code.code()),
             Self::InDoubt => "its last attempt had no answer, so that the receiver may have it or not".to_owned(),
             Self::Quarantined => "the process ended in the middle of it again and again".to_owned(),
+            Self::Unframeable => {
+                "it has bytes in it that end a frame of this receiver, which would take it for two messages".to_owned()
+            }
         }
     }
 }
@@ -50,6 +58,17 @@ pub(super) enum Failure {
     Reject,
     /// Nobody knows.
     Unknown,
+    /// The receiver said that it does not have the message (MLLP Release 2).
+    NotCommitted,
+    /// It did not say that it has the message: nobody knows.
+    NoCommit,
+}
+
+impl Failure {
+    /// Says whether the receiver may have the message.
+    pub(super) fn is_in_doubt(self) -> bool {
+        matches!(self, Self::Unknown | Self::NoCommit)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +93,10 @@ pub(super) struct Head {
     pub(super) number: u32,
     pub(super) in_doubt: u32,
     pub(super) interrupted: u32,
+    /// Counts the negative commits, as far as this process has seen them.
+    pub(super) commits_refused: u32,
+    /// Is the framing into which it is known to fit.
+    pub(super) fits: Option<Framing>,
     pub(super) failure: Option<Failure>,
     pub(super) code: AckCode,
     pub(super) answer: Vec<u8>,
@@ -99,6 +122,8 @@ impl Head {
             number: number.max(in_doubt),
             in_doubt,
             interrupted: interrupted.saturating_add(cut),
+            commits_refused: 0,
+            fits: None,
             failure: (in_doubt > 0).then_some(Failure::Unknown),
             code: AckCode::Absent,
             answer: Vec::new(),
@@ -117,9 +142,15 @@ impl Head {
         matches!(self.phase, Phase::Held(Reason::Failed | Reason::Rejected | Reason::InDoubt))
     }
 
-    /// Counts the attempts on which the receiver failed or that it rejected.
-    pub(super) fn refused(&self) -> u32 {
-        self.number.saturating_sub(self.in_doubt)
+    /// Counts the attempts on which the receiver failed or that it rejected, but for those that Release 2 repeats by
+    /// itself.
+    pub(super) fn refused(&self, policy: &ReceiverPolicy) -> u32 {
+        self.number.saturating_sub(self.in_doubt).saturating_sub(self.repeats(policy))
+    }
+
+    /// Counts the negative commits after which the message is sent again as Release 2 has it.
+    pub(super) fn repeats(&self, policy: &ReceiverPolicy) -> u32 {
+        policy.dialect.release.commit().map_or(0, |commit| commit.retries.min(self.commits_refused))
     }
 
     /// Takes back an attempt of which no byte was sent.

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::config::ReceiverPolicy;
 use crate::mllp::control_ids::ControlIds;
+use crate::mllp::dialect::Dialect;
 use crate::mllp::exchange::Exchange;
 use crate::mllp::frame::Limits;
 
@@ -34,6 +36,8 @@ pub(super) enum Line {
 /// Is an open connection.
 pub(super) struct Up {
     pub(super) exchange: Exchange,
+    /// Is what the receiver spoke when it was opened.
+    pub(super) dialect: Dialect,
     /// Tells whether a byte of a message was sent on it.
     pub(super) is_used: bool,
     pub(super) silence_at: Option<Instant>,
@@ -43,11 +47,29 @@ pub(super) struct Up {
 }
 
 impl Line {
-    pub(super) fn up() -> Self {
-        let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, ..Limits::default() };
-        let exchange = Exchange::new(limits);
+    pub(super) fn up(dialect: Dialect) -> Self {
+        let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, framing: dialect.framing, ..Limits::default() };
+        let exchange = Exchange::speaking(dialect.release, limits);
         let control_ids = ControlIds::default();
-        Self::Up(Box::new(Up { exchange, is_used: false, silence_at: None, turn_until: None, control_ids }))
+        Self::Up(Box::new(Up { exchange, dialect, is_used: false, silence_at: None, turn_until: None, control_ids }))
+    }
+
+    /// Tells whether one is open whose receiver has not committed the present message yet.
+    pub(super) fn awaits_commit(&self) -> bool {
+        matches!(self, Self::Up(up) if up.exchange.awaits_commit())
+    }
+}
+
+impl Up {
+    /// Returns how long what is awaited now may take.
+    pub(super) fn patience(&self, policy: &ReceiverPolicy) -> Duration {
+        let commit = self.dialect.release.commit().filter(|_| self.exchange.awaits_commit());
+        commit.and_then(|commit| commit.timeout).unwrap_or(policy.ack_timeout)
+    }
+
+    /// Tells whether the next message may go over it, as far as the message is not asked.
+    pub(super) fn is_fit(&self, policy: &ReceiverPolicy) -> bool {
+        self.dialect == policy.dialect && !self.exchange.is_out_of_step()
     }
 }
 

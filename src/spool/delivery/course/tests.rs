@@ -1,5 +1,6 @@
 //! Tests of the course in virtual time: each rule alone, then all of them in a world of bad receivers and crashes.
 
+mod release_2;
 mod world;
 
 use std::time::UNIX_EPOCH;

@@ -1,11 +1,12 @@
-//! When no attempt begins although a message is there: a pause, and somebody else's turn at the receiver.
+//! When no attempt begins although a message is there: a pause, somebody else's turn at the receiver, and bytes that its
+//! frames cannot hold.
 //!
 //! Never cuts off an attempt that is under way.
 
 use std::time::{Duration, Instant};
 
 use super::Course;
-use super::head::Phase;
+use super::head::{Phase, Reason};
 use super::line::Line;
 
 /// A conversation that always has messages keeps its connection for so long while somebody waits for one: to change it
@@ -28,6 +29,27 @@ impl Course {
         self.is_wanted
     }
 
+    /// Holds the message at the head before any attempt where a frame of the receiver's cannot hold it.
+    pub(super) fn look_whether_it_fits(&mut self) {
+        let framing = self.policy.dialect.framing;
+        let Some(head) = self.head.as_mut().filter(|head| head.phase == Phase::Ready) else { return };
+        if head.fits == Some(framing) {
+            return;
+        }
+        if framing.fits(&head.delivery.payload) {
+            head.fits = Some(framing);
+        } else {
+            head.phase = Phase::Held(Reason::Unframeable);
+        }
+    }
+
+    /// Looks again under another policy.
+    pub(super) fn look_anew_whether_it_fits(&mut self) {
+        if let Some(head) = self.head.as_mut().filter(|head| head.phase == Phase::Held(Reason::Unframeable)) {
+            head.phase = Phase::Ready;
+        }
+    }
+
     /// Tells whether an attempt may begin.
     pub(super) fn may_begin(&self) -> bool {
         !self.is_stopping && !self.is_paused
@@ -37,6 +59,9 @@ impl Course {
     /// them after a while.
     pub(super) fn give_way(&mut self, now: Instant) {
         let Line::Up(up) = &mut self.line else { return };
+        if up.exchange.has_replies() {
+            return; // they go out first
+        }
         let until = *up.turn_until.get_or_insert(now + TURN);
         let may = match self.head.as_ref().map(|head| head.phase) {
             None | Some(Phase::Resting { .. } | Phase::Held(_)) => true,

@@ -1,0 +1,40 @@
+//! What a configuration file may say of this host: where messages are kept, health, the control socket.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Text, schema};
+
+/// Where stored forwards keep their messages, and the key that seals them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Spool {
+    /// The file with the key that seals what is kept; made with the first spool, or a systemd credential by its name.
+    /// It must not be where the messages are.
+    #[schemars(with = "String")]
+    pub key_file: Option<Text>,
+    /// Where the messages are kept. Default: spool in state_dir.
+    #[serde(default)]
+    #[schemars(with = "schema::AbsolutePath")]
+    pub dir: Option<Text>,
+}
+
+/// Health endpoints and metrics over HTTP.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Health {
+    /// Where they listen, on loopback, or none. Default: 127.0.0.1:9575.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub listen: Option<Text>,
+}
+
+/// The local socket that the commands talk to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Control {
+    /// The path of the socket. Default: /run/wardlink/SITE.sock.
+    #[serde(default)]
+    #[schemars(with = "schema::AbsolutePath")]
+    pub socket: Option<Text>,
+}
