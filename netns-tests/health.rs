@@ -1,5 +1,7 @@
 //! The health endpoints tell the truth, and tell it without a byte of a message.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::harness::mllp::{Behaviour, MARKER, message};
@@ -16,6 +18,8 @@ tests![
     metrics_count_messages_and_answers,
     nothing_shows_a_byte_of_a_message,
     a_foreign_host_header_is_refused,
+    a_plugin_judges_the_site,
+    the_alert_rules_and_the_metrics_load needs "promtool",
 ];
 
 /// Bounds the time until health has noticed.
@@ -147,4 +151,65 @@ fn a_foreign_host_header_is_refused() {
     assert!((400..500).contains(&answer.status), "DNS rebinding: {}", answer.head);
     assert!(!answer.body.contains("orders"));
     assert!(pair.north.namespace.connect(loopback(FORWARD.port())).is_ok());
+}
+
+/// Runs `wardlink check`; returns its exit code and its line.
+fn check(pair: &Pair, more: &[&str]) -> (Option<i32>, String) {
+    let config = pair.north.config_path();
+    let words = pair.north.command(&[&["check", "-c", &config], more].concat());
+    let done = Command::new(&words[0]).args(&words[1..]).output().expect("the command runs");
+    assert!(done.stderr.is_empty(), "monitoring reads standard output: {}", String::from_utf8_lossy(&done.stderr));
+    (done.status.code(), String::from_utf8(done.stdout).expect("UTF-8"))
+}
+
+fn a_plugin_judges_the_site() {
+    let mut pair = Pair::start(&[]);
+    let receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    let ((_, line), _) =
+        until(NOTICE_LIMIT, "all is well", || Some(check(&pair, &[])).filter(|(code, _)| *code == Some(0)));
+    assert!(line.starts_with("WARDLINK OK: north: ") && line.contains("'south handshake_age'="), "{line}");
+    let (code, line) = check(&pair, &["--forward", "orders", "--warning", "connections=0"]);
+    assert_eq!(code, Some(1), "{line}");
+    assert!(line.starts_with("WARDLINK WARNING: orders connections is ") && line.lines().count() == 1, "{line}");
+    for wrong in [&["--forward", "order"][..], &["--warning", "depth=1"], &["--nothing"]] {
+        let (code, line) = check(&pair, wrong);
+        assert_eq!(code, Some(3), "{line}");
+        assert!(line.starts_with("WARDLINK UNKNOWN: "), "{line}");
+    }
+    drop(receiver);
+    let _ = pair.sender().send(&message("2", 500));
+    let ((_, line), _) = until(NOTICE_LIMIT, "it is critical", || {
+        Some(check(&pair, &["--forward", "orders"])).filter(|(code, _)| *code == Some(2))
+    });
+    assert!(line.starts_with("WARDLINK CRITICAL: orders: ") && line.contains("receiver"), "{line}");
+    pair.north.terminate();
+    let (code, line) = check(&pair, &[]);
+    assert_eq!(code, Some(2), "{line}");
+    assert!(line.contains("is running") && line.lines().count() == 1, "{line}");
+}
+
+fn the_alert_rules_and_the_metrics_load() {
+    let promtool = |arguments: &[&str], input: &str| {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring");
+        let mut command = Command::new("promtool");
+        command
+            .args(arguments)
+            .current_dir(directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("promtool runs");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+        let done = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "promtool {arguments:?}: {said}");
+    };
+    promtool(&["check", "rules", "wardlink.rules.yml"], "");
+    promtool(&["test", "rules", "wardlink.rules.test.yml"], "");
+    let pair = Pair::start(&[]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
+    // what promtool reads ends without the mark of OpenMetrics
+    promtool(&["check", "metrics"], pair.north.get("/metrics").body.trim_end().trim_end_matches("# EOF"));
 }

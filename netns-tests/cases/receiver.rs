@@ -59,14 +59,19 @@ fn case_20_half_open_after_a_loss() {
         let legs: Vec<&str> = text.lines().filter(|line| line.contains(&format!(":{port}"))).collect();
         (legs.len(), legs.iter().filter(|line| line.contains("timer:(keepalive")).count())
     };
+    // Both ends of a leg are on this host, and wardlink's own asks; while bytes are on their way no timer is shown to ask.
+    let asks = |site, port, ends_min| {
+        let what = format!("port {port} is asked whether it lives");
+        until(SOON, &what, || {
+            let (ends, asking) = timers(site, port);
+            (ends >= ends_min && asking >= 1).then_some(())
+        });
+    };
     for (site, port) in [(&both.pair.north, 2575), (&both.pair.north, 2585), (&both.pair.south, 6661)] {
-        // Both ends are on this host; wardlink's own asks.
-        let (ends, asking) = timers(site, port);
-        assert!(ends >= 2 && asking >= 1, "{port}: {ends} ends, {asking} ask");
+        asks(site, port, 2);
     }
     for site in [&both.pair.north, &both.pair.south] {
-        let (links, asking) = timers(site, 2570);
-        assert!(links >= 1 && asking >= 1, "{}: {links} links, {asking} ask", site.name);
+        asks(site, 2570, 1);
     }
 }
 

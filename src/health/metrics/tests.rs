@@ -168,3 +168,27 @@ fn every_metric_is_described_also_in_an_empty_site() {
     assert!(text.contains("# TYPE wardlink_forward_messages counter\n"));
     assert!(text.contains("# HELP wardlink_forward_messages "));
 }
+
+/// Lists the names of our metrics that a text uses.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+    words.filter(|word| word.starts_with("wardlink_")).collect()
+}
+
+#[test]
+fn what_the_alert_rules_and_the_dashboard_ask_for_is_there() {
+    let mut facts = site();
+    facts.forwards.push(stored());
+    let text = encode(facts, *NOW).expect("encodes");
+    let mut known: BTreeSet<String> = parse(&text).into_iter().map(|sample| sample.0).collect();
+    known.extend(text.lines().filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split_once(' ')?.0.to_owned())));
+    let rules = include_str!("../../../docs/monitoring/wardlink.rules.yml");
+    let dashboard = include_str!("../../../docs/monitoring/grafana-dashboard.json");
+    for text in [rules, dashboard] {
+        assert!(names(text).len() > 10);
+        for name in names(text) {
+            let base = name.strip_suffix("_total").unwrap_or(name);
+            assert!(known.contains(name) || known.contains(base), "{name} is no metric");
+        }
+    }
+}
