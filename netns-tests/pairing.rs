@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::harness::mllp::{Behaviour, Receiver, Sender, message};
 use crate::harness::pair::{FORWARD, TARGET, loopback};
 use crate::harness::plan::UDP_PORT;
-use crate::harness::site::Site;
+use crate::harness::site::{Site, write_secret};
 use crate::harness::wire::Wire;
 use crate::harness::{tests, until};
 
@@ -19,6 +19,8 @@ tests![
     running_sites_pair_in_either_order needs "ipv6",
     what_a_running_site_refuses_is_put_back needs "ipv6",
     an_address_that_this_host_reaches_otherwise_is_refused needs "ipv6",
+    the_words_and_the_site_are_shown_before_a_card_is_taken needs "ipv6" "script" "sh",
+    a_site_with_a_new_key_is_taken_again_and_keeps_its_address needs "ipv6",
 ];
 
 /// Bounds the time until a first message is answered.
@@ -261,4 +263,56 @@ fn an_address_that_this_host_reaches_otherwise_is_refused() {
     north.start();
     let words = north.pair(&card, &mut south);
     assert!(words.contains("nothing is to be changed"), "{words}");
+}
+
+fn the_words_and_the_site_are_shown_before_a_card_is_taken() {
+    let wire = Wire::new();
+    let (mut north, mut south) = (Made::new(&wire, "north", "ask"), Made::new(&wire, "south", "ask"));
+    north.init("");
+    let card = south.init(&format!("--endpoint {}", endpoint(&south.site)));
+    let words = south.run("card --fingerprint");
+    let pair = north.site.command(&["pair", card.trim(), "-c", &north.site.config_path()]).join(" ");
+    // at a terminal, whose other end answers
+    let file = north.site.dir.join("ask.sh").display().to_string();
+    let ask = |north: &Made, answer: &str| {
+        let script = format!("echo {answer} | script -qec '{pair}' /dev/null\n");
+        fs::write(&file, script).expect("a script");
+        let output = north.site.namespace.output(&format!("sh {file}"));
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let before = north.file();
+    for (answer, exit_code) in [("no", 1), ("", 1), ("y", 1), ("yes", 0)] {
+        assert_eq!(north.file(), before, "nothing is taken before");
+        let (code, said) = ask(&north, answer);
+        assert_eq!(code, Some(exit_code), "{answer}: {said}");
+        assert!(said.contains("Card of south-ask") && said.contains("admin of south-ask reads out"), "{said}");
+        assert!(words.split_whitespace().all(|word| said.contains(word)), "{said}");
+    }
+    assert!(north.file().contains("- name: south-ask"));
+}
+
+fn a_site_with_a_new_key_is_taken_again_and_keeps_its_address() {
+    let wire = Wire::new();
+    let (mut north, mut south) = (Made::new(&wire, "north", "key"), Made::new(&wire, "south", "key"));
+    let north_card = north.init("");
+    let south_card = south.init(&format!("--endpoint {}", endpoint(&south.site)));
+    north.pair(&south_card, &mut south);
+    south.pair(&north_card, &mut north);
+    south.run(&format!("service add orders --target {TARGET} --allow-peer north-key"));
+    north.run(&format!("forward add orders --listen {FORWARD} --peer south-key --service orders"));
+    south.start();
+    north.start();
+    passes(&north.site, &south.site);
+    let key = String::from_utf8(south.site.namespace.output(&south.site.command(&["key", "gen"]).join(" ")).stdout);
+    write_secret(&south.site.dir.join("private.key"), key.expect("a key").trim());
+    south.run("reload");
+    let card = south.run("card");
+    let address = |card: &str| card.split("address=").nth(1).and_then(|rest| rest.split(',').next()).map(str::to_owned);
+    assert_eq!(address(&card), address(&south_card));
+    let words = south.run("card --fingerprint").trim().replace(' ', "-");
+    let said = north.refused(&format!("pair {} --yes --fingerprint {words}", card.trim()), 64);
+    assert!(said.contains("--new-key"), "{said}");
+    let said = north.run(&format!("pair {} --new-key --yes --fingerprint {words}", card.trim()));
+    assert!(said.contains("reloaded: peers: 1 changed (south-key)"), "{said}");
+    passes(&north.site, &south.site);
 }

@@ -120,6 +120,8 @@ fn what_init_cannot_use_is_refused_without_leftovers() {
         (&["--address", "8.8.8.8/32"][..], "10.98.0.1/32"),
         (&["--address", "nowhere"], "10.98.0.1/32"),
         (&["--endpoint", "lab.example.org"], "HOST:PORT"),
+        (&["--endpoint", "127.0.0.1:51820"], "where other hosts reach this one"),
+        (&["--endpoint", "[fe80::1%eth0]:51820"], "where other hosts reach this one"),
     ] {
         let output = sites.try_run("bad", &[&["init", "--site", "bad"][..], arguments].concat());
         assert!(output.status.code() == Some(64) && stderr(&output).contains(instead), "{}", stderr(&output));
@@ -186,10 +188,12 @@ fn cards_that_claim_what_is_here_are_refused() {
     let own = sites.run("north", &["card"]);
     let twin = sites.init("twin", &["--address", "fd98:7::2/128"]);
     let echo = sites.init("echo", &["--address", "fd98:7::1/128"]);
-    let loopback = sites.init("loop", &["--address", "fd98:7::9/128", "--endpoint", "127.0.0.1:51820"]);
+    sites.init("loop", &["--address", "fd98:7::9/128", "--endpoint", "192.0.2.9:51820"]);
+    sites.write("loop", &sites.file("loop").replace("192.0.2.9", "127.0.0.1"));
+    let loopback = sites.run("loop", &["card"]);
     // another site of the lab's name: its own directory tells them apart here
     let namesake = sites.run("lab2", &["init", "--site", "lab", "--address", "fd98:7::8/128"]);
-    let (_, key) = (0, sites.run("lab", &["card"]));
+    let whole = sites.run("lab", &["card"]).trim().to_owned();
     let renamed = {
         let text = sites.file("lab").replace("site: lab ", "site: moved ");
         sites.write("lab", &text);
@@ -200,11 +204,11 @@ fn cards_that_claim_what_is_here_are_refused() {
         (own.as_str(), "this site's own card"),
         (&twin, "that is of peer lab"),
         (&echo, "that is this site's own"),
-        (&loopback, "this host itself"),
+        (&loopback, "that host itself"),
         (&namesake, "--new-key"),
         (&renamed, "named lab here; take it as that one: --as lab"),
         (&four, "none of IPv4"),
-        (&key[..key.len() - 4], "checksum"),
+        (&whole[..whole.len() - 3], "checksum"),
         ("wardlink9:name=x", "another version"),
         ("wardlink1:\u{1b}[2J", "checksum"),
         ("no-such-file\u{1b}[2J", "cannot be read"),
@@ -262,6 +266,9 @@ fn forwards_and_services_come_and_go_and_comments_stay() {
         let said = sites.refused("north", arguments);
         assert!(said.contains(why), "{arguments:?}: {said}");
     }
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wardlink"));
+    let output = command.args(["forward", "remove", "orders", "--socket", "x.sock"]).output().unwrap();
+    assert!(output.status.code() == Some(64) && stderr(&output).contains("name it with -c"), "{}", stderr(&output));
     sites.run("north", &["forward", "remove", "orders"]);
     sites.run("north", &["service", "remove", "results"]);
     assert_eq!(sites.file("north"), before);

@@ -104,6 +104,12 @@ pub fn run(args: &Args) -> ExitCode {
 
 fn told(args: &Args, directory: &Path) -> Told {
     let path = args.site.config.clone().unwrap_or_else(|| CONFIG.into());
+    let edits = matches!(args.command, Command::Add(_) | Command::Remove { .. });
+    if edits && args.site.socket.is_some() {
+        return refused(
+            "add and remove edit the configuration, and find the site by it: name it with -c FILE, not --socket",
+        );
+    }
     let (forward, action) = match &args.command {
         Command::Add(add) => return self::add(add, &path).map_or_else(|told| told, |text| Told::new(0, text)),
         Command::Remove { forward, reload } => {

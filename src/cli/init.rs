@@ -17,7 +17,7 @@ use super::change::FileArgs;
 use super::import::{create, name};
 use super::queue::{Told, say};
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE, card, key};
-use crate::config::card::{Card, address_of, is_private};
+use crate::config::card::{Card, address_of, is_elsewhere, is_private};
 use crate::config::edit::scalar;
 use crate::config::{self, Config, Endpoint, Name, SecretKey};
 
@@ -38,7 +38,8 @@ const INTERFACE_NAME_BYTES: usize = 12;
 ///
 /// Writes a commented configuration that passes check-config, with the private key beside it (mode 0600), and prints the
 /// site's card. Nothing that exists is overwritten. As root, the key is given to the user wardlink, where there is one. With
-/// another directory than /etc/wardlink all that the site keeps is there too, so that several sites fit on one host.
+/// another directory than /etc/wardlink all that the site keeps is there too, so that several can be tried on one host, each in
+/// a network namespace of its own.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  wardlink init --site north-hospital --endpoint north.example.org:51820 > north-hospital.card\n\n\
@@ -49,13 +50,21 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = name)]
     site: Name,
     /// Where peers reach this site from outside, UDP; left out, this site calls them
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
     endpoint: Option<Endpoint>,
     /// This site's address inside the tunnel, such as 10.98.0.1/32; by default one is made of the key, of IPv6
     #[arg(long, value_name = "PREFIX", value_parser = address)]
     address: Option<IpNet>,
     #[command(flatten)]
     file: FileArgs,
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let endpoint: Endpoint = text.parse()?;
+    match is_elsewhere(&endpoint) {
+        Ok(()) => Ok(endpoint),
+        Err(why) => Err(format!("{why}: write where other hosts reach this one")),
+    }
 }
 
 fn address(text: &str) -> Result<IpNet, String> {

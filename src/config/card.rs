@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Config, Endpoint, Name, PublicKey};
 
-pub use admit::{Admission, Admitted, Refusal, admit, is_private};
+pub use admit::{Admission, Admitted, Refusal, admit, is_elsewhere, is_private};
 pub use routes::{Route, ipv4_routes, ipv6_routes};
 
 /// Begins a card, with the version of its form.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Card, Route};
+use super::{Card, Route, address_of};
 use crate::config::{Config, Endpoint, Host, Name, Peer, PublicKey, Target};
 
 /// Is what a site is asked to do with a card.
@@ -83,26 +83,30 @@ fn known<'a>(
     }
 }
 
-/// Refuses an endpoint that is no other host's, or that means another one at each host.
+/// Refuses an endpoint at which no other host reaches its site.
 fn endpoint(endpoint: &Endpoint) -> Result<(), Refusal> {
-    let instead =
-        "have the other site make its card with the endpoint by which it is reached from here (tunnel.endpoint)";
+    is_elsewhere(endpoint).map_err(|why| {
+        Refusal(format!(
+            "has the endpoint {endpoint}, which {why}; have the other site make its card with the endpoint by which it is \
+             reached from here (tunnel.endpoint)"
+        ))
+    })
+}
+
+/// Tells whether an endpoint means the same host everywhere.
+///
+/// # Errors
+/// Says what it means instead.
+pub fn is_elsewhere(endpoint: &Endpoint) -> Result<(), &'static str> {
     let is_loopback = match &endpoint.host {
         Host::Address(address) => address.to_canonical().is_loopback(),
         Host::Name(name) => {
             let name = name.trim_end_matches('.').to_ascii_lowercase();
             name == "localhost" || name.ends_with(".localhost")
         }
-        Host::OnLink { .. } => {
-            return refuse(format!(
-                "has the endpoint {endpoint}, which means something on its own host only; {instead}"
-            ));
-        }
+        Host::OnLink { .. } => return Err("means something on its own host only"),
     };
-    if is_loopback {
-        return refuse(format!("has the endpoint {endpoint}, which is this host itself; {instead}"));
-    }
-    Ok(())
+    if is_loopback { Err("is at each host that host itself") } else { Ok(()) }
 }
 
 /// Refuses an address that is somebody else's, as far as this host can know.
@@ -113,11 +117,14 @@ fn address(address: IpAddr, known: Option<&Name>, config: &Config, routes: &[Rou
     }
     let own = &config.tunnel.addresses;
     if !own.iter().any(|own| own.addr().is_ipv4() == address.is_ipv4()) {
-        let (family, example) =
-            if address.is_ipv4() { ("IPv4", "10.98.0.9/32") } else { ("IPv6", "what `wardlink init` would make") };
+        let (family, example) = match address {
+            IpAddr::V4(_) => ("IPv4", "such as 10.98.0.9/32".to_owned()),
+            IpAddr::V6(_) => ("IPv6", format!("such as {}/128", address_of(&config.tunnel.private_key.public_key()))),
+        };
         return refuse(format!(
             "has the address {address}, and this site has none of {family}; add one to tunnel.address here ({example}) and \
-             restart the site, or have the other site make its card with another one (`wardlink card --address`)"
+             restart the site, or have the other site add one of the other family, and make its card with that: `wardlink \
+             card --address`"
         ));
     }
     if let Some((what, whose)) = owner(address, known, config) {

@@ -208,10 +208,10 @@ fn a_card_that_claims_what_is_here_is_refused() {
         (at("ff02::1"), "not a private one"),
         (at("2001:db8::1"), "not a private one"),
         (at("::ffff:10.98.0.9"), "not a private one"),
-        (calls("127.0.0.1:51820"), "this host itself"),
-        (calls("[::1]:51820"), "this host itself"),
-        (calls("localhost:51820"), "this host itself"),
-        (calls("x.LocalHost.:51820"), "this host itself"),
+        (calls("127.0.0.1:51820"), "that host itself"),
+        (calls("[::1]:51820"), "that host itself"),
+        (calls("localhost:51820"), "that host itself"),
+        (calls("x.LocalHost.:51820"), "that host itself"),
         (calls("[fe80::1%eth0]:51820"), "on its own host only"),
     ] {
         let refusal = judged(&card, &parts).unwrap_err();
