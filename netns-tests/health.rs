@@ -1,11 +1,12 @@
 //! The health endpoints tell the truth, and tell it without a byte of a message.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::io::{Read, Write};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::mllp::{Behaviour, MARKER, message};
 use crate::harness::pair::{FORWARD, Pair, loopback};
+use crate::harness::process::Process;
 use crate::harness::{tests, until};
 
 tests![
@@ -19,11 +20,14 @@ tests![
     nothing_shows_a_byte_of_a_message,
     a_foreign_host_header_is_refused,
     a_plugin_judges_the_site,
-    the_alert_rules_and_the_metrics_load needs "promtool",
+    the_alert_rules_and_the_metrics_load needs "promtool" "prometheus",
 ];
 
 /// Bounds the time until health has noticed.
 const NOTICE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Bounds the time until Prometheus has started, scraped and evaluated.
+const PROMETHEUS_LIMIT: Duration = Duration::from_secs(30);
 
 fn a_site_is_live_and_ready() {
     let pair = Pair::start(&[]);
@@ -183,33 +187,54 @@ fn a_plugin_judges_the_site() {
         Some(check(&pair, &["--forward", "orders"])).filter(|(code, _)| *code == Some(2))
     });
     assert!(line.starts_with("WARDLINK CRITICAL: orders: ") && line.contains("receiver"), "{line}");
-    pair.north.terminate();
+    pair.north.kill();
     let (code, line) = check(&pair, &[]);
     assert_eq!(code, Some(2), "{line}");
     assert!(line.contains("is running") && line.lines().count() == 1, "{line}");
 }
 
 fn the_alert_rules_and_the_metrics_load() {
-    let promtool = |arguments: &[&str], input: &str| {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring");
-        let mut command = Command::new("promtool");
-        command
-            .args(arguments)
-            .current_dir(directory)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("promtool runs");
-        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
-        let done = child.wait_with_output().expect("it ends");
-        let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "promtool {arguments:?}: {said}");
-    };
-    promtool(&["check", "rules", "wardlink.rules.yml"], "");
-    promtool(&["test", "rules", "wardlink.rules.test.yml"], "");
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring");
+    let tested = Command::new("promtool")
+        .args(["test", "rules", "wardlink.rules.test.yml"])
+        .current_dir(directory)
+        .output()
+        .expect("promtool runs");
+    assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stderr));
+
     let pair = Pair::start(&[]);
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("1", 500));
-    // what promtool reads ends without the mark of OpenMetrics
-    promtool(&["check", "metrics"], pair.north.get("/metrics").body.trim_end().trim_end_matches("# EOF"));
+    let (dir, namespace) = (&pair.north.dir, &pair.north.namespace);
+    let config = format!(
+        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{directory}/wardlink.rules.yml]\n\
+         scrape_configs: [{{job_name: wardlink, static_configs: [{{targets: [\"127.0.0.1:9575\"]}}]}}]\n"
+    );
+    std::fs::write(dir.join("prometheus.yml"), config).expect("written");
+    let words = format!(
+        "prometheus --config.file={0}/prometheus.yml --storage.tsdb.path={0}/tsdb --web.listen-address=127.0.0.1:9090",
+        dir.display()
+    );
+    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    let prometheus = Process::start(namespace, &words, &dir.join("prometheus.log"));
+    let ask = |path: &str| -> Option<serde_json::Value> {
+        let mut stream = namespace.connect("127.0.0.1:9090".parse().expect("an address")).ok()?;
+        stream.set_read_timeout(Some(NOTICE_LIMIT)).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    };
+    let query = "/api/v1/query?query=wardlink_forward_messages_total";
+    let (sample, _) = until(PROMETHEUS_LIMIT, "Prometheus has scraped the site", || {
+        let result = ask(query)?["data"]["result"][0].clone();
+        (!result.is_null()).then_some(result)
+    });
+    assert_eq!(sample["metric"]["forward"], "orders", "{sample}\n{}", prometheus.log());
+    assert_eq!(sample["value"][1], "1", "{sample}");
+    let (rules, _) = until(PROMETHEUS_LIMIT, "each rule was evaluated", || {
+        let rules = ask("/api/v1/rules")?["data"]["groups"][0]["rules"].as_array()?.clone();
+        rules.iter().all(|rule| rule["health"] == "ok").then_some(rules)
+    });
+    assert!(rules.len() >= 20, "{} rules", rules.len());
 }

@@ -220,6 +220,9 @@ fn a_queue_without_its_key_is_told_once_and_its_numbers_are_not_known() {
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     send(&pair, "1");
     let (key, aside) = (pair.north.dir.join("spool.key"), pair.north.dir.join("aside"));
+    until(SOON, "south has said that the link is up", || {
+        pair.south.log().contains("stored messages is up").then_some(())
+    });
     pair.north.kill();
     std::fs::rename(&key, &aside).expect("moved");
     let (north, south) = (pair.north.log().len(), pair.south.log().len());

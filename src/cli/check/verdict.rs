@@ -182,8 +182,9 @@ pub(super) fn judge(status: &Status, forward: Option<&str>, warning: &[Limit], c
 /// Says what is wrong with a thing, and since when.
 fn fault(entry: &Entry) -> Option<(State, String)> {
     let state = State::of(&entry.status);
-    let since = entry.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
     let cause = entry.cause.as_deref().unwrap_or(&entry.status);
+    let since = entry.since.as_ref().filter(|_| !cause.contains(" since "));
+    let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
     (state > State::Ok).then(|| (state, format!("{}: {cause}{since}", entry.name)))
 }
 
