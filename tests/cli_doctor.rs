@@ -148,6 +148,18 @@ fn one_message_a_connection_is_seen_and_what_meets_the_close_is_sent_again() {
 }
 
 #[test]
+fn a_receiver_that_commits_speaks_release_2() {
+    let serve = |mut stream: TcpStream| {
+        let mut bytes = Vec::new();
+        while let Some(id) = next_id(&mut stream, &mut bytes) {
+            stream.write_all(&[&b"\x0b\x06\x1c\r"[..], &ack(&id)].concat()).ok();
+        }
+    };
+    let (found, code) = found(receiver(true, serve));
+    assert_eq!((code, set(&found, "mllp"), set(&found, "ack")), (Some(0), Some("release2"), Some("application")));
+}
+
+#[test]
 fn answers_that_name_no_message_make_stored_delivery_impossible_and_it_says_so() {
     let serve = |mut stream: TcpStream| {
         let mut bytes = Vec::new();

@@ -187,14 +187,12 @@ impl<P> Running<P> {
             }
             self.course.handle_pause(*conversation.paused.borrow());
             self.course.handle_wanted(*conversation.wanted.borrow() > 0);
+            self.reply();
             let step = self.course.poll_step(Instant::now(), SystemTime::now());
             if !self.course.has_line() {
                 self.connection = None;
             }
             self.show(conversation);
-            if !matches!(step, Step::Commit { .. }) {
-                self.reply();
-            }
             match step {
                 Step::Commit { finished, attempting } => {
                     self.flush(&conversation.reports).await;
@@ -230,7 +228,7 @@ impl<P> Running<P> {
         }
     }
 
-    /// Commits to the receiver what it answered, now that nothing of that is left to write down (MLLP Release 2).
+    /// Commits to the receiver what it answered, as far as that is written down (MLLP Release 2).
     fn reply(&mut self) {
         let replies = self.course.take_replies();
         if let Some((connection, _)) = self.connection.as_mut().filter(|_| !replies.is_empty()) {

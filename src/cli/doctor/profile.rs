@@ -50,8 +50,9 @@ pub(super) struct Profile {
 impl Profile {
     /// Decides from what is known.
     pub(super) fn of(facts: &Facts) -> Self {
-        let settings = [connections(facts), ack(facts), ack_timeout(facts), probe(facts), in_doubt(facts), size(facts)];
-        Self { settings: settings.into_iter().flatten().collect(), notes: notes(facts) }
+        let settings = [release(facts), connections(facts), ack(facts), ack_timeout(facts), probe(facts)];
+        let settings = settings.into_iter().chain([in_doubt(facts), size(facts)]);
+        Self { settings: settings.flatten().collect(), notes: notes(facts) }
     }
 
     /// Writes the service with its keys, each with its reason; what is the forward's is a comment there.
@@ -93,6 +94,11 @@ fn comment(text: &mut String, start: &str, words: &str) {
 
 fn service(key: &'static str, value: impl Into<String>, because: impl Into<String>) -> Option<Setting> {
     Some(Setting { place: Place::Service, key, value: value.into(), because: because.into() })
+}
+
+fn release(facts: &Facts) -> Option<Setting> {
+    let because = "It sends commit acknowledgements of MLLP Release 2, and awaits them for its answers.";
+    (facts.quirks.transport > 0).then(|| service("mllp", "release2", because)).flatten()
 }
 
 fn connections(facts: &Facts) -> Option<Setting> {
@@ -225,7 +231,11 @@ fn notes(facts: &Facts) -> Vec<String> {
     note(facts.quirks.late > 0, "Some answers came when the next message was sent already.");
     note(facts.quirks.foreign > 0 && !facts.takes_any, "Some answers named another message than the one that waited.");
     note(facts.quirks.without_msa > 0 && !facts.takes_any, "Some frames came without an MSA beside the answers.");
-    note(facts.quirks.transport > 0, "It sends commit acknowledgements of MLLP Release 2.");
+    note(
+        facts.quirks.transport > 0,
+        "These probes committed none of its answers: it may have repeated them, and what is said above of repeated, late \
+         and foreign answers may be due to that.",
+    );
     note(
         facts.both.is_some_and(|both| !both.accept && !both.application),
         "Messages in enhanced mode (MSH-15, MSH-16) are not answered: their senders must leave both empty.",

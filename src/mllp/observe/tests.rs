@@ -182,6 +182,10 @@ fn release_2_a_commit_belongs_to_the_oldest_message_without_one() {
     assert_eq!(wire.observer.outstanding(), 1);
     assert_eq!(wire.answer(12, refusal), [committed(AckCode::TransportNak, 2)]);
     assert_eq!(wire.observer.outstanding(), 0);
+    wire.send(15, &message("3"));
+    assert_eq!(wire.answer(16, refusal), [committed(AckCode::TransportNak, 1)]);
+    assert_eq!(wire.observer.outstanding(), 0, "no answer comes to what is not there");
+    assert_eq!(wire.answer(17, &ack("AA", "3")), unpaired(AckCode::ApplicationAccept));
     wire.send(20, &enhanced("2", "NE", "NE"));
     assert_eq!(wire.answer(21, commit), [committed(AckCode::TransportAck, 1)]);
     assert_eq!(wire.observer.outstanding(), 0);

@@ -263,10 +263,11 @@ impl Course {
         self.policy.dialect.framing
     }
 
-    /// Returns commits that the receiver is owed, in frames; to be sent while nothing is to be committed here.
+    /// Returns commits that the receiver is owed, in frames; none before what it answered is written down.
     pub fn take_replies(&mut self) -> Vec<u8> {
+        let is_noted = self.ended.is_none() && self.head.as_ref().is_none_or(|head| head.is_noted);
         match &mut self.line {
-            Line::Up(up) => up.exchange.take_replies(),
+            Line::Up(up) if is_noted => up.exchange.take_replies(),
             _ => Vec::new(),
         }
     }

@@ -41,7 +41,7 @@ fn a_message_is_committed_then_answered_and_its_answer_is_committed_once_that_is
     assert_eq!(drive.course.next_deadline(), Some(drive.now + Duration::from_secs(30)), "an answer may take longer");
     drive.answer("AA", "A");
     let Step::Commit { finished, .. } = drive.course.poll_step(drive.now, UNIX_EPOCH) else { panic!("its end") };
-    assert!(finished.is_some());
+    assert!(finished.is_some() && drive.course.take_replies().is_empty(), "not before");
     drive.outcomes.extend(drive.course.handle_committed());
     assert_eq!(drive.ended(ACK), (1, Verdict::Delivered, 1, 0));
     drive.course.handle_message(delivery(2, "B"));
@@ -77,10 +77,12 @@ fn what_is_not_committed_is_not_in_doubt_and_sent_again_soon_then_as_after_an_er
     let pause = drive.sleep();
     assert!(pause != PAUSE && pause <= Duration::from_secs(1), "{pause:?}");
     drive.send();
-    drive.say(NAK);
+    drive.say(&[ACK, &ack("AE", "A")[..]].concat());
+    assert_eq!(drive.course.take_replies(), b"", "not before");
     assert_eq!(drive.held(), Some(Reason::Failed));
+    assert_eq!(drive.course.take_replies(), ACK);
     assert_eq!(drive.noted.map(|noted| (noted.number, noted.in_doubt)), Some((4, 0)));
-    assert_eq!(drive.course.held().map(|held| held.code), Some(AckCode::TransportNak));
+    assert_eq!(drive.course.held().map(|held| held.code), Some(AckCode::ApplicationError));
 }
 
 #[test]

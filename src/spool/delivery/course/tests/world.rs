@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::{ack, delivery};
 use crate::config::{InDoubt, Otherwise, ReceiverPolicy};
+use crate::mllp::dialect::{Commit, Dialect, Release};
 use crate::spool::delivery::course::*;
 
 const MESSAGES: Sequence = 6;
@@ -28,6 +29,8 @@ struct World {
     outstanding: Option<Sequence>,
     said: Vec<Vec<u8>>,
     now: Instant,
+    /// Tells whether the receiver speaks MLLP Release 2.
+    commits: bool,
 }
 
 enum Fate {
@@ -81,6 +84,9 @@ impl World {
             // What was said on this connection is said again; it may be followed by nothing.
             course.handle_bytes(&bytes, self.now);
         }
+        if self.commits && !self.commit_to(sequence, course) {
+            return;
+        }
         match roll % 16 {
             1 => *self.failed.entry(sequence).or_default() += 1,
             2 => *self.rejected.entry(sequence).or_default() += 1,
@@ -110,6 +116,30 @@ impl World {
         if roll % 16 == 8 {
             course.handle_bytes(self.said.last().unwrap(), self.now);
         }
+    }
+
+    /// Commits the message or not, as the script says; tells whether an answer follows.
+    fn commit_to(&mut self, sequence: Sequence, course: &mut Course) -> bool {
+        const ACK: &[u8] = b"\x0b\x06\x1c\r";
+        let bytes = match self.roll() % 8 {
+            1 => {
+                *self.failed.entry(sequence).or_default() += 1;
+                self.outstanding = None;
+                course.handle_bytes(b"\x0b\x15\x1c\r", self.now);
+                return false;
+            }
+            2 | 3 => {
+                // It has the message, and the commit is lost: the answer, if it is not.
+                *self.accepted.entry(sequence).or_default() += 1;
+                return false;
+            }
+            4 => return true, // the answer comes without it
+            5 => [ACK, ACK].concat(),
+            _ => ACK.to_vec(),
+        };
+        course.handle_bytes(&bytes, self.now);
+        self.said.push(bytes);
+        true
     }
 
     fn wait(&mut self, until: Option<Instant>, course: &mut Course) {
@@ -152,6 +182,7 @@ impl World {
             let was_paused = std::mem::replace(&mut is_paused, roll % 16 == 9);
             course.handle_pause(is_paused);
             course.handle_wanted(roll % 8 == 2);
+            course.take_replies();
             match step {
                 Step::Commit { finished, attempting } => {
                     self.commit(finished, attempting);
@@ -201,13 +232,17 @@ proptest! {
         script in proptest::collection::vec(any::<u8>(), 0..300),
         ids in proptest::collection::vec(any::<u8>(), 1..8),
         retries in 0u32..3,
-        choices in any::<[bool; 3]>(),
+        choices in any::<[bool; 4]>(),
     ) {
         let policy = ReceiverPolicy {
             retries,
             after_retries: if choices[0] { Otherwise::Hold } else { Otherwise::Park },
             on_reject: if choices[1] { Otherwise::Hold } else { Otherwise::Park },
             in_doubt: if choices[2] { InDoubt::Hold } else { InDoubt::Resend },
+            dialect: Dialect {
+                release: if choices[3] { Release::Two(Commit::default()) } else { Release::One },
+                ..Dialect::default()
+            },
             ..ReceiverPolicy::default()
         };
         let mut world = World {
@@ -223,6 +258,7 @@ proptest! {
             outstanding: None,
             said: Vec::new(),
             now: Instant::now(),
+            commits: choices[3],
         };
         let mut steps = 0;
         while let Fate::Crashes = world.live(policy, &mut steps) {}
