@@ -16,6 +16,7 @@
     reason = "a test: whatever is wrong here must end it loudly"
 )]
 
+mod audit;
 mod cases;
 mod cli;
 mod clock;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
         health::tests(),
         hub::tests(),
         ipv6::tests(),
+        audit::tests(),
         cli::tests(),
         clock::tests(),
         flood::tests(),

@@ -142,14 +142,14 @@ fn a_cut_large_message_holds_the_feed_and_is_given_up() {
 }
 
 /// Is a small disk of its own, mounted where a site keeps something; only inside the site's namespace.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     at: PathBuf,
     namespace: Arc<Namespace>,
 }
 
 impl SmallDisk {
     /// Mounts it; the site is not to run.
-    fn mount(site: &Site, at: &str, mebibytes: u64) -> Self {
+    pub(crate) fn mount(site: &Site, at: &str, mebibytes: u64) -> Self {
         let disk = Self { at: site.dir.join(at), namespace: Arc::clone(&site.namespace) };
         fs::create_dir_all(&disk.at).expect("a directory");
         let (at, options) = (disk.at.clone(), format!("size={mebibytes}m,mode=0700"));
@@ -161,7 +161,7 @@ impl SmallDisk {
     }
 
     /// Lets another program take so much of it, or all that is left.
-    fn take(&self, name: &str, mebibytes: u64) {
+    pub(crate) fn take(&self, name: &str, mebibytes: u64) {
         let path = self.at.join(name);
         self.namespace.run(move || {
             let mut file = fs::File::create(path).expect("a file");
@@ -175,7 +175,7 @@ impl SmallDisk {
     }
 
     /// Lets it give that back.
-    fn give_back(&self, name: &str) {
+    pub(crate) fn give_back(&self, name: &str) {
         let path = self.at.join(name);
         self.namespace.run(move || fs::remove_file(path).expect("it is there"));
     }

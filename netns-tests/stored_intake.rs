@@ -209,7 +209,9 @@ fn operators_see_park_release_discard_and_export() {
     assert!(!listed.contains(MARKER) && !done(&pair, "queue show orders 1").contains(MARKER));
     let payload = done(&pair, "queue show orders 1 --payload");
     assert_eq!(payload.as_bytes(), message("1", 500));
-    assert!(pair.north.log().contains("a queue was operated"), "who looked is written down");
+    until(SOON, "who looked is written down", || {
+        (crate::audit::entries(&pair.north, "--event viewed").len() == 1).then_some(())
+    });
     done(&pair, "queue park orders 1");
     done(&pair, "queue release orders 1");
     done(&pair, "queue discard orders 2 --reason test");

@@ -3,6 +3,7 @@
 //! It decides nothing about messages. What must not end by itself takes the site down if it does: systemd restarts it,
 //! and nothing half-alive pretends to serve.
 
+pub(crate) mod account;
 mod certificates;
 mod facts;
 mod orphans;
@@ -22,6 +23,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::audit::{Account, Event, Record, Subject};
 use crate::config::{Config, Name};
 use crate::control::{self, ControlListener};
 use crate::forward::Forward;
@@ -162,6 +164,7 @@ struct Parts {
     interface_fault: Mutex<Option<SystemTime>>,
     /// Is what was seen of the queues.
     watch: queues::Watch,
+    account: Account,
 }
 
 /// Is what a reload may change; each replaces the whole.
@@ -216,8 +219,9 @@ impl Site {
         let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new(), orphans: Vec::new() };
         let ground = Ground { running: &none, inside: &inside, start, listens_for_links: false };
         let prepared = ground.prepare(config)?;
+        let account = account::start(&prepared.config);
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
-        let (reloader, requests) = Reloader::new(load);
+        let (reloader, requests) = Reloader::new(load, account.clone());
         let site = prepared.config.site.to_string();
         let now = Arc::new(Now(RwLock::new(Arc::new(none))));
         let parts = Parts {
@@ -230,7 +234,10 @@ impl Site {
             reloader,
             interface_fault: Mutex::new(None),
             watch: queues::Watch::default(),
+            account,
         };
+        parts.inbound.set_account(parts.account.clone());
+        account::started(&parts.account, &prepared.config);
         Ok(Self { parts: Arc::new(parts), prepared, arrivals, requests, health, control })
     }
 
@@ -290,6 +297,10 @@ impl Site {
         tokio::time::sleep(FLUSH_WITHIN).await;
         tasks.around.shutdown().await;
         tokio::time::sleep(FLUSH_WITHIN).await;
+        let detail = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let clerk = parts.account.clerk(Subject::default());
+        clerk.record(Record { detail, ..clerk.now(Event::Stopped) });
+        parts.account.stop();
         result
     }
 }

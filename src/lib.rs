@@ -6,6 +6,7 @@
 compile_error!("virtual-time stops the tunnel's clock: it is for the library's own tests only");
 
 pub mod app;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;

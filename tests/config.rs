@@ -14,7 +14,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::Value;
 use wardlink::config::{
-    self, AckKind, ApplicationAck, Backend, Config, Delivery, Errors, Host, InDoubt, KeyFileError, OnFull,
+    self, AckKind, ApplicationAck, Audit, Backend, Config, Delivery, Errors, Host, InDoubt, KeyFileError, OnFull,
     OnUnreachable, Otherwise, Probe, ReadKeys, ReceiverPolicy, SecretKey, SpoolKeyFile, Stored, Table, Target,
     Transparent,
 };
@@ -185,6 +185,7 @@ fn every_key_has_its_meaning() {
     let spool = config.spool.as_ref().unwrap();
     assert_eq!(spool.dir, Path::new("/srv/wardlink/spool"));
     assert_eq!(spool.key, SpoolKeyFile::File("/etc/wardlink/every-key-spool.key".into()));
+    assert_eq!(config.audit, Audit { keep: Duration::from_secs(90 * 24 * 3600), bytes_max: 1 << 30 });
     let service = &config.services[0];
     assert_eq!(service.target.host, Host::Name("emr.example.org".to_owned()));
     assert_eq!((service.target.port, service.port), (6661, Some(2576)));

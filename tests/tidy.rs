@@ -31,13 +31,15 @@ const LEVELS: [&[&str]; 9] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 46] = [
+const PURE: [&str; 48] = [
     "src/config/card",
     "src/config/edit",
     "src/config/delivery",
     "src/config/policy",
     "src/control/queue",
     "src/forward/stored/judge",
+    "src/cli/audit/line",
+    "src/health/audit",
     "src/forward/stored/unconfirmed",
     "src/health/certificate",
     "src/health/queue",

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::queues::destinations;
-use super::{INBOX_DIR, Parts, Running, certificates};
+use super::{INBOX_DIR, Parts, Running, account, certificates};
 use crate::config::{Peer, Target};
 use crate::control::destinations::Destinations;
 use crate::forward::Forward;
@@ -38,6 +38,7 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION"),
             started: self.started,
             config: self.reloader.facts(),
+            audit: account::facts(&self.account),
             interface: self.interface_facts(),
             interface_restored: self.tunnel.restored(),
             offloads: self.offloads(),

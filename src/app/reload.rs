@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::prepare::Ground;
 use super::serve::{Tasks, commit};
-use super::{AppError, Parts};
+use super::{AppError, Parts, account};
+use crate::audit::{Account, Event, Record, Subject};
 use crate::config::{self, Changes, Config};
 use crate::control::Reloaded;
 use crate::health::facts::{ConfigFacts, FailedReload};
@@ -50,6 +51,8 @@ pub enum ReloadError {
 pub(super) struct Request {
     /// Is the configuration; none: the one that runs, because what it is prepared from differs.
     config: Option<Config>,
+    /// Names who asked, where that was a command.
+    by: String,
     answer: oneshot::Sender<Result<Changes, ReloadError>>,
 }
 
@@ -59,13 +62,14 @@ pub struct Reloader {
     load: LoadConfig,
     requests: mpsc::Sender<Request>,
     outcome: Arc<Mutex<ConfigFacts>>,
+    account: Account,
 }
 
 impl Reloader {
-    pub(super) fn new(load: LoadConfig) -> (Self, mpsc::Receiver<Request>) {
+    pub(super) fn new(load: LoadConfig, account: Account) -> (Self, mpsc::Receiver<Request>) {
         let (requests, requested) = mpsc::channel(REQUESTS_MAX);
         let outcome = ConfigFacts { loaded: SystemTime::now(), failed: None };
-        (Self { load, requests, outcome: Arc::new(Mutex::new(outcome)) }, requested)
+        (Self { load, requests, outcome: Arc::new(Mutex::new(outcome)), account }, requested)
     }
 
     /// Reads the configuration again and takes it up. Where this is cancelled, the site may take it up all the same.
@@ -73,17 +77,21 @@ impl Reloader {
     /// # Errors
     /// Says why nothing was changed.
     pub async fn reload(&self) -> Result<Changes, ReloadError> {
+        self.reload_by(String::new()).await
+    }
+
+    async fn reload_by(&self, by: String) -> Result<Changes, ReloadError> {
         let load = Arc::clone(&self.load);
         let loaded = tokio::task::spawn_blocking(move || load()).await.map_err(|_| ReloadError::Stopping)?;
         let config = match loaded {
             Ok(config) => config,
             Err(errors) => {
                 let error = ReloadError::BadFile(errors);
-                self.note_failure(&error);
+                self.note_failure(&error, by);
                 return Err(error);
             }
         };
-        self.ask(Some(config)).await
+        self.ask(Some(config), by).await
     }
 
     /// Has the site take up what runs anew: a queue was moved. The tunnel is left as it is.
@@ -91,18 +99,18 @@ impl Reloader {
     /// # Errors
     /// Says why nothing was changed.
     pub(super) async fn again(&self) -> Result<Changes, ReloadError> {
-        self.ask(None).await
+        self.ask(None, String::new()).await
     }
 
-    async fn ask(&self, config: Option<Config>) -> Result<Changes, ReloadError> {
+    async fn ask(&self, config: Option<Config>, by: String) -> Result<Changes, ReloadError> {
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Request { config, answer }).await.map_err(|_| ReloadError::Stopping)?;
+        self.requests.send(Request { config, by, answer }).await.map_err(|_| ReloadError::Stopping)?;
         answered.await.map_err(|_| ReloadError::Stopping)?
     }
 
     /// Does the same for a command.
-    pub async fn reload_for_command(self) -> Reloaded {
-        match self.reload().await {
+    pub async fn reload_for_command(self, by: String) -> Reloaded {
+        match self.reload_by(by).await {
             Ok(changes) => Reloaded::Done { changes: changes.to_string() },
             Err(ReloadError::BadFile(errors)) => Reloaded::BadFile { errors: errors.to_string() },
             Err(error) => Reloaded::Failed { cause: error.to_string() },
@@ -114,7 +122,14 @@ impl Reloader {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note_failure(&self, error: &ReloadError) {
+    fn note_failure(&self, error: &ReloadError, by: String) {
+        // The errors of a file quote what is in it.
+        let detail = match error {
+            ReloadError::BadFile(_) => "the file is wrong: `wardlink check-config` says where".to_owned(),
+            error => error.to_string(),
+        };
+        let clerk = self.account.clerk(Subject::default());
+        clerk.record(Record { detail, by, ..clerk.now(Event::ConfigRefused) });
         tracing::error!(%error, "not reloaded: nothing was changed");
         let failed = FailedReload { at: SystemTime::now(), cause: shortened(&error.to_string()) };
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).failed = Some(failed);
@@ -137,13 +152,16 @@ fn shortened(text: &str) -> String {
 
 /// Takes up the configuration of a request, or changes nothing, and tells who waits for it.
 pub(super) async fn answer(parts: &Arc<Parts>, request: Request, tasks: &mut Tasks) {
-    let Request { config, answer } = request;
+    let Request { config, by, answer } = request;
     let is_again = config.is_none();
     let result = take_up(parts, config, tasks).await;
     match &result {
         _ if is_again => {}
-        Ok(changes) => parts.reloader.note_success(changes),
-        Err(error) => parts.reloader.note_failure(error),
+        Ok(changes) => {
+            parts.reloader.note_success(changes);
+            account::configured(&parts.account, &parts.now.get().config, changes.to_string(), by);
+        }
+        Err(error) => parts.reloader.note_failure(error, by),
     }
     // A command that did not wait left its answer: it stands in the log.
     answer.send(result).ok();

@@ -13,9 +13,11 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::orphans::{self, NextOrphan, Orphan};
 use super::prepare::{NextForward, NextService, Prepared, Step, hold_for};
-use super::{AppError, Now, Parts, Running, queues};
+use super::{AppError, Now, Parts, Running, account, queues};
+use crate::audit::Clerk;
 use crate::config::Delivery;
 use crate::control::{self, Answers, ControlListener};
+use crate::forward::stored::store::Store;
 use crate::forward::{Forward, Onward, Way};
 use crate::health::http::Source;
 use crate::health::state::assess;
@@ -94,7 +96,7 @@ pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) 
             link.follow(peer.awake());
         }
     }
-    let orphans = orphans.into_iter().map(|next| commit_orphan(next, tasks)).collect();
+    let orphans = orphans.into_iter().map(|next| commit_orphan(parts, next, tasks)).collect();
     let next = Running { config, forwards, services, orphans };
     for store in old.stores().filter(|old| !next.stores().any(|new| Arc::ptr_eq(old, &new))) {
         store.retire();
@@ -105,14 +107,17 @@ pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) 
 
 fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Forward> {
     let NextForward { config, listener, step, place } = next;
+    let clerk = account::of_forward(&parts.account, &config);
     if let Step::Begin(way) | Step::Redirect(_, way) = &step {
         if let Some(store) = way.store() {
+            keep_account(store, &clerk, tasks);
             tasks.keep(Arc::clone(store).run());
         }
         if let Way::Stored(_, Onward::Here(here)) = way {
             tasks.serve(Arc::clone(here).run());
         }
         if let Some(link) = way.link() {
+            link.set_clerk(clerk.clone());
             tasks.keep(Arc::clone(link).run(random_fraction));
         }
     }
@@ -130,6 +135,7 @@ fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Fo
             forward
         }
     };
+    forward.tally().set_clerk(clerk);
     let way = forward.way();
     if let (Some(store), Some(place)) = (way.store(), place) {
         store.move_to(place);
@@ -143,11 +149,19 @@ fn commit_forward(parts: &Parts, next: NextForward, tasks: &mut Tasks) -> Arc<Fo
     forward
 }
 
+/// Has the account hear of a queue, once.
+fn keep_account(store: &Arc<Store>, clerk: &Clerk, tasks: &mut Tasks) {
+    if store.set_clerk(clerk.clone()) {
+        tasks.keep(account::follow(Arc::clone(store), clerk.clone()));
+    }
+}
+
 /// Holds a queue without a forward; it may have had one until now.
-fn commit_orphan(next: NextOrphan, tasks: &mut Tasks) -> Orphan {
+fn commit_orphan(parts: &Parts, next: NextOrphan, tasks: &mut Tasks) -> Orphan {
     let NextOrphan { orphan, place } = next;
     if let (Some(store), Some(place)) = (&orphan.store, place) {
         store.move_to(place);
+        keep_account(store, &account::of_queue(&parts.account, &orphan.name), tasks);
         tasks.keep(Arc::clone(store).run());
         tasks.keep(orphans::tell(Arc::clone(store)));
     }
@@ -162,7 +176,9 @@ fn commit_service(parts: &Parts, next: NextService, tasks: &mut Tasks) -> Arc<Se
             old
         }
         None => {
+            let clerk = account::of_service(&parts.account, &config);
             let service = Service::new(config);
+            service.tally().set_clerk(clerk);
             tasks.keep(Arc::clone(&service).probe());
             service
         }
@@ -202,16 +218,21 @@ pub(super) fn serve_watchers(
     let looker = Arc::clone(parts);
     tasks.keep_for_ever("the look at certificates", async move { looker.look_at_certificates().await });
     let (reloader, now) = (parts.reloader.clone(), Arc::clone(&parts.now));
-    let again = reloader.clone();
+    let (again, account) = (reloader.clone(), parts.account.clone());
     let answers = Answers {
         status: Arc::new(move || {
             let facts = source();
             serde_json::to_value(assess(&facts, SystemTime::now())).unwrap_or_default()
         }),
-        reload: Arc::new(move || Box::pin(reloader.clone().reload_for_command())),
+        reload: Arc::new(move |by| Box::pin(reloader.clone().reload_for_command(by))),
         queue: Arc::new(move |request, by| {
-            let (now, again) = (Arc::clone(&now), again.clone());
-            Box::pin(async move { queues::answer(&now, &again, request, by).await })
+            let (now, again, account) = (Arc::clone(&now), again.clone(), account.clone());
+            Box::pin(async move {
+                let (asked, operator) = (request.clone(), by.clone());
+                let answer = queues::answer(&now, &again, request, by).await;
+                account::asked(&account, &asked, &operator, &answer);
+                answer
+            })
         }),
     };
     tasks.keep_for_ever("the control socket", async move {

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 failed at run time, 64 bad arguments or configuration, 77 not permitted.
 
+pub mod audit;
 pub mod card;
 mod change;
 pub mod check;
@@ -78,6 +79,8 @@ enum Command {
     Check(check::Args),
     /// Look into the queue of a stored forward, and decide on what waits there.
     Queue(queue::Args),
+    /// Show who did what, when, to which message, and verify the log of it.
+    Audit(audit::Args),
     /// Send messages to an MLLP receiver and print each answer.
     Send(send::Args),
     /// Receive MLLP messages and answer them.
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Queue(args) => queue::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),

@@ -46,6 +46,7 @@ impl Changes {
                 ("site", old.site == new.site),
                 ("state_dir", old.state_dir == new.state_dir),
                 ("spool", old.spool == new.spool),
+                ("audit", old.audit == new.audit),
                 ("control.socket", old.control_socket == new.control_socket),
                 ("health.listen", old.health_listen == new.health_listen),
                 ("tunnel.interface", was.interface == is.interface),

@@ -59,6 +59,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Says where stored forwards keep their messages; there wherever a forward is stored.
     pub spool: Option<Spool>,
+    /// Says how much of the audit log is kept.
+    pub audit: Audit,
     /// Gives the address of the health endpoints, if any.
     pub health_listen: Option<SocketAddr>,
     /// Gives the path of the control socket.
@@ -69,6 +71,23 @@ impl Config {
     /// Finds a peer by its name.
     pub fn peer(&self, name: &Name) -> Option<&Peer> {
         self.peers.iter().find(|peer| &peer.name == name)
+    }
+}
+
+/// Says how much of the audit log is kept; what is older, or too much, goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Audit {
+    /// Is for how long.
+    pub keep: Duration,
+    /// Bounds all of it, in bytes.
+    pub bytes_max: u64,
+}
+
+impl Default for Audit {
+    /// A year, and a month in which somebody asks about it; half a million messages a week, at a kilobyte for both ends
+    /// of each.
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(400 * 24 * 3600), bytes_max: 32 << 30 }
     }
 }
 

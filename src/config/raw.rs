@@ -10,11 +10,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+mod audit;
 mod local;
 mod mllp;
 mod schema;
 mod tls;
 
+pub(super) use audit::Audit;
 pub(super) use local::{Control, Health, Spool};
 pub(super) use mllp::{Commit, ForwardReceiver, Framing};
 pub(super) use tls::{ForwardTls, ServiceTls};
@@ -53,6 +55,10 @@ pub(super) struct Site {
     #[serde(default)]
     #[schemars(with = "Spool")]
     pub spool: Option<Spanned<Spool>>,
+    /// How much of the audit log is kept.
+    #[serde(default)]
+    #[schemars(with = "Audit")]
+    pub audit: Option<Audit>,
     /// Health endpoints and metrics over HTTP.
     #[serde(default)]
     #[schemars(with = "Health")]

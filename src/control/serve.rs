@@ -42,8 +42,8 @@ type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub struct Answers {
     /// Gives the status as JSON; called on each request, so it must not block.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
-    /// Reads the configuration again and takes it up.
-    pub reload: Arc<dyn Fn() -> Later<Reloaded> + Send + Sync>,
+    /// Reads the configuration again and takes it up, for the user that is named.
+    pub reload: Arc<dyn Fn(String) -> Later<Reloaded> + Send + Sync>,
     /// Does what is asked of a queue, for the user that is named; who asks may.
     pub queue: Arc<dyn Fn(QueueRequest, String) -> Later<QueueAnswer> + Send + Sync>,
 }
@@ -225,28 +225,20 @@ async fn answer(line: &str, credentials: UCred, answers: &Answers) -> Answer {
         }
         Request::Status => Answer::Ok((answers.status)()),
         Request::Reload => {
-            let reloaded = if may_change(uid) { (answers.reload)().await } else { Reloaded::NotPermitted };
+            let reloaded = if may_change(uid) { (answers.reload)(operator(uid)).await } else { Reloaded::NotPermitted };
             Answer::Ok(serde_json::to_value(reloaded).unwrap_or_default())
         }
         Request::Queue(request) => {
             let may = if request.action.is_for_root() { may_change(uid) } else { is_reader(uid, gid).await };
-            let answered = if may { operate(request, uid, answers).await } else { QueueAnswer::NotPermitted };
+            let answered = if may { (answers.queue)(request, operator(uid)).await } else { QueueAnswer::NotPermitted };
             Answer::Ok(serde_json::to_value(answered).unwrap_or_default())
         }
     }
 }
 
-/// Has it done, and writes down who asked for what; the reason of a command stays with the message.
-async fn operate(request: QueueRequest, uid: Uid, answers: &Answers) -> QueueAnswer {
-    let (forward, action, sequence) =
-        (request.forward.clone(), request.action.name(), request.action.sequence().unwrap_or_default());
-    let is_for_root = request.action.is_for_root();
-    let answered = (answers.queue)(request, format!("uid {uid}")).await;
-    if is_for_root {
-        let is_done = !matches!(answered, QueueAnswer::Failed { .. });
-        tracing::info!(target: "wardlink::audit", %forward, action, sequence, %uid, is_done, "a queue was operated");
-    }
-    answered
+/// Names a user for the account.
+fn operator(uid: Uid) -> String {
+    format!("uid {uid}")
 }
 
 pub(super) async fn is_reader(uid: Uid, gid: Gid) -> bool {

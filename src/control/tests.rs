@@ -32,7 +32,7 @@ async fn served() -> Served {
     let (stop, stopped) = watch::channel(false);
     let answers = Answers {
         status: Arc::new(|| json!({ "site": "north-hospital" })),
-        reload: Arc::new(|| Box::pin(async { Reloaded::Done { changes: "nothing changed".to_owned() } })),
+        reload: Arc::new(|_| Box::pin(async { Reloaded::Done { changes: "nothing changed".to_owned() } })),
         queue: Arc::new(|request, _| {
             let said = format!("{} of {}", request.action.name(), request.forward);
             Box::pin(async { QueueAnswer::Done { said } })

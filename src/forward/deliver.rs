@@ -85,8 +85,8 @@ impl<'a> Delivery<'a> {
     async fn carry<R: Leg>(&self, sender: &TcpLeg, receiver: &R, connection: u64) -> Ended {
         let (config, stop) = (&self.course.config, self.course.drain.subscribe());
         let (idle_timeout, frame_timeout) = (config.idle_timeout, Some(config.frame_timeout));
-        let (release, limits) = (config.dialect.release, self.limits());
-        let terms = Terms { release, limits, idle_timeout, frame_timeout, ack_timeout: None, stop };
+        let (release, limits, clerk) = (config.dialect.release, self.limits(), self.forward.tally.clerk());
+        let terms = Terms { release, limits, idle_timeout, frame_timeout, ack_timeout: None, stop, clerk };
         carry(sender, receiver, terms, &self.forward.tally, connection).await
     }
 

@@ -16,6 +16,8 @@ use crate::mllp::frame::{Decoder, END_SILENCE, Event, Framing, Limits};
 use crate::mllp::message::{HEADER_BYTES_MAX, Header};
 use crate::mllp::observe::Observation;
 
+/// Says in the account why a message was refused.
+const UNREACHABLE: &str = "unreachable";
 /// One read, in bytes.
 const READ_BYTES: usize = 8 << 10;
 
@@ -89,6 +91,9 @@ fn answer_to(release: Release, head: &[u8], payload_bytes: u64, tally: &Tally) -
     }
     let now = Instant::now();
     tally.count(Observation::Message { bytes: payload_bytes }, now);
+    if let Some(clerk) = tally.clerk() {
+        clerk.refused(head, payload_bytes, UNREACHABLE);
+    }
     if release.commit().is_some() {
         tally.count(Observation::Ack { code: AckCode::TransportNak, latency: None }, now);
         return Some(vec![COMMIT_NAK]);

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
+pub use super::audit::{AuditFacts, FailedAudit};
 pub use super::certificate::CertificateFacts;
 pub use super::queue::{HeldQueue, OrphanFacts, Queue, QueueFacts};
 
@@ -26,6 +27,8 @@ pub struct SiteFacts {
     pub started: SystemTime,
     /// Says when the configuration was loaded, and what came of the last reload.
     pub config: ConfigFacts,
+    /// Says how the audit log is.
+    pub audit: AuditFacts,
     /// Says whether the tunnel's interface is there with its addresses.
     pub interface: Part,
     /// Counts how often something of the interface was lost and restored.

@@ -63,6 +63,7 @@ pub(crate) fn site() -> SiteFacts {
             certificates: Vec::new(),
         }],
         orphans: Vec::new(),
+        audit: AuditFacts::default(),
     }
 }
 

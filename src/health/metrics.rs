@@ -78,6 +78,18 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
     family(encoder, gauge("clock_behind", help).seconds(), &[facts.clock_behind], |to, behind| {
         to.encode_gauge(&behind.unwrap_or_default().as_secs_f64())
     })?;
+    let audit = report.audit;
+    family(encoder, gauge("audit_last_entry", "The last entry of the audit log"), &[audit.last_entry], |to, last| {
+        to.encode_gauge(last)
+    })?;
+    let help = "What was not recorded because the audit log could not be written as fast";
+    family(encoder, counter("audit_lost", help), &[audit.lost], |to, lost| {
+        to.encode_counter::<NoLabelSet, _, u64>(lost, None)
+    })?;
+    let help = "1 where the audit log can be written";
+    family(encoder, gauge("audit_written", help), &[audit.failed.is_none()], |to, written| {
+        to.encode_gauge(&u64::from(*written))
+    })?;
     let ready = report.unready.is_empty();
     family(encoder, gauge("ready", "1 where this site can do its part"), &[ready], |to, ready| {
         to.encode_gauge(&u64::from(*ready))

@@ -3,7 +3,8 @@
 //! Listens and never steers: it imports no room that carries messages; `app` fills [`facts`] on each request. No fact has
 //! room for a byte of a message.
 
-pub mod certificate;
+pub mod audit;
+mod certificate;
 pub mod facts;
 pub mod http;
 pub mod metrics;

@@ -11,7 +11,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::facts::{ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339};
+use super::audit;
+use super::facts::{
+    AuditFacts, ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339,
+};
 use rules::{
     interface_fault, judge_forward, judge_orphan, judge_peer, judge_service, ledger_fault, link_listener_fault,
     listener_fault, service_listener_fault, spool_fault,
@@ -95,6 +98,8 @@ pub struct Report<'a> {
     pub started: SystemTime,
     /// Says when the configuration was loaded, and what came of the last reload.
     pub config: &'a ConfigFacts,
+    /// Says how the audit log is.
+    pub audit: &'a AuditFacts,
     /// Says what this site itself lacks to do its part, one line each; none: it is ready.
     pub unready: Vec<String>,
     /// Counts what was dropped before a peer was known, by reason.
@@ -126,14 +131,29 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
     let counts = |entry: &&Entry<'_, PeerFacts>| entry.facts.is_configured || entry.verdict.status > Status::Unknown;
     let own = if unready.is_empty() { Status::Ok } else { Status::Down };
     let status = std::iter::once(own)
+        .chain(audit::fault(&facts.audit).map(|fault| fault.status))
         .chain(peers.iter().filter(counts).map(|entry| entry.verdict.status))
         .chain(forwards.iter().map(|entry| entry.verdict.status))
         .chain(services.iter().map(|entry| entry.verdict.status))
         .max()
         .unwrap_or(own);
     let (site, version, started) = (&facts.site, facts.version, facts.started);
-    let (dropped, config, set_by_wg) = (&facts.dropped, &facts.config, &facts.set_by_wg);
-    Report { status, site, version, started, config, unready, dropped, set_by_wg, peers, forwards, services, orphans }
+    let (dropped, config, set_by_wg, audit) = (&facts.dropped, &facts.config, &facts.set_by_wg, &facts.audit);
+    Report {
+        status,
+        site,
+        version,
+        started,
+        config,
+        audit,
+        unready,
+        dropped,
+        set_by_wg,
+        peers,
+        forwards,
+        services,
+        orphans,
+    }
 }
 
 /// Lists what this site itself lacks to do its part, one line each; empty: it is ready.

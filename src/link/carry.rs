@@ -15,6 +15,7 @@ pub use super::leg::{Leg, TcpLeg};
 use super::streams::Moved;
 use super::tally::Tally;
 use super::wire::Cause;
+use crate::audit::Clerk;
 use crate::mllp::dialect::Release;
 use crate::mllp::frame::{Limits, Violation, frame_time_max};
 use crate::mllp::observe::{Observation, Observer};
@@ -91,12 +92,15 @@ pub struct Terms {
     pub ack_timeout: Option<Duration>,
     /// Turns true when the connection is to end: where no message is on its way, after [`DRAIN_WITHIN`] in any case.
     pub stop: watch::Receiver<bool>,
+    /// Records what passes.
+    pub clerk: Option<Clerk>,
 }
 
 /// Is a connection that is being carried.
 struct Carried<'a> {
     observer: Mutex<Observer>,
     tally: &'a Tally,
+    clerk: Option<Clerk>,
     connection: u64,
     last_byte: Mutex<Instant>,
     /// Is how long the sender was waited for since its last whole message, and since when it is.
@@ -114,9 +118,15 @@ enum Way {
 
 /// Carries bytes between a sender and a receiver until the connection ends. Cancelling it ends the connection.
 pub async fn carry<S: Leg, R: Leg>(sender: &S, receiver: &R, terms: Terms, tally: &Tally, connection: u64) -> Ended {
+    let observer = Observer::new(terms.release, terms.limits);
+    let observer = match terms.clerk.as_ref().and_then(Clerk::trace_key) {
+        Some(key) => observer.tracing(key.clone()),
+        None => observer,
+    };
     let carried = Carried {
-        observer: Mutex::new(Observer::new(terms.release, terms.limits)),
+        observer: Mutex::new(observer),
         tally,
+        clerk: terms.clerk.clone(),
         connection,
         last_byte: Mutex::new(now()),
         sender_wait: Mutex::default(),
@@ -242,7 +252,7 @@ impl Carried<'_> {
         let mut is_whole = false;
         let mut sink = |observation: Observation| {
             is_whole |= matches!(observation, Observation::Message { .. });
-            self.tally.count(observation, now);
+            self.count(observation, now);
         };
         let before = observer.outstanding();
         let result = match way {
@@ -263,10 +273,17 @@ impl Carried<'_> {
     fn observe_end(&self, way: Way) {
         let now = self.note_bytes();
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sink = |observation: Observation| self.tally.count(observation, now);
+        let mut sink = |observation: Observation| self.count(observation, now);
         match way {
             Way::ToReceiver => observer.handle_sender_end(now, &mut sink),
             Way::ToSender => observer.handle_receiver_end(now, &mut sink),
+        }
+    }
+
+    fn count(&self, observation: Observation, now: Instant) {
+        self.tally.count(observation, now);
+        if let Some(clerk) = &self.clerk {
+            clerk.observe(observation);
         }
     }
 
@@ -295,7 +312,7 @@ impl Carried<'_> {
             }
             let (is_quiet, oldest, begun_bytes) = {
                 let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
-                observer.handle_deadline(now, &mut |observation| self.tally.count(observation, now));
+                observer.handle_deadline(now, &mut |observation| self.count(observation, now));
                 let begun_bytes = (!observer.is_at_boundary()).then(|| observer.begun_bytes());
                 let is_quiet = begun_bytes.is_none() && observer.outstanding() == 0;
                 (is_quiet, observer.oldest_outstanding(now), begun_bytes)

@@ -3,18 +3,19 @@
 //! It never believes a name that a peer claims: the tunnel vouches for the far address, and that address for the key.
 //! Who may use what can change while links are up: [`Inbound::review`] has them judged again.
 
+mod door;
 mod kept;
 mod stored;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::carry::DRAIN_WITHIN;
@@ -24,14 +25,12 @@ use super::session::{Ended, Session};
 use super::stream_end::StreamEnd;
 use super::wire::{CARRIES_STORED, Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
 use super::{FLUSH_WITHIN, cause_chain};
+use crate::audit::{Account, Event};
 use crate::config::{Name, PublicKey};
+use door::Door;
 use kept::{Link, LinkKey, Links, has_room, take_ghosts};
 use stored::Receptions;
 
-/// Connections of one peer that have not greeted yet, or wait for an older one of their link to end.
-const GREETING_OF_PEER_MAX: usize = 32;
-/// A peer that has more is named in the log this often.
-const CROWD_EVERY: Duration = Duration::from_secs(60);
 /// A greeting takes no longer.
 const GREET_WITHIN: Duration = Duration::from_secs(5);
 /// A greeting is one small record, in bytes.
@@ -91,14 +90,7 @@ pub struct Inbound {
     doors: Mutex<HashMap<PublicKey, Arc<Door>>>,
     /// Changes when who may use what may have changed.
     reviews: watch::Sender<u64>,
-}
-
-/// Is where the connections of one peer come in: no peer takes another's places.
-struct Door {
-    places: Arc<Semaphore>,
-    /// Lets one link of the peer take over at a time: two at once would each make the link's streams anew.
-    take_over: tokio::sync::Mutex<()>,
-    crowd_told: Mutex<Option<Instant>>,
+    account: OnceLock<Account>,
 }
 
 impl Inbound {
@@ -110,6 +102,7 @@ impl Inbound {
             receptions: Mutex::default(),
             doors: Mutex::default(),
             reviews: watch::Sender::new(0),
+            account: OnceLock::new(),
         })
     }
 
@@ -158,13 +151,7 @@ impl Inbound {
 
     fn door(&self, key: PublicKey) -> Arc<Door> {
         let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(doors.entry(key).or_insert_with(|| {
-            Arc::new(Door {
-                places: Arc::new(Semaphore::new(GREETING_OF_PEER_MAX)),
-                take_over: tokio::sync::Mutex::default(),
-                crowd_told: Mutex::default(),
-            })
-        }))
+        Arc::clone(doors.entry(key).or_default())
     }
 
     /// Fails every stream of every link.
@@ -214,6 +201,7 @@ impl Inbound {
             Err(error) => Ended::Broken(error),
             Ok(()) => {
                 tracing::info!(%peer, %forward, %service, resumed, "link is up");
+                self.note(Event::LinkUp, (&peer, &forward, &service), "");
                 tokio::select! {
                     biased;
                     // The newer connection's own `run` goes on with the streams.
@@ -229,7 +217,9 @@ impl Inbound {
             }
         };
         if !matches!(ended, Ended::Replaced) {
-            tracing::info!(%peer, %forward, why = %cause_chain(&ended), "link is down");
+            let why = cause_chain(&ended);
+            tracing::info!(%peer, %forward, %why, "link is down");
+            self.note(Event::LinkDown, (&peer, &forward, &service), &why.to_string());
             tokio::select! {
                 biased;
                 () = self.linger(&link_key, &session, turn) => {}
@@ -343,16 +333,6 @@ impl Inbound {
             if reviews.changed().await.is_err() {
                 return std::future::pending().await;
             }
-        }
-    }
-}
-
-impl Door {
-    fn tell_of_crowd(&self, peer: &Name) {
-        let mut told = self.crowd_told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= CROWD_EVERY) {
-            *told = Some(Instant::now());
-            tracing::warn!(%peer, "closed a connection to the link port: the peer opens more than it greets on");
         }
     }
 }

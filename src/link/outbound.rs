@@ -9,7 +9,7 @@ mod life;
 mod news;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
@@ -23,6 +23,7 @@ use super::inside::Inside;
 use super::session::{Ended, Session};
 use super::wire::{Cause, Instance, ReceiverState};
 use super::{FLUSH_WITHIN, cause_chain};
+use crate::audit::{Clerk, Event, Record};
 use crate::config::Name;
 pub use greeting::DialError;
 use life::SignsOfLife;
@@ -90,6 +91,7 @@ pub struct Outbound {
     life: watch::Sender<Option<watch::Receiver<u64>>>,
     regreet: Notify,
     retired: watch::Sender<bool>,
+    clerk: OnceLock<Clerk>,
 }
 
 impl Outbound {
@@ -117,6 +119,7 @@ impl Outbound {
             life: watch::Sender::new(None),
             regreet: Notify::new(),
             retired: watch::Sender::new(false),
+            clerk: OnceLock::new(),
         })
     }
 
@@ -124,6 +127,17 @@ impl Outbound {
     pub fn leads_as(&self, route: &Route) -> bool {
         let (now, is_same_peer) = (&self.route, self.route.peer == route.peer);
         is_same_peer && now.service == route.service && now.address == route.address
+    }
+
+    /// Says who records when it comes up and goes down; the first one that is said stays.
+    pub fn set_clerk(&self, clerk: Clerk) {
+        self.clerk.get_or_init(|| clerk);
+    }
+
+    fn record(&self, event: Event, why: &str) {
+        if let Some(clerk) = self.clerk.get() {
+            clerk.record(Record { detail: why.to_owned(), ..clerk.now(event) });
+        }
     }
 
     /// Says which peer's signs of life count from now on: `awake` changes at each.
@@ -303,6 +317,7 @@ impl Outbound {
 
     fn tell_up(&self) {
         tracing::info!(forward = %self.route.forward, address = %self.route.address, "link is up");
+        self.record(Event::LinkUp, "");
     }
 
     fn news(&self) -> MutexGuard<'_, News> {
@@ -314,6 +329,9 @@ impl Outbound {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let was_down = matches!(*state, LinkState::Down { .. });
         let (since, is_news) = self.news().handle_down(&why, SystemTime::now());
+        if is_news {
+            self.record(Event::LinkDown, &why);
+        }
         match (is_news, was_down) {
             (false, _) => {}
             (true, true) => tracing::warn!(forward = %self.route.forward, %why, "link is still down"),

@@ -1,4 +1,4 @@
-//! What passed on a forward or a service: counted, never kept.
+//! What passed on a forward or a service: counted, never kept; and who records it for the account.
 //!
 //! It holds no byte of a message: counts, codes, times.
 
@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::audit::Clerk;
 use crate::mllp::ack::AckCode;
 use crate::mllp::observe::Observation;
 
@@ -15,7 +16,10 @@ pub const LATENCY_BOUNDS_SECONDS: [f64; 14] =
 
 /// Counts what passes.
 #[derive(Default)]
-pub struct Tally(Mutex<Counts>);
+pub struct Tally {
+    counts: Mutex<Counts>,
+    clerk: Mutex<Option<Clerk>>,
+}
 
 /// Is what was counted so far.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +67,16 @@ impl Counts {
 }
 
 impl Tally {
+    /// Says who records what happens from now on.
+    pub fn set_clerk(&self, clerk: Clerk) {
+        *self.clerk.lock().unwrap_or_else(PoisonError::into_inner) = Some(clerk);
+    }
+
+    /// Returns who records what happens.
+    pub fn clerk(&self) -> Option<Clerk> {
+        self.clerk.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Begins to count a connection and returns its number.
     pub fn begin(&self) -> u64 {
         let mut counts = self.lock();
@@ -78,6 +92,10 @@ impl Tally {
         let unanswered = counts.unanswered.remove(&connection).map_or(0, |(messages, _)| messages as u64);
         counts.unknown_outcomes += unanswered;
         *counts.closed.entry(reason).or_default() += 1;
+        drop(counts);
+        if let Some(clerk) = self.clerk().filter(|_| unanswered > 0) {
+            clerk.unanswered(unanswered, reason);
+        }
     }
 
     /// Counts a connection that was not let in.
@@ -85,9 +103,12 @@ impl Tally {
         *self.lock().closed.entry(reason).or_default() += 1;
     }
 
-    /// Counts a message that was not taken.
-    pub fn refuse_message(&self, reason: &'static str) {
+    /// Counts a message that was not taken; `head` is its begin, with the header.
+    pub fn refuse_message(&self, reason: &'static str, head: &[u8], bytes: u64) {
         *self.lock().refused.entry(reason).or_default() += 1;
+        if let Some(clerk) = self.clerk() {
+            clerk.refused(head, bytes, reason);
+        }
     }
 
     /// Counts what was observed.
@@ -109,6 +130,8 @@ impl Tally {
                     counts.add_latency(latency);
                 }
             }
+            // Those are for the account, of those who carry.
+            Observation::Passed(_) | Observation::Answered { .. } => {}
             Observation::Unsolicited => counts.unsolicited += 1,
             Observation::Anomaly(anomaly) => *counts.anomalies.entry(anomaly.code()).or_default() += 1,
         }
@@ -129,7 +152,7 @@ impl Tally {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

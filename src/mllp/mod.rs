@@ -3,7 +3,8 @@
 //!
 //! `frame` finds frames in a stream, `message` reads MSH and MSA, `ack` builds answers, `observe` watches a
 //! transparent connection, `exchange` pairs one message with its answer,
-//! `control_ids` tells when that needs a new connection, `dialect` is what the other end speaks.
+//! `control_ids` tells when that needs a new connection, `dialect` is what the other end speaks, `trace` names a message
+//! for the account.
 
 pub mod ack;
 pub mod control_ids;
@@ -12,3 +13,4 @@ pub mod exchange;
 pub mod frame;
 pub mod message;
 pub mod observe;
+pub mod trace;

@@ -14,9 +14,10 @@ use super::ack::{AckCode, FrameKind};
 use super::dialect::Release;
 use super::frame::{Anomaly, Decoder, END_SILENCE, Event, Limits, Violation};
 use super::message::{AckCondition, HEADER_BYTES_MAX, Header, Mode};
+use super::trace::{Keyed, Trace, TraceKey, Tracing};
 
 /// Limits the messages of one connection that are remembered until they are answered: far above the window of any
-/// sender that pipelines, and 24 KiB at the most.
+/// sender that pipelines, and 64 KiB at the most.
 pub const OUTSTANDING_MAX: usize = 1024;
 
 /// Reports what was seen on a connection.
@@ -33,6 +34,15 @@ pub enum Observation {
         code: AckCode,
         /// Is the time since the last byte of the message; absent where no message belongs to the answer.
         latency: Option<Duration>,
+    },
+    /// Names the message that was seen, for the account; only where that is kept.
+    Passed(Trace),
+    /// Names the message that was answered, for the account; only where that is kept.
+    Answered {
+        /// Is the answer.
+        code: AckCode,
+        /// Is the keyed hash of the message's control id.
+        control_id: Option<Keyed>,
     },
     /// The receiver sent a message of its own.
     Unsolicited,
@@ -54,6 +64,13 @@ impl Observer {
     pub fn new(release: Release, limits: Limits) -> Self {
         let unanswered = Unanswered { release, ..Unanswered::default() };
         Self { sender: Direction::new(limits), receiver: Direction::new(limits), unanswered }
+    }
+
+    /// Names messages and answers for the account from now on.
+    pub fn tracing(mut self, key: TraceKey) -> Self {
+        self.sender.tracing = Some(key.tracing());
+        self.unanswered.key = Some(key);
+        self
     }
 
     /// Takes the next bytes that the sender sent.
@@ -124,30 +141,31 @@ impl Observer {
 
 /// Is what one direction shows: a whole frame by its head, or an anomaly.
 enum Seen<'a> {
-    Frame { head: &'a [u8], payload_bytes: u64 },
+    Frame { head: &'a [u8], payload_bytes: u64, payload: Option<Keyed> },
     Anomaly(Anomaly),
 }
 
 struct Direction {
     decoder: Decoder,
     head: Vec<u8>,
+    tracing: Option<Tracing>,
     last_byte_at: Option<Instant>,
 }
 
 impl Direction {
     fn new(limits: Limits) -> Self {
-        Self { decoder: Decoder::new(limits), head: Vec::new(), last_byte_at: None }
+        Self { decoder: Decoder::new(limits), head: Vec::new(), tracing: None, last_byte_at: None }
     }
 
     fn handle_bytes(&mut self, bytes: &[u8], now: Instant, seen: &mut dyn FnMut(Seen<'_>)) -> Result<(), Violation> {
         self.last_byte_at = Some(now);
-        let Self { decoder, head, .. } = self;
-        decoder.handle_bytes(bytes, &mut |event| watch(head, event, seen))
+        let Self { decoder, head, tracing, .. } = self;
+        decoder.handle_bytes(bytes, &mut |event| watch(head, tracing, event, seen))
     }
 
     fn handle_end(&mut self, seen: &mut dyn FnMut(Seen<'_>)) {
-        let Self { decoder, head, .. } = self;
-        decoder.handle_end_of_stream(&mut |event| watch(head, event, seen));
+        let Self { decoder, head, tracing, .. } = self;
+        decoder.handle_end_of_stream(&mut |event| watch(head, tracing, event, seen));
     }
 
     fn silent_at(&self) -> Option<Instant> {
@@ -157,21 +175,27 @@ impl Direction {
 
     fn handle_time(&mut self, now: Instant, seen: &mut dyn FnMut(Seen<'_>)) {
         if self.silent_at().is_some_and(|at| at <= now) {
-            let Self { decoder, head, .. } = self;
-            decoder.handle_silence(&mut |event| watch(head, event, seen));
+            let Self { decoder, head, tracing, .. } = self;
+            decoder.handle_silence(&mut |event| watch(head, tracing, event, seen));
         }
     }
 }
 
-/// Keeps the head of a frame until its end.
-fn watch(head: &mut Vec<u8>, event: Event<'_>, seen: &mut dyn FnMut(Seen<'_>)) {
+/// Keeps the head of a frame until its end, and hashes all of it.
+fn watch(head: &mut Vec<u8>, tracing: &mut Option<Tracing>, event: Event<'_>, seen: &mut dyn FnMut(Seen<'_>)) {
     match event {
-        Event::Start => head.clear(),
+        Event::Start => {
+            head.clear();
+            tracing.iter_mut().for_each(Tracing::begin);
+        }
         Event::Payload(bytes) => {
             let room = HEADER_BYTES_MAX.saturating_sub(head.len());
             head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+            tracing.iter_mut().for_each(|tracing| tracing.update(bytes));
         }
-        Event::End { payload_bytes } => seen(Seen::Frame { head, payload_bytes }),
+        Event::End { payload_bytes } => {
+            seen(Seen::Frame { head, payload_bytes, payload: tracing.as_mut().map(Tracing::end) });
+        }
         Event::Anomaly(anomaly) => seen(Seen::Anomaly(anomaly)),
     }
 }
@@ -180,6 +204,7 @@ fn watch(head: &mut Vec<u8>, event: Event<'_>, seen: &mut dyn FnMut(Seen<'_>)) {
 #[derive(Default)]
 struct Unanswered {
     release: Release,
+    key: Option<TraceKey>,
     entries: VecDeque<Entry>,
     outstanding: usize,
 }
@@ -187,6 +212,8 @@ struct Unanswered {
 struct Entry {
     /// Is a hash of MSH-10; absent where that is empty.
     id: Option<u64>,
+    /// Is the keyed one, for the account.
+    control_id: Option<Keyed>,
     at: Instant,
     /// Says whether an answer is due now; else one may come all the same (an error, the one after CA).
     is_outstanding: bool,
@@ -199,22 +226,24 @@ struct Entry {
 
 impl Unanswered {
     fn handle_sent(&mut self, seen: Seen<'_>, now: Instant, sink: Sink<'_>) {
-        let (head, bytes) = match seen {
+        let (head, bytes, payload) = match seen {
             Seen::Anomaly(anomaly) => return sink(Observation::Anomaly(anomaly)),
-            Seen::Frame { head, payload_bytes } => (head, payload_bytes),
+            Seen::Frame { head, payload_bytes, payload } => (head, payload_bytes, payload),
         };
         match FrameKind::of(head) {
             FrameKind::Empty | FrameKind::Transport(_) => return,
             FrameKind::Control => return sink(Observation::Anomaly(Anomaly::ControlFrame)),
             FrameKind::Message => sink(Observation::Message { bytes }),
         }
+        let trace = self.key.as_ref().map(|key| Trace { payload, ..key.trace_head(head, bytes) });
+        trace.into_iter().for_each(|trace| sink(Observation::Passed(trace)));
         match Header::parse(head) {
-            Some(header) => self.remember(&header, now, sink),
+            Some(header) => self.remember(&header, trace.and_then(|trace| trace.control_id), now, sink),
             None => sink(Observation::Anomaly(Anomaly::NoHeader)),
         }
     }
 
-    fn remember(&mut self, header: &Header<'_>, now: Instant, sink: Sink<'_>) {
+    fn remember(&mut self, header: &Header<'_>, control_id: Option<Keyed>, now: Instant, sink: Sink<'_>) {
         if self.entries.len() == OUTSTANDING_MAX && self.entries.pop_front().is_some_and(|entry| entry.is_outstanding) {
             self.outstanding = self.outstanding.saturating_sub(1);
             sink(Observation::Anomaly(Anomaly::OutstandingOverflow));
@@ -228,8 +257,15 @@ impl Unanswered {
         let is_outstanding = answer_due || transport_due;
         self.outstanding = self.outstanding.saturating_add(usize::from(is_outstanding));
         let id = id_of(header.control_id());
-        let entry = Entry { id, at: now, is_outstanding, application_answer_may_follow, transport_due, answer_due };
-        self.entries.push_back(entry);
+        self.entries.push_back(Entry {
+            id,
+            control_id,
+            at: now,
+            is_outstanding,
+            application_answer_may_follow,
+            transport_due,
+            answer_due,
+        });
     }
 
     fn handle_received(&mut self, seen: Seen<'_>, now: Instant, sink: Sink<'_>) {
@@ -258,8 +294,13 @@ impl Unanswered {
             None if header.message_type().starts_with(b"ACK") => (AckCode::Absent, &b""[..]),
             None => return sink(Observation::Unsolicited),
         };
-        let latency = self.settle(code, id_of(answered), now, sink);
+        let settled = self.settle(code, id_of(answered), now, sink);
+        let latency = settled.map(|(latency, _)| latency);
         sink(Observation::Ack { code, latency });
+        if let Some(key) = &self.key {
+            let control_id = settled.and_then(|(_, control_id)| control_id).or_else(|| key.control_id(answered));
+            sink(Observation::Answered { code, control_id });
+        }
         if latency.is_none() {
             sink(Observation::Anomaly(Anomaly::AnswerUnmatched));
         }
@@ -286,7 +327,13 @@ impl Unanswered {
 
     /// Finds the message that an answer belongs to: the one with its control id; else the oldest where the answer
     /// names none, or the oldest that has none itself (receivers make one up then).
-    fn settle(&mut self, code: AckCode, id: Option<u64>, now: Instant, sink: Sink<'_>) -> Option<Duration> {
+    fn settle(
+        &mut self,
+        code: AckCode,
+        id: Option<u64>,
+        now: Instant,
+        sink: Sink<'_>,
+    ) -> Option<(Duration, Option<Keyed>)> {
         let index = match id {
             None => self.entries.iter().position(|entry| entry.is_outstanding),
             Some(_) => self.oldest_with(id).or_else(|| self.oldest_with(None)),
@@ -301,11 +348,11 @@ impl Unanswered {
             self.outstanding = self.outstanding.saturating_sub(1);
         }
         entry.answer_due = false;
-        let latency = now.saturating_duration_since(entry.at);
+        let settled = (now.saturating_duration_since(entry.at), entry.control_id);
         if code != AckCode::CommitAccept || !entry.application_answer_may_follow {
             self.entries.remove(index);
         }
-        Some(latency)
+        Some(settled)
     }
 
     /// Prefers what still waits: a control id may be used again.

@@ -4,6 +4,7 @@
 //! before it is. A change of its configuration counts for the connections that begin from then on; who may not use it any
 //! more is cut off at once.
 
+pub mod accounted;
 mod counted;
 mod shared;
 pub mod stored;
@@ -17,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use self::counted::{Counted, Waiting};
+use crate::audit::Clerk;
 use crate::config::{self, Endpoint, Host, Name, Probe};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
 use crate::link::inside::tune;
@@ -187,7 +189,7 @@ impl Service {
                 Ok(()) => {
                     stream.accept();
                     tokio::select! {
-                        cause = self.serve_shared(&stream) => cause,
+                        cause = self.serve_shared(&stream, self.clerk_for(&peer)) => cause,
                         () = self.forbidden(&peer) => Cause::Withdrawn,
                     }
                 }
@@ -205,7 +207,7 @@ impl Service {
             Ok((receiver, slot)) => {
                 stream.accept();
                 let cause = tokio::select! {
-                    ended = self.carry(&stream, &receiver) => ended.cause(),
+                    ended = self.carry(&stream, &receiver, self.clerk_for(&peer)) => ended.cause(),
                     () = self.forbidden(&peer) => Cause::Withdrawn,
                 };
                 stream.refuse(cause);
@@ -256,10 +258,10 @@ impl Service {
         let served = async {
             if self.is_shared() {
                 if self.reach().await.is_ok() {
-                    self.serve_shared(&sender).await;
+                    self.serve_shared(&sender, self.clerk_for(&peer)).await;
                 }
             } else if let Ok((receiver, slot)) = self.connect().await {
-                self.carry(&sender, &receiver).await;
+                self.carry(&sender, &receiver, self.clerk_for(&peer)).await;
                 drop(slot);
             }
         };
@@ -269,7 +271,12 @@ impl Service {
         }
     }
 
-    async fn carry<S: Leg>(&self, sender: &S, receiver: &TcpLeg) -> Ended {
+    /// Returns who records what a peer sends.
+    fn clerk_for(&self, peer: &Name) -> Option<Clerk> {
+        self.tally.clerk().map(|clerk| clerk.with_peer(peer.as_str()))
+    }
+
+    async fn carry<S: Leg>(&self, sender: &S, receiver: &TcpLeg, clerk: Option<Clerk>) -> Ended {
         let config = self.config();
         let dialect = config.stored.dialect;
         let terms = Terms {
@@ -279,6 +286,7 @@ impl Service {
             frame_timeout: None,
             ack_timeout: config.ack_timeout,
             stop: self.drain.subscribe(),
+            clerk,
         };
         let mut counted = Counted { tally: &self.tally, connection: self.tally.begin(), code: Cause::Withdrawn.code() };
         let ended = carry(sender, receiver, terms, &self.tally, counted.connection).await;

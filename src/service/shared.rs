@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use self::line::{Line, Place, keep, now};
 use super::{SLOT_WITHIN, Service};
+use crate::audit::Clerk;
 use crate::config::AckKind;
 use crate::link::carry::{DRAIN_WITHIN, Leg};
 use crate::link::streams::Moved;
@@ -90,13 +91,21 @@ impl Service {
     }
 
     /// Serves a sender until its connection ends, and says why.
-    pub(super) async fn serve_shared<S: Leg>(&self, sender: &S) -> Cause {
+    pub(super) async fn serve_shared<S: Leg>(&self, sender: &S, clerk: Option<Clerk>) -> Cause {
         let framing = self.config().stored.dialect.framing;
         let limits = Limits { frame_bytes_max: HELD_BYTES_MAX, framing, ..Limits::default() };
         let reader = FrameReader::new(limits);
         let drain = self.drain.subscribe();
-        let mut sending =
-            Sending { service: self, sender, reader, whole: VecDeque::new(), held_bytes: 0, has_ended: false, drain };
+        let mut sending = Sending {
+            service: self,
+            sender,
+            reader,
+            whole: VecDeque::new(),
+            held_bytes: 0,
+            has_ended: false,
+            drain,
+            clerk,
+        };
         sending.run().await.err().unwrap_or(Cause::SenderGone)
     }
 }
@@ -111,6 +120,7 @@ struct Sending<'a, S> {
     held_bytes: u64,
     has_ended: bool,
     drain: watch::Receiver<bool>,
+    clerk: Option<Clerk>,
 }
 
 impl<S> Drop for Sending<'_, S> {
@@ -212,7 +222,13 @@ impl<S: Leg> Sending<'_, S> {
         let Some(mut line) = place.take() else { return Err(Cause::ReceiverReset) };
         let config = service.config();
         let awaited = if config.stored.ack == AckKind::None { Awaited::Nothing } else { Awaited::AsAsked };
+        let trace = self.clerk.as_ref().and_then(|clerk| clerk.passed(payload));
         let conversed = line.converse(payload, awaited, config.stored.ack_timeout, self.sender).await;
+        let codes = std::mem::take(&mut line.codes);
+        if let Some((clerk, trace)) = self.clerk.as_ref().zip(trace) {
+            let answered = |code| Observation::Answered { code, control_id: trace.control_id };
+            codes.into_iter().for_each(|code| clerk.observe(answered(code)));
+        }
         match conversed {
             Ok(left) => {
                 *place = Some(line);

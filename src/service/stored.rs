@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Service;
+use super::accounted::Accounted;
 use crate::config::{Name, ReceiverPolicy, Spool};
 use crate::link::feed::station::Station;
 use crate::link::feed::{Held, StoreError, Window};
@@ -97,6 +98,8 @@ impl Service {
             Inbox::open(&directory, name.as_str(), forward, key.as_ref()).map_err(StoreError::from)
         });
         let inbox = opened.await??;
+        let clerk = self.clerk_for(&peer);
+        let ledger = Accounted::new(Arc::clone(&inbox), clerk, forward).await;
         let window = Window::default();
         let (messages, source) = mpsc::channel(usize::try_from(window.messages_max).unwrap_or(usize::MAX));
         let (reports, outcomes) = mpsc::channel(REPORTS_MAX);
@@ -111,7 +114,7 @@ impl Service {
         let dialer = Arc::clone(&self);
         let conversation = Conversation {
             source,
-            ledger: Arc::clone(&inbox),
+            ledger,
             dial: move || Arc::clone(&dialer).dial_for_stored(),
             policy: policies,
             commands: orders,

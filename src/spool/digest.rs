@@ -13,10 +13,8 @@ use super::{Digest, DigestKey, Sequence};
 const CONTENT: u8 = 1;
 /// Separates what the key is used for: the running digest.
 const RUNNING: u8 = 2;
-/// Separates what the key is used for: a message's control id (MSH-10).
-const CONTROL_ID: u8 = 3;
 
-/// Is the keyed digest of one payload, or of a field of it.
+/// Is the keyed digest of one payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 
@@ -29,11 +27,6 @@ impl DigestKey {
     /// Digests one payload.
     pub fn fingerprint(&self, payload: &[u8]) -> Fingerprint {
         Fingerprint(keyed(&self.0, CONTENT, &[payload]))
-    }
-
-    /// Digests the control id of a message.
-    pub fn control_id(&self, control_id: &[u8]) -> Fingerprint {
-        Fingerprint(keyed(&self.0, CONTROL_ID, &[control_id]))
     }
 
     /// Returns the running digest at `sequence`, given the one before and the message's payload.
@@ -85,6 +78,5 @@ mod tests {
         assert_ne!(one, key.following(&Digest::NONE, 1, b"b"));
         assert_ne!(one, key.following(&one, 1, b"a"));
         assert_ne!(one, DigestKey([2; 32]).following(&Digest::NONE, 1, b"a"));
-        assert_ne!(key.fingerprint(b"a"), key.control_id(b"a"));
     }
 }

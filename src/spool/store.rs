@@ -44,6 +44,7 @@ use super::queue::State;
 use super::{Damage, DigestKey, FarView, Judgement, Opening, Outcome};
 use super::{Sequence, SpoolError, SpoolId, Verdict};
 use crate::mllp::ack::AckCode;
+use crate::mllp::trace::TraceKey;
 
 /// Bounds the name of the thread, in bytes: what Linux shows of it.
 const THREAD_NAME_BYTES_MAX: usize = 15;
@@ -77,6 +78,8 @@ pub struct Wanted {
     pub destination: Option<Destination>,
     /// Limits it.
     pub limits: Limits,
+    /// Keys what names messages in the account; none: something that is known to the spool alone.
+    pub trace: Option<TraceKey>,
 }
 
 /// Says how the queue stands.
@@ -195,6 +198,7 @@ pub struct Spool {
     id: SpoolId,
     directory: PathBuf,
     digest_key: DigestKey,
+    trace_key: TraceKey,
     jobs: Option<Sender<Job>>,
     room: Arc<Semaphore>,
     tail: watch::Receiver<Tail>,
@@ -215,13 +219,13 @@ impl Spool {
         way.wanted.spool = Some(id);
         let (jobs, waiting) = mpsc::channel();
         let (sender, tail) = watch::channel(core.tail());
-        let digest_key = core.keys.digest.clone();
+        let (digest_key, trace_key) = (core.keys.digest.clone(), core.keys.trace.clone());
         let writer = Writer::new(way, core, waiting, sender);
         let thread_name: String = format!("wl-spool-{name}").chars().take(THREAD_NAME_BYTES_MAX).collect();
         let thread = thread::Builder::new().name(thread_name).spawn(move || writer.run());
         let thread = thread.map_err(|source| SpoolError::file("start the thread of", &directory, source))?;
         let room = Arc::new(Semaphore::new(JOBS_MAX));
-        Ok(Arc::new(Self { id, directory, digest_key, jobs: Some(jobs), room, tail, thread: Some(thread) }))
+        Ok(Arc::new(Self { id, directory, digest_key, trace_key, jobs: Some(jobs), room, tail, thread: Some(thread) }))
     }
 
     /// Tells whether there is a spool of that name, whole or not. Blocks.

@@ -27,7 +27,7 @@ pub(super) async fn forget(store: &Store, error: &SpoolError, reason: &str, by: 
     });
     match given_up.await.unwrap_or(Err(SpoolError::Closed)) {
         Ok(aside) => {
-            tracing::warn!(target: "wardlink::audit", forward = %name, by, reason, why = %error, "a queue is given up");
+            tracing::warn!(forward = %name, by, reason, why = %error, "a queue is given up");
             store.look_again();
             let left = aside.map(|aside| format!("; what was left of it is in {}", aside.display()));
             QueueAnswer::Done { said: format!("the queue of {name} is given up{}", left.unwrap_or_default()) }

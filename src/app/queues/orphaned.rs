@@ -58,7 +58,7 @@ async fn forget_unseen(
     let (register, name) = (Register::new(&config.state_dir), request.forward.clone());
     let forgotten = tokio::task::spawn_blocking(move || register.forget(&name)).await;
     forgotten.unwrap_or(Err(SpoolError::Closed)).map_err(|error| error.to_string())?;
-    tracing::warn!(target: "wardlink::audit", forward = %request.forward, by, reason, "a queue is given up");
+    tracing::warn!(forward = %request.forward, by, reason, "a queue is given up");
     reloader.again().await.ok();
     Ok(QueueAnswer::Done { said: format!("the queue of {} is given up; its files are as they are", request.forward) })
 }

@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use super::DemoError;
 use super::confine::PRIVATE_DIRECTORY;
 use crate::config::{
-    Backend, Config, Delivery, Endpoint, Forward, Host, Name, OnUnreachable, Peer, Probe, PublicKey, ReceiverPolicy,
-    SecretKey, Service, Table, Target, Transparent, Tunnel, UdpOffload,
+    Audit, Backend, Config, Delivery, Endpoint, Forward, Host, Name, OnUnreachable, Peer, Probe, PublicKey,
+    ReceiverPolicy, SecretKey, Service, Table, Target, Transparent, Tunnel, UdpOffload,
 };
 use crate::mllp::dialect::Dialect;
 
@@ -141,6 +141,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         forwards: vec![forward],
         services: vec![service],
         spool: None,
+        audit: Audit::default(),
         health_listen: Some(HEALTH),
     }
 }

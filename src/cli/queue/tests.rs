@@ -20,7 +20,7 @@ pub(in crate::cli) fn site_that(
     let listener = control::bind(&directory.path().join("site.sock")).expect("bind");
     let answers = Answers {
         status: Arc::new(|| serde_json::Value::Null),
-        reload: Arc::new(|| Box::pin(async { Reloaded::NotPermitted })),
+        reload: Arc::new(|_| Box::pin(async { Reloaded::NotPermitted })),
         queue: Arc::new(move |request, _| {
             let answer = answer(request);
             Box::pin(async move { answer })

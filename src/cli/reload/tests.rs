@@ -26,7 +26,7 @@ async fn asked_for(outcome: Reloaded, text: Option<&str>) -> (u8, String) {
     let (_stop, stopped) = watch::channel(false);
     let answers = Answers {
         status: Arc::new(|| serde_json::Value::Null),
-        reload: Arc::new(move || {
+        reload: Arc::new(move |_| {
             let outcome = outcome.clone();
             Box::pin(async move { outcome })
         }),

@@ -17,6 +17,7 @@ pub(super) struct Status {
     version: String,
     started: String,
     config: Option<Config>,
+    audit: Option<Audit>,
     #[serde(default)]
     unready: Vec<String>,
     #[serde(default)]
@@ -36,6 +37,18 @@ pub(super) struct Status {
 struct SetByWg {
     tunnel: Vec<String>,
     removed_peers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Audit {
+    lost: u64,
+    failed: Option<Failed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failed {
+    since: String,
+    cause: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -134,12 +147,24 @@ struct Service {
     certificates: Vec<Certificate>,
 }
 
+fn account(text: &mut String, audit: &Audit) {
+    if let Some(Failed { since, cause }) = &audit.failed {
+        line(text, &format!("  the audit log cannot be written since {since}: {cause}"));
+    }
+    if audit.lost > 0 {
+        line(text, &format!("  {} events are not in the audit log: it could not be written as fast", audit.lost));
+    }
+}
+
 /// Writes the status as people read it.
 pub(super) fn render(status: &Status) -> String {
     let mut text =
         format!("{}: {} (wardlink {}, started {})\n", status.site, status.status, status.version, status.started);
     if let Some(config) = &status.config {
         configuration(&mut text, config);
+    }
+    if let Some(audit) = &status.audit {
+        account(&mut text, audit);
     }
     for lack in &status.unready {
         line(&mut text, &format!("  {lack}"));

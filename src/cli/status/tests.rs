@@ -23,7 +23,7 @@ async fn asked(status: serde_json::Value, json: bool) -> Result<String, StatusEr
     let (_stop, stopped) = watch::channel(false);
     let answers = Answers {
         status: Arc::new(move || status.clone()),
-        reload: Arc::new(|| Box::pin(async { Reloaded::NotPermitted })),
+        reload: Arc::new(|_| Box::pin(async { Reloaded::NotPermitted })),
         queue: Arc::new(|_, _| Box::pin(async { QueueAnswer::NotPermitted })),
     };
     let site = tokio::spawn(control::serve(listener, answers, stopped));

@@ -3,6 +3,7 @@
 //! Stops at nothing: everything that is wrong is found in one pass. Reads no files but keys, through the function it
 //! is given; opens no socket. The rules are the contract of the product; those of the tunnel follow wg(8).
 
+mod audit;
 mod forwards;
 mod listeners;
 mod loops;
@@ -92,6 +93,7 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
     let forwards = forwards::check(raw.forwards.as_deref().unwrap_or_default(), &tunnel, &peers, read_key, findings);
     let services = services::check(raw.services.as_deref().unwrap_or_default(), &peers, read_key, findings);
     spool::required(at, raw.spool.is_some(), &forwards, findings);
+    let audit = audit::check(raw.audit.as_ref(), findings);
     let health = health(raw.health.as_ref(), findings);
     listeners::check(&tunnel, &forwards, &services, health, findings);
     let socket = raw.control.as_ref().and_then(|control| control.socket.as_ref());
@@ -105,6 +107,7 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
         forwards: forwards.into_iter().map(|draft| draft.forward).collect::<Option<_>>()?,
         services: services.into_iter().map(|draft| draft.service).collect::<Option<_>>()?,
         spool: spool?,
+        audit: audit?,
         health_listen: health.map(|health| health.value),
         control_socket: control_socket?,
     })

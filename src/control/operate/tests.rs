@@ -63,7 +63,7 @@ fn known() -> Destinations {
 
 fn open(directory: &std::path::Path, target: &str) -> Arc<Spool> {
     let limits = Limits { messages_max: 100, bytes_max: 2 << 20, keep_delivered: Duration::from_secs(3600) };
-    let wanted = Wanted { spool: None, destination: Some(destination(target)), limits };
+    let wanted = Wanted { spool: None, destination: Some(destination(target)), limits, trace: None };
     Spool::open(directory, "orders", &SpoolKey::from_bytes([1; 32]), wanted).unwrap()
 }
 

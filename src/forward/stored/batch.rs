@@ -25,6 +25,7 @@ const NO_ANSWER: &str = "application_answer_required";
 struct Entry {
     /// Is the begin of the payload, with all of its header.
     head: Vec<u8>,
+    bytes: u64,
     step: Step,
 }
 
@@ -126,12 +127,12 @@ impl<'a> Batch<'a> {
             Fate::Store(code) => Step::Store { payload, code },
             _ => Step::Refuse,
         };
-        self.entries.push(Entry { head, step });
+        self.entries.push(Entry { head, bytes, step });
     }
 
     fn pass(&mut self, anomaly: Anomaly) {
         self.count(anomaly);
-        self.entries.push(Entry { head: Vec::new(), step: Step::Pass });
+        self.entries.push(Entry { head: Vec::new(), bytes: 0, step: Step::Pass });
     }
 
     pub(super) fn count(&self, anomaly: Anomaly) {
@@ -158,17 +159,17 @@ impl<'a> Batch<'a> {
         let is_committed = self.is_committed();
         let Self { tally, terms, dialect, entries, ends, at, .. } = self;
         let (mut payloads, mut steps) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
-        for Entry { head, step } in entries {
+        for Entry { head, bytes, step } in entries {
             match step {
                 Step::Store { payload, code } => {
                     payloads.push(payload);
-                    steps.push((head, Due::Answer(code)));
+                    steps.push((head, bytes, Due::Answer(code)));
                 }
-                Step::Pass => steps.push((head, Due::Commit)),
+                Step::Pass => steps.push((head, bytes, Due::Commit)),
                 Step::Refuse => {
                     let is_told = is_committed
                         || Header::parse(&head).and_then(|header| reject(&header, Mark::new().stamp())).is_some();
-                    steps.push((head, Due::Refusal));
+                    steps.push((head, bytes, Due::Refusal));
                     if !is_told {
                         break; // its connection ends: what is behind it would be kept, and never answered
                     }
@@ -179,15 +180,15 @@ impl<'a> Batch<'a> {
         let done = if payloads.is_empty() { Ok(()) } else { keep.append(payloads).await };
         let NotAll { mut kept, why } = done.err().unwrap_or(NotAll { kept: stored, why: NotKept::Failed });
         let mut answers = Writer { tally, dialect, at, answers: Answers { ends, ..Answers::default() } };
-        for (head, due) in steps {
+        for (head, bytes, due) in steps {
             let goes_on = match due {
                 Due::Commit => answers.commit(AckCode::TransportNak),
-                Due::Refusal => answers.refuse(&head, NO_ANSWER, reject),
+                Due::Refusal => answers.refuse((&head, bytes), NO_ANSWER, reject),
                 Due::Answer(code) if kept > 0 => {
                     kept -= 1;
                     answers.accept(&head, code)
                 }
-                Due::Answer(_) => answers.refuse(&head, why.code(), |header, stamp| match terms.on_full {
+                Due::Answer(_) => answers.refuse((&head, bytes), why.code(), |header, stamp| match terms.on_full {
                     OnFull::Close => None,
                     OnFull::Nak => ack::refusal(header, stamp, NOT_STORED_TEXT),
                 }),
@@ -237,11 +238,11 @@ impl Writer<'_> {
     /// connection, but for Release 2, where the commit says it.
     fn refuse(
         &mut self,
-        head: &[u8],
+        (head, bytes): (&[u8], u64),
         reason: &'static str,
         written: impl FnOnce(&Header<'_>, Stamp<'_>) -> Option<(AckCode, Vec<u8>)>,
     ) -> bool {
-        self.tally.refuse_message(reason);
+        self.tally.refuse_message(reason, head, bytes);
         if self.dialect.release.commit().is_some() {
             return self.commit(AckCode::TransportNak);
         }

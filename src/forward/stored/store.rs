@@ -6,14 +6,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
 
 use super::{Keep, NotAll, NotKept};
+use crate::audit::Clerk;
 use crate::config::{Name, SpoolKeyFile};
 use crate::link::feed::QueueState;
+use crate::mllp::trace::TraceKey;
 use crate::spool::key::SpoolKey;
 use crate::spool::register::{Register, Registered};
 use crate::spool::reserve::is_reserve;
@@ -70,6 +72,8 @@ pub struct Store {
     is_kept: AtomicBool,
     /// Is when a message was settled last.
     settled: Mutex<Option<Instant>>,
+    /// Records what happens to its messages.
+    clerk: OnceLock<Clerk>,
 }
 
 impl Store {
@@ -83,12 +87,23 @@ impl Store {
             retired: watch::Sender::new(false),
             is_kept: AtomicBool::new(false),
             settled: Mutex::new(None),
+            clerk: OnceLock::new(),
         })
     }
 
     /// Returns where it is and what it is for.
     pub fn place(&self) -> Place {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says who records what happens to its messages; the first one that is said stays. Says whether it was the first.
+    pub fn set_clerk(&self, clerk: Clerk) -> bool {
+        self.clerk.set(clerk).is_ok()
+    }
+
+    /// Returns who records it.
+    pub fn clerk(&self) -> Option<Clerk> {
+        self.clerk.get().cloned()
     }
 
     /// Tells how the spool is.
@@ -133,8 +148,8 @@ impl Store {
 
     /// Opens the spool, on a thread that may block.
     async fn open(&self) {
-        let place = self.place();
-        let opened = tokio::task::spawn_blocking(move || open(&place)).await.unwrap_or(Err(SpoolError::Closed));
+        let (place, trace) = (self.place(), self.clerk().and_then(|clerk| clerk.trace_key().cloned()));
+        let opened = tokio::task::spawn_blocking(move || open(&place, trace)).await.unwrap_or(Err(SpoolError::Closed));
         match opened {
             Ok(spool) => {
                 self.state.send_replace(state_of(&spool.tail().borrow()));
@@ -184,6 +199,12 @@ impl Store {
     /// Closes the spool: nobody has it any more. [`Store::run`] then returns.
     pub fn retire(&self) {
         self.retired.send_replace(true);
+    }
+
+    /// Waits until it is retired. Cancel-safe.
+    pub async fn over(&self) {
+        let mut retired = self.retired.subscribe();
+        drop(retired.wait_for(|retired| *retired).await);
     }
 
     /// Keeps the spool open, and tells of its changes, until it is retired; returns at once where that is done already.
@@ -275,7 +296,7 @@ impl Store {
 }
 
 /// Opens the spool that the register knows, or makes one where it knows of none; the register knows it when this returns.
-fn open(place: &Place) -> Result<Arc<Spool>, SpoolError> {
+fn open(place: &Place, trace: Option<TraceKey>) -> Result<Arc<Spool>, SpoolError> {
     let known = place.register.find(&place.name)?;
     let others = place.register.names()?;
     let is_there = |name: &str| Spool::is_at(&place.directory, name);
@@ -290,6 +311,7 @@ fn open(place: &Place) -> Result<Arc<Spool>, SpoolError> {
         spool: known.map(|known| known.spool),
         destination: place.destination.clone(),
         limits: place.limits.clone(),
+        trace,
     };
     let spool = Spool::open(&place.directory, &place.name, &key, wanted)?;
     let (directory, moved_to) = (place.directory.clone(), place.moved_to.clone());

@@ -108,6 +108,7 @@ fn terms() -> (Terms, watch::Sender<bool>) {
             frame_timeout: None,
             ack_timeout: None,
             stop: stopped,
+            clerk: None,
         },
         stop,
     )

@@ -20,6 +20,7 @@ use super::super::session::Ended;
 use super::super::wire::{CARRIES_STORED, Cause, Record, VERSION, Welcome, encode};
 use super::super::{FLUSH_WITHIN, cause_chain};
 use super::{Door, GREET_WITHIN, GREETING_BYTES_MAX, Greeted, Inbound, printable};
+use crate::audit::Event;
 use crate::config::Name;
 use crate::spool::{ForwardId, Opening};
 
@@ -61,6 +62,7 @@ impl Inbound {
             }
         };
         tracing::info!(%peer, %forward, %service, "link for stored messages is up");
+        self.note(Event::LinkUp, (&peer, &forward, &service), "");
         let key = (peer.clone(), opening.forward);
         let ended = tokio::select! {
             biased;
@@ -74,7 +76,11 @@ impl Inbound {
         match &ended {
             Ended::Replaced => return,
             Ended::Refused(_) => {}
-            ended => tracing::info!(%peer, %forward, why = %cause_chain(ended), "link for stored messages is down"),
+            ended => {
+                let why = cause_chain(ended);
+                tracing::info!(%peer, %forward, %why, "link for stored messages is down");
+                self.note(Event::LinkDown, (&peer, &forward, &service), &why.to_string());
+            }
         }
         if !matches!(ended, Ended::Store(_) | Ended::Refused(_)) {
             self.outlast(&reception, &mut turn, (from, &peer, &service)).await;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::net::TcpSocket;
 
+use super::door::GREETING_OF_PEER_MAX;
 use super::kept::LINKS_OF_PEER_MAX;
 use super::*;
 

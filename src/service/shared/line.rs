@@ -13,6 +13,7 @@ use crate::link::carry::{Leg, TcpLeg};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::Cause;
+use crate::mllp::ack::AckCode;
 use crate::mllp::control_ids::ControlIds;
 use crate::mllp::exchange::{Answer, Awaited, Exchange};
 use crate::mllp::frame::{Anomaly, END_SILENCE, Framing, Limits};
@@ -34,6 +35,8 @@ pub(super) struct Line {
     exchange: Exchange,
     pub(super) control_ids: ControlIds,
     tally: Arc<Tally>,
+    /// Lists what the present message was answered.
+    pub(super) codes: Vec<AckCode>,
     connection: u64,
     /// Is why it ends, as a stable code.
     code: &'static str,
@@ -69,6 +72,7 @@ impl Line {
             control_ids: ControlIds::default(),
             connection: tally.begin(),
             tally,
+            codes: Vec::new(),
             code: Cause::ReceiverReset.code(),
             _slot: slot,
             keeper,
@@ -106,10 +110,11 @@ impl Line {
         let mut piece = [0; 4096];
         let (tally, at) = (Arc::clone(&self.tally), now());
         let before = self.exchange.dropped();
-        let framing = self.framing();
+        let (framing, codes) = (self.framing(), &mut self.codes);
         let mut sink = |answer: Answer| {
             let latency = Some(at.saturating_duration_since(begun));
             tally.count(Observation::Ack { code: answer.code, latency }, at);
+            codes.push(answer.code);
             out.extend_from_slice(&framing.encode(&answer.payload));
         };
         match self.receiver.try_read(&mut piece) {
@@ -144,6 +149,7 @@ impl Line {
         sender: &S,
     ) -> Result<Vec<u8>, Cause> {
         let begun = now();
+        self.codes.clear();
         self.exchange.begin_awaiting(payload, begun + ack_timeout, awaited);
         let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
         self.tally.count(Observation::Message { bytes }, begun);
@@ -195,9 +201,11 @@ impl Line {
             () = self.receiver.readable() => Ok(()),
             () = tokio::time::sleep(END_SILENCE), if awaits_silence => {
                 let (tally, at, framing) = (Arc::clone(&self.tally), now(), self.framing());
+                let codes = &mut self.codes;
                 self.exchange.handle_silence(&mut |answer| {
                     let latency = Some(at.saturating_duration_since(sent));
                     tally.count(Observation::Ack { code: answer.code, latency }, at);
+                    codes.push(answer.code);
                     out.extend_from_slice(&framing.encode(&answer.payload));
                 });
                 Ok(())

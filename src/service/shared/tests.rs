@@ -75,7 +75,7 @@ impl Lab {
         let service = Arc::clone(&self.service);
         let serving = tokio::spawn(async move {
             match service.reach().await {
-                Ok(()) => service.serve_shared(&leg).await,
+                Ok(()) => service.serve_shared(&leg, None).await,
                 Err(cause) => cause,
             }
         });

@@ -14,6 +14,7 @@ use super::database;
 use super::destinations::Former;
 use super::room::Shedding;
 use super::{DamagedMessage, Destination, Limits, Tail};
+use crate::mllp::trace::TraceKey;
 use crate::spool::head::Head;
 use crate::spool::mark::Mark;
 use crate::spool::presence::Presence;
@@ -35,6 +36,8 @@ pub(super) struct Keys {
     pub(super) meta: Sealer,
     /// Keys the digests.
     pub(super) digest: DigestKey,
+    /// Keys what names messages in the account.
+    pub(super) trace: TraceKey,
 }
 
 /// Is what a transaction changes, and what a failed one puts back.

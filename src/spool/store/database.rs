@@ -1,7 +1,7 @@
 //! The database file of a near spool: how it is opened, what tables it has, what its errors mean.
 //!
 //! Never changes a database that it does not know. Clear columns hold numbers, times and states only; what comes from
-//! a message, a person or a key is sealed. Format 2; ARCHITECTURE.md has the tables ("The spool").
+//! a message, a person or a key is sealed, but for its type where that is one (`mllp/trace`). Format 2; ARCHITECTURE.md has the tables ("The spool").
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -44,7 +44,7 @@ CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY, verdict INTEGER NOT NULL, c
     attempts INTEGER NOT NULL, in_doubt INTEGER NOT NULL, at INTEGER NOT NULL, answer BLOB NOT NULL);
 CREATE TABLE outbox (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, event INTEGER NOT NULL, at INTEGER NOT NULL,
     bytes INTEGER NOT NULL, verdict INTEGER, code INTEGER, attempts INTEGER, in_doubt INTEGER, payload BLOB,
-    control_id BLOB, detail BLOB);
+    control_id BLOB, detail BLOB, type TEXT);
 ";
 
 /// Makes the directory of a spool, for its owner only.
@@ -106,6 +106,17 @@ fn no_row(error: rusqlite::Error) -> rusqlite::Result<()> {
 pub(super) fn index_decisions(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
     let sql = "CREATE INDEX IF NOT EXISTS decisions ON outbox (sequence) WHERE detail IS NOT NULL";
     connection.execute_batch(sql).map_err(|source| failure("index the outbox", path, source))
+}
+
+/// Gives the outbox of an earlier version a place for the types of messages; what is there then has none.
+pub(super) fn add_types(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let failed = |source| failure("look at the outbox", path, source);
+    let sql = "SELECT count(*) FROM pragma_table_info('outbox') WHERE name = 'type'";
+    let there: i64 = connection.query_row(sql, [], |row| row.get(0)).map_err(failed)?;
+    if there > 0 {
+        return Ok(());
+    }
+    connection.execute_batch("ALTER TABLE outbox ADD COLUMN type TEXT").map_err(failed)
 }
 
 /// Makes the tables of a new spool; part of the transaction that makes all of it.

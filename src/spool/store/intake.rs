@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Spool;
 use super::jobs::{Append, Appended, Draft, Incoming, Work};
-use super::messages::{self, Arrival, Content};
+use super::messages::{Arrival, Content};
 #[cfg(test)]
 use crate::spool::Sequence;
 use crate::spool::large::{INLINE_BYTES_MAX, LargeFile};
@@ -70,6 +70,7 @@ impl Spool {
     /// Writes a large payload beside the thread, so that no commit waits for it.
     async fn write_large(&self, payload: Arc<Vec<u8>>) -> Result<(Incoming, Draft), SpoolError> {
         let (directory, key) = (self.directory.clone(), self.digest_key.clone());
+        let trace_key = self.trace_key.clone();
         let written = tokio::task::spawn_blocking(move || {
             let file = LargeFile::write(&directory, &payload)?;
             let draft = Draft(Some(file.path(&directory)));
@@ -77,7 +78,7 @@ impl Spool {
                 content: Content::InFile(file),
                 bytes: payload.len() as u64,
                 payload: key.fingerprint(&payload),
-                control_id: key.control_id(messages::control_id(&payload)),
+                trace: trace_key.trace(&payload),
             };
             Ok((Incoming::InFile(arrival), draft))
         });

@@ -8,7 +8,7 @@ use super::core::{Core, day_of, now, time_of};
 use super::database::{self, read, stored};
 use super::outbox::{Entry, Happening};
 use super::{DamagedMessage, Destination};
-use crate::mllp::message::Header;
+use crate::mllp::trace::Trace;
 use crate::spool::large::LargeFile;
 use crate::spool::queue::State;
 use crate::spool::seal::{Kind, Place};
@@ -34,7 +34,7 @@ pub(super) struct Arrival {
     pub(super) content: Content,
     pub(super) bytes: u64,
     pub(super) payload: Fingerprint,
-    pub(super) control_id: Fingerprint,
+    pub(super) trace: Trace,
 }
 
 /// Is a message as read for sending, its large payload not yet.
@@ -99,18 +99,13 @@ impl Message {
     }
 }
 
-/// Finds MSH-10 of a payload, empty where it has none.
-pub(super) fn control_id(payload: &[u8]) -> &[u8] {
-    Header::parse(payload).map(|header| header.control_id()).unwrap_or_default()
-}
-
 impl Core {
     /// Digests a payload that comes in whole.
     pub(super) fn arrival(&self, payload: Vec<u8>) -> Arrival {
         Arrival {
             bytes: payload.len() as u64,
             payload: self.keys.digest.fingerprint(&payload),
-            control_id: self.keys.digest.control_id(control_id(&payload)),
+            trace: self.keys.trace.trace(&payload),
             content: Content::Here(payload),
         }
     }
@@ -156,7 +151,7 @@ impl Core {
             happening: Happening::Accepted,
             bytes: arrival.bytes,
             ended: None,
-            digests: Some((arrival.payload, arrival.control_id)),
+            trace: Some(arrival.trace),
             detail: None,
         };
         self.note(&entry, at)?;

@@ -14,6 +14,7 @@ use super::core::{Core, Keys, Live, Parts};
 use super::database::{self, FORMAT, read};
 use super::destinations::{Former, Meaning, number_of};
 use super::{Destination, Wanted};
+use crate::mllp::trace::TraceKey;
 use crate::spool::head::{Head, Tally};
 use crate::spool::key::SpoolKey;
 use crate::spool::mark::Mark;
@@ -74,6 +75,7 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     core.mark.settle(&core.keys.meta, &core.keys.spool, core.live.head.generation)?;
     core.begin()?;
     database::index_decisions(&core.connection, &core.path)?;
+    database::add_types(&core.connection, &core.path)?;
     core.begin_epoch()?;
     if let Some(destination) = &way.wanted.destination {
         core.live.destination = match number_of(&core.live.destinations, destination) {
@@ -211,7 +213,8 @@ fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, Spool
     let (spool, rest) = plain.split_first_chunk::<16>().ok_or_else(tampered)?;
     let (meta, digest) = rest.split_first_chunk::<32>().ok_or_else(tampered)?;
     let digest = DigestKey(digest.try_into().map_err(|_| tampered())?);
-    Ok(Keys { spool: *spool, master, meta: Sealer::new(meta), digest })
+    let trace = way.wanted.trace.clone().unwrap_or_else(|| TraceKey::new(&digest.0));
+    Ok(Keys { spool: *spool, master, meta: Sealer::new(meta), digest, trace })
 }
 
 fn blob(connection: &Connection, path: &Path, sql: &str) -> Result<Option<Vec<u8>>, SpoolError> {

@@ -135,6 +135,14 @@ impl Spool {
         self.change(move |core| core.decide_unasked(sequence, Event::Discard, (&by, &reason))).await
     }
 
+    /// Returns the last event that there ever was.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn outbox_last(&self) -> Result<u64, SpoolError> {
+        self.look(|core| Ok(core.outbox_last())).await
+    }
+
     /// Reads what happened after the event `after`, at most `events_max` events.
     ///
     /// # Errors

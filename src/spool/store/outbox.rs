@@ -1,19 +1,20 @@
 //! The outbox of a spool: what happened to its messages, written in the very transaction in which it happened.
 //!
-//! Never holds a byte of a message: digests with the key of the two sites, and what people gave as reasons, sealed. The
-//! audit reads it.
+//! Never holds a byte of a message but its type where that is one: keyed hashes, and what people gave as reasons, sealed.
+//! The audit reads it.
 
 use std::time::SystemTime;
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::core::{Core, time_of};
 use super::messages::Message;
 use super::{SettledAs, database};
 use crate::mllp::ack::AckCode;
+use crate::mllp::trace::{Keyed, MessageType, Trace};
 use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
 use crate::spool::seal::Kind;
-use crate::spool::{Damage, Fingerprint, Outcome, Sequence, SpoolError, Verdict};
+use crate::spool::{Damage, Outcome, Sequence, SpoolError, Verdict};
 
 /// Is the number of newest events that are kept whatever their age: a busy day of a large site.
 pub(super) const EVENTS_KEPT_MIN: u64 = 1_000_000;
@@ -88,10 +89,8 @@ pub struct OutboxEvent {
     pub attempts: u32,
     /// Counts those of them whose end is not known.
     pub in_doubt: u32,
-    /// Digests the payload, of an accepted message.
-    pub payload: Option<Fingerprint>,
-    /// Digests MSH-10, of an accepted message.
-    pub control_id: Option<Fingerprint>,
+    /// Names it, of an accepted message; one that an earlier version accepted has no name.
+    pub trace: Option<Trace>,
     /// Names the operator.
     pub by: String,
     /// Is what the operator gave as reason, or what was found.
@@ -128,7 +127,7 @@ pub(super) struct Entry<'a> {
     pub(super) happening: Happening,
     pub(super) bytes: u64,
     pub(super) ended: Option<Ending>,
-    pub(super) digests: Option<(Fingerprint, Fingerprint)>,
+    pub(super) trace: Option<Trace>,
     pub(super) detail: Option<(&'a str, &'a str)>,
 }
 
@@ -155,7 +154,7 @@ impl Happening {
 impl<'a> Entry<'a> {
     /// Is what an operator did.
     pub(super) fn by(operator: &'a str, reason: &'a str, happening: Happening, sequence: Sequence) -> Self {
-        Self { sequence, happening, bytes: 0, ended: None, digests: None, detail: Some((operator, reason)) }
+        Self { sequence, happening, bytes: 0, ended: None, trace: None, detail: Some((operator, reason)) }
     }
 }
 
@@ -163,7 +162,8 @@ impl<'a> Entry<'a> {
 macro_rules! select_events {
     ($condition:literal) => {
         concat!(
-            "SELECT id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload, control_id, detail
+            "SELECT id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload, control_id, type,
+                    detail
              FROM outbox WHERE ",
             $condition
         )
@@ -181,9 +181,10 @@ impl Core {
             }
             None => None,
         };
+        let message_type = entry.trace.map(|trace| trace.message_type);
         let sql = "INSERT INTO outbox (id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload,
-                                       control_id, detail)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                                       control_id, type, detail)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
         let values = params![
             database::stored(id),
             database::stored(entry.sequence),
@@ -194,14 +195,21 @@ impl Core {
             entry.ended.map(|ended| number_of(&CODES, &ended.code)),
             entry.ended.map(|ended| ended.attempts),
             entry.ended.map(|ended| ended.in_doubt),
-            entry.digests.map(|(payload, _)| payload.0),
-            entry.digests.map(|(_, control_id)| control_id.0),
+            entry.trace.and_then(|trace| trace.payload).map(|payload| payload.0),
+            entry.trace.and_then(|trace| trace.control_id).map(|control_id| control_id.0),
+            // Where it is none it is empty, so that what has a name is told from what earlier versions wrote.
+            message_type.as_ref().map(|found| found.as_ref().map_or("", MessageType::as_str)),
             detail,
         ];
         self.execute("note what happened", sql, values)?;
         self.live.head.outbox_last = id;
         self.live.head.outbox_events += 1;
         Ok(())
+    }
+
+    /// Returns the last event that there ever was.
+    pub(super) fn outbox_last(&self) -> u64 {
+        self.live.head.outbox_last
     }
 
     /// Reads the events after `after`, at most `events_max`.
@@ -242,12 +250,11 @@ impl Core {
                     code: row.get::<_, Option<i64>>(6)?.and_then(|number| with_number(&CODES, number)),
                     attempts: row.get::<_, Option<u32>>(7)?.unwrap_or_default(),
                     in_doubt: row.get::<_, Option<u32>>(8)?.unwrap_or_default(),
-                    payload: row.get::<_, Option<[u8; 32]>>(9)?.map(Fingerprint),
-                    control_id: row.get::<_, Option<[u8; 32]>>(10)?.map(Fingerprint),
+                    trace: trace_of(row)?,
                     by: String::new(),
                     reason: String::new(),
                 };
-                Ok((event, row.get::<_, Option<Vec<u8>>>(11)?))
+                Ok((event, row.get::<_, Option<Vec<u8>>>(12)?))
             });
             for row in rows.map_err(failed)? {
                 events.push(row.map_err(failed)?);
@@ -291,4 +298,15 @@ impl Core {
         self.live.head.outbox_events -= removed;
         Ok(removed)
     }
+}
+
+/// Reads what names a message.
+fn trace_of(row: &Row<'_>) -> rusqlite::Result<Option<Trace>> {
+    let Some(message_type) = row.get::<_, Option<String>>(11)? else { return Ok(None) };
+    Ok(Some(Trace {
+        bytes: database::read(row.get(4)?),
+        message_type: MessageType::of(message_type.as_bytes()),
+        control_id: row.get::<_, Option<[u8; 32]>>(10)?.map(Keyed),
+        payload: row.get::<_, Option<[u8; 32]>>(9)?.map(Keyed),
+    }))
 }

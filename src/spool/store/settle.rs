@@ -47,7 +47,7 @@ impl Core {
                 happening: Happening::Settled,
                 bytes: message.bytes,
                 ended: Some(Ending::from(outcome)),
-                digests: None,
+                trace: None,
                 detail: None,
             };
             self.note(&entry, millis_of(outcome.at))?;

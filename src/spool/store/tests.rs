@@ -46,7 +46,7 @@ impl Place {
 
     fn try_open(&self, target: &str) -> Result<Arc<Spool>, SpoolError> {
         let destination = Destination { peer_key: [5; 32], target: target.to_owned() };
-        let wanted = Wanted { spool: None, destination: Some(destination), limits: self.limits.clone() };
+        let wanted = Wanted { spool: None, destination: Some(destination), limits: self.limits.clone(), trace: None };
         Spool::open(self.directory.path(), "orders", &self.key, wanted)
     }
 

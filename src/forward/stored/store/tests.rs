@@ -29,7 +29,7 @@ impl Site {
     }
 
     fn open(&self, name: &str) -> Result<Arc<Spool>, SpoolError> {
-        open(&self.place(name))
+        open(&self.place(name), None)
     }
 
     /// Fills a spool with a message, and closes it.

@@ -39,7 +39,7 @@ impl Kept {
     fn open(dir: &Path, tasks: &mut JoinSet<()>) -> Arc<Self> {
         let destination = Destination { peer_key: [7; 32], target: "lab-orders".to_owned() };
         let limits = Limits { messages_max: 10_000, bytes_max: 1 << 30, keep_delivered: Duration::from_secs(60) };
-        let wanted = Wanted { spool: None, destination: Some(destination), limits };
+        let wanted = Wanted { spool: None, destination: Some(destination), limits, trace: None };
         let spool = Spool::open(dir, "orders", &SpoolKey::from_bytes([3; 32]), wanted).unwrap();
         let kept = Arc::new(Self { spool, state: watch::Sender::default() });
         let (state, mut tail) = (kept.state.clone(), kept.spool.tail());

@@ -1,0 +1,240 @@
+//! The account of who did what, when, at two running sites: complete after `kill -9`, whole, without a byte of a message;
+//! and what was done to it shows.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::mllp::{Behaviour, MARKER, message};
+use crate::harness::pair::{FORWARD, Pair, TARGET};
+use crate::harness::plan::Plan;
+use crate::harness::site::Site;
+use crate::harness::{tests, until};
+use crate::stored_faults::SmallDisk;
+use crate::stored_intake::{done, run as run_at_north, send};
+
+tests![
+    a_transparent_message_is_accounted_for_at_both_sites,
+    what_was_acknowledged_is_in_the_account_after_a_kill,
+    what_operators_do_is_in_the_account,
+    what_was_done_to_the_log_shows,
+    a_full_disk_holds_up_no_message_and_loses_nothing_stored,
+];
+
+/// Bounds what a site does by itself.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Runs `wardlink audit` at a site; returns its exit code and all that it printed.
+fn audit(site: &Site, words: &str) -> (Option<i32>, String) {
+    let words = format!("audit {words} -c {}", site.config_path());
+    let words = site.command(&words.split(' ').collect::<Vec<_>>());
+    let output = site.namespace.output(&format!("timeout 20 {}", words.join(" ")));
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// Finds entries of the log.
+#[track_caller]
+pub(crate) fn entries(site: &Site, words: &str) -> Vec<Value> {
+    let (code, text) = audit(site, &format!("search --json {words}"));
+    assert_eq!(code, Some(0), "{text}");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Waits until there are so many of an event, and returns them.
+#[track_caller]
+fn awaited(site: &Site, event: &str, count: usize) -> Vec<Value> {
+    let words = format!("--event {event}");
+    until(SOON, &format!("{count} {event}"), || Some(entries(site, &words)).filter(|found| found.len() >= count)).0
+}
+
+#[track_caller]
+fn is_whole(site: &Site) {
+    let (code, text) = audit(site, "verify");
+    assert!(code == Some(0) && text.starts_with("whole: "), "{text}");
+}
+
+fn log_directory(site: &Site) -> PathBuf {
+    site.dir.join("state").join("audit")
+}
+
+fn segment(site: &Site) -> PathBuf {
+    let files = fs::read_dir(log_directory(site)).expect("a log").map(|entry| entry.expect("an entry").path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|found| found == "jsonl")).collect();
+    files.sort();
+    files.pop().expect("a file")
+}
+
+/// Starts a pair whose north stores its orders.
+#[track_caller]
+fn stored() -> Pair {
+    let mut pair = Pair::unstarted();
+    let (north, south) = plans(&pair);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    pair.is_linked();
+    pair
+}
+
+fn plans(pair: &Pair) -> (Plan, Plan) {
+    let key = pair.north.dir.join("spool.key").display().to_string();
+    let north = Plan::of(&pair.north).peer(&pair.south).spool(&key);
+    let north = north.forward("orders", FORWARD, "south", "service: orders", &["delivery: stored"]);
+    (north, Plan::of(&pair.south).peer(&pair.north).service("orders", TARGET, "north", &[]))
+}
+
+fn a_transparent_message_is_accounted_for_at_both_sites() {
+    let mut pair = Pair::start(&[]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    let mut sender = pair.sender();
+    for id in ["ID-1", "ID-2"] {
+        sender.exchange(&message(id, 700));
+    }
+    for (site, about) in [(&pair.north, ("forward", "peer", "south")), (&pair.south, ("service", "peer", "north"))] {
+        let passed = awaited(site, "passed", 2);
+        let delivered = awaited(site, "delivered", 2);
+        assert_eq!((passed.len(), delivered.len()), (2, 2));
+        let (first, answer) = (&passed[0], &delivered[0]);
+        assert_eq!((&first["type"], &first["bytes"], &answer["code"]), (&"ORU^R01".into(), &700.into(), &"AA".into()));
+        assert_eq!((&first[about.0], &first[about.1]), (&"orders".into(), &about.2.into()), "{first}");
+        assert!(first["payload"].is_string() && first["control_id"] == answer["control_id"]);
+        assert_eq!(entries(site, "--control-id ID-2").len(), 2);
+        assert_eq!(entries(site, "--control-id ID-3").len(), 0);
+        awaited(site, "link-up", 1);
+        awaited(site, "key-changed", 1);
+        let log = fs::read_to_string(segment(site)).expect("a log");
+        assert!(!log.contains(MARKER) && !log.contains("ID-1") && !log.contains("SYNTHETIC"));
+        is_whole(site);
+    }
+    pair.north.terminate();
+    pair.north.program().wait(SOON);
+    let last = entries(&pair.north, "").pop().expect("an entry");
+    assert_eq!((&last["event"], &last["site"]), (&"stopped".into(), &"north".into()), "also while the site is down");
+    is_whole(&pair.north);
+}
+
+fn what_was_acknowledged_is_in_the_account_after_a_kill() {
+    let mut pair = stored();
+    let receiver = pair.receiver(Behaviour::Answer("AA"));
+    let mut acknowledged = Vec::new();
+    for round in 0..4 {
+        for n in 0..5 {
+            let id = format!("K-{round}-{n}");
+            assert_eq!(send(&pair, &id), format!("AA {id}"));
+            acknowledged.push(id);
+        }
+        // At once: what was acknowledged last is in no file of the log yet.
+        pair.north.kill();
+        if round % 2 == 1 {
+            pair.south.kill();
+            pair.south.restart();
+        }
+        pair.north.restart();
+    }
+    until(SOON, "all are delivered", || (receiver.payloads().len() >= acknowledged.len()).then_some(()));
+    let accepted = awaited(&pair.north, "accepted", acknowledged.len());
+    assert_eq!(accepted.len(), acknowledged.len(), "each once");
+    assert!(accepted.iter().zip(1..).all(|(entry, n)| entry["sequence"] == n && entry["type"] == "ORU^R01"));
+    let delivered = awaited(&pair.north, "delivered", acknowledged.len());
+    assert_eq!(delivered.len(), acknowledged.len(), "each once");
+    for id in &acknowledged {
+        let found = entries(&pair.north, &format!("--control-id {id}"));
+        let events: Vec<_> = found.iter().map(|entry| entry["event"].as_str().unwrap_or_default()).collect();
+        assert_eq!(events, ["accepted", "delivered"], "{id}");
+    }
+    let far = awaited(&pair.south, "delivered", acknowledged.len());
+    assert_eq!(
+        (far.len(), &far[0]["service"], &far[0]["peer"]),
+        (acknowledged.len(), &"orders".into(), &"north".into())
+    );
+    assert_eq!(entries(&pair.north, "--event lost").len(), 0);
+    is_whole(&pair.north);
+    is_whole(&pair.south);
+}
+
+fn what_operators_do_is_in_the_account() {
+    let pair = stored();
+    assert_eq!([send(&pair, "1"), send(&pair, "2")], ["AA 1", "AA 2"]);
+    done(&pair, "forward pause orders");
+    done(&pair, "queue show orders 1 --payload");
+    done(&pair, "queue park orders 2");
+    done(&pair, "queue discard orders 2 --reason JOHN-DOE-DIED");
+    assert_eq!(run_at_north(&pair, "queue release orders 1").0, Some(1));
+    done(&pair, "reload");
+    let uid = format!("uid {}", nix::unistd::getuid());
+    for event in ["paused", "viewed", "parked", "discarded", "not-done"] {
+        let found = awaited(&pair.north, event, 1);
+        assert_eq!((found.len(), found[0]["operator"].as_str()), (1, Some(uid.as_str())), "{event}");
+    }
+    let configured = awaited(&pair.north, "configured", 2);
+    assert_eq!(
+        (configured[1]["detail"].as_str(), configured[1]["operator"].as_str()),
+        (Some("nothing changed"), Some(uid.as_str()))
+    );
+    fs::write(pair.north.config_path(), "site: [").expect("written");
+    assert_ne!(run_at_north(&pair, "reload").0, Some(0));
+    let directory = log_directory(&pair.north).display().to_string();
+    let refused = || {
+        let words = pair.north.command(&["audit", "search", "--event", "config-refused", "--dir", &directory]);
+        let output = pair.north.namespace.output(&words.join(" "));
+        (!output.stdout.is_empty()).then_some(())
+    };
+    until(SOON, "the refusal is recorded", refused);
+    let log = fs::read_to_string(segment(&pair.north)).expect("a log");
+    assert!(!log.contains("JOHN"), "the reason may name a patient");
+}
+
+fn what_was_done_to_the_log_shows() {
+    let mut pair = stored();
+    send(&pair, "1");
+    awaited(&pair.north, "accepted", 1);
+    pair.north.terminate();
+    pair.north.program().wait(SOON);
+    is_whole(&pair.north);
+    let path = segment(&pair.north);
+    let whole = fs::read_to_string(&path).expect("a log");
+    fs::write(&path, whole.replacen("accepted", "rejected", 1)).expect("written");
+    let (code, text) = audit(&pair.north, "verify");
+    assert!(code == Some(1) && text.contains("is not as it was written"), "{text}");
+    let lines: Vec<&str> = whole.lines().collect();
+    fs::write(&path, lines[..lines.len() - 2].join("\n") + "\n").expect("written");
+    let (code, text) = audit(&pair.north, "verify");
+    assert!(code == Some(1) && text.contains("the end was cut off"), "{text}");
+    // The site goes on, and does not cover it up.
+    pair.north.restart();
+    assert_eq!(send(&pair, "2"), "AA 2");
+    awaited(&pair.north, "broken", 1);
+    let (code, text) = audit(&pair.north, "verify");
+    assert!(code == Some(1) && text.contains("are missing"), "{text}");
+    assert!(pair.north.log().contains("the audit log is not as it was written"));
+}
+
+fn a_full_disk_holds_up_no_message_and_loses_nothing_stored() {
+    let mut pair = Pair::unstarted();
+    let (north, south) = plans(&pair);
+    let disk = SmallDisk::mount(&pair.north, "state/audit", 64);
+    pair.south.start(&south);
+    pair.north.start(&north);
+    pair.is_linked();
+    let receiver = pair.receiver(Behaviour::Answer("AA"));
+    send(&pair, "1");
+    disk.take("filler", 40);
+    let ids: Vec<String> = (2..8).map(|n| n.to_string()).collect();
+    for id in &ids {
+        assert_eq!(send(&pair, id), format!("AA {id}"));
+    }
+    until(SOON, "all are delivered", || (receiver.payloads().len() == 7).then_some(()));
+    until(SOON, "the site says so", || (pair.north.metric("audit_written", "") < 0.5).then_some(()));
+    let health = pair.north.health();
+    let cause = health["audit"]["failed"]["cause"].as_str().unwrap_or_default();
+    assert!(health["status"] == "degraded" && cause.contains("make room"), "{health}");
+    assert!(done(&pair, "status").contains("the audit log cannot be written since"));
+    disk.give_back("filler");
+    until(SOON, "it is written again", || (pair.north.metric("audit_written", "") > 0.5).then_some(()));
+    until(SOON, "all of it is recorded", || {
+        (entries(&pair.north, "--event accepted,delivered").len() == 14).then_some(())
+    });
+    assert_eq!(entries(&pair.north, "--event lost").len(), 0);
+    is_whole(&pair.north);
+}

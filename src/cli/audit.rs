@@ -1,0 +1,227 @@
+//! `wardlink audit`: who did what, when, to which message; and whether the log of it is whole.
+//!
+//! Reads the log in its files, also while the site runs and while it does not; never changes it. For root and the user that
+//! the site runs as: nobody else may read the files.
+
+mod filter;
+mod follow;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+
+use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
+use crate::app::account::AUDIT_DIR;
+use crate::audit::event::Entry;
+use crate::audit::read::{self, Verified};
+use crate::audit::{AuditError, load_key};
+use filter::Filter;
+
+/// Is where the state is unless the configuration says otherwise.
+const STATE_DIR: &str = "/var/lib/wardlink";
+
+/// Shows who did what, when, to which message, and whether the log of it is whole.
+///
+/// It reads the files of the log, whether the site runs or not: for root and the user that the site runs as.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 done, and the log is whole; 1 it is broken, or cannot be read; 64 bad arguments; 77 only \
+    root and the site's own user may."
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// The site's configuration file
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/wardlink/wardlink.yaml", global = true)]
+    config: PathBuf,
+    /// The directory of the log, such as a copy of one, in place of the configuration's
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "config", global = true)]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show the last entries.
+    Tail {
+        /// So many
+        #[arg(short = 'n', long = "lines", value_name = "COUNT", default_value_t = 20)]
+        lines: usize,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// Print JSON, a line each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find entries.
+    Search {
+        #[command(flatten)]
+        filter: Filter,
+        /// Print JSON, a line each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Verify that nothing was changed, added, left out or cut off, and name the first entry where it was.
+    Verify,
+    /// Write entries as JSON, a line each, as they are in the log.
+    Export {
+        #[command(flatten)]
+        filter: Filter,
+    },
+}
+
+/// Says why a command ends without success.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("cannot read {}: {source}; name the site's file with -c FILE, or the log with --dir", path.display())]
+    Config { path: PathBuf, source: io::Error },
+    #[error("{} does not say where the state is: {cause}", path.display())]
+    BadConfig { path: PathBuf, cause: String },
+    #[error("there is no log in {}: the site has not run yet, or has another state_dir", directory.display())]
+    NoLog { directory: PathBuf },
+    #[error("only root and the user that the site runs as may read {}: run this with sudo", directory.display())]
+    NotPermitted { directory: PathBuf },
+    #[error("{0}")]
+    Audit(#[from] AuditError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot write: {0}")]
+    Write(#[from] io::Error),
+    /// What it prints says so.
+    #[error("the log is not as it was written")]
+    Broken,
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Config { .. } | Self::BadConfig { .. } | Self::Usage(_) => EXIT_USAGE,
+            Self::NotPermitted { .. } => EXIT_NOT_PERMITTED,
+            Self::NoLog { .. } | Self::Audit(_) | Self::Write(_) | Self::Broken => EXIT_FAILED,
+        }
+    }
+}
+
+/// Runs the command; returns its exit code.
+#[expect(clippy::print_stderr, reason = "what went wrong is the command's output")]
+pub fn run(args: &Args) -> ExitCode {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match told(args, &mut out).and_then(|()| Ok(out.flush()?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that goes early (head) is no failure.
+        Err(Failure::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            out.flush().ok();
+            if !matches!(failure, Failure::Broken) {
+                eprintln!("wardlink: {failure}");
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn told(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
+    let directory = match &args.dir {
+        Some(directory) => directory.clone(),
+        None => directory_of(&args.config)?,
+    };
+    look_in(&directory)?;
+    match &args.command {
+        Command::Tail { lines, follow, json } => {
+            let last = last(&directory, *lines)?;
+            last.iter().try_for_each(|(entry, line)| show(out, entry, line, *json))?;
+            out.flush()?;
+            if *follow { follow::follow(&directory, last.back().map(|(entry, _)| entry.n), *json, out) } else { Ok(()) }
+        }
+        Command::Search { filter, json } => search(&directory, filter, *json, out),
+        Command::Export { filter } => search(&directory, filter, true, out),
+        Command::Verify => verify(&directory, out),
+    }
+}
+
+/// Is the part of a configuration that says where the state is.
+#[derive(Deserialize)]
+struct Place {
+    state_dir: Option<PathBuf>,
+}
+
+fn directory_of(config: &Path) -> Result<PathBuf, Failure> {
+    let path = || config.to_owned();
+    let text = std::fs::read_to_string(config).map_err(|source| Failure::Config { path: path(), source })?;
+    let place: Place =
+        serde_saphyr::from_str(&text).map_err(|error| Failure::BadConfig { path: path(), cause: error.to_string() })?;
+    Ok(place.state_dir.unwrap_or_else(|| STATE_DIR.into()).join(AUDIT_DIR))
+}
+
+/// Says at once what keeps somebody from reading the log.
+fn look_in(directory: &Path) -> Result<(), Failure> {
+    match std::fs::read_dir(directory) {
+        Ok(_) if read::segments(directory)?.is_empty() => Err(Failure::NoLog { directory: directory.to_owned() }),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure::NoLog { directory: directory.to_owned() })
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Failure::NotPermitted { directory: directory.to_owned() })
+        }
+        Err(source) => Err(AuditError::File { doing: "read", path: directory.to_owned(), source }.into()),
+    }
+}
+
+/// Reads the last entries, the oldest first.
+fn last(directory: &Path, count: usize) -> Result<VecDeque<(Entry, Vec<u8>)>, Failure> {
+    let mut found: VecDeque<(Entry, Vec<u8>)> = VecDeque::new();
+    for segment in read::segments(directory)?.into_iter().rev() {
+        let mut here = VecDeque::new();
+        read::entries(&[segment], |entry, line| {
+            here.push_back((entry, line.to_vec()));
+            if here.len() > count {
+                here.pop_front();
+            }
+            Ok::<(), AuditError>(())
+        })?;
+        here.append(&mut found);
+        found = here;
+        if found.len() >= count {
+            break;
+        }
+    }
+    found.drain(..found.len().saturating_sub(count));
+    Ok(found)
+}
+
+fn show(out: &mut impl Write, entry: &Entry, line: &[u8], json: bool) -> Result<(), Failure> {
+    if json {
+        out.write_all(line)?;
+        return Ok(out.write_all(b"\n")?);
+    }
+    Ok(writeln!(out, "{}", line::line(entry))?)
+}
+
+fn search(directory: &Path, filter: &Filter, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let mut matcher = filter.matcher(SystemTime::now(), || load_key(directory))?;
+    let mut segments = read::segments(directory)?;
+    segments.retain(|segment| matcher.may_be_in(&segment.path));
+    read::entries(&segments, |entry, line| if matcher.matches(&entry) { show(out, &entry, line, json) } else { Ok(()) })
+}
+
+fn verify(directory: &Path, out: &mut impl Write) -> Result<(), Failure> {
+    let key = load_key(directory)?;
+    let Verified { first, last, fault, .. } = read::verify(directory, key.expose(), &[])?;
+    if let Some(fault) = fault {
+        writeln!(out, "broken: {fault}")?;
+        return Err(Failure::Broken);
+    }
+    let (last, chain) = last.unwrap_or((0, crate::audit::Chain::NONE));
+    let before = if first > 1 { " (those before were removed in time: audit.keep, audit.max_size)" } else { "" };
+    writeln!(out, "whole: entries {first} to {last}{before}")?;
+    writeln!(out, "the hash at entry {last} is {chain}")?;
+    Ok(())
+}

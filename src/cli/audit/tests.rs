@@ -1,0 +1,116 @@
+//! Tests of the command, on logs that the room itself wrote.
+
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use super::*;
+use crate::audit::{Account, Event, Limits, Position, Record, Subject};
+use crate::mllp::ack::AckCode;
+use crate::mllp::trace::Trace;
+
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+const MESSAGE: &[u8] = b"MSH|^~\\&|A|B|C|D|20260101||ORU^R01|ID-1|P|2.5\rPID|1||4711||DOE^JOHN\r";
+
+/// Writes a log: a message that was accepted and delivered, another one, and an operator's look at the first.
+fn log() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let account = Account::start(
+        directory.path(),
+        "hospital",
+        Limits { keep: Duration::from_secs(1 << 30), bytes_max: 1 << 40, segment_bytes: None },
+    );
+    let clerk = account.clerk(Subject { forward: Some("orders".into()), peer: Some("city-lab".into()), service: None });
+    let key = account.trace_key().unwrap().clone();
+    let at = |sequence, event| {
+        let position = Some(Position { source: "spool:1".into(), through: sequence });
+        Record { sequence, position, ..clerk.now(event) }
+    };
+    clerk.record(Record { message: Some(key.trace(MESSAGE)), ..at(1, Event::Accepted) });
+    clerk.record(Record {
+        message: Some(key.trace(b"MSH|^~\\&|A|B|C|D|20260101||ADT^A01|ID-2\r")),
+        ..at(2, Event::Accepted)
+    });
+    let bare = Trace { bytes: 9, message_type: None, control_id: None, payload: None };
+    clerk.record(Record { message: Some(bare), code: Some(AckCode::ApplicationAccept), ..at(1, Event::Delivered) });
+    clerk.record(Record { by: "uid 0".into(), ..at(1, Event::Viewed) });
+    account.stop();
+    directory
+}
+
+fn said(directory: &Path, arguments: &[&str]) -> (Result<(), u8>, String) {
+    let dir = directory.to_str().unwrap();
+    let line = ["audit", "--dir", dir].into_iter().chain(arguments.iter().copied());
+    let line = Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+    let mut out = Vec::new();
+    let told = told(&line.args, &mut out).map_err(|failure| failure.code());
+    (told, String::from_utf8(out).unwrap())
+}
+
+fn lines(directory: &Path, arguments: &[&str]) -> usize {
+    said(directory, arguments).1.lines().count()
+}
+
+#[test]
+fn what_is_looked_for_is_found_and_nothing_else() {
+    let log = log();
+    let log = log.path();
+    assert_eq!(lines(log, &["search", "--forward", "orders"]), 4);
+    assert_eq!(lines(log, &["search", "--forward", "other"]), 0);
+    assert_eq!(lines(log, &["search", "--event", "accepted,viewed"]), 3);
+    assert_eq!(lines(log, &["search", "--operator", "uid 0"]), 1);
+    assert_eq!(lines(log, &["search", "--sequence", "2"]), 1);
+    assert_eq!(lines(log, &["search", "--since", "1h", "--peer", "city-lab"]), 4);
+    assert_eq!(lines(log, &["search", "--until", "2020-01-01"]), 0);
+    let (told, found) = said(log, &["search", "--control-id", "ID-1"]);
+    assert!(told.is_ok() && found.lines().count() == 3, "{found}");
+    assert!(found.contains("accepted") && found.contains("delivered") && found.contains("by uid 0"));
+    assert_eq!(lines(log, &["search", "--control-id", "ID-3"]), 0);
+    let file = log.join("message.hl7");
+    std::fs::write(&file, MESSAGE).unwrap();
+    assert_eq!(lines(log, &["search", "--payload", file.to_str().unwrap()]), 3);
+}
+
+#[test]
+fn nothing_of_a_message_is_in_the_log() {
+    let log = log();
+    let (told, all) = said(log.path(), &["export"]);
+    assert!(told.is_ok());
+    for needle in ["DOE", "4711", "ID-1", "ID-2"] {
+        assert!(!all.contains(needle), "{all}");
+    }
+    let entries: Vec<serde_json::Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((entries.len(), &entries[0]["event"], &entries[1]["type"]), (5, &"segment".into(), &"ORU^R01".into()));
+}
+
+#[test]
+fn the_last_entries_are_shown_and_the_log_is_verified() {
+    let log = log();
+    let (told, text) = said(log.path(), &["tail", "-n", "2"]);
+    assert!(told.is_ok() && text.lines().count() == 2 && text.ends_with("message 1, by uid 0\n"), "{text}");
+    assert_eq!(lines(log.path(), &["tail", "--json"]), 5);
+    let (told, text) = said(log.path(), &["verify"]);
+    assert!(told.is_ok() && text.starts_with("whole: entries 1 to 5\n"), "{text}");
+    let segment = read::segments(log.path()).unwrap().remove(0).path;
+    let changed = std::fs::read_to_string(&segment).unwrap().replacen("city-lab", "city-LAB", 1);
+    std::fs::write(&segment, changed).unwrap();
+    let (told, text) = said(log.path(), &["verify"]);
+    assert!(told == Err(EXIT_FAILED) && text.contains("entry 2 is not as it was written"), "{text}");
+}
+
+#[test]
+fn what_is_wrong_says_what_to_do() {
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(said(empty.path(), &["tail"]).0, Err(EXIT_FAILED));
+    let log = log();
+    assert_eq!(said(log.path(), &["search", "--since", "yesterday"]).0, Err(EXIT_USAGE));
+    assert_eq!(said(log.path(), &["search", "--control-id", ""]).0, Err(EXIT_USAGE));
+    let config = empty.path().join("site.yaml");
+    std::fs::write(&config, format!("site: a\nstate_dir: {}\n", empty.path().display())).unwrap();
+    assert_eq!(directory_of(&config).unwrap(), empty.path().join("audit"));
+}
