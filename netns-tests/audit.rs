@@ -21,6 +21,7 @@ tests![
     what_operators_do_is_in_the_account,
     what_was_done_to_the_log_shows,
     a_full_disk_holds_up_no_message_and_loses_nothing_stored,
+    a_log_that_was_put_back_is_known_by_what_the_peer_was_told,
 ];
 
 /// Bounds what a site does by itself.
@@ -237,4 +238,46 @@ fn a_full_disk_holds_up_no_message_and_loses_nothing_stored() {
     });
     assert_eq!(entries(&pair.north, "--event lost").len(), 0);
     is_whole(&pair.north);
+}
+
+/// Returns up to which entry a peer knows a log, where it is whole.
+fn known_to(site: &Site, peer: &str) -> Option<u64> {
+    let (code, text) = audit(site, "verify");
+    assert_eq!(code, Some(0), "{text}");
+    let begin = format!("{peer} knows it up to entry ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&begin))?;
+    line.split(',').next()?.parse().ok()
+}
+
+fn a_log_that_was_put_back_is_known_by_what_the_peer_was_told() {
+    let mut pair = stored();
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    send(&pair, "1");
+    let (first, _) = until(SOON * 2, "south keeps the head of north's log", || known_to(&pair.north, "south"));
+    until(SOON * 2, "north keeps the head of south's log", || known_to(&pair.south, "north"));
+    let (now, before) = (log_directory(&pair.north), pair.north.dir.join("before"));
+    let stop = |pair: &mut Pair| {
+        pair.north.terminate();
+        pair.north.program().wait(SOON);
+    };
+    stop(&mut pair);
+    assert!(std::process::Command::new("cp").arg("-a").args([&now, &before]).status().expect("cp").success());
+    pair.north.restart();
+    for n in 2..14 {
+        send(&pair, &n.to_string());
+    }
+    until(SOON * 2, "south knows more", || known_to(&pair.north, "south").filter(|known| *known > first + 30));
+    stop(&mut pair);
+    fs::remove_dir_all(&now).expect("removed");
+    fs::rename(&before, &now).expect("put back");
+    is_whole(&pair.north);
+    pair.north.restart();
+    until(SOON * 2, "the site says so", || pair.north.health()["audit"]["contradicted"]["cause"].as_str().map(drop));
+    assert_eq!(pair.north.health()["status"], "degraded");
+    assert!(done(&pair, "status").contains("the audit log was cut off or restored"));
+    assert_eq!(awaited(&pair.north, "broken", 1)[0]["peer"], "south");
+    assert_eq!(awaited(&pair.south, "peer-log", 1)[0]["peer"], "north");
+    until(SOON, "it is written down", || (audit(&pair.north, "verify").0 == Some(1)).then_some(()));
+    let (_, text) = audit(&pair.north, "verify");
+    assert!(text.contains("the end was cut off") || text.contains("south was told of"), "{text}");
 }

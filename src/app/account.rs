@@ -76,8 +76,9 @@ pub(super) fn started(account: &Account, config: &Config) {
 /// Tells how the log is.
 pub(super) fn facts(account: &Account) -> AuditFacts {
     let facts = account.facts();
-    let failed = facts.failed.map(|(since, cause)| FailedAudit { since, cause });
-    AuditFacts { last_entry: facts.head.map_or(0, |(n, _)| n), lost: facts.lost, failed }
+    let said = |(since, cause)| FailedAudit { since, cause };
+    let (failed, contradicted) = (facts.failed.map(said), facts.contradicted.map(said));
+    AuditFacts { last_entry: facts.head.map_or(0, |(n, _)| n), lost: facts.lost, failed, contradicted }
 }
 
 /// Says what a configuration has, by name.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Account, Event, Record, Subject};
+use super::{Account, Event, Heads, Record, Subject};
 use crate::mllp::ack::AckCode;
 use crate::mllp::observe::Observation;
 use crate::mllp::trace::{Trace, TraceKey};
@@ -45,6 +45,18 @@ impl Clerk {
     /// Returns the log.
     pub fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// Returns what the peer is told of the two sites' logs.
+    pub fn heads(&self) -> Heads {
+        self.subject.peer.as_deref().map(|peer| self.account.heads_for(peer)).unwrap_or_default()
+    }
+
+    /// Takes in what the peer tells of them.
+    pub fn hear_heads(&self, heads: &Heads) {
+        if let Some(peer) = self.subject.peer.as_deref() {
+            self.account.hear_heads(peer, heads);
+        }
     }
 
     /// Makes a record of something that happens now.

@@ -102,8 +102,10 @@ events! {
     Segment = "segment",
     /// Old entries are removed.
     Pruned = "pruned",
-    /// The log was found shorter, or broken, at a start.
+    /// The log was found shorter, or broken, at a start, or by what a peer was told of it.
     Broken = "broken",
+    /// The log of a peer is shorter than that told before, or another one.
+    PeerLog = "peer-log",
 }
 
 /// Says what an event is about.

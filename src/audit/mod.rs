@@ -7,8 +7,10 @@
 pub mod chain;
 mod clerk;
 pub mod event;
+mod peers;
 pub mod read;
 mod store;
+pub mod witness;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,10 @@ use crate::mllp::trace::TraceKey;
 pub use chain::Chain;
 pub use clerk::Clerk;
 pub use event::{Event, Position, Record, Subject};
+pub use peers::witnesses;
 pub use store::{load_key, read_head};
+pub use witness::{Head, Heads};
+use witness::{Issued, Known, ProofKey};
 
 /// Bounds the records that wait for the thread: two seconds of thirty thousand messages each, 20 MiB at the most.
 const RECORDS_MAX: usize = if cfg!(test) { 4096 } else { 65_536 };
@@ -91,6 +96,10 @@ pub struct AuditFacts {
     pub lost: u64,
     /// Says since when nothing is written, and why.
     pub failed: Option<(SystemTime, String)>,
+    /// Is the last entry that is durable, and the hash at it: what peers are told.
+    pub synced: Option<(u64, Chain)>,
+    /// Says since when it is known that the log is not what peers were told, and how.
+    pub contradicted: Option<(SystemTime, String)>,
 }
 
 /// Is what waits for the thread.
@@ -109,6 +118,11 @@ struct Shared {
     /// Is how far each source was recorded at the start, once that is known.
     positions: Mutex<Option<BTreeMap<String, u64>>>,
     trace_key: TraceKey,
+    proof_key: ProofKey,
+    /// Is what this site and its peers know of each other's logs, once that was read.
+    known: Mutex<Option<BTreeMap<String, Known>>>,
+    /// Is what this start of the site told peers of the log.
+    issued: Mutex<Issued>,
     has_key: bool,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -137,6 +151,9 @@ impl Account {
             facts: Mutex::new(facts),
             positions: Mutex::default(),
             trace_key: TraceKey::new(&bytes),
+            proof_key: ProofKey::new(&bytes),
+            known: Mutex::default(),
+            issued: Mutex::default(),
             has_key: key.is_ok(),
             thread: Mutex::default(),
         }));

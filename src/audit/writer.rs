@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::event::{Event, Record, Subject};
 use super::store::Store;
-use super::{AuditError, Limits, Queue, Shared};
+use super::{AuditError, Limits, Queue, Shared, peers};
 use crate::config::SecretKey;
 
 /// Is how long the thread gathers before it writes: one wake and one write for all that comes within, and what a kill of
@@ -23,6 +23,8 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// Is the time between two looks for what is old.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// Is the time between two looks for what peers said of the logs.
+const PEERS_EVERY: Duration = Duration::from_secs(5);
 /// Bounds what waits to be synced, in bytes: beyond it the queue fills.
 const PENDING_BYTES_MAX: usize = 32 << 20;
 
@@ -36,12 +38,14 @@ pub(super) struct Writer {
     store: Option<Store>,
     synced: Instant,
     pruned: Option<Instant>,
+    /// Is when it was written down last what peers know.
+    told: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, directory: &Path, key: SecretKey, site: &str, limits: Limits) -> Self {
         let (directory, site) = (directory.to_owned(), site.to_owned());
-        Self { shared, directory, key, site, limits, store: None, synced: Instant::now(), pruned: None }
+        Self { shared, directory, key, site, limits, store: None, synced: Instant::now(), pruned: None, told: None }
     }
 
     /// Keeps the log until it is told to stop.
@@ -65,7 +69,7 @@ impl Writer {
         let due = match (&self.store, is_idle) {
             (None, _) => Duration::ZERO,
             (Some(_), false) => SYNC_EVERY.saturating_sub(self.synced.elapsed()),
-            (Some(_), true) => PRUNE_EVERY,
+            (Some(_), true) => PEERS_EVERY,
         };
         let is_quiet = |queue: &mut Queue| {
             queue.records.is_empty() && queue.keys.is_none() && queue.lost == 0 && !queue.has_stopped
@@ -88,6 +92,9 @@ impl Writer {
                 let store = Store::open(&self.directory, self.key.expose(), &self.site, self.limits)?;
                 let positions = store.standing().positions.clone();
                 *self.shared.positions.lock().unwrap_or_else(PoisonError::into_inner) = Some(positions);
+                self.shared.issued.lock().unwrap_or_else(PoisonError::into_inner).after = Some(store.head().0);
+                let known = peers::load(&self.directory);
+                *self.shared.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
                 none.insert(store)
             }
         };
@@ -99,6 +106,10 @@ impl Writer {
             store.sync()?;
             self.synced = Instant::now();
         }
+        if is_last || self.told.is_none_or(|told| told.elapsed() >= PEERS_EVERY) {
+            self.told = Some(Instant::now());
+            peers::store(&self.directory, &self.shared.known)?;
+        }
         if self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
             self.pruned = Some(Instant::now());
             store.prune(SystemTime::now())?;
@@ -109,6 +120,8 @@ impl Writer {
     fn tell(&self, failure: Option<&AuditError>) {
         let mut facts = self.shared.lock_facts();
         facts.head = self.store.as_ref().map(Store::head);
+        let synced = self.store.as_ref().filter(|store| store.pending_bytes() == 0).map(Store::head);
+        facts.synced = synced.or(facts.synced);
         match (failure.map(ToString::to_string), &facts.failed) {
             (None, None) => {}
             (None, Some(_)) => {

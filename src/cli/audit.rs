@@ -21,7 +21,7 @@ use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
 use crate::app::account::AUDIT_DIR;
 use crate::audit::event::Entry;
 use crate::audit::read::{self, Verified};
-use crate::audit::{AuditError, load_key};
+use crate::audit::{AuditError, load_key, witnesses};
 use filter::Filter;
 
 /// Is where the state is unless the configuration says otherwise.
@@ -214,7 +214,8 @@ fn search(directory: &Path, filter: &Filter, json: bool, out: &mut impl Write) -
 
 fn verify(directory: &Path, out: &mut impl Write) -> Result<(), Failure> {
     let key = load_key(directory)?;
-    let Verified { first, last, fault, .. } = read::verify(directory, key.expose(), &[])?;
+    let witnesses = witnesses(directory, key.expose());
+    let Verified { first, last, fault, .. } = read::verify(directory, key.expose(), &witnesses)?;
     if let Some(fault) = fault {
         writeln!(out, "broken: {fault}")?;
         return Err(Failure::Broken);
@@ -223,5 +224,12 @@ fn verify(directory: &Path, out: &mut impl Write) -> Result<(), Failure> {
     let before = if first > 1 { " (those before were removed in time: audit.keep, audit.max_size)" } else { "" };
     writeln!(out, "whole: entries {first} to {last}{before}")?;
     writeln!(out, "the hash at entry {last} is {chain}")?;
+    let mut known: Vec<_> = witnesses.into_iter().map(|witness| (witness.name, witness.n)).collect();
+    known.sort();
+    known.reverse();
+    known.dedup_by(|next, latest| next.0 == latest.0);
+    for (name, n) in known.into_iter().rev() {
+        writeln!(out, "{name} knows it up to entry {n}, as it is")?;
+    }
     Ok(())
 }

@@ -19,9 +19,12 @@ pub struct AuditFacts {
     /// Says since when it cannot be written, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<FailedAudit>,
+    /// Says since when it is known that it is not what peers were told, and how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contradicted: Option<FailedAudit>,
 }
 
-/// Is a log that cannot be written.
+/// Is a log that cannot be written, or is not what peers were told.
 #[derive(Debug, Clone, Serialize)]
 pub struct FailedAudit {
     /// Says since when.
@@ -33,6 +36,8 @@ pub struct FailedAudit {
 
 /// Says what is wrong, where something is.
 pub(super) fn fault(facts: &AuditFacts) -> Option<Verdict> {
-    let failed = facts.failed.as_ref()?;
-    Some(Verdict::new(Status::Degraded, failed.since, &format!("the audit log cannot be written: {}", failed.cause)))
+    let text =
+        |what: &str, one: &FailedAudit| Verdict::new(Status::Degraded, one.since, &format!("{what}: {}", one.cause));
+    let failed = facts.failed.as_ref().map(|one| text("the audit log cannot be written", one));
+    failed.or_else(|| facts.contradicted.as_ref().map(|one| text("the audit log was cut off or restored", one)))
 }

@@ -1,4 +1,5 @@
-//! Whether the other side of a connection is still there: asks for an echo, and measures how long it takes.
+//! Whether the other side of a connection is still there: asks for an echo, and measures how long it takes. With each
+//! question goes how far the audit logs are.
 //!
 //! It never ends a connection on which anything was heard in time. Rules: design, delivery.md ("The link").
 
@@ -6,6 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use super::wire::heads_of;
+use crate::audit::{Clerk, Heads};
 
 /// A link on which nothing came for so long is asked for an echo.
 const PING_AFTER: Duration = Duration::from_secs(5);
@@ -15,7 +19,11 @@ const ECHO_WITHIN: Duration = Duration::from_secs(5);
 const ECHO_WITHIN_AWAKE: Duration = Duration::from_secs(1);
 
 /// Is what was asked and heard on one connection.
-pub(super) struct Echo(Mutex<Heard>);
+pub(super) struct Echo {
+    heard: Mutex<Heard>,
+    /// Knows what the two sites tell each other of their audit logs.
+    clerk: Option<Clerk>,
+}
 
 struct Heard {
     heard: Instant,
@@ -25,12 +33,24 @@ struct Heard {
 
 impl Echo {
     /// Begins with a connection.
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Heard { heard: Instant::now(), asked: None, token: 0 }))
+    pub(super) fn new(clerk: Option<Clerk>) -> Self {
+        Self { heard: Mutex::new(Heard { heard: Instant::now(), asked: None, token: 0 }), clerk }
+    }
+
+    /// Returns what goes with a question.
+    pub(super) fn heads(&self) -> Heads {
+        self.clerk.as_ref().map(Clerk::heads).unwrap_or_default()
+    }
+
+    /// Takes in a record, where it says something of the audit logs.
+    pub(super) fn hear_record(&self, record: &[u8]) {
+        if let Some((clerk, heads)) = self.clerk.as_ref().zip(heads_of(record)) {
+            clerk.hear_heads(&heads);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that something came.

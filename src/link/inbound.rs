@@ -286,6 +286,7 @@ impl Inbound {
         }
         let (arrivals, streams) = mpsc::channel(ARRIVALS_MAX);
         let session = Session::far(linger, arrivals);
+        self.clerk_for(&key.peer).into_iter().for_each(|clerk| session.set_clerk(clerk));
         let mut tasks = JoinSet::new();
         let clock = Arc::clone(&session);
         tasks.spawn(async move { clock.run_clock().await });

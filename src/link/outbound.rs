@@ -131,6 +131,10 @@ impl Outbound {
 
     /// Says who records when it comes up and goes down; the first one that is said stays.
     pub fn set_clerk(&self, clerk: Clerk) {
+        self.session.set_clerk(clerk.clone());
+        if let Some(supply) = &self.supply {
+            supply.set_clerk(clerk.clone());
+        }
         self.clerk.get_or_init(|| clerk);
     }
 

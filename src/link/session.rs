@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, BytesMut};
@@ -21,6 +21,7 @@ use super::feed::wire::Fault;
 use super::stream_end::StreamEnd;
 use super::streams::{Event, Side, Streams};
 use super::wire::{Cause, ReceiverState, Record, WireError, decode};
+use crate::audit::Clerk;
 
 /// Records that are gathered for one write, in bytes.
 pub(super) const WRITE_BYTES: usize = 64 << 10;
@@ -91,6 +92,7 @@ pub struct Session {
     clock: Notify,
     awake: Notify,
     arrivals: Option<mpsc::Sender<StreamEnd>>,
+    clerk: OnceLock<Clerk>,
 }
 
 struct Inner {
@@ -133,7 +135,13 @@ impl Session {
             clock: Notify::new(),
             awake: Notify::new(),
             arrivals,
+            clerk: OnceLock::new(),
         })
+    }
+
+    /// Says who knows of the audit logs; the first one that is said stays.
+    pub(super) fn set_clerk(&self, clerk: Clerk) {
+        self.clerk.get_or_init(|| clerk);
     }
 
     /// Opens a stream to the receiver (near end).
@@ -288,11 +296,12 @@ impl Session {
         // Without it the link carries all the same, only less fairly.
         SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES).ok();
         self.with(|streams| streams.handle_connected(resumed));
-        let echo = Echo::new();
+        let echo = Echo::new(self.clerk.get().cloned());
         let ping = |token| {
+            let heads = echo.heads();
             self.with(|streams| {
                 streams.handle_idle();
-                streams.push_record(&Record::Ping(token));
+                streams.push_ping(token, &heads);
             });
         };
         let (reader, writer) = tcp.split();
@@ -331,6 +340,7 @@ impl Session {
         let now = Instant::now();
         echo.hear(now);
         while let Some((record, record_bytes)) = decode(buffer)? {
+            echo.hear_record(buffer);
             match record {
                 Record::Pong(token) => {
                     if let Some(round_trip) = echo.answered(token, now) {

@@ -8,9 +8,11 @@ use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 
 mod fields;
+mod heads;
 
 pub use super::cause::Cause;
 pub(super) use fields::Fields;
+pub(super) use heads::{heads_of, put_ping};
 
 /// The protocol version that this build speaks.
 pub const VERSION: u8 = 1;

@@ -43,6 +43,7 @@ struct SetByWg {
 struct Audit {
     lost: u64,
     failed: Option<Failed>,
+    contradicted: Option<Failed>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,6 +151,9 @@ struct Service {
 fn account(text: &mut String, audit: &Audit) {
     if let Some(Failed { since, cause }) = &audit.failed {
         line(text, &format!("  the audit log cannot be written since {since}: {cause}"));
+    }
+    if let Some(Failed { since, cause }) = &audit.contradicted {
+        line(text, &format!("  the audit log was cut off or restored, as is known since {since}: {cause}"));
     }
     if audit.lost > 0 {
         line(text, &format!("  {} events are not in the audit log: it could not be written as fast", audit.lost));

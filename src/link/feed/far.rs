@@ -14,7 +14,8 @@ use bytes::BytesMut;
 use super::account::{Account, size};
 use super::wire::{Fault, Message, Record, View, encode};
 use super::{Answer, CommandKind, Held, Taken, Window};
-use crate::link::wire::{Cause, ReceiverState};
+use crate::audit::Heads;
+use crate::link::wire::{Cause, ReceiverState, put_ping};
 use crate::spool::{Digest, Divergence, FarView, Opening, Outcome, Sequence};
 
 /// Outcomes that wait to be written, in bytes of the receiver's answers and 64 for each: what goes beyond is read again
@@ -360,9 +361,9 @@ impl Far {
         encode(&Record::Receiver(state), &mut self.urgent);
     }
 
-    /// Asks for an echo.
-    pub(super) fn push_ping(&mut self, token: u64) {
-        encode(&Record::Ping(token), &mut self.urgent);
+    /// Asks for an echo, and tells how far the audit logs are.
+    pub(super) fn push_ping(&mut self, token: u64, heads: &Heads) {
+        put_ping(token, heads, &mut self.urgent);
     }
 
     /// Says that it goes on no longer, and why.

@@ -15,7 +15,8 @@ use bytes::BytesMut;
 use super::account::{Account, size};
 use super::wire::{Fault, Message, PART_BYTES_MAX, Record, View, encode};
 use super::{Answer, CommandKind, Held};
-use crate::link::wire::ReceiverState;
+use crate::audit::Heads;
+use crate::link::wire::{ReceiverState, put_ping};
 use crate::mllp::ack::AckCode;
 use crate::spool::{Divergence, FarView, Judgement, Opening, Outcome, Queued, Sequence, Verdict};
 
@@ -238,9 +239,9 @@ impl Near {
         self.barred_from.is_some_and(|from| sequence >= from)
     }
 
-    /// Asks for an echo.
-    pub(super) fn push_ping(&mut self, token: u64) {
-        encode(&Record::Ping(token), &mut self.urgent);
+    /// Asks for an echo, and tells how far the audit logs are.
+    pub(super) fn push_ping(&mut self, token: u64, heads: &Heads) {
+        put_ping(token, heads, &mut self.urgent);
     }
 
     /// Says from which message on the queue is to be read, how many messages and how many bytes; nothing for now.

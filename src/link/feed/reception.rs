@@ -3,7 +3,7 @@
 //! It decides nothing; `far` does. It hands messages to the one conversation with the receiver, and tells outcomes only
 //! as that conversation reports them, which is after they are written down.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -18,6 +18,7 @@ use super::far::{Event, Far};
 use super::station::Station;
 use super::wire::{Fault, Record, decode};
 use super::{Answer, Book, Command, CommandKind, Held, Taken};
+use crate::audit::Clerk;
 use crate::config::Name;
 use crate::link::FLUSH_WITHIN;
 use crate::link::carry::DRAIN_WITHIN;
@@ -47,6 +48,7 @@ pub struct Reception {
     receiver: watch::Sender<ReceiverState>,
     /// Is held by the connection that serves.
     serving: tokio::sync::Mutex<()>,
+    clerk: OnceLock<Clerk>,
 }
 
 struct Inner {
@@ -88,6 +90,7 @@ impl Reception {
             book,
             transmit: Notify::new(),
             work: Notify::new(),
+            clerk: OnceLock::new(),
             awake: Notify::new(),
             turn: watch::Sender::new(0),
             receiver: watch::Sender::new(ReceiverState::Unknown),
@@ -200,9 +203,9 @@ impl Reception {
             Err(error) => return Ended::Store(error),
         };
         self.lock().far.handle_opening(opening.clone(), view);
-        let echo = Echo::new();
+        let echo = Echo::new(self.clerk.get().cloned());
         let ping = |token| {
-            self.lock().far.push_ping(token);
+            self.lock().far.push_ping(token, &echo.heads());
             self.transmit.notify_one();
         };
         let (reader, writer) = tcp.split();
@@ -216,6 +219,11 @@ impl Reception {
         };
         self.lock().far.handle_disconnected();
         ended
+    }
+
+    /// Says who knows of the audit logs; the first one that is said stays.
+    pub(in crate::link) fn set_clerk(&self, clerk: Clerk) {
+        self.clerk.get_or_init(|| clerk);
     }
 
     /// Tells the near site how the receiver is, on this connection and those to come.
@@ -265,6 +273,7 @@ impl Reception {
         echo.hear(now);
         while let Some((record, record_bytes)) = decode(buffer).map_err(Fault::from)? {
             let event = self.lock().handle_record(record)?;
+            echo.hear_record(buffer);
             buffer.advance(record_bytes);
             match event {
                 None => {}

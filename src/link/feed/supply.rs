@@ -3,7 +3,7 @@
 //! It decides nothing; `near` does. It lives as long as its link, over any number of connections.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, BytesMut};
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use super::near::{Event, Near};
 use super::wire::{Fault, decode};
 use super::{Answer, CommandKind, Held, Queue};
+use crate::audit::Clerk;
 use crate::link::echo::Echo;
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
 use crate::link::wire::{Cause, ReceiverState};
@@ -56,6 +57,7 @@ pub struct Supply {
     settle: Notify,
     settled: Notify,
     awake: Notify,
+    clerk: OnceLock<Clerk>,
 }
 
 struct Inner {
@@ -93,7 +95,13 @@ impl Supply {
             settle: Notify::new(),
             settled: Notify::new(),
             awake: Notify::new(),
+            clerk: OnceLock::new(),
         })
+    }
+
+    /// Says who knows of the audit logs; the first one that is said stays.
+    pub(in crate::link) fn set_clerk(&self, clerk: Clerk) {
+        self.clerk.get_or_init(|| clerk);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -195,9 +203,9 @@ impl Supply {
         SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES).ok();
         self.lock().near.handle_connected(opening);
         let _connected = Connected(self);
-        let echo = Echo::new();
+        let echo = Echo::new(self.clerk.get().cloned());
         let ping = |token| {
-            self.lock().near.push_ping(token);
+            self.lock().near.push_ping(token, &echo.heads());
             self.transmit.notify_one();
         };
         let (reader, writer) = tcp.split();
@@ -235,6 +243,7 @@ impl Supply {
         echo.hear(now);
         while let Some((record, record_bytes)) = decode(buffer).map_err(Fault::from)? {
             let event = self.lock().near.handle_record(record)?;
+            echo.hear_record(buffer);
             buffer.advance(record_bytes);
             if let Some(event) = event {
                 self.act(event, now, echo).await?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::Inbound;
-use crate::audit::{Account, Event, Record, Subject};
+use crate::audit::{Account, Clerk, Event, Record, Subject};
 use crate::config::Name;
 
 /// Connections of one peer that have not greeted yet, or wait for an older one of their link to end.
@@ -49,6 +49,12 @@ impl Inbound {
     /// Says where it is recorded when links come up and go down.
     pub fn set_account(&self, account: Account) {
         self.account.get_or_init(|| account);
+    }
+
+    /// Returns who knows of the audit logs of this site and a peer.
+    pub(super) fn clerk_for(&self, peer: &Name) -> Option<Clerk> {
+        let subject = Subject { peer: Some(peer.as_str().into()), ..Subject::default() };
+        self.account.get().map(|account| account.clerk(subject))
     }
 
     /// Records that a link came up or went down.

@@ -1,0 +1,123 @@
+//! Where it is kept what this site and its peers know of each other's audit logs: `peers/NAME.json` beside the log.
+//!
+//! Never loses what it knew because a file is in the way: one that cannot be read is named, and left as it is.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::read::Witness;
+use super::witness::{Heads, Known, News, ProofKey};
+use super::{Account, AuditError, Event, Record, Subject};
+use crate::config::Name;
+
+/// Names the directory.
+const DIRECTORY: &str = "peers";
+/// Bounds a file, in bytes: two thousand heads.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Bounds the peers: what `wg` and the configuration allow, and more.
+const PEERS_MAX: usize = 8192;
+
+/// Reads what is known with each peer.
+pub(super) fn load(directory: &Path) -> BTreeMap<String, Known> {
+    let mut known = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(directory.join(DIRECTORY)) else { return known };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())).take(PEERS_MAX) {
+        let name = path.file_stem().and_then(|stem| Name::new(stem.to_str()?));
+        let Some(name) = name.filter(|_| path.extension().is_some_and(|found| found == "json")) else { continue };
+        let is_short = fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= FILE_BYTES_MAX);
+        let text = if is_short { fs::read(&path) } else { Err(io::ErrorKind::FileTooLarge.into()) };
+        match text.and_then(|text| Ok(serde_json::from_slice(&text)?)) {
+            Ok(found) => drop(known.insert(name.to_string(), found)),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "what a peer knows of the audit log is not read")
+            }
+        }
+    }
+    known
+}
+
+/// Writes what changed, durably; nobody who asks meanwhile waits for the disk.
+pub(super) fn store(directory: &Path, known: &Mutex<Option<BTreeMap<String, Known>>>) -> Result<(), AuditError> {
+    let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut changed = Vec::new();
+    for (name, one) in lock().iter_mut().flatten().filter(|(_, one)| one.is_changed) {
+        one.is_changed = false;
+        changed.push((name.clone(), one.clone()));
+    }
+    let place = directory.join(DIRECTORY);
+    let write = |name: &str, one: &Known| {
+        let (path, draft) = (place.join(format!("{name}.json")), place.join(format!("{name}.new")));
+        let written = (|| {
+            DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
+            let mut file = File::create(&draft)?;
+            file.write_all(&serde_json::to_vec(one)?)?;
+            file.sync_all()?;
+            fs::rename(&draft, &path)
+        })();
+        written.map_err(|source| AuditError::File { doing: "write", path, source })
+    };
+    let mut failed = Ok(());
+    for (name, one) in changed {
+        if let Err(error) = write(&name, &one) {
+            failed = Err(error);
+            lock().iter_mut().flatten().filter(|(other, _)| **other == name).for_each(|(_, one)| one.is_changed = true);
+        }
+    }
+    failed
+}
+
+/// Lists what peers know of a log, by what they told its site; only what that site had said itself.
+/// What cannot be read is no witness.
+pub fn witnesses(directory: &Path, key: &[u8; 32]) -> Vec<Witness> {
+    let key = ProofKey::new(key);
+    let known = load(directory);
+    let of = |(name, one): (&String, &Known)| {
+        let heads = one.told().filter(|head| key.is_own(head));
+        heads.map(|head| Witness { name: name.clone(), n: head.n, chain: head.chain }).collect::<Vec<_>>()
+    };
+    known.iter().flat_map(of).collect()
+}
+
+impl Account {
+    /// Returns what a peer is told: how far this log goes, and which heads of its own log are kept here.
+    pub fn heads_for(&self, peer: &str) -> Heads {
+        let own = self.0.lock_facts().synced.filter(|_| self.0.has_key);
+        let own = own.map(|(n, chain)| self.0.proof_key.head(n, chain));
+        own.iter().for_each(|head| self.0.issued.lock().unwrap_or_else(PoisonError::into_inner).note(head));
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = known.as_mut().and_then(|known| known.get_mut(peer)).map(Known::poll_kept);
+        Heads { own, kept: kept.unwrap_or_default() }
+    }
+
+    /// Takes in what a peer says.
+    pub fn hear_heads(&self, peer: &str, heads: &Heads) {
+        let now = SystemTime::now();
+        let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let issued = self.0.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = {
+            let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+            // Until what was known is read, nothing is compared with it, and nothing takes its place.
+            let Some(known) = known.as_mut() else { return };
+            let one = known.entry(peer.to_owned()).or_default();
+            one.handle_heads(heads, &issued, &self.0.proof_key, seconds)
+        };
+        drop(issued);
+        for one in news {
+            let subject = Subject { peer: Some(peer.into()), ..Subject::default() };
+            let (event, detail) = match one {
+                News::PeersLog(text) => (Event::PeerLog, text),
+                News::OwnLog(text) => {
+                    self.0.lock_facts().contradicted.get_or_insert((now, format!("{text} ({peer})")));
+                    (Event::Broken, text)
+                }
+            };
+            tracing::error!(%peer, event = event.name(), %detail, "an audit log is not what it was");
+            self.record(Record { detail, ..Record::new(now, event, subject) });
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! What two sites know of each other's audit logs: each keeps the other's heads, and says which it keeps. Pure.
+//!
+//! Never believes a head of this site's own that this site did not give out: its proof is made with the key of the log. So
+//! a peer can tell the truth about this log or be silent; whoever writes the log anew cannot make the peer forget.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use hmac::{Hmac, Mac as _};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use super::chain::Chain;
+
+/// Separates what the key of the account is used for: proofs. (`mllp::trace` has 1 and 2, `chain` 3.)
+const PROOF: u8 = 4;
+/// A head is kept of each hour, in seconds ...
+const HOUR: u64 = 3600;
+/// ... for a day, and of each ten days after it.
+const DAY: u64 = 24 * HOUR;
+const TEN_DAYS: u64 = 10 * DAY;
+/// Bounds the heads that are kept of one peer: a day of hours, and more than the ten years that a log may be kept.
+const KEPT_MAX: usize = 512;
+/// Bounds what is kept of what a peer keeps: what one sends, twice.
+const TOLD_MAX: usize = 1024;
+/// Bounds what is remembered of what was said since the start: hours of ten peers' questions.
+const ISSUED_MAX: usize = 16_384;
+/// Is how many of the older heads are sent at once, beside the latest.
+const SENT_AT_ONCE: usize = 3;
+
+/// Is how far a log goes: its last entry, the hash at it, and the proof that its site said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Is the entry.
+    pub n: u64,
+    /// Is the hash at it.
+    pub chain: Chain,
+    /// Is the begin of HMAC-SHA256(key, 4, entry, hash).
+    pub proof: [u8; 16],
+}
+
+/// Is what one site says to the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heads {
+    /// Is the head of its own log.
+    pub own: Option<Head>,
+    /// Are heads of the other's log that it keeps.
+    pub kept: Vec<Head>,
+}
+
+/// Makes and judges proofs.
+#[derive(Clone)]
+pub struct ProofKey(Hmac<Sha256>);
+
+impl fmt::Debug for ProofKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProofKey(hidden)")
+    }
+}
+
+impl ProofKey {
+    /// Takes the key of the account.
+    pub fn new(key: &[u8; 32]) -> Self {
+        let mut block = [0; 64];
+        for (to, from) in block.iter_mut().zip(key) {
+            *to = *from;
+        }
+        let mut mac = Hmac::<Sha256>::new(&block.into());
+        mac.update(&[PROOF]);
+        Self(mac)
+    }
+
+    fn mac(&self, n: u64, chain: &Chain) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        mac.update(&n.to_be_bytes());
+        mac.update(&chain.0);
+        mac
+    }
+
+    /// Says how far this site's log goes.
+    pub fn head(&self, n: u64, chain: Chain) -> Head {
+        let whole: [u8; 32] = self.mac(n, &chain).finalize().into_bytes().into();
+        let mut proof = [0; 16];
+        for (to, from) in proof.iter_mut().zip(whole) {
+            *to = from;
+        }
+        Head { n, chain, proof }
+    }
+
+    /// Tells whether this site said so.
+    pub fn is_own(&self, head: &Head) -> bool {
+        self.mac(head.n, &head.chain).verify_truncated_left(&head.proof).is_ok()
+    }
+}
+
+/// Is a head in a file: entry, hash and proof in hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Line {
+    n: u64,
+    chain: String,
+    proof: String,
+}
+
+impl From<&Head> for Line {
+    fn from(head: &Head) -> Self {
+        let proof = head.proof.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { n: head.n, chain: head.chain.to_string(), proof }
+    }
+}
+
+impl Line {
+    fn head(&self) -> Option<Head> {
+        let chain = Chain::from_hex(self.chain.as_bytes())?;
+        let mut proof = [0; 16];
+        for (byte, pair) in proof.iter_mut().zip(self.proof.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Head { n: self.n, chain, proof })
+    }
+}
+
+/// Is a head of a peer's log, with when it came, in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    at: u64,
+    #[serde(flatten)]
+    head: Line,
+}
+
+/// Is what this start of the site said of its own log.
+#[derive(Debug, Clone, Default)]
+pub struct Issued {
+    /// Is where the log ended at the start, once that is known.
+    pub after: Option<u64>,
+    heads: BTreeMap<u64, Chain>,
+}
+
+impl Issued {
+    /// Takes note of what is said.
+    pub fn note(&mut self, head: &Head) {
+        self.heads.insert(head.n, head.chain);
+        if self.heads.len() > ISSUED_MAX {
+            self.heads.pop_first();
+        }
+    }
+
+    /// Tells whether a head that this site said is of another story than the log has: it is beyond where the log ended at
+    /// the start, and was not said since. What is before that, `wardlink audit verify` compares.
+    fn is_contradicted_by(&self, head: &Head) -> bool {
+        let is_forgotten =
+            self.heads.len() >= ISSUED_MAX && self.heads.keys().next().is_some_and(|first| head.n < *first);
+        self.after.is_some_and(|after| head.n > after) && !is_forgotten && self.heads.get(&head.n) != Some(&head.chain)
+    }
+}
+
+/// Is what this site knows together with one peer; the file has it as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Known {
+    /// Are heads of the peer's log, oldest first; the last one is the latest.
+    kept: Vec<Kept>,
+    /// Are heads of this site's log that the peer keeps.
+    told: BTreeSet<Line>,
+    /// Says which of the older heads are sent next.
+    #[serde(skip)]
+    next: usize,
+    /// Is the head that does not go with what is kept, where that was said.
+    #[serde(skip)]
+    odd: Option<Head>,
+    /// Tells that this site's log was found to be another one than the peer was told of, since the start.
+    #[serde(skip)]
+    is_accused: bool,
+    /// Tells that there is something to write.
+    #[serde(skip)]
+    pub(super) is_changed: bool,
+}
+
+/// Says what is wrong with a log, by what two sites know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The peer's log is shorter than it was, or another one.
+    PeersLog(String),
+    /// This site's log is shorter than it was.
+    OwnLog(String),
+}
+
+impl Known {
+    /// Returns heads of the peer's log that this site keeps: the latest, and others in turn.
+    pub fn poll_kept(&mut self) -> Vec<Head> {
+        let mut sent: Vec<Head> = self.kept.last().and_then(|kept| kept.head.head()).into_iter().collect();
+        let older = self.kept.len().saturating_sub(1);
+        for _ in 0..SENT_AT_ONCE.min(older) {
+            self.next = (self.next + 1) % older;
+            sent.extend(self.kept.get(self.next).and_then(|kept| kept.head.head()));
+        }
+        sent
+    }
+
+    /// Lists the heads of this site's log that the peer keeps.
+    pub fn told(&self) -> impl Iterator<Item = Head> {
+        self.told.iter().filter_map(Line::head)
+    }
+
+    /// Takes in what the peer says, at a time in seconds since 1970; `issued` is what this start of the site said.
+    pub fn handle_heads(&mut self, heads: &Heads, issued: &Issued, key: &ProofKey, now: u64) -> Vec<News> {
+        let mut news = Vec::new();
+        news.extend(heads.own.as_ref().and_then(|head| self.handle_peers(head, now)));
+        for head in heads.kept.iter().filter(|head| key.is_own(head)) {
+            self.is_changed |= self.told.insert(Line::from(head));
+            if issued.is_contradicted_by(head) && !std::mem::replace(&mut self.is_accused, true) {
+                let began = issued.after.unwrap_or_default();
+                let text =
+                    format!("it ended at entry {began} at the start, and the peer had been told of entry {}", head.n);
+                news.push(News::OwnLog(text));
+            }
+        }
+        while self.told.len() > TOLD_MAX {
+            self.told.pop_first();
+        }
+        news
+    }
+
+    fn handle_peers(&mut self, head: &Head, now: u64) -> Option<News> {
+        let latest = self.kept.last().and_then(|kept| kept.head.head());
+        let odd = latest.filter(|latest| head.n < latest.n || (head.n == latest.n && head.chain != latest.chain));
+        if let Some(latest) = odd {
+            // Once, and not again for each entry that it goes on.
+            let is_news = self.odd.is_none_or(|odd| head.n < odd.n);
+            self.odd = Some(*head);
+            let text = match head.n == latest.n {
+                true => format!("entry {} is another one than it was", head.n),
+                false => format!("it ends at entry {}, and went on to entry {} before", head.n, latest.n),
+            };
+            return is_news.then_some(News::PeersLog(text));
+        }
+        self.odd = None;
+        if latest.is_some_and(|latest| latest.n == head.n) {
+            return None;
+        }
+        self.is_changed = true;
+        // The latest takes the place of the one before, unless that is the first of its hour.
+        let hour = |at: u64| at / HOUR;
+        let before = self.kept.len().checked_sub(2).and_then(|place| self.kept.get(place)).map(|kept| hour(kept.at));
+        if self.kept.last().is_some_and(|last| before == Some(hour(last.at))) {
+            self.kept.pop();
+        }
+        self.kept.push(Kept { at: now, head: Line::from(head) });
+        self.thin(now);
+        None
+    }
+
+    /// Lets go of what is older than a day, but for the first of each ten days.
+    fn thin(&mut self, now: u64) {
+        let mut before = None;
+        self.kept.retain(|kept| {
+            let is_first = before.replace(kept.at / TEN_DAYS) != Some(kept.at / TEN_DAYS);
+            is_first || now.saturating_sub(kept.at) < DAY
+        });
+        let surplus = self.kept.len().saturating_sub(KEPT_MAX);
+        self.kept.drain(..surplus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn key() -> ProofKey {
+        ProofKey::new(&[7; 32])
+    }
+
+    fn heads(n: u64) -> Heads {
+        Heads { own: Some(key().head(n, Chain([u8::try_from(n % 250).unwrap(); 32]))), kept: Vec::new() }
+    }
+
+    #[test]
+    fn what_a_peer_keeps_is_believed_only_where_this_site_said_it() {
+        let mut known = Known::default();
+        let mut issued = Issued { after: Some(5), ..Issued::default() };
+        issued.note(&key().head(7, Chain([7; 32])));
+        let (said, made_up) = (key().head(4, Chain([4; 32])), ProofKey::new(&[8; 32]).head(9, Chain([9; 32])));
+        let heads = Heads { own: None, kept: vec![said, made_up] };
+        assert_eq!(known.handle_heads(&heads, &issued, &key(), NOW), []);
+        assert_eq!(known.told().collect::<Vec<_>>(), [said]);
+        let ahead = Heads { own: None, kept: vec![key().head(7, Chain([7; 32])), key().head(8, Chain([8; 32]))] };
+        let news = known.handle_heads(&ahead, &issued, &key(), NOW);
+        let text = "it ended at entry 5 at the start, and the peer had been told of entry 8";
+        assert_eq!(news, [News::OwnLog(text.to_owned())]);
+        assert_eq!(known.handle_heads(&ahead, &issued, &key(), NOW), [], "once");
+    }
+
+    #[test]
+    fn a_peers_log_that_is_shorter_or_another_one_is_named_once_and_what_was_is_kept() {
+        let mut known = Known::default();
+        for n in [3, 7, 7, 9] {
+            assert_eq!(known.handle_heads(&heads(n), &Issued::default(), &key(), NOW), []);
+        }
+        let news = known.handle_heads(&heads(4), &Issued::default(), &key(), NOW + 10);
+        assert!(matches!(&news[..], [News::PeersLog(text)] if text.contains("went on to entry 9")), "{news:?}");
+        assert_eq!(known.handle_heads(&heads(5), &Issued::default(), &key(), NOW + 20), []);
+        assert_eq!(known.poll_kept()[0].n, 9);
+        let other = Heads { own: Some(key().head(9, Chain([1; 32]))), kept: Vec::new() };
+        assert_eq!(known.handle_heads(&other, &Issued::default(), &key(), NOW + 30).len(), 0, "it was said");
+        assert_eq!(known.handle_heads(&heads(10), &Issued::default(), &key(), NOW + 40), []);
+        assert_eq!(known.poll_kept()[0].n, 10);
+    }
+
+    #[test]
+    fn of_years_a_few_heads_are_kept_and_all_are_sent_in_turn() {
+        let mut known = Known::default();
+        for n in 1..20_000 {
+            known.handle_heads(&heads(n), &Issued::default(), &key(), NOW + n * 1800);
+        }
+        let kept = known.kept.len();
+        assert!((40..120).contains(&kept), "{kept}");
+        let sent: BTreeSet<u64> = (0..kept).flat_map(|_| known.poll_kept()).map(|head| head.n).collect();
+        assert_eq!(sent.len(), kept);
+        assert!(known.is_changed);
+        let text = serde_json::to_string(&known).unwrap();
+        let again: Known = serde_json::from_str(&text).unwrap();
+        assert_eq!((again.kept, again.told), (known.kept, known.told));
+    }
+}
