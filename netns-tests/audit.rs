@@ -266,7 +266,7 @@ fn a_log_that_was_put_back_is_known_by_what_the_peer_was_told() {
     for n in 2..14 {
         send(&pair, &n.to_string());
     }
-    until(SOON * 2, "south knows more", || known_to(&pair.north, "south").filter(|known| *known > first + 30));
+    until(SOON * 2, "south knows more", || known_to(&pair.north, "south").filter(|known| *known > first + 20));
     stop(&mut pair);
     fs::remove_dir_all(&now).expect("removed");
     fs::rename(&before, &now).expect("put back");

@@ -90,6 +90,10 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
     family(encoder, gauge("audit_written", help), &[audit.failed.is_none()], |to, written| {
         to.encode_gauge(&u64::from(*written))
     })?;
+    let help = "1 where the audit log is not what a peer was told of it: cut off, or put back from a backup";
+    family(encoder, gauge("audit_contradicted", help), &[audit.contradicted.is_some()], |to, contradicted| {
+        to.encode_gauge(&u64::from(*contradicted))
+    })?;
     let ready = report.unready.is_empty();
     family(encoder, gauge("ready", "1 where this site can do its part"), &[ready], |to, ready| {
         to.encode_gauge(&u64::from(*ready))

@@ -2,6 +2,8 @@
 //!
 //! It decides nothing; `near` does. It lives as long as its link, over any number of connections.
 
+mod bar;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -21,6 +23,7 @@ use crate::link::echo::Echo;
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::spool::{Divergence, FarView, Queued, Sequence};
+pub use bar::Bar;
 
 /// The pause after outcomes were settled: nobody waits for them, and senders wait for the same disk.
 const SETTLE_PAUSE: Duration = Duration::from_millis(20);
@@ -369,30 +372,6 @@ impl Supply {
             self.transmit.notify_one();
             tokio::time::sleep(SETTLE_PAUSE).await;
         }
-    }
-}
-
-impl Inner {
-    fn bar(&mut self) {
-        self.bars = self.bars.wrapping_add(1);
-        self.near.set_barred(self.barred.iter().min().copied());
-    }
-}
-
-/// Keeps a message and all behind it from being sent, until it is dropped.
-pub struct Bar {
-    supply: Arc<Supply>,
-    from: Sequence,
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        let mut inner = self.supply.lock();
-        if let Some(place) = inner.barred.iter().position(|from| *from == self.from) {
-            inner.barred.swap_remove(place);
-        }
-        inner.bar();
-        self.supply.read_on.notify_one();
     }
 }
 
