@@ -47,7 +47,7 @@ impl Chain {
 
 impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
@@ -86,13 +86,14 @@ impl ChainKey {
         Chain(mac.finalize().into_bytes().into())
     }
 
-    /// Makes a line of an object of JSON, which is not empty; returns the hash at it.
-    pub fn seal(&self, before: &Chain, mut object: Vec<u8>, out: &mut Vec<u8>) -> Chain {
-        object.pop(); // the brace that ends it
-        let chain = self.following(before, &object);
-        out.extend_from_slice(&object);
+    /// Makes a line of an object of JSON, which is not empty and which `object` appends; returns the hash at it.
+    pub fn seal(&self, before: &Chain, object: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) -> Chain {
+        let start = out.len();
+        object(out);
+        out.pop(); // the brace that ends it
+        let chain = self.following(before, out.get(start..).unwrap_or_default());
         out.extend_from_slice(FIELD);
-        out.extend_from_slice(chain.to_string().as_bytes());
+        out.extend_from_slice(hex::encode(chain.0).as_bytes());
         out.extend_from_slice(END);
         out.push(b'\n');
         chain

@@ -313,8 +313,8 @@ pub struct Entry {
     pub from: Option<String>,
 }
 
-/// Writes a record as an object of JSON.
-pub fn object(n: u64, site: &str, record: &Record, more: &More<'_>) -> Vec<u8> {
+/// Appends a record as an object of JSON.
+pub fn object(n: u64, site: &str, record: &Record, more: &More<'_>, out: &mut Vec<u8>) {
     let message = record.message.as_ref();
     let message_type = message.and_then(|message| message.message_type.as_ref());
     let written = Written {
@@ -343,13 +343,17 @@ pub fn object(n: u64, site: &str, record: &Record, more: &More<'_>) -> Vec<u8> {
         standing: more.standing,
         from: more.from.map(|chain| chain.to_string()),
     };
-    // Nothing of it fails to be written as JSON.
-    serde_json::to_vec(&written).unwrap_or_else(|_| b"{}".to_vec())
+    let start = out.len();
+    if serde_json::to_writer(&mut *out, &written).is_err() {
+        // Nothing of it fails to be written as JSON.
+        out.truncate(start);
+        out.extend_from_slice(b"{}");
+    }
 }
 
 /// Writes a keyed hash as the log has it.
 pub fn hash_text(keyed: &Keyed) -> String {
-    keyed.0.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(keyed.0.first_chunk::<HASH_BYTES>().unwrap_or(&[0; HASH_BYTES]))
 }
 
 fn one_line(text: &str) -> String {
@@ -373,12 +377,16 @@ fn hash<S: Serializer>(keyed: &Option<Keyed>, serializer: S) -> Result<S::Ok, S:
 
 /// Writes a time in RFC 3339, UTC, to the millisecond.
 pub fn time_text(at: SystemTime) -> String {
+    time_shown(at).to_string()
+}
+
+fn time_shown(at: SystemTime) -> humantime::Rfc3339Timestamp {
     let last = UNIX_EPOCH + Duration::from_secs(RFC3339_SECONDS_MAX);
-    humantime::format_rfc3339_millis(at.clamp(UNIX_EPOCH, last)).to_string()
+    humantime::format_rfc3339_millis(at.clamp(UNIX_EPOCH, last))
 }
 
 fn time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time_text(*at))
+    serializer.collect_str(&time_shown(*at))
 }
 
 #[cfg(test)]
@@ -400,8 +408,9 @@ mod tests {
             position: Some(Position { source: "spool:ab".into(), through: 40 }),
             ..Record::new(at, Event::Delivered, subject)
         };
-        let object = object(3, "hospital", &record, &More::default());
-        let entry: Entry = serde_json::from_slice(&object).unwrap();
+        let mut text = Vec::new();
+        object(3, "hospital", &record, &More::default(), &mut text);
+        let entry: Entry = serde_json::from_slice(&text).unwrap();
         assert_eq!((entry.n, entry.event.as_str(), entry.at.as_str()), (3, "delivered", "2026-01-01T00:00:00.123Z"));
         assert_eq!((entry.message_type.as_deref(), entry.sequence, entry.bytes), (Some("ORU^R01"), Some(12), Some(46)));
         assert_eq!(entry.control_id, key.control_id(b"ID-1").as_ref().map(hash_text));

@@ -184,7 +184,9 @@ impl Account {
             return;
         }
         queue.records.push(record);
-        self.0.wake.notify_one();
+        if queue.records.len() == 1 {
+            self.0.wake.notify_one();
+        }
     }
 
     /// Takes records that are written elsewhere as well, all or none: who has them tries again.

@@ -233,7 +233,7 @@ impl Store {
     }
 
     fn append_with(&mut self, record: &Record, more: &More<'_>) {
-        let object = event::object(self.n + 1, &self.site, record, more);
+        let object = |out: &mut Vec<u8>| event::object(self.n + 1, &self.site, record, more, out);
         self.chain = self.key.seal(&self.chain, object, &mut self.pending);
         self.n += 1;
         self.standing.handle_record(record);
@@ -308,7 +308,7 @@ impl Store {
         let path = self.directory.join(format!("{first:020}.{EXTENSION}"));
         let record = Record::new(SystemTime::now(), Event::Segment, Subject::default());
         let more = More { from: Some(self.chain), standing: Some(&self.standing), ..More::default() };
-        let object = event::object(first, &self.site, &record, &more);
+        let object = |out: &mut Vec<u8>| event::object(first, &self.site, &record, &more, out);
         let mut line = Vec::new();
         let chain = self.key.seal(&self.chain, object, &mut line);
         let draft = self.directory.join("segment.new");

@@ -21,7 +21,7 @@ fn log(entries: u64) -> Vec<Vec<u8>> {
             ),
         };
         let mut line = Vec::new();
-        chain = key().seal(&chain, object.into_bytes(), &mut line);
+        chain = key().seal(&chain, |out| out.extend_from_slice(object.as_bytes()), &mut line);
         line.pop();
         lines.push(line);
     }
