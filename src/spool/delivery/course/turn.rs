@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::Course;
-use super::head::{Phase, Reason};
+use super::head::{Head, Phase, Reason};
 use super::line::Line;
 
 /// A conversation that always has messages keeps its connection for so long while somebody waits for one: to change it
@@ -29,16 +29,20 @@ impl Course {
         self.is_wanted
     }
 
-    /// Holds the message at the head before any attempt where a frame of the receiver's cannot hold it.
+    /// Holds the message at the head before its first byte where a frame of the receiver's cannot hold it.
     pub(super) fn look_whether_it_fits(&mut self) {
         let framing = self.policy.dialect.framing;
-        let Some(head) = self.head.as_mut().filter(|head| head.phase == Phase::Ready) else { return };
+        let is_unsent = |head: &&mut Head| matches!(head.phase, Phase::Ready | Phase::Opened);
+        let Some(head) = self.head.as_mut().filter(is_unsent) else { return };
         if head.fits == Some(framing) {
             return;
         }
         if framing.fits(&head.delivery.payload) {
             head.fits = Some(framing);
         } else {
+            if head.phase == Phase::Opened {
+                head.retract();
+            }
             head.phase = Phase::Held(Reason::Unframeable);
         }
     }

@@ -159,6 +159,16 @@ fn case_35_what_a_frame_of_the_receivers_cannot_hold_is_held_and_never_sent() {
     drive.send();
     drive.answer("AA", "A");
     assert_eq!(drive.ended(b""), (1, Verdict::Delivered, 1, 0));
+    // Nor is it sent where its receiver comes to speak so when the attempt is written down already.
+    let mut late = Drive::new(policy(Framing::MLLP));
+    let payload = b"MSH|^~\\&|a|b|c|d|t||ADT|A|P|2.5\rNTE|1||\x03\r".to_vec();
+    late.course.handle_message(Delivery { payload, ..delivery(1, "A") });
+    late.expect(&Step::Dial);
+    late.course.handle_dialed();
+    let Step::Commit { .. } = late.course.poll_step(late.now, UNIX_EPOCH) else { panic!("the attempt") };
+    late.course.handle_committed();
+    late.course.handle_policy(policy(short), late.now);
+    assert_eq!((late.held(), late.noted), (Some(Reason::Unframeable), None), "that is no attempt");
     // What the receiver speaks may change in between: not over a connection that was opened before.
     drive.course.handle_policy(policy(short), drive.now);
     drive.course.handle_message(delivery(2, "B"));
