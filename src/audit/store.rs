@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
@@ -381,7 +381,11 @@ fn look(segments: &[Segment], key: &ChainKey) -> Result<Found, AuditError> {
         }
         Ok::<(), io::Error>(())
     });
-    read.map_err(|source| AuditError::File { doing: "read", path: last.path.clone(), source })?;
+    read.and_then(|()| File::open(&last.path)?.sync_data()).map_err(|source| AuditError::File {
+        doing: "read",
+        path: last.path.clone(),
+        source,
+    })?;
     found.at = walk.at().or(Some((last.first.saturating_sub(1), Chain::NONE)));
     Ok(found)
 }
@@ -389,11 +393,4 @@ fn look(segments: &[Segment], key: &ChainKey) -> Result<Found, AuditError> {
 fn free_bytes(directory: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(directory).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-/// Is how long and how much the log keeps unless the configuration says otherwise.
-impl Default for Limits {
-    fn default() -> Self {
-        Self { keep: Duration::from_secs(400 * 86_400), bytes_max: 16 << 30, segment_bytes: None }
-    }
 }

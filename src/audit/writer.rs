@@ -92,6 +92,8 @@ impl Writer {
                 let store = Store::open(&self.directory, self.key.expose(), &self.site, self.limits)?;
                 let positions = store.standing().positions.clone();
                 *self.shared.positions.lock().unwrap_or_else(PoisonError::into_inner) = Some(positions);
+                // What an earlier run wrote and did not sync was synced as it was read.
+                self.shared.lock_facts().synced = Some(store.head()).filter(|_| store.pending_bytes() == 0);
                 self.shared.issued.lock().unwrap_or_else(PoisonError::into_inner).after = Some(store.head().0);
                 let known = peers::load(&self.directory);
                 *self.shared.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
