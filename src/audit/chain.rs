@@ -93,7 +93,9 @@ impl ChainKey {
         out.pop(); // the brace that ends it
         let chain = self.following(before, out.get(start..).unwrap_or_default());
         out.extend_from_slice(FIELD);
-        out.extend_from_slice(hex::encode(chain.0).as_bytes());
+        let mut digits = [0; HEX_BYTES];
+        hex::encode_to_slice(chain.0, &mut digits).ok(); // it has the length
+        out.extend_from_slice(&digits);
         out.extend_from_slice(END);
         out.push(b'\n');
         chain

@@ -75,8 +75,7 @@ impl Clerk {
             Observation::Passed(trace) => {
                 self.record(Record { message: Some(trace), ..self.now(Event::Passed) });
             }
-            Observation::Answered { code, control_id } => {
-                let trace = Trace { bytes: 0, message_type: None, control_id, payload: None };
+            Observation::Answered { code, trace } => {
                 self.record(Record { message: Some(trace), code: Some(code), ..self.now(answered(code)) });
             }
             _ => {}

@@ -353,7 +353,14 @@ pub fn object(n: u64, site: &str, record: &Record, more: &More<'_>, out: &mut Ve
 
 /// Writes a keyed hash as the log has it.
 pub fn hash_text(keyed: &Keyed) -> String {
-    hex::encode(keyed.0.first_chunk::<HASH_BYTES>().unwrap_or(&[0; HASH_BYTES]))
+    let mut text = [0; 2 * HASH_BYTES];
+    String::from_utf8_lossy(hash_digits(keyed, &mut text)).into_owned()
+}
+
+fn hash_digits<'a>(keyed: &Keyed, text: &'a mut [u8; 2 * HASH_BYTES]) -> &'a [u8] {
+    // Both have the length that the other wants.
+    hex::encode_to_slice(keyed.0.first_chunk::<HASH_BYTES>().unwrap_or(&[0; HASH_BYTES]), text).ok();
+    text
 }
 
 fn one_line(text: &str) -> String {
@@ -370,7 +377,10 @@ fn is_zero_u32(number: &u32) -> bool {
 
 fn hash<S: Serializer>(keyed: &Option<Keyed>, serializer: S) -> Result<S::Ok, S::Error> {
     match keyed {
-        Some(keyed) => serializer.serialize_str(&hash_text(keyed)),
+        Some(keyed) => {
+            let mut text = [0; 2 * HASH_BYTES];
+            serializer.serialize_str(std::str::from_utf8(hash_digits(keyed, &mut text)).unwrap_or_default())
+        }
         None => serializer.serialize_none(),
     }
 }

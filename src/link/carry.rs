@@ -154,6 +154,15 @@ pub async fn carry<S: Leg, R: Leg>(sender: &S, receiver: &R, terms: Terms, tally
     if outstanding > 0 { Ended::Unanswered } else { Ended::Finished }
 }
 
+impl Drop for Carried<'_> {
+    /// Names for the account what no answer named.
+    fn drop(&mut self) {
+        let now = now();
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        observer.finish(&mut |observation| self.tally.count(observation, now));
+    }
+}
+
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

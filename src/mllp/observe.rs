@@ -35,20 +35,23 @@ pub enum Observation {
         /// Is the time since the last byte of the message; absent where no message belongs to the answer.
         latency: Option<Duration>,
     },
-    /// Names the message that was seen, for the account; only where that is kept.
+    /// Names a message that is not answered yet, or never will be, for the account; only where that is kept.
     Passed(Trace),
     /// Names the message that was answered, for the account; only where that is kept.
     Answered {
         /// Is the answer.
         code: AckCode,
-        /// Is the keyed hash of the message's control id.
-        control_id: Option<Keyed>,
+        /// Names the message; no more than its control id where it was named before, or is not known.
+        trace: Trace,
     },
     /// The receiver sent a message of its own.
     Unsolicited,
     /// Something deviates from the standard and was tolerated.
     Anomaly(Anomaly),
 }
+
+/// Is how long a message waits for its answer before it is named without: one entry of the account tells both otherwise.
+const NAMED_AFTER: Duration = Duration::from_millis(200);
 
 type Sink<'s> = &'s mut dyn FnMut(Observation);
 
@@ -115,6 +118,12 @@ impl Observer {
         let Self { sender, receiver, unanswered } = self;
         sender.handle_time(now, &mut |seen| unanswered.handle_sent(seen, now, sink));
         receiver.handle_time(now, &mut |seen| unanswered.handle_received(seen, now, sink));
+        unanswered.name(|entry| now.saturating_duration_since(entry.at) >= NAMED_AFTER, sink);
+    }
+
+    /// Ends: names what was not named yet.
+    pub fn finish(&mut self, sink: Sink<'_>) {
+        self.unanswered.name(|_| true, sink);
     }
 
     /// Says whether the sender is between two messages.
@@ -212,8 +221,10 @@ struct Unanswered {
 struct Entry {
     /// Is a hash of MSH-10; absent where that is empty.
     id: Option<u64>,
-    /// Is the keyed one, for the account.
-    control_id: Option<Keyed>,
+    /// Names it for the account.
+    trace: Option<Trace>,
+    /// Says whether the account has it.
+    is_named: bool,
     at: Instant,
     /// Says whether an answer is due now; else one may come all the same (an error, the one after CA).
     is_outstanding: bool,
@@ -222,6 +233,14 @@ struct Entry {
     transport_due: bool,
     /// Says whether an answer of HL7 is due.
     answer_due: bool,
+}
+
+impl Entry {
+    fn name(&mut self, sink: Sink<'_>) {
+        if let (Some(trace), false) = (self.trace, std::mem::replace(&mut self.is_named, true)) {
+            sink(Observation::Passed(trace));
+        }
+    }
 }
 
 impl Unanswered {
@@ -236,17 +255,24 @@ impl Unanswered {
             FrameKind::Message => sink(Observation::Message { bytes }),
         }
         let trace = self.key.as_ref().map(|key| Trace { payload, ..key.trace_head(head, bytes) });
-        trace.into_iter().for_each(|trace| sink(Observation::Passed(trace)));
         match Header::parse(head) {
-            Some(header) => self.remember(&header, trace.and_then(|trace| trace.control_id), now, sink),
-            None => sink(Observation::Anomaly(Anomaly::NoHeader)),
+            Some(header) => self.remember(&header, trace, now, sink),
+            None => {
+                trace.into_iter().for_each(|trace| sink(Observation::Passed(trace)));
+                sink(Observation::Anomaly(Anomaly::NoHeader));
+            }
         }
     }
 
-    fn remember(&mut self, header: &Header<'_>, control_id: Option<Keyed>, now: Instant, sink: Sink<'_>) {
-        if self.entries.len() == OUTSTANDING_MAX && self.entries.pop_front().is_some_and(|entry| entry.is_outstanding) {
-            self.outstanding = self.outstanding.saturating_sub(1);
-            sink(Observation::Anomaly(Anomaly::OutstandingOverflow));
+    fn remember(&mut self, header: &Header<'_>, trace: Option<Trace>, now: Instant, sink: Sink<'_>) {
+        if self.entries.len() == OUTSTANDING_MAX
+            && let Some(mut oldest) = self.entries.pop_front()
+        {
+            oldest.name(sink);
+            if oldest.is_outstanding {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                sink(Observation::Anomaly(Anomaly::OutstandingOverflow));
+            }
         }
         let application_answer_may_follow = match header.mode() {
             Mode::Original => false,
@@ -257,15 +283,25 @@ impl Unanswered {
         let is_outstanding = answer_due || transport_due;
         self.outstanding = self.outstanding.saturating_add(usize::from(is_outstanding));
         let id = id_of(header.control_id());
-        self.entries.push_back(Entry {
+        let mut entry = Entry {
             id,
-            control_id,
+            trace,
+            is_named: false,
             at: now,
             is_outstanding,
             application_answer_may_follow,
             transport_due,
             answer_due,
-        });
+        };
+        if !answer_due {
+            entry.name(sink);
+        }
+        self.entries.push_back(entry);
+    }
+
+    /// Names for the account those that it does not have.
+    fn name(&mut self, which: impl Fn(&Entry) -> bool, sink: Sink<'_>) {
+        self.entries.iter_mut().filter(|entry| which(entry)).for_each(|entry| entry.name(sink));
     }
 
     fn handle_received(&mut self, seen: Seen<'_>, now: Instant, sink: Sink<'_>) {
@@ -276,7 +312,7 @@ impl Unanswered {
         match FrameKind::of(head) {
             FrameKind::Empty => return,
             FrameKind::Transport(code) => {
-                let latency = self.commit(code, now);
+                let latency = self.commit(code, now, sink);
                 sink(Observation::Ack { code, latency });
                 if latency.is_none() && self.release.commit().is_some() {
                     sink(Observation::Anomaly(Anomaly::AnswerUnmatched));
@@ -298,8 +334,9 @@ impl Unanswered {
         let latency = settled.map(|(latency, _)| latency);
         sink(Observation::Ack { code, latency });
         if let Some(key) = &self.key {
-            let control_id = settled.and_then(|(_, control_id)| control_id).or_else(|| key.control_id(answered));
-            sink(Observation::Answered { code, control_id });
+            let known = settled.and_then(|(_, trace)| trace);
+            let trace = known.unwrap_or_else(|| Trace::of_control_id(key.control_id(answered)));
+            sink(Observation::Answered { code, trace });
         }
         if latency.is_none() {
             sink(Observation::Anomaly(Anomaly::AnswerUnmatched));
@@ -308,7 +345,7 @@ impl Unanswered {
 
     /// Takes a commit of Release 2, which names no message: it is the oldest one's that has none yet. What is not
     /// committed is not answered either, and its sender sends it again.
-    fn commit(&mut self, code: AckCode, now: Instant) -> Option<Duration> {
+    fn commit(&mut self, code: AckCode, now: Instant, sink: Sink<'_>) -> Option<Duration> {
         let index = self.entries.iter().position(|entry| entry.transport_due)?;
         let entry = self.entries.get_mut(index)?;
         let latency = now.saturating_duration_since(entry.at);
@@ -320,6 +357,7 @@ impl Unanswered {
             self.outstanding = self.outstanding.saturating_sub(1);
         }
         if is_over {
+            entry.name(sink);
             self.entries.remove(index);
         }
         Some(latency)
@@ -333,7 +371,7 @@ impl Unanswered {
         id: Option<u64>,
         now: Instant,
         sink: Sink<'_>,
-    ) -> Option<(Duration, Option<Keyed>)> {
+    ) -> Option<(Duration, Option<Trace>)> {
         let index = match id {
             None => self.entries.iter().position(|entry| entry.is_outstanding),
             Some(_) => self.oldest_with(id).or_else(|| self.oldest_with(None)),
@@ -341,6 +379,7 @@ impl Unanswered {
         for passed in self.entries.iter_mut().take(index).filter(|entry| entry.is_outstanding) {
             (passed.is_outstanding, passed.transport_due) = (false, false);
             self.outstanding = self.outstanding.saturating_sub(1);
+            passed.name(sink);
             sink(Observation::Anomaly(Anomaly::AnswerSkipped));
         }
         let entry = self.entries.get_mut(index)?;
@@ -348,7 +387,9 @@ impl Unanswered {
             self.outstanding = self.outstanding.saturating_sub(1);
         }
         entry.answer_due = false;
-        let settled = (now.saturating_duration_since(entry.at), entry.control_id);
+        let was_named = std::mem::replace(&mut entry.is_named, true);
+        let trace = entry.trace.map(|trace| if was_named { Trace::of_control_id(trace.control_id) } else { trace });
+        let settled = (now.saturating_duration_since(entry.at), trace);
         if code != AckCode::CommitAccept || !entry.application_answer_may_follow {
             self.entries.remove(index);
         }

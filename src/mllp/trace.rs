@@ -1,8 +1,9 @@
 //! What the account of messages names of one: its type, its size, keyed hashes of its control id and of its payload.
 //!
 //! Never holds a byte of a message but its type, and that only where it is made as HL7 makes types (MSH-9; tables 0076,
-//! 0003 and 0354): what stands there instead may be anything. The hashes are HMAC-SHA256 (RFC 2104) with a key of the
-//! site: without it nobody confirms a guess.
+//! 0003 and 0354): what stands there instead may be anything. The hashes are keyed with a key of the site, without which
+//! nobody confirms a guess: HMAC-SHA256 (RFC 2104), and for payloads BLAKE3 (its keyed mode), with a key that HMAC-SHA256
+//! makes: of 64 KiB it takes a third of the time, and every byte of every message is hashed.
 
 use std::fmt;
 
@@ -42,19 +43,23 @@ pub struct Trace {
     pub payload: Option<Keyed>,
 }
 
+impl Trace {
+    /// Names a message by its control id alone.
+    pub fn of_control_id(control_id: Option<Keyed>) -> Self {
+        Self { bytes: 0, message_type: None, control_id, payload: None }
+    }
+}
+
 /// Makes the hashes.
 #[derive(Clone)]
 pub struct TraceKey {
-    payload: Hmac<Sha256>,
+    payload: blake3::Hasher,
     control_id: Hmac<Sha256>,
 }
 
 /// Is the hash of a payload that is still coming.
 #[derive(Clone)]
-pub struct Tracing {
-    begin: Hmac<Sha256>,
-    now: Hmac<Sha256>,
-}
+pub struct Tracing(blake3::Hasher);
 
 impl MessageType {
     /// Takes a type that is made as HL7 makes them: components of three capital letters and digits, the third of seven
@@ -110,22 +115,29 @@ impl TraceKey {
             mac.update(&[used_for]);
             mac
         };
-        Self { payload: begin(PAYLOAD), control_id: begin(CONTROL_ID) }
+        let payload_key = begin(PAYLOAD).finalize().into_bytes().into();
+        Self { payload: blake3::Hasher::new_keyed(&payload_key), control_id: begin(CONTROL_ID) }
     }
 
     /// Hashes a control id; none where it is empty.
     pub fn control_id(&self, control_id: &[u8]) -> Option<Keyed> {
-        (!control_id.is_empty()).then(|| finished(self.control_id.clone(), control_id))
+        if control_id.is_empty() {
+            return None;
+        }
+        let mut mac = self.control_id.clone();
+        mac.update(control_id);
+        Some(Keyed(mac.finalize().into_bytes().into()))
     }
 
     /// Hashes a payload.
     pub fn payload(&self, payload: &[u8]) -> Keyed {
-        finished(self.payload.clone(), payload)
+        let mut hasher = self.payload.clone();
+        Keyed(hasher.update(payload).finalize().into())
     }
 
     /// Begins to hash payloads that come in parts.
     pub fn tracing(&self) -> Tracing {
-        Tracing { begin: self.payload.clone(), now: self.payload.clone() }
+        Tracing(self.payload.clone())
     }
 
     /// Names a message that is here.
@@ -150,24 +162,20 @@ impl TraceKey {
 impl Tracing {
     /// Begins with another payload.
     pub fn begin(&mut self) {
-        self.now = self.begin.clone();
+        self.0.reset();
     }
 
     /// Takes the next part.
     pub fn update(&mut self, part: &[u8]) {
-        self.now.update(part);
+        self.0.update(part);
     }
 
     /// Returns the hash of what came since the begin.
     pub fn end(&mut self) -> Keyed {
-        let now = std::mem::replace(&mut self.now, self.begin.clone());
-        Keyed(now.finalize().into_bytes().into())
+        let hash = self.0.finalize();
+        self.0.reset();
+        Keyed(hash.into())
     }
-}
-
-fn finished(mut mac: Hmac<Sha256>, bytes: &[u8]) -> Keyed {
-    mac.update(bytes);
-    Keyed(mac.finalize().into_bytes().into())
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use crate::mllp::exchange::Awaited;
 use crate::mllp::frame::{Anomaly, END_SILENCE, FrameReader, Limits, Read};
 use crate::mllp::message::Header;
 use crate::mllp::observe::Observation;
+use crate::mllp::trace::Trace;
 
 /// Bounds the bytes of messages that senders have begun and that are not sent yet, of all senders together, in bytes; the
 /// forward at the near site bounds one message.
@@ -226,7 +227,7 @@ impl<S: Leg> Sending<'_, S> {
         let conversed = line.converse(payload, awaited, config.stored.ack_timeout, self.sender).await;
         let codes = std::mem::take(&mut line.codes);
         if let Some((clerk, trace)) = self.clerk.as_ref().zip(trace) {
-            let answered = |code| Observation::Answered { code, control_id: trace.control_id };
+            let answered = |code| Observation::Answered { code, trace: Trace::of_control_id(trace.control_id) };
             codes.into_iter().for_each(|code| clerk.observe(answered(code)));
         }
         match conversed {

@@ -300,3 +300,46 @@ proptest! {
         }
     }
 }
+
+/// Lists what the account is told: the number of bytes where all is named, and the code of the answer.
+fn told(seen: &[Observation]) -> Vec<(u64, Option<&'static str>)> {
+    let of = |observation: &Observation| match observation {
+        Observation::Passed(trace) => Some((trace.bytes, None)),
+        Observation::Answered { code, trace } => Some((trace.bytes, Some(code.code()))),
+        _ => None,
+    };
+    seen.iter().filter_map(of).collect()
+}
+
+#[test]
+fn each_message_is_named_once_whole_with_its_answer_or_without() {
+    let mut wire = Wire::new();
+    wire.observer = wire.observer.tracing(TraceKey::new(&[7; 32]));
+    let bytes = message("1").len() as u64 - 3;
+    assert_eq!(told(&wire.send(0, &message("1"))), []);
+    assert_eq!(told(&wire.answer(10, &ack("AA", "1"))), [(bytes, Some("AA"))], "the answer's entry names it");
+    let both = enhanced("2", "AL", "AL").len() as u64 - 3;
+    wire.send(20, &enhanced("2", "AL", "AL"));
+    assert_eq!(told(&wire.answer(30, &ack("CA", "2"))), [(both, Some("CA"))]);
+    assert_eq!(told(&wire.answer(40, &ack("AA", "2"))), [(0, Some("AA"))], "by its control id");
+    let none = enhanced("3", "NE", "NE").len() as u64 - 3;
+    assert_eq!(told(&wire.send(50, &enhanced("3", "NE", "NE"))), [(none, None)], "no answer is due");
+    wire.send(60, &[message("4"), message("5"), message("6")].concat());
+    assert_eq!(told(&wire.answer(70, &ack("AA", "5"))), [(bytes, None), (bytes, Some("AA"))], "4 was passed over");
+    let mut seen = Vec::new();
+    wire.observer.handle_deadline(wire.at(259), &mut |observation| seen.push(observation));
+    assert_eq!(told(&seen), []);
+    wire.observer.handle_deadline(wire.at(260), &mut |observation| seen.push(observation));
+    assert_eq!(told(&seen), [(bytes, None)], "6 has waited for so long");
+    assert_eq!(told(&wire.answer(300, &ack("AA", "6"))), [(0, Some("AA"))]);
+    wire.send(310, &message("7"));
+    let mut seen = Vec::new();
+    wire.observer.finish(&mut |observation| seen.push(observation));
+    wire.observer.finish(&mut |observation| seen.push(observation));
+    assert_eq!(told(&seen), [(bytes, None)], "the connection ends");
+    for number in 0..=OUTSTANDING_MAX {
+        let seen = wire.send(400, &message(&format!("8-{number}")));
+        // 7 goes first, and is named already
+        assert_eq!(told(&seen).len(), usize::from(number == OUTSTANDING_MAX), "{number}");
+    }
+}
