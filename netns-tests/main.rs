@@ -46,6 +46,7 @@ mod release_2;
 mod reload;
 mod routes;
 mod self_test;
+mod status_page;
 mod stored_faults;
 mod stored_intake;
 mod stored_standstill;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         interop::tests(),
         interop_matrix::tests(),
         health::tests(),
+        status_page::tests(),
         hub::tests(),
         ipv6::tests(),
         audit::tests(),

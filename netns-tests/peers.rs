@@ -37,7 +37,7 @@ fn home() -> PathBuf {
 }
 
 /// Returns the words that run one of `netns-tests/peers/programs`.
-fn program(name: &str, arguments: &[&str]) -> Vec<String> {
+pub(crate) fn program(name: &str, arguments: &[&str]) -> Vec<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("netns-tests/peers/programs").join(name);
     let (script, home) = (script.display().to_string(), home().display().to_string());
     let mut words = if script.ends_with(".py") {

@@ -20,6 +20,7 @@ use crate::control::{self, Answers, ControlListener};
 use crate::forward::stored::store::Store;
 use crate::forward::{Forward, Onward, Way};
 use crate::health::http::Source;
+use crate::health::page::{self, SharedHistory};
 use crate::health::state::assess;
 use crate::link::cause_chain;
 use crate::link::inbound::Arrival;
@@ -206,9 +207,11 @@ pub(super) fn serve_watchers(
         Arc::new(move || parts.facts())
     };
     if let Some(listener) = health {
+        let history = SharedHistory::default();
+        tasks.keep_for_ever("the last hour", page::keep_history(Arc::clone(&source), Arc::clone(&history)));
         let (source, until) = (Arc::clone(&source), until.clone());
         tasks.keep_for_ever("health", async move {
-            if let Err(error) = crate::health::http::serve(listener, source, until).await {
+            if let Err(error) = crate::health::http::serve(listener, source, history, until).await {
                 tracing::error!(error = %cause_chain(&error), "health ended");
             }
         });

@@ -1,12 +1,14 @@
-//! The health endpoints over HTTP: `/livez`, `/readyz`, `/healthz`, `/healthz/forwards/NAME`, `/metrics`.
+//! The health endpoints over HTTP: `/livez`, `/readyz`, `/healthz`, `/healthz/forwards/NAME`, `/metrics`, and the status
+//! page at `/`.
 //!
 //! Only answers; nothing that arrives here changes anything. Each connection carries one request and lives for a bounded
-//! time, and their number is bounded, so that a stuck prober holds neither memory nor the next probe for long. The Host
+//! time, and their number is bounded, so that a stuck prober holds neither memory nor the next probe for long; a page's
+//! stream lives as long as it is read, and has a place of its own. The Host
 //! header is checked, because a web page may point a name of its own at this address (DNS rebinding). The paths and
 //! status codes are the product's HTTP contract; requests follow RFC 9110 and RFC 9112.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,7 +28,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::facts::SiteFacts;
+use super::page::{Page, SharedHistory};
 use super::{metrics, state};
+use life::Life;
+
+pub(super) mod life;
 
 /// Limits the connections at once: many times what monitoring needs, and 2 MiB of buffers at the most.
 const CONNECTIONS_MAX: usize = 64;
@@ -56,16 +62,22 @@ pub enum HealthError {
 }
 
 /// Serves health on `listener` until `stop` becomes true (or its sender is gone), then lets answers on their way finish for
-/// a bounded time.
+/// a bounded time. The page shows `history`, which somebody else keeps.
 ///
 /// # Errors
 /// Only where the listener is unusable from the start: a failed accept is logged and retried for ever.
 ///
 /// Cancel-safe: dropping the future closes every connection.
-pub async fn serve(listener: TcpListener, source: Source, mut stop: watch::Receiver<bool>) -> Result<(), HealthError> {
+pub async fn serve(
+    listener: TcpListener,
+    source: Source,
+    history: SharedHistory,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), HealthError> {
     let address = listener.local_addr().map_err(HealthError::LocalAddress)?;
     tracing::info!(%address, "health endpoints are served");
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let page = Page::new(Arc::clone(&source), history, stop.clone());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -75,7 +87,11 @@ pub async fn serve(listener: TcpListener, source: Source, mut stop: watch::Recei
         };
         match accepted {
             Ok((stream, slot)) => {
-                connections.spawn(answer(stream, slot, Arc::clone(&source), stop.clone()));
+                let life = Arc::new(Life::new(CONNECTION_TIME_MAX, slot));
+                let Ok(local) = stream.local_addr() else { continue };
+                let router = router(Arc::clone(&source)).merge(page.router(&life));
+                let router = router.layer(from_fn_with_state(local.ip(), check_host));
+                connections.spawn(answer(stream, life, router, stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a health connection");
@@ -105,11 +121,8 @@ fn report(ended: Result<(), JoinError>) {
 }
 
 /// Answers the one request of a connection.
-async fn answer(stream: TcpStream, slot: OwnedSemaphorePermit, source: Source, mut stop: watch::Receiver<bool>) {
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
-    let service = TowerToHyperService::new(router(source, local));
+async fn answer(stream: TcpStream, life: Arc<Life>, router: Router, mut stop: watch::Receiver<bool>) {
+    let service = TowerToHyperService::new(router);
     let mut connection = pin!(
         hyper::server::conn::http1::Builder::new()
             .keep_alive(false)
@@ -123,15 +136,15 @@ async fn answer(stream: TcpStream, slot: OwnedSemaphorePermit, source: Source, m
         }
         connection.await
     };
-    match timeout(CONNECTION_TIME_MAX, answered).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a health connection failed"),
-        Err(_) => tracing::debug!("a health connection took too long and was closed"),
+    tokio::select! {
+        result = answered => if let Err(error) = result {
+            tracing::debug!(%error, "a health connection failed");
+        },
+        () = life.over() => tracing::debug!("a health connection took too long and was closed"),
     }
-    drop(slot);
 }
 
-fn router(source: Source, local: SocketAddr) -> Router {
+fn router(source: Source) -> Router {
     Router::new()
         .route("/livez", get(|| async { StatusCode::OK }))
         .route("/readyz", get(readyz))
@@ -139,7 +152,6 @@ fn router(source: Source, local: SocketAddr) -> Router {
         .route("/healthz/forwards/{name}", get(healthz_forward))
         .route("/metrics", get(metrics_text))
         .fallback(|| async { StatusCode::NOT_FOUND })
-        .layer(from_fn_with_state(local.ip(), check_host))
         .with_state(source)
 }
 

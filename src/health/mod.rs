@@ -6,8 +6,10 @@
 pub mod audit;
 mod certificate;
 pub mod facts;
+pub mod history;
 pub mod http;
 pub mod metrics;
+pub mod page;
 mod queue;
 pub mod rates;
 pub mod state;

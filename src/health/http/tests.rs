@@ -1,10 +1,13 @@
 //! Tests of the health endpoints with a real server.
 
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 use super::super::facts::{Part, Receiver, Session};
-use super::super::fixture::{ago, site};
+use super::super::fixture::{NOW, ago, site};
+use super::super::page::stream::STREAMS_MAX;
 use super::*;
 
 /// Is a server on a port of its own.
@@ -22,7 +25,12 @@ async fn serve_source(source: Source) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let (stop, stopped) = watch::channel(false);
-    let task = tokio::spawn(serve(listener, source, stopped));
+    let history = SharedHistory::default();
+    {
+        let mut history = history.lock().expect("not poisoned");
+        (0..3).for_each(|_| history.handle_look(&site(), *NOW));
+    }
+    let task = tokio::spawn(serve(listener, source, history, stopped));
     Server { address, stop, task }
 }
 
@@ -149,10 +157,11 @@ fn the_listen_address_is_a_right_host() {
 #[tokio::test]
 async fn only_these_paths_and_only_reading() {
     let server = serve_facts(site()).await;
-    for path in ["/", "/healthz/", "/healthz/forwards", "/metrics/x", "/healthz/forwards/a/b"] {
+    for path in ["/index.html", "/events/", "/healthz/", "/healthz/forwards", "/metrics/x", "/healthz/forwards/a/b"] {
         assert_eq!(server.get(path).await.0, 404, "{path}");
     }
-    for path in ["/livez", "/readyz", "/healthz", "/healthz/forwards/orders", "/metrics"] {
+    let page = ["/", "/page.css", "/page.js", "/parts.js", "/events"];
+    for path in ["/livez", "/readyz", "/healthz", "/healthz/forwards/orders", "/metrics"].into_iter().chain(page) {
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
             let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
             assert_eq!(split(&server.raw(&request).await).0, 405, "{method} {path}");
@@ -206,4 +215,156 @@ async fn it_stops_with_an_idle_connection_open() {
     server.task.await.expect("no panic").expect("no error");
     assert_eq!(idle.read(&mut [0; 1]).await.expect("closed in order"), 0);
     assert!(TcpStream::connect(server.address).await.is_err(), "the port is free");
+}
+
+/// Is a stream of the page.
+struct Events(TcpStream);
+
+impl Server {
+    async fn events(&self, more: &str) -> Events {
+        let mut stream = TcpStream::connect(self.address).await.expect("connect");
+        let request = format!("GET /events HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).await.expect("write");
+        Events(stream)
+    }
+}
+
+impl Events {
+    /// Reads until that was said, and returns all that was.
+    async fn until(&mut self, what: &str) -> String {
+        let mut said = Vec::new();
+        while !String::from_utf8_lossy(&said).contains(what) {
+            let count = self.0.read_buf(&mut said).await.expect("read");
+            assert_ne!(count, 0, "it ended: {}", String::from_utf8_lossy(&said));
+        }
+        String::from_utf8(said).expect("UTF-8")
+    }
+}
+
+/// Returns the JSON of the first event of that name.
+fn event(said: &str, name: &str) -> serde_json::Value {
+    let (_, data) = said.split_once(&format!("event: {name}\ndata: ")).expect("the event");
+    serde_json::from_str(data.lines().next().expect("a line")).expect("json")
+}
+
+#[tokio::test]
+async fn the_page_asks_nobody_else_for_anything() {
+    let server = serve_facts(site()).await;
+    let policy = "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                  img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
+    let scripts = ["/page.js", "/parts.js", "/chart.js", "/hour.js", "/words.js"].map(|path| (path, "javascript"));
+    for (path, kind) in [("/", "html"), ("/page.css", "css")].into_iter().chain(scripts) {
+        let (code, head, body) = server.get(path).await;
+        assert_eq!(code, 200, "{path}");
+        for line in [policy, "x-content-type-options: nosniff\r\n", "referrer-policy: no-referrer\r\n"] {
+            assert!(head.contains(line), "{path}: {line}: {head}");
+        }
+        assert!(head.contains(&format!("content-type: text/{kind}; charset=utf-8\r\n")), "{path}: {head}");
+        // the name of SVG is no address
+        let body = body.replace("http://www.w3.org/2000/svg", "");
+        for foreign in ["http:", "https:", "//cdn", "@import", "innerHTML", "outerHTML", "insertAdjacent", "eval("] {
+            assert!(!body.contains(foreign), "{path} has {foreign}");
+        }
+    }
+    let html = server.get("/").await.2;
+    for inline in ["style=", "<style", "onclick", "onload", "javascript:"] {
+        assert!(!html.contains(inline), "{inline}");
+    }
+    assert!(server.get("/nowhere").await.1.starts_with("http/1.1 404"));
+}
+
+#[tokio::test]
+async fn a_stream_tells_how_the_site_is_and_was() {
+    let server = serve_facts(unhealthy()).await;
+    let mut events = server.events("").await;
+    let said = events.until("\"feeds\"").await;
+    let said = said + &events.until("\n\n").await;
+    let head = said.to_lowercase();
+    assert!(head.starts_with("http/1.1 200 ok\r\n") && head.contains("content-type: text/event-stream\r\n"), "{said}");
+    assert!(
+        head.contains("cache-control: no-store\r\n") && said.contains("\r\nretry: 2000\n\nevent: state\n"),
+        "{said}"
+    );
+    let state = event(&said, "state");
+    assert_eq!(state["site"]["forwards"][0]["status"], "down", "{state}");
+    assert!(state["now"].as_str().is_some_and(|now| now.ends_with('Z')), "{state}");
+    let history = event(&said, "history");
+    assert_eq!((&history["replace"], &history["step_seconds"]), (&true.into(), &10.into()), "{history}");
+    assert_eq!(history["feeds"][0]["name"], "orders", "{history}");
+    assert_eq!(history["feeds"][0]["messages"], serde_json::json!([0, 0]), "{history}");
+    assert_eq!(history["feeds"][0]["ack_p99_us"], serde_json::json!([null, null]), "{history}");
+    let more = events.until("event: state").await;
+    assert!(!more.contains("event: history"), "nothing new: {more}");
+}
+
+#[tokio::test]
+async fn streams_have_places_of_their_own() {
+    let server = serve_facts(site()).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        let mut events = server.events("").await;
+        events.until("event: state").await;
+        streams.push(events);
+    }
+    let (code, head, _) = server.get("/events").await;
+    assert_eq!((code, head.contains("retry-after: 5\r\n")), (503, true), "{head}");
+    // as many probes as ever are open at once beside them
+    let mut stuck = Vec::new();
+    for _ in 0..CONNECTIONS_MAX - 1 {
+        stuck.push(TcpStream::connect(server.address).await.expect("connect"));
+    }
+    assert_eq!(server.get("/livez").await.0, 200);
+    drop((stuck, streams.pop()));
+    let free = async {
+        while server.events("").await.until("\r\n").await.contains(" 503 ") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), free).await.expect("the place is free again");
+}
+
+#[tokio::test]
+async fn another_sites_page_gets_no_stream() {
+    let server = serve_facts(site()).await;
+    for (from, code) in [("cross-site", "403"), ("same-site", "403"), ("same-origin", "200"), ("none", "200")] {
+        let said = server.events(&format!("Sec-Fetch-Site: {from}\r\n")).await.until("\r\n").await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {code} ")), "{from}: {said}");
+    }
+    let other = "GET /events HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+    assert_eq!(split(&server.raw(other).await).0, 421);
+}
+
+/// A page that takes no event is closed, and one that does lives on. The time is virtual.
+#[tokio::test]
+async fn a_stream_lives_as_long_as_it_is_read() {
+    let mut large = site();
+    large.forwards = vec![large.forwards[0].clone(); 2000];
+    let server = serve_facts(large).await;
+    let mut unread = server.events("").await;
+    unread.until("event: state").await;
+    let small = serve_facts(site()).await;
+    let mut read = small.events("").await;
+    tokio::time::pause();
+    let begin = tokio::time::Instant::now();
+    while begin.elapsed() < Duration::from_secs(200) {
+        read.until("event: state").await;
+    }
+    let rest = async {
+        let mut rest = Vec::new();
+        // an end or a reset, both are a close
+        unread.0.read_to_end(&mut rest).await.ok();
+    };
+    timeout(Duration::from_secs(5), rest).await.expect("it was closed");
+}
+
+#[tokio::test]
+async fn streams_end_at_the_stop() {
+    let server = serve_facts(site()).await;
+    let mut events = server.events("").await;
+    events.until("event: state").await;
+    server.stop.send(true).expect("still served");
+    let mut rest = String::new();
+    events.0.read_to_string(&mut rest).await.expect("closed in order");
+    assert!(rest.ends_with("\r\n0\r\n\r\n"), "{rest}");
+    server.task.await.expect("no panic").expect("no error");
 }
