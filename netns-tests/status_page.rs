@@ -79,12 +79,14 @@ fn nothing_on_it_shows_a_byte_of_a_message() {
     let pair = Pair::start(&[]);
     let receiver = pair.receiver(Behaviour::Answer("AE"));
     let mut sender = pair.sender();
-    sender.exchange(&message("IDMARKER1", 500));
+    sender.send(&message("IDMARKER1", 500)).expect("open");
+    assert!(sender.answer(SOON).is_ok());
     until(SOON, "the refusal is seen", || pair.north.get("/healthz").body.contains("AE").then_some(()));
     drop(receiver);
     let mut sender = pair.sender();
     sender.send(&message("IDMARKER2", 500)).expect("open");
-    until(SOON, "the receiver is down", || (pair.north.get("/healthz").status == 503).then_some(()));
+    let is_down = || pair.north.get("/healthz").body.contains("refuses connections").then_some(());
+    until(SOON, "the receiver is down", is_down);
     let (_, said) = stream(&pair);
     assert!(said.contains("refuses connections"), "{said}");
     for secret in [MARKER, "IDMARKER", "SYNTHETIC"] {
@@ -123,7 +125,8 @@ fn a_browser_shows_it_live() {
             log.contains(word).then_some(log)
         })
     };
-    says(&mut browser, "CHECKED");
+    says(&mut browser, "LIVE");
+    // it takes north some seconds to notice: meanwhile the page is looked at
     pair.south.kill();
     let (log, took) = says(&mut browser, "DOWN");
     let cause = log.lines().find(|line| line.starts_with("DOWN")).unwrap_or_default();
@@ -135,5 +138,6 @@ fn a_browser_shows_it_live() {
     pair.north.restart();
     says(&mut browser, "BACK");
     let (status, _) = browser.wait(SOON);
+    std::fs::write(shots.join("steps.txt"), browser.log()).expect("a file");
     assert!(status.success(), "{}", browser.log());
 }

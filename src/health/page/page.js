@@ -39,11 +39,14 @@ function faults(site) {
   for (const line of site.unready.filter((one) => !all.some(({ cause }) => one.endsWith(cause)))) {
     all.push({ status: "down", cause: line, names: [["site", site.site]] });
   }
-  const failed = site.config.failed_reload;
-  if (failed) {
-    const cause = `the last reload changed nothing: ${failed.cause}`;
-    all.push({ status: "degraded", cause, since: failed.at, names: [["the", "configuration"]] });
-  }
+  const of = (name, what, one) => {
+    if (!one) return;
+    const cause = `${what}: ${one.cause}`;
+    all.push({ status: "degraded", cause, since: one.since ?? one.at, names: [["the", name]] });
+  };
+  of("configuration", "the last reload changed nothing", site.config.failed_reload);
+  of("audit log", "it cannot be written", site.audit?.failed);
+  of("audit log", "it was cut off or restored", site.audit?.contradicted);
   return all.sort((a, b) => (a.status === b.status ? 0 : a.status === "down" ? -1 : 1));
 }
 
@@ -87,7 +90,7 @@ function showAlarms(alarms, now) {
   if (showAlarms.shown === text) return;
   showAlarms.shown = text;
   $("alarm-list").replaceChildren(...alarms.map((alarm) => {
-    const what = [alarm.alarm ?? alarm.kind, alarm.of ?? alarm.name].filter(Boolean).join(" of ").replaceAll("_", " ");
+    const what = `${alarm.of}: ${alarm.alarm.replaceAll("_", " ")}`;
     return el("li", { class: "degraded" }, icon("degraded"), el("span", { class: "what" }, what),
       el("span", { class: "why" }, why(alarm, now)));
   }));

@@ -57,13 +57,13 @@ export class Figures {
     figures.forEach(([name, value, more, className], at) => {
       let row = this.rows.get(name);
       if (!row) {
-        row = el("div", { class: className }, el("dt", {}, name), el("dd", {}, el("span"), el("small")));
+        row = el("div", { class: className }, el("dt", {}, name), el("dd", {}, el("span"), " ", el("small")));
         this.rows.set(name, row);
       }
       if (this.node.children[at] !== row) this.node.insertBefore(row, this.node.children[at] ?? null);
       const [main, small] = row.lastChild.children;
       write(main, value);
-      write(small, more ? ` ${more}` : "");
+      write(small, more ?? "");
     });
   }
 }
