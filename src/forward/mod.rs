@@ -306,16 +306,18 @@ impl Forward {
     async fn serve_sender(&self, course: Course, tcp: TcpStream, from: SocketAddr) {
         let connection = self.tally.begin();
         let config = Arc::clone(&course.config);
-        let code = match greet(config.tls.as_deref(), tcp, course.drain.subscribe()).await {
+        // Each part has its memory for as long as it lasts: an idle connection has none of a handshake's, and of one delivery.
+        let code = match Box::pin(greet(config.tls.as_deref(), tcp, course.drain.subscribe())).await {
             Err(code) => code,
             Ok(sender) => match (config.delivery, &course.way) {
                 (config::Delivery::Stored(terms), Way::Stored(store, _)) => {
                     let (tally, held, stop) = (&self.tally, &self.held, course.drain.subscribe());
                     let intake = Intake { config: Arc::clone(&config), terms, keep: store.as_ref(), tally, held, stop };
-                    intake.serve(&sender, connection).await
+                    Box::pin(intake.serve(&sender, connection)).await
                 }
                 (config::Delivery::Transparent(terms), _) => {
-                    Delivery::new(self, course, terms).deliver(&sender, connection).await.code()
+                    let delivery = Delivery::new(self, course, terms);
+                    Box::pin(delivery.deliver(&sender, connection)).await.code()
                 }
                 // a course has the way of its delivery
                 (config::Delivery::Stored(_), _) => Cause::Refused.code(),

@@ -324,6 +324,9 @@ impl Carried<'_> {
                 observer.handle_deadline(now, &mut |observation| self.count(observation, now));
                 let begun_bytes = (!observer.is_at_boundary()).then(|| observer.begun_bytes());
                 let is_quiet = begun_bytes.is_none() && observer.outstanding() == 0;
+                if is_quiet {
+                    observer.handle_quiet();
+                }
                 (is_quiet, observer.oldest_outstanding(now), begun_bytes)
             };
             let time_max = terms.frame_timeout.zip(begun_bytes).map(|(time, bytes)| frame_time_max(time, bytes));

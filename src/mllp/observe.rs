@@ -71,7 +71,7 @@ impl Observer {
 
     /// Names messages and answers for the account from now on.
     pub fn tracing(mut self, key: TraceKey) -> Self {
-        self.sender.tracing = Some(key.tracing());
+        self.sender.key = Some(key.clone());
         self.unanswered.key = Some(key);
         self
     }
@@ -121,6 +121,13 @@ impl Observer {
         unanswered.name(|entry| now.saturating_duration_since(entry.at) >= NAMED_AFTER, sink);
     }
 
+    /// Takes that nothing passes: gives back what the last messages took.
+    pub fn handle_quiet(&mut self) {
+        self.sender.rest();
+        self.receiver.rest();
+        self.unanswered.entries.shrink_to_fit();
+    }
+
     /// Ends: names what was not named yet.
     pub fn finish(&mut self, sink: Sink<'_>) {
         self.unanswered.name(|_| true, sink);
@@ -157,17 +164,28 @@ enum Seen<'a> {
 struct Direction {
     decoder: Decoder,
     head: Vec<u8>,
+    /// Is what makes keyed hashes of payloads; none where nobody wants them.
+    key: Option<TraceKey>,
     tracing: Option<Tracing>,
     last_byte_at: Option<Instant>,
 }
 
 impl Direction {
     fn new(limits: Limits) -> Self {
-        Self { decoder: Decoder::new(limits), head: Vec::new(), tracing: None, last_byte_at: None }
+        Self { decoder: Decoder::new(limits), head: Vec::new(), key: None, tracing: None, last_byte_at: None }
+    }
+
+    fn rest(&mut self) {
+        if self.decoder.is_between_frames() {
+            (self.head, self.tracing) = (Vec::new(), None);
+        }
     }
 
     fn handle_bytes(&mut self, bytes: &[u8], now: Instant, seen: &mut dyn FnMut(Seen<'_>)) -> Result<(), Violation> {
         self.last_byte_at = Some(now);
+        if self.tracing.is_none() {
+            self.tracing = self.key.as_ref().map(TraceKey::tracing);
+        }
         let Self { decoder, head, tracing, .. } = self;
         decoder.handle_bytes(bytes, &mut |event| watch(head, tracing, event, seen))
     }
