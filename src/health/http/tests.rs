@@ -314,6 +314,7 @@ async fn streams_have_places_of_their_own() {
         stuck.push(TcpStream::connect(server.address).await.expect("connect"));
     }
     assert_eq!(server.get("/livez").await.0, 200);
+    assert!(stuck[0].try_read(&mut [0; 1]).is_err(), "it had to wait until the first of them was closed");
     drop((stuck, streams.pop()));
     let free = async {
         while server.events("").await.until("\r\n").await.contains(" 503 ") {
