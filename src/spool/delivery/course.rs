@@ -357,7 +357,7 @@ impl Course {
 
     fn begin_sending(&mut self, now: Instant) -> Step {
         let (Some(head), Line::Up(up)) = (&mut self.head, &mut self.line) else { return Step::Wait(None) };
-        let header = Header::parse(&head.delivery.payload);
+        let header = Header::parse_whole(&head.delivery.payload);
         if !up.is_fit(&self.policy) || !up.control_ids.take(header.as_ref().map_or(&[], Header::control_id)) {
             self.leave_line();
             return self.dial();
