@@ -77,6 +77,7 @@ const PURE: [&str; 50] = [
     "src/tunnel/uapi/answer",
     "src/health/state",
     "src/spool/codes",
+    "src/spool/rows",
     "src/spool/queue",
     "src/spool/delivery/course",
     "src/audit/chain",

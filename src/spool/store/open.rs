@@ -13,16 +13,16 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::core::{Core, Keys, Live, Parts};
 use super::database::{self, FORMAT, read};
 use super::destinations::{Former, Meaning, number_of};
-use super::{Destination, Wanted};
+use super::{Destination, Wanted, tags};
 use crate::mllp::trace::TraceKey;
 use crate::spool::head::{Head, Tagged, Tally};
 use crate::spool::key::SpoolKey;
 use crate::spool::mark::Mark;
 use crate::spool::queue::State;
 use crate::spool::reserve::Reserve;
-use crate::spool::rows::{Cell, RowKey, Table, Tag};
+use crate::spool::rows::RowKey;
 use crate::spool::seal::{self, Kind, Place, Sealer};
-use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
+use crate::spool::{Damage, DigestKey, Sequence, SpoolError, large};
 
 /// Names the database in a spool's directory.
 pub(super) const DATABASE: &str = "spool.db";
@@ -177,7 +177,7 @@ fn verified(
     if is_start {
         large::remove_orphans(&way.directory, &census.files)?;
     }
-    let epochs = epochs(&connection, path, &keys, &head)?;
+    let epochs = tags::epochs(&connection, path, &keys, &head)?;
     let (destinations, formers) = destinations(&connection, path, &keys)?;
     let last = destinations.keys().next_back().copied().unwrap_or(0);
     let last_destination = census.last_destination.max(last);
@@ -352,39 +352,6 @@ fn tell_lost_keys(connection: &Connection, path: &Path, days: &BTreeMap<i64, u64
         );
     }
     Ok(())
-}
-
-fn epochs(
-    connection: &Connection,
-    path: &Path,
-    keys: &Keys,
-    head: &Head,
-) -> Result<Vec<(Sequence, Epoch)>, SpoolError> {
-    let failed = |source| database::failure("read the epochs", path, source);
-    let sql = match head.tagged {
-        Some(_) => "SELECT first, epoch, tag FROM epochs ORDER BY number",
-        None => "SELECT first, epoch, NULL FROM epochs ORDER BY number",
-    };
-    let mut statement = connection.prepare(sql).map_err(failed)?;
-    let (mut found, mut is_whole) = (Vec::new(), true);
-    let mut rows = statement.query([]).map_err(failed)?;
-    while let Some(row) = rows.next().map_err(failed)? {
-        let (first, epoch): (i64, [u8; 16]) = (row.get(0).map_err(failed)?, row.get(1).map_err(failed)?);
-        is_whole &= match (database::tag(row, 2).map_err(failed)?, head.tagged) {
-            (Some(tag), _) => tag == tag_of_epoch(keys, first, &epoch),
-            (None, Some(tagged)) => read(first) <= tagged.messages_after.saturating_add(1),
-            (None, None) => true,
-        };
-        found.push((read(first), Epoch(epoch)));
-    }
-    is_whole &= head.tagged.is_none_or(|tagged| tagged.epochs == found.len() as u64);
-    let damaged = || SpoolError::Damaged { path: path.to_owned(), damage: Damage::Tampered("table of epochs") };
-    if is_whole { Ok(found) } else { Err(damaged()) }
-}
-
-/// Makes the tag of an epoch.
-pub(super) fn tag_of_epoch(keys: &Keys, first: i64, epoch: &[u8; 16]) -> Tag {
-    keys.rows.tag(Table::Epochs, [Cell::Number(first), Cell::Bytes(epoch)])
 }
 
 /// Is what the numbers of destinations mean, and what they meant.

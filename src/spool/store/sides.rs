@@ -6,8 +6,8 @@ use rusqlite::params;
 
 use super::core::{Core, now, time_of};
 use super::database;
-use super::open::tag_of_epoch;
 use super::outbox::{Entry, Happening};
+use super::tags::tag_of_epoch;
 use super::{Choice, Reconciled};
 use crate::mllp::ack::AckCode;
 use crate::spool::queue::{Event, State};

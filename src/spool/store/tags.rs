@@ -2,12 +2,16 @@
 //!
 //! Never puts one right: what was changed stays, and shows as such, also after what is done with its message.
 
-use super::core::Core;
-use super::database;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::core::{Core, Keys};
+use super::database::{self, read};
 use super::messages::Message;
-use crate::spool::head::Tagged;
+use crate::spool::head::{Head, Tagged};
 use crate::spool::rows::{Cell, Table, Tag};
-use crate::spool::{Damage, Sequence, SpoolError};
+use crate::spool::{Damage, Epoch, Sequence, SpoolError};
 
 /// Is the damage of a message whose row was changed.
 pub(super) const CHANGED_ROW: Damage = Damage::Tampered("row in the table of messages");
@@ -65,4 +69,38 @@ impl Core {
             );
         }
     }
+}
+
+/// Reads the epochs, oldest first, and verifies them.
+pub(super) fn epochs(
+    connection: &Connection,
+    path: &Path,
+    keys: &Keys,
+    head: &Head,
+) -> Result<Vec<(Sequence, Epoch)>, SpoolError> {
+    let failed = |source| database::failure("read the epochs", path, source);
+    let sql = match head.tagged {
+        Some(_) => "SELECT first, epoch, tag FROM epochs ORDER BY number",
+        None => "SELECT first, epoch, NULL FROM epochs ORDER BY number",
+    };
+    let mut statement = connection.prepare(sql).map_err(failed)?;
+    let (mut found, mut is_whole) = (Vec::new(), true);
+    let mut rows = statement.query([]).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let (first, epoch): (i64, [u8; 16]) = (row.get(0).map_err(failed)?, row.get(1).map_err(failed)?);
+        is_whole &= match (database::tag(row, 2).map_err(failed)?, head.tagged) {
+            (Some(tag), _) => tag == tag_of_epoch(keys, first, &epoch),
+            (None, Some(tagged)) => read(first) <= tagged.messages_after.saturating_add(1),
+            (None, None) => true,
+        };
+        found.push((read(first), Epoch(epoch)));
+    }
+    is_whole &= head.tagged.is_none_or(|tagged| tagged.epochs == found.len() as u64);
+    let damaged = || SpoolError::Damaged { path: path.to_owned(), damage: Damage::Tampered("table of epochs") };
+    if is_whole { Ok(found) } else { Err(damaged()) }
+}
+
+/// Makes the tag of an epoch.
+pub(super) fn tag_of_epoch(keys: &Keys, first: i64, epoch: &[u8; 16]) -> Tag {
+    keys.rows.tag(Table::Epochs, [Cell::Number(first), Cell::Bytes(epoch)])
 }
