@@ -199,15 +199,19 @@ impl Reading<'_> {
 
     fn records(&self, events: Vec<OutboxEvent>) -> Vec<Record> {
         let mut records = Vec::with_capacity(events.len() + 1);
-        let missing = events.first().map_or(0, |first| first.id.saturating_sub(self.after + 1));
-        if let Some(first) = events.first().filter(|_| missing > 0) {
-            let detail = "removed from the queue before it was recorded".to_owned();
-            let record = Record { count: missing, detail, ..self.clerk.now(Event::Lost) };
-            records.push(self.at(record, first.id - 1));
-        }
+        let mut before = self.after;
         for event in events {
             let id = event.id;
-            records.push(self.at(record(self.clerk, event), id));
+            let missing = id.saturating_sub(before.saturating_add(1));
+            if missing > 0 {
+                records.push(self.at(lost(self.clerk, missing, "removed"), id - 1));
+            }
+            let record = match event.is_changed {
+                true => lost(self.clerk, 1, "changed"),
+                false => record(self.clerk, event),
+            };
+            records.push(self.at(record, id));
+            before = id;
         }
         records
     }
@@ -218,6 +222,12 @@ impl Reading<'_> {
             tokio::time::sleep(FULL_PAUSE).await;
         }
     }
+}
+
+/// Says that events of an outbox are not there, or not as they were written.
+fn lost(clerk: &Clerk, count: u64, how: &str) -> Record {
+    let detail = format!("{how} in the queue before it was recorded");
+    Record { count, detail, ..clerk.now(Event::Lost) }
 }
 
 /// Puts an event of an outbox into the words of the log. What an operator gave as reason stays with the message: it may
@@ -263,5 +273,53 @@ fn happened(happening: Happening) -> Event {
         Happening::Resumed => Event::Resumed,
         Happening::Reconciled => Event::Reconciled,
         Happening::Damaged => Event::Damaged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(id: u64, is_changed: bool) -> OutboxEvent {
+        OutboxEvent {
+            id,
+            sequence: id,
+            happening: Happening::Accepted,
+            at: std::time::SystemTime::UNIX_EPOCH,
+            bytes: 1,
+            verdict: None,
+            code: None,
+            attempts: 0,
+            in_doubt: 0,
+            trace: None,
+            by: String::new(),
+            reason: String::new(),
+            is_changed,
+        }
+    }
+
+    #[test]
+    fn what_was_taken_out_of_the_queue_or_changed_there_is_recorded_as_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let limits = Limits { keep: Duration::from_secs(1), bytes_max: 1 << 20, segment_bytes: None };
+        let account = Account::start(directory.path(), "hospital", limits);
+        let clerk = account.clerk(Subject::default());
+        let reading = Reading { clerk: &clerk, source: "spool:1".into(), after: 2 };
+        let records = reading.records(vec![event(3, false), event(6, false), event(7, true), event(8, false)]);
+        let told = |record: &Record| {
+            let through = record.position.as_ref().map(|position| position.through);
+            (record.event, record.count, record.sequence, record.detail.clone(), through)
+        };
+        let lost = |how: &str| format!("{how} in the queue before it was recorded");
+        assert_eq!(
+            records.iter().map(told).collect::<Vec<_>>(),
+            [
+                (Event::Accepted, 0, 3, String::new(), Some(3)),
+                (Event::Lost, 2, 0, lost("removed"), Some(5)),
+                (Event::Accepted, 0, 6, String::new(), Some(6)),
+                (Event::Lost, 1, 0, lost("changed"), Some(7)),
+                (Event::Accepted, 0, 8, String::new(), Some(8)),
+            ]
+        );
     }
 }

@@ -234,6 +234,6 @@ fn held_queue(talk: &Talk) -> Option<HeldQueue> {
         peer: talk.peer.to_string(),
         since: talk.held_since(),
         sequence: held.sequence,
-        cause: held.reason.told(held.code),
+        cause: held.told(),
     })
 }

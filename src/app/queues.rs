@@ -203,7 +203,7 @@ fn state(
             }
             if let Some(held) = state.held.filter(|_| !tail.paused) {
                 let decide = decisions(name, held.sequence);
-                return hold(held.sequence, held.reason.told(held.code), decide, watched);
+                return hold(held.sequence, held.told(), decide, watched);
             }
             None
         }

@@ -273,7 +273,7 @@ impl Shared {
 
     /// Returns what to show of a message, and what to answer.
     fn answers(&self, payload: &[u8], number: u64) -> (String, Vec<Vec<u8>>) {
-        let Some(header) = Header::parse(payload) else {
+        let Some(header) = Header::parse_whole(payload) else {
             report(Anomaly::NoHeader);
             return (format!("- {} bytes -", payload.len()), Vec::new());
         };

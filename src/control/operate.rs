@@ -18,7 +18,7 @@ use crate::spool::{Divergence, FarView, Sequence, Spool, SpoolError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 pub use courier::Courier;
-use entries::{entry, named};
+use entries::{entry, named, with_attempts};
 use tokio::time::timeout;
 
 /// Bounds the wait for the report on a withdrawn message: it follows the answer on the same link, a commit behind it.
@@ -114,11 +114,12 @@ impl Desk<'_> {
 
     /// Says what is known of a message, also that it is held.
     fn entry(&self, listed: &Listed) -> QueueEntry {
-        let held = self.courier.held().filter(|(sequence, _)| *sequence == listed.sequence);
-        let told = |(sequence, why)| format!("{why}; {}", decisions(self.forward, sequence));
         let destination = self.known.told(&listed.destination);
-        let trying = self.courier.trying().filter(|(sequence, _)| *sequence == listed.sequence).map(|(_, why)| why);
-        QueueEntry { held: held.map(told), trying, destination, ..entry(listed, self.tail().damaged.as_ref()) }
+        let told = QueueEntry { destination, ..entry(listed, self.tail().damaged.as_ref()) };
+        match self.courier.first().filter(|first| first.sequence == listed.sequence) {
+            Some(first) => with_attempts(told, first, self.forward),
+            None => told,
+        }
     }
 
     /// Says why a message cannot be dealt with so, and what can be.
@@ -252,9 +253,10 @@ impl Desk<'_> {
                 return Err(format!("which are to go to {here}? Say --from-destination and one of {several}"));
             }
         };
+        let there = self.known.told(&from);
         let moved = self.spool.move_to(from, destination, by).await.map_err(failed)?;
         self.courier.begin_again();
-        said(format!("{moved} messages go to {here} now"))
+        said(format!("{moved} messages that were accepted for {there} go to {here} now"))
     }
 
     fn no_way(&self) -> String {

@@ -98,8 +98,27 @@ fn answer_to(release: Release, head: &[u8], payload_bytes: u64, tally: &Tally) -
         tally.count(Observation::Ack { code: AckCode::TransportNak, latency: None }, now);
         return Some(vec![COMMIT_NAK]);
     }
-    let header = Header::parse(head)?;
+    // One that is cut is answered with nothing: neither what it asks for is known, nor what names it.
+    let header = Header::parse(head).filter(|header| !header.is_cut())?;
     let (_, answer) = refusal(&header, Mark::new().stamp(), UNREACHABLE_TEXT)?;
     tally.count(Observation::Ack { code: AckCode::ApplicationReject, latency: None }, now);
     Some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_its_message_whole_or_is_none() {
+        let refused = |message: &str| answer_to(Release::One, message.as_bytes(), 1, &Tally::default());
+        let message =
+            |id: &str, profile: &str| format!("MSH|^~\\&|A|B|C|D|t||ORU|{id}|P|2.5|{profile}||AL|NE\rPID|1\r");
+        let answer = String::from_utf8(refused(&message("7", "")).unwrap()).unwrap();
+        assert!(answer.contains("\rMSA|CR|7\r"), "{answer}");
+        let long = "7".repeat(HEADER_BYTES_MAX);
+        for message in [message(&long, ""), message("7", &long)] {
+            assert!(refused(&message[..HEADER_BYTES_MAX]).is_none(), "neither its name nor its mode is known");
+        }
+    }
 }

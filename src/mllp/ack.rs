@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use super::message::{Header, Mode};
 
 /// Is the payload of a commit acknowledgement of MLLP Release 2: the block is in safe storage.
@@ -84,6 +86,26 @@ impl AckCode {
     /// Says whether the message was accepted: AA or CA, nothing else.
     pub fn is_positive(self) -> bool {
         matches!(self, Self::ApplicationAccept | Self::CommitAccept)
+    }
+}
+
+/// Is a code that HL7 does not know, and that is plain enough to be shown: up to three letters and digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainCode([u8; 3]);
+
+impl PlainCode {
+    /// Takes MSA-1.
+    pub fn of(field: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 3];
+        let is_plain = !field.is_empty() && field.iter().all(u8::is_ascii_alphanumeric);
+        bytes.get_mut(..field.len()).filter(|_| is_plain)?.copy_from_slice(field);
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for PlainCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().filter(|byte| **byte > 0).try_for_each(|byte| write!(f, "{}", char::from(*byte)))
     }
 }
 

@@ -102,7 +102,7 @@ impl Exchange {
 
     /// Does the same where not every answer is awaited that the message asks for.
     pub fn begin_awaiting(&mut self, payload: &[u8], deadline: Instant, awaited: Awaited) {
-        let header = Header::parse(payload);
+        let header = Header::parse_whole(payload);
         let (commit_due, application_due) = match header.as_ref().map(|header| (header, header.mode())) {
             // One answer: AA, AE or AR, of some receivers CA. A response that is sent by itself has one too.
             None => (true, false),
@@ -205,7 +205,7 @@ impl Inner {
             FrameKind::Transport(code) => self.handle_commit(Answer { code, payload }, sink),
             FrameKind::Empty | FrameKind::Control => count(&mut self.dropped.no_answer),
             FrameKind::Message => {
-                let is_answer = Header::parse(&payload).is_some_and(|header| header.is_acknowledgement());
+                let is_answer = Header::parse_whole(&payload).is_some_and(|header| header.is_acknowledgement());
                 let is_taken = self.handle_message(payload, sink);
                 if self.release.commit().is_some() {
                     // A message of its own goes nowhere from here: the receiver is not to believe that it arrived.
@@ -237,7 +237,7 @@ impl Inner {
 
     /// Takes a message of the receiver; says whether it is an answer to the message of the exchange.
     fn handle_message(&mut self, payload: Vec<u8>, sink: &mut dyn FnMut(Answer)) -> bool {
-        let Some(msa) = Header::parse(&payload).and_then(|header| header.msa()) else {
+        let Some(msa) = Header::parse_whole(&payload).and_then(|header| header.msa()) else {
             count(&mut self.dropped.no_answer);
             return false;
         };

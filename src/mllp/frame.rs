@@ -118,6 +118,8 @@ pub enum Anomaly {
     ControlFrame,
     /// A frame whose payload has no readable MSH.
     NoHeader,
+    /// A message whose header is longer than a message that is stored may have.
+    HeaderTooLong,
     /// An answer that belongs to no message that waits for one.
     AnswerUnmatched,
     /// A message was not answered, but a later one was; reported once a message.
@@ -141,6 +143,7 @@ impl Anomaly {
             Self::TruncatedFrame => "truncated_frame",
             Self::ControlFrame => "control_frame",
             Self::NoHeader => "no_header",
+            Self::HeaderTooLong => "header_too_long",
             Self::AnswerUnmatched => "answer_unmatched",
             Self::AnswerSkipped => "answer_skipped",
             Self::OutstandingOverflow => "outstanding_overflow",

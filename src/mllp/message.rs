@@ -1,14 +1,18 @@
 //! Reads MSH and MSA at the begin of a payload, as slices of its bytes.
 //!
-//! Never decodes a character set, never looks beyond [`HEADER_BYTES_MAX`], never shows a field by Debug or Display.
+//! Never decodes a character set, never shows a field by Debug or Display. Of what only passes by, the begin is read, as
+//! much as was kept of it ([`HEADER_BYTES_MAX`]); whoever has all of a message reads all of its header.
 //! The format is HL7 v2.x chapter 2: segments end with CR (the field also sends LF and CRLF), the byte after "MSH" is
 //! the field separator, MSH-2 lists the others.
 
 #[cfg(test)]
 mod tests;
 
-/// Limits how much of a payload is looked at, in bytes: an MSH has a few hundred; what is behind is not header.
+/// Limits what is kept of a payload that passes by, to read its header, in bytes: an MSH has a few hundred.
 pub const HEADER_BYTES_MAX: usize = 2048;
+/// Limits the header of a message that is stored, up to the end of its MSH, in bytes: what is answered for it holds parts
+/// of it, byte for byte, and HL7 has at most 199 in MSH-10. A longer one is refused.
+pub const STORED_HEADER_BYTES_MAX: usize = 64 << 10;
 
 /// Lists the queries whose type does not begin with Q: enhanced queries, master files, networks, orders, requests for
 /// patient information, stored procedures, virtual tables.
@@ -24,20 +28,39 @@ pub struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    /// Finds the header of a payload, given whole or at least its first [`HEADER_BYTES_MAX`] bytes; `None` where it
-    /// has no MSH with a usable field separator.
+    /// Finds the header of a payload in its first [`HEADER_BYTES_MAX`] bytes, for whoever kept no more of it; `None`
+    /// where it has no MSH with a usable field separator.
     ///
     /// A field that the limit cuts reads as empty.
     pub fn parse(payload: &'a [u8]) -> Option<Self> {
         let head = payload.get(..HEADER_BYTES_MAX).unwrap_or(payload);
+        Self::find(head, head.len() == HEADER_BYTES_MAX)
+    }
+
+    /// Finds the header of a payload, however long it is; `None` where it has no MSH with a usable field separator.
+    pub fn parse_whole(payload: &'a [u8]) -> Option<Self> {
+        Self::find(payload, false)
+    }
+
+    fn find(head: &'a [u8], is_cut: bool) -> Option<Self> {
         let bytes = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
-        let mut segments = Segments { rest: bytes, is_cut: head.len() == HEADER_BYTES_MAX };
+        let mut segments = Segments { rest: bytes, is_cut };
         let first = segments.next()?;
         let is_batch = matches!(first.bytes.get(..3), Some(b"FHS" | b"BHS"));
         let msh = if is_batch { segments.find(|segment| segment.is(b"MSH"))? } else { first };
         let separator = *msh.bytes.strip_prefix(b"MSH")?.first()?;
         let usable = !separator.is_ascii_alphanumeric() && separator != b' ';
         usable.then_some(Self { msh: Segment { separator, ..msh }, behind: segments })
+    }
+
+    /// Says whether the limit cut MSH: what it asks for, and by what it is named, may be in what is not there.
+    pub fn is_cut(&self) -> bool {
+        self.msh.is_cut
+    }
+
+    /// Counts the bytes of this payload up to the end of MSH.
+    pub fn bytes_in(&self, payload: &[u8]) -> usize {
+        payload.len().saturating_sub(self.behind.rest.len())
     }
 
     /// Returns the byte between fields, MSH-1.
@@ -113,14 +136,11 @@ impl<'a> Header<'a> {
     /// Says whether the message requires an answer that only an application can give: MSH-16 asks for one (an answer is
     /// never answered so), or it is a query.
     pub fn requires_application_answer(&self) -> bool {
-        if self.msa().is_some() {
-            return false;
-        }
         let is_asked = match self.mode() {
             Mode::Original => false,
             Mode::Enhanced { application, .. } => !matches!(application, AckCondition::Absent | AckCondition::Never),
         };
-        is_asked || self.is_query()
+        (is_asked || self.is_query()) && self.msa().is_none()
     }
 
     /// Says whether the message is a query by its type, MSH-9.1 (HL7 v2.8.2 table 0076, chapters 5 and 11).

@@ -147,12 +147,15 @@ impl TraceKey {
     /// Names a message that is here.
     pub fn trace(&self, payload: &[u8]) -> Trace {
         let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
-        Trace { payload: Some(self.payload(payload)), ..self.trace_head(payload, bytes) }
+        Trace { payload: Some(self.payload(payload)), ..self.named(Header::parse_whole(payload), bytes) }
     }
 
     /// Names a message of which the header is here.
     pub fn trace_head(&self, head: &[u8], bytes: u64) -> Trace {
-        let header = Header::parse(head);
+        self.named(Header::parse(head), bytes)
+    }
+
+    fn named(&self, header: Option<Header<'_>>, bytes: u64) -> Trace {
         let header = header.as_ref();
         Trace {
             bytes,

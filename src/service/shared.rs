@@ -212,7 +212,7 @@ impl<S: Leg> Sending<'_, S> {
         if !self.has_ended {
             self.read()?;
         }
-        let header = Header::parse(payload);
+        let header = Header::parse_whole(payload);
         let control_id = header.as_ref().map_or(&[][..], Header::control_id);
         if !service.line(&mut place).await?.control_ids.take(control_id) {
             // Its answer could be taken for an earlier one's.

@@ -17,7 +17,8 @@ use crate::config::{Name, ReceiverPolicy, Spool};
 use crate::link::feed::station::Station;
 use crate::link::feed::{Held, StoreError, Window};
 use crate::link::wire::{Cause, ReceiverState};
-use crate::spool::delivery::course::Receiver;
+use crate::mllp::ack::AckCode;
+use crate::spool::delivery::course::{self, Receiver};
 use crate::spool::delivery::{Conversation, Counter, Counts, DeliveryState};
 use crate::spool::inbox::Inbox;
 use crate::spool::key::SpoolKey;
@@ -215,15 +216,20 @@ async fn follow(service: Arc<Service>, talk: Talk, held: watch::Sender<Option<He
 /// Is what the near site is told of the first message.
 fn told(now: &DeliveryState) -> Option<Held> {
     if let Some(held) = now.held {
-        return Some(Held { sequence: held.sequence, reason: held.reason as u8, text: held.reason.told(held.code) });
+        let course::Held { sequence, reason, code, attempts, in_doubt, .. } = held;
+        return Some(Held { sequence, reason: reason as u8, code, attempts, in_doubt, text: held.told() });
     }
     if now.ledger_failed.is_some() {
         let text =
             "the other site cannot write down what becomes of messages: its status and its log say why".to_owned();
         // Whichever is first.
-        return Some(Held { sequence: Sequence::MAX, reason: Held::UNWRITTEN, text });
+        let (sequence, reason, code) = (Sequence::MAX, Held::UNWRITTEN, AckCode::Absent);
+        return Some(Held { sequence, reason, code, attempts: 0, in_doubt: 0, text });
     }
-    now.trying.map(|trying| Held { sequence: trying.sequence, reason: Held::TRYING, text: trying.told() })
+    now.trying.map(|trying| {
+        let course::Trying { sequence, code, attempts, in_doubt, .. } = trying;
+        Held { sequence, reason: Held::TRYING, code, attempts, in_doubt, text: trying.told() }
+    })
 }
 
 #[cfg(test)]

@@ -78,6 +78,15 @@ pub enum SpoolError {
         /// Is the spool.
         path: PathBuf,
     },
+    /// A symbolic link is where the database should be.
+    #[error(
+        "{} is a symbolic link: put the file itself there with its -wal file, or have spool.dir name the directory where \
+         it is", .path.display()
+    )]
+    Link {
+        /// Is the link.
+        path: PathBuf,
+    },
     /// An operation on a file failed.
     #[error("cannot {doing} {} ({source})", .path.display())]
     File {
@@ -163,6 +172,8 @@ pub enum Damage {
     Database,
     /// An entry of the register of spools is none.
     Entry,
+    /// It is a file without a byte.
+    Empty,
     /// It is of another format.
     Format(i64),
     /// A part that every spool has is missing.
@@ -186,6 +197,13 @@ pub enum Damage {
         /// Counts those that are.
         found: u64,
     },
+    /// Notes of what operators decided are missing or too many.
+    Decisions {
+        /// Counts those that should be there.
+        expected: u64,
+        /// Counts those that are.
+        found: u64,
+    },
     /// It is an earlier state of the spool.
     RolledBack {
         /// Counts the commits that it has.
@@ -201,6 +219,7 @@ impl fmt::Display for Damage {
             Self::Database => f.write_str(
                 "it is truncated, no database, or damaged in its pages: look at its disk, and restore it from a backup",
             ),
+            Self::Empty => f.write_str("it is empty, and was not: restore it from a backup"),
             Self::Entry => f.write_str("it is truncated, or no entry of the register of spools"),
             Self::Format(format) => write!(f, "its format is {format}, which this version does not know"),
             Self::Missing(what) => write!(f, "its {what} is missing"),
@@ -213,6 +232,12 @@ impl fmt::Display for Damage {
             Self::Unreadable(what) => write!(f, "its {what} cannot be read from the disk"),
             Self::Rows { state, expected, found } => {
                 write!(f, "{expected} {state} messages should be there, {found} are")
+            }
+            Self::Decisions { expected, found } => {
+                write!(
+                    f,
+                    "its outbox should have {expected} notes of what operators decided or what was found, and has {found}"
+                )
             }
             Self::RolledBack { found, expected } => {
                 write!(f, "it was rolled back: it ends with commit {found}, there were {expected}")
@@ -239,6 +264,7 @@ impl SpoolError {
             Self::Gone { .. }
             | Self::Removed { .. }
             | Self::CutShort { .. }
+            | Self::Link { .. }
             | Self::NoneThere { .. }
             | Self::OtherSpool { .. } => true,
             Self::Damaged { damage, .. } => *damage == Damage::Database,

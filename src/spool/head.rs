@@ -9,7 +9,9 @@ use super::{Attempt, Digest, Sequence};
 /// Is the number of states.
 const STATES: usize = State::ALL.len();
 /// Is the length of an encoded head, in bytes.
-const HEAD_BYTES: usize = 16 + 7 * 8 + 2 * 32 + STATES * 16 + 1 + 1 + 3 * 4 + 8 + 1;
+const HEAD_BYTES: usize = 16 + 7 * 8 + 2 * 32 + STATES * 16 + 1 + 1 + 3 * 4 + 8 + 1 + TAGGED_BYTES;
+/// Is the length of its end, which an earlier version did not write.
+const TAGGED_BYTES: usize = 4 * 8;
 
 /// Counts the messages in one state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,6 +20,19 @@ pub(super) struct Tally {
     pub(super) messages: u64,
     /// Counts the bytes of their payloads, also of those that are shredded by now.
     pub(super) bytes: u64,
+}
+
+/// Says which rows bear a tag: an earlier version gave them none. And how many there are of those that are few.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tagged {
+    /// Is the last message whose rows may lack one.
+    pub(super) messages_after: Sequence,
+    /// Is the last event that may lack one.
+    pub(super) events_after: u64,
+    /// Counts the events with an operator, or with what was found.
+    pub(super) decisions: u64,
+    /// Counts the epochs.
+    pub(super) epochs: u64,
 }
 
 /// Is the head.
@@ -47,6 +62,8 @@ pub(super) struct Head {
     pub(super) is_paused: bool,
     /// Is the attempt that is written down, where the spool is the ledger of its receiver.
     pub(super) attempting: Option<Attempt>,
+    /// Says which rows bear a tag; none before this version first writes.
+    pub(super) tagged: Option<Tagged>,
     tallies: [Tally; STATES],
 }
 
@@ -66,6 +83,7 @@ impl Head {
             retired_digest: Digest::NONE,
             is_paused: false,
             attempting: None,
+            tagged: Some(Tagged::default()),
             tallies: [Tally::default(); STATES],
         }
     }
@@ -119,6 +137,10 @@ impl Head {
         let counts = [attempting.number, attempting.in_doubt, attempting.interrupted];
         out.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
         out.push(u8::from(attempting.under_way));
+        if let Some(Tagged { messages_after, events_after, decisions, epochs }) = self.tagged {
+            let numbers = [messages_after, events_after, decisions, epochs];
+            out.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+        }
         out
     }
 
@@ -141,12 +163,21 @@ impl Head {
         head.is_paused = take::<1>(&mut rest)? == [1];
         let is_attempting = take::<1>(&mut rest)? == [1];
         let sequence = number(&mut rest)?;
-        let number = u32::from_be_bytes(take(&mut rest)?);
+        let attempts = u32::from_be_bytes(take(&mut rest)?);
         let in_doubt = u32::from_be_bytes(take(&mut rest)?);
         let interrupted = u32::from_be_bytes(take(&mut rest)?);
         let under_way = take::<1>(&mut rest)? == [1];
-        let attempt = Attempt { sequence, number, in_doubt, interrupted, under_way };
+        let attempt = Attempt { sequence, number: attempts, in_doubt, interrupted, under_way };
         head.attempting = is_attempting.then_some(attempt);
+        head.tagged = match rest.is_empty() {
+            true => None,
+            false => Some(Tagged {
+                messages_after: number(&mut rest)?,
+                events_after: number(&mut rest)?,
+                decisions: number(&mut rest)?,
+                epochs: number(&mut rest)?,
+            }),
+        };
         rest.is_empty().then_some(head)
     }
 }
@@ -172,15 +203,19 @@ mod tests {
         (head.outbox_last, head.outbox_events, head.is_paused, head.in_doubt_through) = (6, 7, true, 14);
         (head.digest, head.retired_digest) = (Digest([8; 32]), Digest([9; 32]));
         head.attempting = Some(Attempt { sequence: 10, number: 11, in_doubt: 12, interrupted: 13, under_way: true });
+        head.tagged = Some(Tagged { messages_after: 15, events_after: 16, decisions: 17, epochs: 18 });
         for (state, bytes) in State::ALL.into_iter().zip(100..) {
             head.enter(state, bytes);
         }
         let written = head.encode();
         assert_eq!(written.len(), HEAD_BYTES);
-        assert_eq!(Head::decode(&written), Some(head));
-        for end in 0..written.len() {
+        assert_eq!(Head::decode(&written), Some(head.clone()));
+        let earlier = HEAD_BYTES - TAGGED_BYTES;
+        for end in (0..written.len()).filter(|end| *end != earlier) {
             assert_eq!(Head::decode(&written[..end]), None);
         }
+        head.tagged = None;
+        assert_eq!((Head::decode(&written[..earlier]), head.encode().len()), (Some(head), earlier));
     }
 
     #[test]

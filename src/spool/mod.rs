@@ -18,6 +18,7 @@ mod presence;
 pub mod queue;
 pub mod register;
 pub mod reserve;
+mod rows;
 mod seal;
 pub mod store;
 

@@ -27,6 +27,7 @@ mod reading;
 mod room;
 mod settle;
 mod sides;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -157,8 +158,8 @@ pub struct Listed {
     pub state: State,
     /// Is the size of its payload, in bytes.
     pub bytes: u64,
-    /// Is when it was accepted.
-    pub accepted: SystemTime,
+    /// Is when it was accepted; none where that was changed.
+    pub accepted: Option<SystemTime>,
     /// Is when it left the queue.
     pub settled: Option<SystemTime>,
     /// Is where it was accepted for.

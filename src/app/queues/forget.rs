@@ -44,7 +44,7 @@ fn loss(error: &SpoolError) -> Option<Loss> {
         SpoolError::OtherSpool { .. } => Some(Loss::Entry),
         SpoolError::KeyFile { .. } | SpoolError::KeyMissing { .. } | SpoolError::NoneThere { .. } => None,
         SpoolError::File { .. } | SpoolError::Store { .. } | SpoolError::Disk { .. } => None,
-        SpoolError::InUse { .. } | SpoolError::Random | SpoolError::Closed => None,
+        SpoolError::InUse { .. } | SpoolError::Link { .. } | SpoolError::Random | SpoolError::Closed => None,
         SpoolError::NotThere { .. } | SpoolError::NotAllowed { .. } | SpoolError::Sent { .. } => None,
         SpoolError::TooManyForwards { .. } => None,
     }

@@ -51,8 +51,10 @@ pub(super) async fn move_to(
     let own = config.forwards.iter().find(|own| orphans::stores(own) && own.name.as_str() == name);
     let held = spool.held_for().await.map_err(text)?;
     let known = destinations(config);
+    let mut redirected = None;
     if let Some(from) = relabelled(&known, (&held, &next), from, (&name, to), own.is_some())? {
-        spool.move_to(from, next.clone(), by).await.map_err(text)?;
+        let moved = spool.move_to(from.clone(), next.clone(), by).await.map_err(text)?;
+        redirected = Some((moved, from));
     }
     let goes = spool.held_for().await.map_err(text)?.into_iter().find(|(to, _)| *to == next);
     if own.is_some() {
@@ -71,12 +73,18 @@ pub(super) async fn move_to(
         _ if to == name => "its own way".to_owned(),
         Target::Service(_) | Target::Address(_) => format!("the way of {to}, beside its own messages"),
     };
-    Ok(QueueAnswer::Done {
-        said: format!(
-            "{name} takes {target}: the {count} messages for {there} go, in order; the first that was accepted for \
-             elsewhere holds the queue until it is moved in its turn"
-        ),
-    })
+    let said = format!(
+        "{name} takes {target}: the {count} messages for {there} go, in order; the first that was accepted for elsewhere \
+         holds the queue until it is moved in its turn"
+    );
+    let told = |(moved, from): (u64, Destination)| redirection(&known, moved, &from, &next);
+    Ok(QueueAnswer::Done { said: redirected.map(told).unwrap_or_default() + &said })
+}
+
+/// Says that messages go elsewhere than they were accepted for: a patient's message to another laboratory.
+fn redirection(known: &Destinations, moved: u64, from: &Destination, to: &Destination) -> String {
+    let (from, to) = (known.told(from), known.told(to));
+    format!("{moved} messages that were accepted for {from} go to {to} instead. ")
 }
 
 /// Finds the destination whose messages are to go elsewhere than they were accepted for; none where all that goes was
@@ -125,6 +133,8 @@ mod tests {
         }
         assert_eq!(ask(&two[..1], "c", None, false), Ok(Some(to("a"))), "of a forward that is gone");
         assert!(ask(&two[..1], "c", None, true).is_err(), "of one that leads elsewhere");
+        let told = redirection(&known, 4, &to("a"), &to("b"));
+        assert_eq!(told, "4 messages that were accepted for a at lab go to b at lab instead. ");
         assert_eq!(relabelled(&known, (&two, &to("c")), None, ("orders", "orders"), true), Ok(None), "back");
     }
 }

@@ -183,7 +183,7 @@ fn reply(payload: &[u8]) -> Reply {
     if let FrameKind::Transport(code) = FrameKind::of(payload) {
         return Reply { code: Some(code), control_id: Vec::new() };
     }
-    let msa = Header::parse(payload).and_then(|header| header.msa());
+    let msa = Header::parse_whole(payload).and_then(|header| header.msa());
     match msa {
         Some(msa) => Reply { code: Some(AckCode::parse(msa.code())), control_id: msa.control_id().to_vec() },
         None => Reply { code: None, control_id: Vec::new() },

@@ -67,7 +67,7 @@ pub(super) fn load(path: &Path, loose: bool) -> Result<Vec<Message>, LoadError> 
         let payload = if loose { end_with_cr(&payload) } else { payload };
         let frame = encode(&payload);
         let (again, left_over) = unframe(&frame).map_err(refuse)?;
-        let header = Header::parse(&payload).ok_or_else(|| LoadError::NoMessage { path: at() })?;
+        let header = Header::parse_whole(&payload).ok_or_else(|| LoadError::NoMessage { path: at() })?;
         if left_over || again.len() != 1 || again.first() != Some(&payload) {
             return Err(LoadError::Unframable { path: at() });
         }

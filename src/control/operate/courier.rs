@@ -11,7 +11,8 @@ use crate::link::feed::supply::Bar;
 use crate::link::feed::{Answer, CommandKind, Held};
 use crate::link::outbound::Outbound;
 use crate::link::wire::Cause;
-use crate::spool::delivery::course::{Order, Reply};
+use crate::mllp::ack::AckCode;
+use crate::spool::delivery::course::{self, Order, Reply};
 use crate::spool::delivery::{Command, DeliveryState};
 use crate::spool::{Divergence, FarView, Sequence};
 
@@ -33,27 +34,44 @@ pub enum Courier<'a> {
     Nobody,
 }
 
+/// Is what is known of the message that all others wait for.
+pub(super) struct First {
+    pub(super) sequence: Sequence,
+    /// Says that an operator is to decide; else it is tried again.
+    pub(super) is_held: bool,
+    pub(super) why: String,
+    pub(super) code: AckCode,
+    pub(super) attempts: u32,
+    pub(super) in_doubt: u32,
+}
+
 impl Courier<'_> {
     /// Returns the message that is held, and why.
     pub(super) fn held(&self) -> Option<(Sequence, String)> {
-        match self {
-            Self::Far(link) => {
-                let held = link.supply().and_then(|supply| supply.state().held).filter(Held::awaits_decision);
-                held.map(|held| (held.sequence, held.text))
-            }
-            Self::Here { state, .. } => state.borrow().held.map(|held| (held.sequence, held.reason.told(held.code))),
-            Self::Nobody => None,
-        }
+        let first = self.first().filter(|first| first.is_held)?;
+        Some((first.sequence, first.why))
     }
 
-    /// Returns the message on which the receiver fails again and again, and how.
-    pub(super) fn trying(&self) -> Option<(Sequence, String)> {
+    /// Tells of the first message that it is held, or that the receiver fails on it again and again.
+    pub(super) fn first(&self) -> Option<First> {
         match self {
             Self::Far(link) => {
-                let held = link.supply().and_then(|supply| supply.state().held);
-                held.filter(|held| held.reason == Held::TRYING).map(|held| (held.sequence, held.text))
+                let Held { sequence, reason, code, attempts, in_doubt, text } = link.supply()?.state().held?;
+                let is_held = reason < Held::TRYING;
+                let is_about_it = is_held || reason == Held::TRYING;
+                is_about_it.then_some(First { sequence, is_held, why: text, code, attempts, in_doubt })
             }
-            Self::Here { state, .. } => state.borrow().trying.map(|trying| (trying.sequence, trying.told())),
+            Self::Here { state, .. } => {
+                let (held, trying) = (state.borrow().held, state.borrow().trying);
+                let held = held.map(|held| {
+                    let course::Held { sequence, code, attempts, in_doubt, .. } = held;
+                    First { sequence, is_held: true, why: held.told(), code, attempts, in_doubt }
+                });
+                held.or_else(|| {
+                    let course::Trying { sequence, code, attempts, in_doubt, .. } = trying?;
+                    Some(First { sequence, is_held: false, why: trying?.told(), code, attempts, in_doubt })
+                })
+            }
             Self::Nobody => None,
         }
     }

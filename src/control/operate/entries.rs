@@ -2,8 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::courier::First;
+use super::decisions;
 use crate::control::destinations::Destinations;
 use crate::control::queue::{Decision, QueueEntry};
+use crate::mllp::ack::AckCode;
 use crate::spool::Verdict;
 use crate::spool::queue::State;
 use crate::spool::store::{DamagedMessage, Destination, Listed, OutboxEvent};
@@ -18,7 +21,7 @@ pub(super) fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueE
     QueueEntry {
         sequence: listed.sequence,
         state: listed.state.name().to_owned(),
-        accepted: time(listed.accepted),
+        accepted: listed.accepted.map_or_else(|| "unknown".to_owned(), time),
         bytes: listed.bytes,
         target: listed.destination.target.clone(),
         destination: String::new(),
@@ -26,12 +29,36 @@ pub(super) fn entry(listed: &Listed, damaged: Option<&DamagedMessage>) -> QueueE
         damaged: damaged.map(ToString::to_string),
         settled: listed.settled.map(time),
         verdict: outcome.and_then(|outcome| outcome.verdict).map(|verdict| what_became(verdict).to_owned()),
-        code: outcome.and_then(|outcome| outcome.code).map(|code| code.code().to_owned()),
+        code: outcome.and_then(|outcome| outcome.code).and_then(answered),
         attempts: outcome.map_or(0, |outcome| outcome.attempts),
         in_doubt: outcome.map_or(0, |outcome| outcome.in_doubt),
         held: None,
         trying: None,
         decisions: listed.decisions.iter().map(decision).collect(),
+    }
+}
+
+/// Adds how the message is at the receiver that all others wait for.
+pub(super) fn with_attempts(told: QueueEntry, first: First, forward: &str) -> QueueEntry {
+    let First { sequence, is_held, why, code, attempts, in_doubt } = first;
+    let (code, attempts, in_doubt) = match told.attempts {
+        0 => (answered(code), attempts, in_doubt),
+        // How it ended is there already.
+        _ => (told.code.clone(), told.attempts, told.in_doubt),
+    };
+    let (held, trying) = match is_held {
+        true => (Some(format!("{why}; {}", decisions(forward, sequence))), None),
+        false => (None, Some(why)),
+    };
+    QueueEntry { held, trying, code, attempts, in_doubt, ..told }
+}
+
+/// Shows the code of an answer, where there was one.
+fn answered(code: AckCode) -> Option<String> {
+    match code {
+        AckCode::Absent => None,
+        AckCode::Other => Some("unknown".to_owned()),
+        code => Some(code.code().to_owned()),
     }
 }
 
@@ -50,6 +77,11 @@ pub(super) fn is_for_elsewhere(listed: &Listed, way: &Destination, name: &str, k
 }
 
 fn decision(event: &OutboxEvent) -> Decision {
+    if event.is_changed {
+        let what =
+            format!("event {} was changed in the database by somebody else: what it said is not known", event.id);
+        return Decision { at: "unknown".to_owned(), what, by: String::new(), reason: String::new() };
+    }
     let (at, what) = (time(event.at), event.happening.name().to_owned());
     Decision { at, what, by: event.by.clone(), reason: event.reason.clone() }
 }

@@ -15,7 +15,7 @@ use crate::link::outbound::{Outbound, Route};
 use crate::link::owners::Owners;
 use crate::link::wire::Instance;
 use crate::mllp::ack::AckCode;
-use crate::spool::delivery::course::{Held, Reply};
+use crate::spool::delivery::course::{Held, Reply, Trying};
 use crate::spool::delivery::{Command, DeliveryState, Reason};
 use crate::spool::key::SpoolKey;
 use crate::spool::store::{Limits, Wanted};
@@ -262,14 +262,41 @@ async fn what_may_be_at_the_far_site_waits_for_its_word() {
     assert!(cause.starts_with("the two sites agree"), "{cause}");
 }
 
+fn held_at_1() -> Held {
+    let (reason, code) = (Reason::Failed, AckCode::ApplicationError);
+    Held { sequence: 1, reason, code, unknown: None, attempts: 3, in_doubt: 2 }
+}
+
+#[tokio::test]
+async fn how_often_the_receiver_had_what_is_held_or_tried_again_is_shown() {
+    let site = Site::with(2).await;
+    let show = async |state: DeliveryState| {
+        let (commands, (_state, state)) = (mpsc::channel::<Command>(1).0, watch::channel(state));
+        let courier = Courier::Here { commands: &commands, state: &state };
+        let (way, known) = (Some(destination("orders")), &known());
+        let desk = Desk { forward: "orders", spool: &site.spool, courier, destination: way.clone(), way, known };
+        let all = QueueAction::List { from: 1, max: 9, state: None, all: false };
+        let QueueAnswer::Entries { entries, .. } = operate(&desk, all, "uid 0").await else { panic!("entries") };
+        let told = |entry: &QueueEntry| (entry.attempts, entry.in_doubt, entry.code.clone(), entry.held.is_some());
+        (told(&entries[0]), told(&entries[1]))
+    };
+    let none = (0, 0, None, false);
+    let held = DeliveryState { held: Some(held_at_1()), ..DeliveryState::default() };
+    assert_eq!(show(held).await, ((3, 2, Some("AE".to_owned()), true), none.clone()));
+    let (code, pause) = (AckCode::Other, Duration::from_secs(1));
+    let trying = Trying { sequence: 1, code, unknown: None, attempts: 4, in_doubt: 1, pause };
+    let trying = DeliveryState { trying: Some(trying), ..DeliveryState::default() };
+    assert_eq!(show(trying).await, ((4, 1, Some("unknown".to_owned()), false), none.clone()));
+    assert_eq!(show(DeliveryState::default()).await, (none.clone(), none));
+}
+
 /// Asks for this of message 1, which was sent, while its conversation answers so.
 async fn asked_of_a_conversation(action: QueueAction, reply: Reply, held: bool) -> (QueueAnswer, Vec<(u64, String)>) {
     let site = Site::with(2).await;
     let sequence = action.sequence().unwrap_or(1);
     site.spool.read(1, 2, 1 << 20).await.unwrap();
     let (commands, mut orders) = mpsc::channel::<Command>(1);
-    let held = held.then_some(Held { sequence: 1, reason: Reason::Failed, code: AckCode::ApplicationError });
-    let (_state, state) = watch::channel(DeliveryState { held, ..DeliveryState::default() });
+    let (_state, state) = watch::channel(DeliveryState { held: held.then(held_at_1), ..DeliveryState::default() });
     tokio::spawn(async move {
         while let Some(command) = orders.recv().await {
             assert_eq!(command.sequence, sequence);
@@ -399,7 +426,10 @@ async fn what_waits_for_another_destination_is_moved_by_word_only() {
     let site = reopened(Site::with(2).await, "images");
     assert!(site.read_for("images").await.is_empty(), "held");
     let answer = site.ask_on("images", "images", moved(None)).await;
-    assert_eq!(answer, QueueAnswer::Done { said: "2 messages go to images at lab now".into() });
+    assert_eq!(
+        answer,
+        QueueAnswer::Done { said: "2 messages that were accepted for orders at lab go to images at lab now".into() }
+    );
     assert_eq!(site.read_for("images").await, [1, 2]);
     let answer = site.ask_on("images", "images", moved(None)).await;
     assert_eq!(answer, QueueAnswer::Failed { cause: "all that waits goes to images at lab already".into() });
@@ -418,7 +448,10 @@ async fn a_queue_for_several_destinations_drains_to_each_in_its_order() {
     let QueueAnswer::Failed { cause } = site.ask_on("notes", "notes", moved(Some("lost"))).await else { panic!() };
     assert!(cause.starts_with("nothing was accepted for lost"), "{cause}");
     let answer = site.ask_on("notes", "notes", moved(Some("images"))).await;
-    assert_eq!(answer, QueueAnswer::Done { said: "1 messages go to notes at lab now".into() });
+    assert_eq!(
+        answer,
+        QueueAnswer::Done { said: "1 messages that were accepted for images at lab go to notes at lab now".into() }
+    );
     site.spool.park(1, true, "x").await.unwrap();
     site.spool.park(2, true, "x").await.unwrap();
     assert_eq!(site.read_for("notes").await, [3, 4]);

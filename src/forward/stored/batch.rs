@@ -111,10 +111,10 @@ impl<'a> Batch<'a> {
                 return self.pass(Anomaly::AnswerUnmatched);
             }
             Fate::Ignore(anomaly) => return anomaly.into_iter().for_each(|anomaly| self.count(anomaly)),
-            Fate::Unreadable if self.is_committed() => return self.pass(Anomaly::NoHeader),
-            Fate::Unreadable => {
-                self.count(Anomaly::NoHeader);
-                self.ends = Some(Anomaly::NoHeader.code());
+            Fate::Unreadable(anomaly) if self.is_committed() => return self.pass(anomaly),
+            Fate::Unreadable(anomaly) => {
+                self.count(anomaly);
+                self.ends = Some(anomaly.code());
                 return;
             }
             Fate::Refuse | Fate::Store(_) => fate,
@@ -122,7 +122,8 @@ impl<'a> Batch<'a> {
         let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
         self.tally.count(Observation::Message { bytes }, self.at);
         self.payload_bytes = self.payload_bytes.saturating_add(bytes);
-        let head = payload.get(..HEADER_BYTES_MAX).unwrap_or(&payload).to_vec();
+        let header_bytes = Header::parse_whole(&payload).map_or(0, |header| header.bytes_in(&payload));
+        let head = payload.get(..header_bytes.max(HEADER_BYTES_MAX)).unwrap_or(&payload).to_vec();
         let step = match step {
             Fate::Store(code) => Step::Store { payload, code },
             _ => Step::Refuse,
@@ -168,7 +169,7 @@ impl<'a> Batch<'a> {
                 Step::Pass => steps.push((head, bytes, Due::Commit)),
                 Step::Refuse => {
                     let is_told = is_committed
-                        || Header::parse(&head).and_then(|header| reject(&header, Mark::new().stamp())).is_some();
+                        || Header::parse_whole(&head).and_then(|header| reject(&header, Mark::new().stamp())).is_some();
                     steps.push((head, bytes, Due::Refusal));
                     if !is_told {
                         break; // its connection ends: what is behind it would be kept, and never answered
@@ -219,7 +220,7 @@ impl Writer<'_> {
         if self.dialect.release.commit().is_some() {
             self.commit(AckCode::TransportAck);
         }
-        if let Some((code, header)) = code.zip(Header::parse(head)) {
+        if let Some((code, header)) = code.zip(Header::parse_whole(head)) {
             let answer = ack::answer(&header, code, Mark::new().stamp());
             self.write(code, &answer);
         }
@@ -246,7 +247,7 @@ impl Writer<'_> {
         if self.dialect.release.commit().is_some() {
             return self.commit(AckCode::TransportNak);
         }
-        match Header::parse(head).and_then(|header| written(&header, Mark::new().stamp())) {
+        match Header::parse_whole(head).and_then(|header| written(&header, Mark::new().stamp())) {
             Some((code, answer)) => {
                 self.write(code, &answer);
                 true

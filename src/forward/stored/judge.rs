@@ -6,7 +6,7 @@
 use crate::config::ApplicationAck;
 use crate::mllp::ack::{AckCode, FrameKind, stored_code};
 use crate::mllp::frame::Anomaly;
-use crate::mllp::message::{Header, Mode};
+use crate::mllp::message::{Header, Mode, STORED_HEADER_BYTES_MAX};
 
 /// Says what becomes of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Fate {
     /// refusal either, so that nobody waits; and nobody behind a stored forward has asked for it.
     Ignore(Option<Anomaly>),
     /// It cannot be answered, so that its sender would send it for ever: the connection is to end.
-    Unreadable,
+    Unreadable(Anomaly),
 }
 
 /// Judges a payload.
@@ -30,7 +30,10 @@ pub(super) fn judge(payload: &[u8], application_ack: ApplicationAck) -> Fate {
         FrameKind::Transport(_) | FrameKind::Control => return Fate::Ignore(Some(Anomaly::ControlFrame)),
         FrameKind::Message => {}
     }
-    let Some(header) = Header::parse(payload) else { return Fate::Unreadable };
+    let Some(header) = Header::parse_whole(payload) else { return Fate::Unreadable(Anomaly::NoHeader) };
+    if header.bytes_in(payload) > STORED_HEADER_BYTES_MAX {
+        return Fate::Unreadable(Anomaly::HeaderTooLong);
+    }
     if header.mode() == Mode::Original && header.is_acknowledgement() {
         return Fate::Ignore(Some(Anomaly::AnswerUnmatched));
     }
@@ -103,8 +106,8 @@ mod tests {
             assert_eq!(judge(control), Fate::Ignore(Some(Anomaly::ControlFrame)));
         }
         assert_eq!(judge(b""), Fate::Ignore(None));
-        assert_eq!(judge(b"PID|1||4711\r"), Fate::Unreadable);
-        assert_eq!(judge(b"MSH"), Fate::Unreadable);
+        assert_eq!(judge(b"PID|1||4711\r"), Fate::Unreadable(Anomaly::NoHeader));
+        assert_eq!(judge(b"MSH"), Fate::Unreadable(Anomaly::NoHeader));
     }
 
     #[test]

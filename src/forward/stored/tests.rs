@@ -16,6 +16,7 @@ use super::*;
 use crate::config::{ApplicationAck, Delivery, Name, OnFull, ReceiverPolicy, Target};
 use crate::link::inside::tune;
 use crate::mllp::dialect::Dialect;
+use crate::mllp::message::STORED_HEADER_BYTES_MAX;
 use crate::tls::Socket;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -218,6 +219,27 @@ async fn an_answer_mirrors_the_header_and_the_senders_own_id() {
     assert!(answer.starts_with(starts), "{answer:?}");
     assert!(answer.ends_with(b"##ACK*R01#") || answer.windows(10).any(|part| part == b"##ACK*R01#"), "{answer:?}");
     assert!(answer.ends_with(b"#8859/1\rMSA#AA#\x80id \r\x1c\r"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_long_header_is_answered_byte_for_byte_or_ends_the_connection() {
+    let open = || desk_of(9, config::Forward { message_bytes_max: 1 << 20, ..config(TERMS) });
+    let mut here = open().await;
+    for length in [2000, 4000, 5000, 60_000] {
+        let id = "7".repeat(length);
+        here.send(message(&id)).await;
+        assert!(here.answers(1).await == [format!("AA {id}")], "{length}");
+        here.send(message("8").replace("EMR", &id)).await;
+        assert_eq!(here.answers(1).await, ["AA 8"]);
+        here.send(enhanced("9", "AL", "AL").replace("|P|2.5|", &format!("|P|2.5|{id}"))).await;
+        assert_eq!(here.answers(1).await, ["CR 9"], "MSH-15 and MSH-16 are behind {length} bytes");
+    }
+    let kept = here.shelf.line().len();
+    here.send(message("1") + &message(&"7".repeat(STORED_HEADER_BYTES_MAX)) + &message("2")).await;
+    assert_eq!(here.answers(1).await, ["AA 1"]);
+    let (reason, tally, shelf) = here.closed().await;
+    assert_eq!((reason, shelf.line().len()), ("header_too_long", kept + 1));
+    assert_eq!(tally.counts().anomalies.get("header_too_long"), Some(&1));
 }
 
 #[tokio::test]

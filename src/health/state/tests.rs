@@ -521,6 +521,12 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
     let text = "the queue has 1000 of at most 1000 messages (max_queue_messages); held at message 7: wardlink queue retry \
                 results 7";
     check("full, because it is held", &verdict, Status::Down, ago(10_000), text);
+    let verdict = stored(|_, queue| {
+        (queue.depth, queue.parked, queue.state) = (Some(1000), Some(0), Queue::Paused);
+    });
+    let text = "the queue has 1000 of at most 1000 messages (max_queue_messages); paused, 1000 wait; wardlink forward resume \
+                results ends it";
+    check("full, because it is paused", &verdict, Status::Down, ago(10_000), text);
     let offline = stored(|facts, queue| {
         lose_session(facts);
         (queue.depth, queue.parked) = (Some(1000), Some(0));

@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::config::STORED_MESSAGE_BYTES_MAX;
+use crate::mllp::ack::AckCode;
 pub use crate::spool::delivery::course::{Order as CommandKind, Reply as Answer};
 pub use crate::spool::delivery::{Command, Delivery as Taken};
 use crate::spool::{FarView, Judgement, Opening, Outcome, Queued, Sequence};
@@ -93,6 +94,12 @@ pub struct Held {
     pub sequence: Sequence,
     /// Is a stable code, as a number.
     pub reason: u8,
+    /// Is the code of the receiver's last answer to it.
+    pub code: AckCode,
+    /// Counts the attempts.
+    pub attempts: u32,
+    /// Counts those of them whose end is not known.
+    pub in_doubt: u32,
     /// Says why, without a byte of the message.
     pub text: String,
 }

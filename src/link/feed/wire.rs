@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::super::wire::{self, Cause, Fields, ReceiverState, WireError, put_record};
 use super::{Answer, CommandKind, Held, Window};
+use crate::mllp::ack::AckCode;
 use crate::spool::codes::{CODES, VERDICTS};
 use crate::spool::{
     ANSWER_BYTES_MAX, Digest, DigestKey, Divergence, Epoch, FarView, ForwardId, Opening, Outcome, Sequence,
@@ -223,9 +224,13 @@ fn encode_fields(record: &Record<'_>, out: &mut BytesMut) {
         Record::Outcome(outcome) => put_outcome(outcome, out),
         Record::Reported(through) | Record::Retired(through) => out.put_u64(*through),
         Record::Held(held) => {
-            out.put_u64(held.as_ref().map_or(0, |held| held.sequence));
-            out.put_u8(held.as_ref().map_or(0, |held| held.reason));
-            let text = held.as_ref().map_or("", |held| held.text.as_str());
+            let held = held.as_ref();
+            out.put_u64(held.map_or(0, |held| held.sequence));
+            out.put_u8(held.map_or(0, |held| held.reason));
+            out.put_u8(place(&CODES, &held.map_or(AckCode::Absent, |held| held.code)));
+            out.put_u32(held.map_or(0, |held| held.attempts));
+            out.put_u32(held.map_or(0, |held| held.in_doubt));
+            let text = held.map_or("", |held| held.text.as_str());
             let end = (0..=HELD_TEXT_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
             out.put_slice(text.get(..end.unwrap_or(0)).unwrap_or_default().as_bytes());
         }
@@ -334,13 +339,14 @@ fn stored<'a>(fields: &mut Fields<'a>) -> Result<Record<'a>, WireError> {
         39 => Record::Reported(fields.u64()?),
         40 => Record::Retired(fields.u64()?),
         41 => {
-            let (sequence, reason) = (fields.u64()?, fields.byte()?);
+            let (sequence, reason, code) = (fields.u64()?, fields.byte()?, named(fields, &CODES)?);
+            let (attempts, in_doubt) = (fields.u32()?, fields.u32()?);
             let text = fields.rest();
             let text = text.get(..HELD_TEXT_BYTES_MAX).unwrap_or(text);
             let text = std::str::from_utf8(text).map_err(|_| WireError::BadText)?;
             // it is shown to people, on terminals too
             let text = text.chars().filter(|c| !c.is_control()).collect();
-            Record::Held((sequence > 0).then_some(Held { sequence, reason, text }))
+            Record::Held((sequence > 0).then_some(Held { sequence, reason, code, attempts, in_doubt, text }))
         }
         42 => Record::Command { id: fields.u32()?, kind: named(fields, &KINDS)?, sequence: fields.u64()? },
         43 => Record::Answer { id: fields.u32()?, answer: named(fields, &ANSWERS)? },

@@ -47,6 +47,16 @@ fn case_27_the_answer_to_another_message_is_not_this_ones() {
 }
 
 #[test]
+fn an_answer_is_found_however_long_the_control_id_is() {
+    for length in [2000, 5000, 60_000] {
+        let id = "7".repeat(length);
+        let mut exchange = begin(&id, "AL", "NE");
+        assert_eq!(feed(&mut exchange, &[ack("CA", ""), ack("CA", &id[1..]), ack("CA", &id)].concat()), ["CA"]);
+        assert_eq!((exchange.is_done(), exchange.dropped().foreign), (true, 2), "{length}");
+    }
+}
+
+#[test]
 fn case_28_late_and_repeated_answers_are_dropped() {
     let mut exchange = begin("1", "", "");
     assert_eq!(feed(&mut exchange, &[ack("AA", "1"), ack("AA", "1")].concat()), ["AA"]);

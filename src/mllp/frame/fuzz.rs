@@ -31,7 +31,7 @@ fn check(data: &[u8], limits: Limits) {
         let framed = limits.framing.encode(&payload);
         let again = payloads(&framed, limits);
         assert!(again == (vec![payload.clone()], Ok(())), "a payload of {} bytes changed", payload.len());
-        if let Some(header) = Header::parse(&payload) {
+        if let Some(header) = Header::parse_whole(&payload) {
             assert!(header.control_id().len() < payload.len(), "a field is longer than its message");
             assert!(header.msa().is_none_or(|msa| msa.control_id().len() < payload.len()), "and so is MSA-2");
         }

@@ -89,6 +89,18 @@ fn a_field_that_the_limit_cuts_reads_as_empty() {
 }
 
 #[test]
+fn a_header_that_is_there_is_read_whole() {
+    let id = "i".repeat(3 * HEADER_BYTES_MAX);
+    let message = format!("MSH|^~\\&|||||||ADT|{id}|P|2.5|||AL|NE\rPID|1\r");
+    assert!(Header::parse(message.as_bytes()).unwrap().is_cut());
+    let header = Header::parse_whole(message.as_bytes()).unwrap();
+    assert!(header.control_id() == id.as_bytes() && !header.is_cut() && header.mode() != Mode::Original);
+    assert_eq!(header.bytes_in(message.as_bytes()), message.len() - "\rPID|1\r".len());
+    let answer = format!("MSH|^~\\&|||||||ACK|{id}\rMSA|AA|{id}\r");
+    assert!(Header::parse_whole(answer.as_bytes()).unwrap().msa().unwrap().control_id() == id.as_bytes());
+}
+
+#[test]
 fn an_msa_may_be_bare() {
     let header = Header::parse(b"MSH|^~\\&|\rMSA").unwrap();
     let msa = header.msa().unwrap();

@@ -114,13 +114,17 @@ async fn an_inbox_that_was_removed_ends_its_conversation_and_the_next_one_begins
 fn the_near_site_is_told_what_keeps_the_first_message() {
     let state = DeliveryState::default();
     assert!(told(&state).is_none());
-    let trying = Trying { sequence: 7, code: AckCode::ApplicationError, attempts: 3, pause: Duration::from_secs(2) };
+    let (sequence, code, pause) = (7, AckCode::ApplicationError, Duration::from_secs(2));
+    let trying = Trying { sequence, code, unknown: None, attempts: 3, in_doubt: 1, pause };
     let state = DeliveryState { trying: Some(trying), ..state };
     let said = told(&state).unwrap();
     assert!(!said.awaits_decision() && (said.sequence, said.reason) == (7, Held::TRYING));
+    assert_eq!((said.code, said.attempts, said.in_doubt), (code, 3, 1));
     assert_eq!(said.text, "the receiver answered AE to attempt 3; the next is 2s later");
     let said = told(&DeliveryState { ledger_failed: Some("a path".into()), ..state.clone() }).unwrap();
     assert!(!said.awaits_decision() && said.reason == Held::UNWRITTEN && !said.text.contains("a path"));
-    let held = course::Held { sequence: 7, reason: Reason::Failed, code: AckCode::ApplicationError };
-    assert!(told(&DeliveryState { held: Some(held), ..state }).unwrap().awaits_decision());
+    let held = course::Held { sequence, reason: Reason::Failed, code, unknown: None, attempts: 4, in_doubt: 2 };
+    let said = told(&DeliveryState { held: Some(held), ..state }).unwrap();
+    assert!(said.awaits_decision());
+    assert_eq!((said.code, said.attempts, said.in_doubt), (code, 4, 2));
 }

@@ -13,6 +13,7 @@ mod line;
 mod orders;
 #[cfg(test)]
 mod tests;
+mod told;
 mod turn;
 
 use std::collections::VecDeque;
@@ -23,9 +24,9 @@ use self::head::{Head, Phase};
 pub use self::line::Receiver;
 use self::line::{Jitter, Line};
 pub use self::orders::{Order, Reply};
+pub use self::told::{Held, Trying};
 use super::counts::Counts;
 use crate::config::{AckKind, ReceiverPolicy};
-use crate::mllp::ack::AckCode;
 use crate::mllp::exchange::Awaited;
 use crate::mllp::frame::Framing;
 use crate::mllp::message::Header;
@@ -68,40 +69,6 @@ pub enum Step {
     Wait(Option<Instant>),
     /// Nothing any more.
     End,
-}
-
-/// Is a message that is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
-    /// Is the message.
-    pub sequence: Sequence,
-    /// Says why.
-    pub reason: Reason,
-    /// Is the code of the receiver's last answer to it.
-    pub code: AckCode,
-}
-
-/// Is a message on which the receiver failed, and that it gets again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trying {
-    /// Is the message.
-    pub sequence: Sequence,
-    /// Is the code of the receiver's last answer to it.
-    pub code: AckCode,
-    /// Counts the attempts that are over.
-    pub attempts: u32,
-    /// Is the pause before the next one.
-    pub pause: Duration,
-}
-
-impl Trying {
-    /// Says it in words.
-    pub fn told(self) -> String {
-        let pause = humantime::format_duration(Duration::from_millis(
-            u64::try_from(self.pause.as_millis()).unwrap_or(u64::MAX).div_ceil(100).saturating_mul(100),
-        ));
-        format!("the receiver answered {} to attempt {}; the next is {pause} later", self.code.code(), self.attempts)
-    }
 }
 
 /// Is a message behind the head.
@@ -274,9 +241,7 @@ impl Course {
 
     /// Returns the message that is held, if one is.
     pub fn held(&self) -> Option<Held> {
-        let head = self.head.as_ref()?;
-        let Phase::Held(reason) = head.phase else { return None };
-        Some(Held { sequence: head.delivery.sequence, reason, code: head.code })
+        self.head.as_ref().and_then(Held::of)
     }
 
     /// Returns the message on which the receiver failed more than once, if it gets it again by itself.
@@ -357,7 +322,7 @@ impl Course {
 
     fn begin_sending(&mut self, now: Instant) -> Step {
         let (Some(head), Line::Up(up)) = (&mut self.head, &mut self.line) else { return Step::Wait(None) };
-        let header = Header::parse(&head.delivery.payload);
+        let header = Header::parse_whole(&head.delivery.payload);
         if !up.is_fit(&self.policy) || !up.control_ids.take(header.as_ref().map_or(&[], Header::control_id)) {
             self.leave_line();
             return self.dial();

@@ -20,6 +20,7 @@ use crate::spool::mark::Mark;
 use crate::spool::presence::Presence;
 use crate::spool::queue::State;
 use crate::spool::reserve::Reserve;
+use crate::spool::rows::RowKey;
 use crate::spool::seal::{self, Kind, Place, Sealer};
 use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
 
@@ -38,6 +39,8 @@ pub(super) struct Keys {
     pub(super) digest: DigestKey,
     /// Keys what names messages in the account.
     pub(super) trace: TraceKey,
+    /// Tags rows.
+    pub(super) rows: RowKey,
 }
 
 /// Is what a transaction changes, and what a failed one puts back.
@@ -91,6 +94,8 @@ pub(super) struct Core {
     pub(super) damaged: Option<DamagedMessage>,
     /// Is the last message that is noted as damaged in the outbox.
     pub(super) noted_damage: Sequence,
+    /// Is the row of which the log was told last that it was changed.
+    pub(super) told_row: (&'static str, u64),
     /// Is the highest message that may have left the spool: in this start, or by the reservation of an earlier one.
     pub(super) handed_through: Sequence,
     /// Is where the look for what may be shredded goes on.
@@ -139,6 +144,7 @@ impl From<Parts> for Core {
             doomed: Vec::new(),
             damaged: None,
             noted_damage: 0,
+            told_row: ("", 0),
             tidy_cursor: 0,
             is_disk_full: !parts.reserve.is_whole(),
             reserve: parts.reserve,

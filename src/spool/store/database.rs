@@ -10,8 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 
+use crate::spool::rows::{Cell, TAG_BYTES, Tag};
 use crate::spool::{Damage, SpoolError, key};
 
 /// Is the format of the database.
@@ -33,18 +35,20 @@ const INCREMENTAL: i64 = 2;
 const SCHEMA: &str = "
 CREATE TABLE meta (id INTEGER PRIMARY KEY, format INTEGER NOT NULL, key_check BLOB NOT NULL, identity BLOB NOT NULL);
 CREATE TABLE head (id INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
-CREATE TABLE epochs (number INTEGER PRIMARY KEY, epoch BLOB NOT NULL, first INTEGER NOT NULL);
+CREATE TABLE epochs (number INTEGER PRIMARY KEY, epoch BLOB NOT NULL, first INTEGER NOT NULL,
+    tag BLOB);
 CREATE TABLE days (day INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 CREATE TABLE destinations (id INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 CREATE TABLE messages (sequence INTEGER PRIMARY KEY, state INTEGER NOT NULL, bytes INTEGER NOT NULL,
     accepted INTEGER NOT NULL, day INTEGER NOT NULL, destination INTEGER NOT NULL, settled INTEGER NOT NULL,
-    file BLOB, digest BLOB NOT NULL);
+    file BLOB, digest BLOB NOT NULL, tag BLOB);
 CREATE TABLE contents (sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY, verdict INTEGER NOT NULL, code INTEGER NOT NULL,
-    attempts INTEGER NOT NULL, in_doubt INTEGER NOT NULL, at INTEGER NOT NULL, answer BLOB NOT NULL);
+    attempts INTEGER NOT NULL, in_doubt INTEGER NOT NULL, at INTEGER NOT NULL, answer BLOB NOT NULL,
+    tag BLOB);
 CREATE TABLE outbox (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, event INTEGER NOT NULL, at INTEGER NOT NULL,
     bytes INTEGER NOT NULL, verdict INTEGER, code INTEGER, attempts INTEGER, in_doubt INTEGER, payload BLOB,
-    control_id BLOB, detail BLOB, type TEXT);
+    control_id BLOB, detail BLOB, type TEXT, tag BLOB);
 ";
 
 /// Makes the directory of a spool, for its owner only.
@@ -71,6 +75,10 @@ pub(super) fn is_there(path: &Path) -> Result<bool, SpoolError> {
 
 /// Opens the database, for this process alone; one that is not there is made, empty, for its owner only.
 pub(super) fn connect(path: &Path) -> Result<Connection, SpoolError> {
+    // SQLite would have its log beside the file that it leads to, where nobody looks for it.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+        return Err(SpoolError::Link { path: path.to_owned() });
+    }
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
     file.map_err(|source| SpoolError::file("open", path, source))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -108,15 +116,62 @@ pub(super) fn index_decisions(connection: &Connection, path: &Path) -> Result<()
     connection.execute_batch(sql).map_err(|source| failure("index the outbox", path, source))
 }
 
-/// Gives the outbox of an earlier version a place for the types of messages; what is there then has none.
-pub(super) fn add_types(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
-    let failed = |source| failure("look at the outbox", path, source);
-    let sql = "SELECT count(*) FROM pragma_table_info('outbox') WHERE name = 'type'";
-    let there: i64 = connection.query_row(sql, [], |row| row.get(0)).map_err(failed)?;
-    if there > 0 {
-        return Ok(());
+/// Gives tables of an earlier version the columns that they lack; what is there then has nothing in them.
+pub(super) fn add_columns(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let failed = |source| failure("look at the tables", path, source);
+    for (table, column, kind) in [
+        ("outbox", "type", "TEXT"),
+        ("outbox", "tag", "BLOB"),
+        ("messages", "tag", "BLOB"),
+        ("outcomes", "tag", "BLOB"),
+        ("epochs", "tag", "BLOB"),
+    ] {
+        let sql = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
+        let there: i64 = connection.query_row(sql, [table, column], |row| row.get(0)).map_err(failed)?;
+        if there == 0 {
+            connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}")).map_err(failed)?;
+        }
     }
-    connection.execute_batch("ALTER TABLE outbox ADD COLUMN type TEXT").map_err(failed)
+    Ok(())
+}
+
+/// Counts the events with an operator, or with what was found; by their index where it is there.
+pub(super) fn count_decisions(connection: &Connection, path: &Path) -> Result<u64, SpoolError> {
+    let sql = "SELECT count(*) FROM outbox WHERE detail IS NOT NULL";
+    let count = connection.query_row(sql, [], |row| row.get(0));
+    count.map(read).map_err(|source| failure("verify the outbox", path, source))
+}
+
+/// Reads the tag of a row; what is none fits no row.
+pub(super) fn tag(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Tag>> {
+    Ok(match row.get_ref(at)? {
+        ValueRef::Null => None,
+        ValueRef::Blob(bytes) => Some(bytes.try_into().unwrap_or([0; TAG_BYTES])),
+        _ => Some([0; TAG_BYTES]),
+    })
+}
+
+/// Reads a column as it goes into a tag.
+pub(super) fn cell<'a>(row: &'a Row<'_>, at: usize) -> rusqlite::Result<Cell<'a>> {
+    Ok(match row.get_ref(at)? {
+        ValueRef::Null => Cell::Absent,
+        ValueRef::Integer(number) => Cell::Number(number),
+        ValueRef::Text(text) => std::str::from_utf8(text).map_or(Cell::Bytes(text), Cell::Text),
+        ValueRef::Blob(bytes) => Cell::Bytes(bytes),
+        // No column has such.
+        ValueRef::Real(_) => Cell::Text("real"),
+    })
+}
+
+impl ToSql for Cell<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match *self {
+            Self::Absent => ValueRef::Null,
+            Self::Number(number) => ValueRef::Integer(number),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Bytes(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
 }
 
 /// Makes the tables of a new spool; part of the transaction that makes all of it.

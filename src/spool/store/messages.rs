@@ -11,6 +11,7 @@ use super::{DamagedMessage, Destination};
 use crate::mllp::trace::Trace;
 use crate::spool::large::LargeFile;
 use crate::spool::queue::State;
+use crate::spool::rows::Tag;
 use crate::spool::seal::{Kind, Place};
 use crate::spool::{Damage, Digest, Epoch, Fingerprint, Limit, Queued, Refusal, Sequence, SpoolError};
 
@@ -68,13 +69,15 @@ pub(super) struct Message {
     pub(super) settled: i64,
     pub(super) file: Option<[u8; 16]>,
     pub(super) digest: [u8; 32],
+    pub(super) tag: Option<Tag>,
 }
 
 /// Asks for rows that [`Message::read`] reads.
 macro_rules! select_messages {
     ($condition:literal) => {
         concat!(
-            "SELECT sequence, state, bytes, accepted, day, destination, settled, file, digest FROM messages WHERE ",
+            "SELECT sequence, state, bytes, accepted, day, destination, settled, file, digest, tag
+             FROM messages WHERE ",
             $condition
         )
     };
@@ -95,6 +98,7 @@ impl Message {
             settled: row.get(6)?,
             file: row.get(7)?,
             digest: row.get(8)?,
+            tag: database::tag(row, 9)?,
         })
     }
 }
@@ -133,10 +137,24 @@ impl Core {
             Content::InFile(large) => ([&large.encode(), &[IN_FILE]], Some(large.id)),
         };
         self.new_day_sealer(day)?.seal_into(&place, &parts, &mut sealed)?;
-        let sql = "INSERT INTO messages (sequence, state, bytes, accepted, day, destination, settled, file, digest)
-                   VALUES (?1, 0, ?2, ?3, ?4, ?5, 0, ?6, ?7)";
+        let sql =
+            "INSERT INTO messages (sequence, state, bytes, accepted, day, destination, settled, file, digest, tag)
+                   VALUES (?1, 0, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8)";
         let (key, bytes) = (stored(sequence), stored(arrival.bytes));
-        self.execute("keep a message", sql, params![key, bytes, at, day, destination, file, digest.0])?;
+        let row = Message {
+            sequence,
+            state: State::Queued,
+            bytes: arrival.bytes,
+            accepted: at,
+            day,
+            destination,
+            settled: 0,
+            file,
+            digest: digest.0,
+            tag: None,
+        };
+        let tag = self.tag_of_message(&row);
+        self.execute("keep a message", sql, params![key, bytes, at, day, destination, file, digest.0, tag])?;
         let sql = "INSERT INTO contents (sequence, sealed) VALUES (?1, ?2)";
         self.execute("keep a message", sql, params![key, sealed])?;
         self.buffer = sealed;

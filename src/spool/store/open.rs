@@ -13,15 +13,16 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::core::{Core, Keys, Live, Parts};
 use super::database::{self, FORMAT, read};
 use super::destinations::{Former, Meaning, number_of};
-use super::{Destination, Wanted};
+use super::{Destination, Wanted, tags};
 use crate::mllp::trace::TraceKey;
-use crate::spool::head::{Head, Tally};
+use crate::spool::head::{Head, Tagged, Tally};
 use crate::spool::key::SpoolKey;
 use crate::spool::mark::Mark;
 use crate::spool::queue::State;
 use crate::spool::reserve::Reserve;
+use crate::spool::rows::RowKey;
 use crate::spool::seal::{self, Kind, Place, Sealer};
-use crate::spool::{Damage, DigestKey, Epoch, Sequence, SpoolError, large};
+use crate::spool::{Damage, DigestKey, Sequence, SpoolError, large};
 
 /// Names the database in a spool's directory.
 pub(super) const DATABASE: &str = "spool.db";
@@ -30,6 +31,9 @@ const MARK: &str = "mark";
 
 /// Is the commit that makes a spool: before the next one the mark may be blank, or torn.
 const FIRST_COMMIT: u64 = 1;
+
+/// Separates what the key of the head is used for: the tags of rows.
+const TAGS: u8 = 1;
 
 /// Is what a spool is opened with, each time.
 #[derive(Clone)]
@@ -58,7 +62,10 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     let may_make = way.wanted.spool.is_none() && way.wanted.destination.is_some();
     if !database::is_there(&path)? {
         if !may_make {
-            return Err(SpoolError::Gone { path: way.directory.clone() });
+            return Err(match path.exists() {
+                true => SpoolError::Damaged { path, damage: Damage::Empty },
+                false => SpoolError::Gone { path: way.directory.clone() },
+            });
         }
         database::make_directory(&way.directory)?;
         refuse_remains(&way.directory)?;
@@ -75,7 +82,8 @@ fn try_open(way: &Way, reserve: &Reserve, is_start: bool) -> Result<Core, SpoolE
     core.mark.settle(&core.keys.meta, &core.keys.spool, core.live.head.generation)?;
     core.begin()?;
     database::index_decisions(&core.connection, &core.path)?;
-    database::add_types(&core.connection, &core.path)?;
+    database::add_columns(&core.connection, &core.path)?;
+    core.tag_from_now_on()?;
     core.begin_epoch()?;
     if let Some(destination) = &way.wanted.destination {
         core.live.destination = match number_of(&core.live.destinations, destination) {
@@ -169,7 +177,7 @@ fn verified(
     if is_start {
         large::remove_orphans(&way.directory, &census.files)?;
     }
-    let epochs = epochs(&connection, path)?;
+    let epochs = tags::epochs(&connection, path, &keys, &head)?;
     let (destinations, formers) = destinations(&connection, path, &keys)?;
     let last = destinations.keys().next_back().copied().unwrap_or(0);
     let last_destination = census.last_destination.max(last);
@@ -214,7 +222,8 @@ fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, Spool
     let (meta, digest) = rest.split_first_chunk::<32>().ok_or_else(tampered)?;
     let digest = DigestKey(digest.try_into().map_err(|_| tampered())?);
     let trace = way.wanted.trace.clone().unwrap_or_else(|| TraceKey::new(&digest.0));
-    Ok(Keys { spool: *spool, master, meta: Sealer::new(meta), digest, trace })
+    let rows = RowKey::new(&seal::derive(meta, TAGS));
+    Ok(Keys { spool: *spool, master, meta: Sealer::new(meta), digest, trace, rows })
 }
 
 fn blob(connection: &Connection, path: &Path, sql: &str) -> Result<Option<Vec<u8>>, SpoolError> {
@@ -313,10 +322,18 @@ fn check_outbox(connection: &Connection, path: &Path, head: &Head) -> Result<(),
     let ends = connection.query_row(sql, [], |row| Ok((read(row.get(0)?), read(row.get(1)?))));
     let (first, last) = ends.map_err(|source| database::failure("verify the outbox", path, source))?;
     let events = if last == 0 { 0 } else { last - first + 1 };
-    if (events, last) == (head.outbox_events, if head.outbox_events == 0 { 0 } else { head.outbox_last }) {
-        return Ok(());
+    let damaged = |damage| Err(SpoolError::Damaged { path: path.to_owned(), damage });
+    if (events, last) != (head.outbox_events, if head.outbox_events == 0 { 0 } else { head.outbox_last }) {
+        return damaged(Damage::Tampered("outbox"));
     }
-    Err(SpoolError::Damaged { path: path.to_owned(), damage: Damage::Tampered("outbox") })
+    // They have an index; to look for others would be to read a million.
+    if let Some(Tagged { decisions: expected, .. }) = head.tagged {
+        let found = database::count_decisions(connection, path)?;
+        if found != expected {
+            return damaged(Damage::Decisions { expected, found });
+        }
+    }
+    Ok(())
 }
 
 /// Has the log say which messages cannot be opened for the lack of their day's key: a queued one holds the feed when it
@@ -335,13 +352,6 @@ fn tell_lost_keys(connection: &Connection, path: &Path, days: &BTreeMap<i64, u64
         );
     }
     Ok(())
-}
-
-fn epochs(connection: &Connection, path: &Path) -> Result<Vec<(Sequence, Epoch)>, SpoolError> {
-    let failed = |source| database::failure("read the epochs", path, source);
-    let mut statement = connection.prepare("SELECT first, epoch FROM epochs ORDER BY number").map_err(failed)?;
-    let rows = statement.query_map([], |row| Ok((read(row.get(0)?), Epoch(row.get(1)?)))).map_err(failed)?;
-    rows.collect::<rusqlite::Result<_>>().map_err(failed)
 }
 
 /// Is what the numbers of destinations mean, and what they meant.

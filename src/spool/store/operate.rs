@@ -9,6 +9,7 @@ use super::core::{Core, now, time_of};
 use super::database::{self, stored};
 use super::messages::{Content, Message, NO_DESTINATION, select_messages};
 use super::outbox::{Ending, Entry, Happening};
+use super::tags::CHANGED_ROW;
 use super::{DamagedMessage, Destination, Listed};
 use crate::mllp::ack::AckCode;
 use crate::spool::queue::{Event, State};
@@ -55,9 +56,17 @@ impl Core {
         // Every number of a destination was sealed with it; one that was changed is damage when the content is opened.
         let unknown = || Destination { peer_key: [0; 32], target: String::new() };
         let destination = self.destination_of(message).cloned().unwrap_or_else(unknown);
-        let outcome = self.outcome(message)?;
+        let (outcome, row_fault) = match self.find_outcome(message)? {
+            Some(Err(damage)) => (None, Some(damage)),
+            outcome => (outcome.and_then(Result::ok), None),
+        };
+        let row_fault = if self.is_whole(message) { row_fault } else { Some(CHANGED_ROW) };
+        if let Some(damage) = &row_fault {
+            self.tell_changed("message", message.sequence, damage);
+        }
         let lacks_destination = self.lacks_destination(message);
         let fault = match self.day_sealer(message.day) {
+            _ if row_fault.is_some() => row_fault,
             _ if !message.state.has_content() => None,
             _ if lacks_destination => Some(NO_DESTINATION),
             Ok(None) => Some(Damage::Missing("key of a day")),
@@ -70,8 +79,8 @@ impl Core {
             sequence: message.sequence,
             state: message.state,
             bytes: message.bytes,
-            accepted: time_of(message.accepted),
-            settled: (message.settled > 0).then(|| time_of(message.settled)),
+            accepted: (fault != Some(CHANGED_ROW)).then(|| time_of(message.accepted)),
+            settled: (message.settled > 0 && fault != Some(CHANGED_ROW)).then(|| time_of(message.settled)),
             destination,
             may_be_sent: self.may_be_sent(message),
             outcome,

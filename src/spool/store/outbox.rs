@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{OptionalExtension as _, Row, params_from_iter};
 
 use super::core::{Core, time_of};
 use super::messages::Message;
@@ -13,6 +13,7 @@ use super::{SettledAs, database};
 use crate::mllp::ack::AckCode;
 use crate::mllp::trace::{Keyed, MessageType, Trace};
 use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
+use crate::spool::rows::{Cell, Table};
 use crate::spool::seal::Kind;
 use crate::spool::{Damage, Outcome, Sequence, SpoolError, Verdict};
 
@@ -95,6 +96,8 @@ pub struct OutboxEvent {
     pub by: String,
     /// Is what the operator gave as reason, or what was found.
     pub reason: String,
+    /// Says that somebody changed it without the key: nothing of it but its number is to be believed.
+    pub is_changed: bool,
 }
 
 /// Is how a message ended, as an event tells it.
@@ -151,6 +154,27 @@ impl Happening {
     }
 }
 
+impl OutboxEvent {
+    /// Is one that somebody changed.
+    fn changed(id: u64, sequence: Sequence) -> Self {
+        Self {
+            id,
+            sequence,
+            happening: Happening::Damaged,
+            at: SystemTime::UNIX_EPOCH,
+            bytes: 0,
+            verdict: None,
+            code: None,
+            attempts: 0,
+            in_doubt: 0,
+            trace: None,
+            by: String::new(),
+            reason: String::new(),
+            is_changed: true,
+        }
+    }
+}
+
 impl<'a> Entry<'a> {
     /// Is what an operator did.
     pub(super) fn by(operator: &'a str, reason: &'a str, happening: Happening, sequence: Sequence) -> Self {
@@ -163,7 +187,7 @@ macro_rules! select_events {
     ($condition:literal) => {
         concat!(
             "SELECT id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload, control_id, type,
-                    detail
+                    detail, tag
              FROM outbox WHERE ",
             $condition
         )
@@ -181,27 +205,33 @@ impl Core {
             }
             None => None,
         };
-        let message_type = entry.trace.map(|trace| trace.message_type);
-        let sql = "INSERT INTO outbox (id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload,
-                                       control_id, type, detail)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
-        let values = params![
-            database::stored(id),
-            database::stored(entry.sequence),
-            number_of(&HAPPENINGS, &entry.happening),
-            at,
-            database::stored(entry.bytes),
-            entry.ended.map(|ended| number_of(&VERDICTS, &ended.verdict)),
-            entry.ended.map(|ended| number_of(&CODES, &ended.code)),
-            entry.ended.map(|ended| ended.attempts),
-            entry.ended.map(|ended| ended.in_doubt),
-            entry.trace.and_then(|trace| trace.payload).map(|payload| payload.0),
-            entry.trace.and_then(|trace| trace.control_id).map(|control_id| control_id.0),
+        let number = |number: Option<i64>| number.map_or(Cell::Absent, Cell::Number);
+        let (ended, trace) = (entry.ended.as_ref(), entry.trace.as_ref());
+        let row = [
+            Cell::Number(database::stored(id)),
+            Cell::Number(database::stored(entry.sequence)),
+            Cell::Number(number_of(&HAPPENINGS, &entry.happening)),
+            Cell::Number(at),
+            Cell::Number(database::stored(entry.bytes)),
+            number(ended.map(|ended| number_of(&VERDICTS, &ended.verdict))),
+            number(ended.map(|ended| number_of(&CODES, &ended.code))),
+            number(ended.map(|ended| ended.attempts.into())),
+            number(ended.map(|ended| ended.in_doubt.into())),
+            trace.and_then(|trace| trace.payload.as_ref()).map_or(Cell::Absent, |payload| Cell::Bytes(&payload.0)),
+            trace.and_then(|trace| trace.control_id.as_ref()).map_or(Cell::Absent, |id| Cell::Bytes(&id.0)),
             // Where it is none it is empty, so that what has a name is told from what earlier versions wrote.
-            message_type.as_ref().map(|found| found.as_ref().map_or("", MessageType::as_str)),
-            detail,
+            trace.map_or(Cell::Absent, |trace| Cell::Text(trace.message_type.as_ref().map_or("", MessageType::as_str))),
+            detail.as_deref().map_or(Cell::Absent, Cell::Bytes),
         ];
+        let tag = self.keys.rows.tag(Table::Outbox, row);
+        let sql = "INSERT INTO outbox (id, sequence, event, at, bytes, verdict, code, attempts, in_doubt, payload,
+                                       control_id, type, detail, tag)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+        let values = params_from_iter(row.into_iter().chain([Cell::Bytes(&tag)]));
         self.execute("note what happened", sql, values)?;
+        if let Some(tagged) = self.live.head.tagged.as_mut().filter(|_| detail.is_some()) {
+            tagged.decisions += 1;
+        }
         self.live.head.outbox_last = id;
         self.live.head.outbox_events += 1;
         Ok(())
@@ -237,11 +267,22 @@ impl Core {
         let path = self.path.clone();
         let failed = |source| database::failure("read the outbox", &path, source);
         let mut events = Vec::new();
+        let rows_key = &self.keys.rows;
+        let untagged_through = self.live.head.tagged.map_or(u64::MAX, |tagged| tagged.events_after);
         {
             let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
             let rows = statement.query_map(values, |row| {
+                let id = database::read(row.get(0)?);
+                let cells = (0..13).map(|at| database::cell(row, at)).collect::<rusqlite::Result<Vec<_>>>()?;
+                let is_whole = match database::tag(row, 13)? {
+                    Some(tag) => tag == rows_key.tag(Table::Outbox, cells),
+                    None => id <= untagged_through,
+                };
+                if !is_whole {
+                    return Ok((OutboxEvent::changed(id, database::read(row.get(1)?)), None));
+                }
                 let event = OutboxEvent {
-                    id: database::read(row.get(0)?),
+                    id,
                     sequence: database::read(row.get(1)?),
                     happening: with_number(&HAPPENINGS, row.get(2)?).unwrap_or(Happening::Accepted),
                     at: time_of(row.get(3)?),
@@ -253,6 +294,7 @@ impl Core {
                     trace: trace_of(row)?,
                     by: String::new(),
                     reason: String::new(),
+                    is_changed: false,
                 };
                 Ok((event, row.get::<_, Option<Vec<u8>>>(12)?))
             });
@@ -260,19 +302,24 @@ impl Core {
                 events.push(row.map_err(failed)?);
             }
         }
-        events.into_iter().map(|(event, detail)| self.with_detail(event, detail)).collect()
+        let events: Vec<_> = events.into_iter().map(|(event, detail)| self.with_detail(event, detail)).collect();
+        for event in events.iter().filter(|event| event.is_changed) {
+            self.tell_changed("event", event.id, &Damage::Tampered("row in the outbox"));
+        }
+        Ok(events)
     }
 
-    fn with_detail(&mut self, mut event: OutboxEvent, detail: Option<Vec<u8>>) -> Result<OutboxEvent, SpoolError> {
+    fn with_detail(&self, mut event: OutboxEvent, detail: Option<Vec<u8>>) -> OutboxEvent {
         let Some(detail) = detail else {
-            return Ok(event);
+            return event;
         };
         let place = self.place(Kind::Event, [event.id, event.sequence, 0, 0]);
-        let text = self.keys.meta.open(&place, &detail).and_then(|text| String::from_utf8(text).ok());
-        let text = text.ok_or_else(|| self.damage(Damage::Tampered("outbox")))?;
+        let Some(text) = self.keys.meta.open(&place, &detail).and_then(|text| String::from_utf8(text).ok()) else {
+            return OutboxEvent::changed(event.id, event.sequence);
+        };
         let (by, reason) = text.split_once(SEPARATOR).unwrap_or((&text, ""));
         (event.by, event.reason) = (by.to_owned(), reason.to_owned());
-        Ok(event)
+        event
     }
 
     /// Removes the oldest events, at most `events_max`: those settled before `before` beyond the newest million.
@@ -293,7 +340,15 @@ impl Core {
         if at.is_none_or(|at| at >= before) {
             return Ok(0);
         }
+        // By number: the index of all decisions would be read whole for each step.
+        let sql = "SELECT count(*) FROM outbox NOT INDEXED WHERE id <= ?1 AND detail IS NOT NULL";
+        let decisions = self.connection.query_row(sql, [database::stored(last)], |row| row.get(0));
+        let decisions =
+            database::read(decisions.map_err(|source| database::failure("read the outbox", &path, source))?);
         self.execute("prune the outbox", "DELETE FROM outbox WHERE id <= ?1", [database::stored(last)])?;
+        if let Some(tagged) = &mut self.live.head.tagged {
+            tagged.decisions = tagged.decisions.saturating_sub(decisions);
+        }
         let removed = last - first + 1;
         self.live.head.outbox_events -= removed;
         Ok(removed)

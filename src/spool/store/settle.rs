@@ -10,8 +10,10 @@ use super::core::{Core, day_of, millis_of, now, time_of};
 use super::database::{self, stored};
 use super::messages::{Message, select_messages};
 use super::outbox::{Ending, Entry, Happening};
+use crate::mllp::ack::AckCode;
 use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
 use crate::spool::queue::{Event, State};
+use crate::spool::rows::{Cell, Table};
 use crate::spool::seal::{Kind, Place, Sealer};
 use crate::spool::{Damage, Digest, Outcome, Sequence, SpoolError, Verdict};
 
@@ -63,17 +65,20 @@ impl Core {
             Some(sealer) if !outcome.answer.is_empty() => sealer.seal(&place, &outcome.answer)?,
             _ => Vec::new(),
         };
-        let sql = "INSERT OR REPLACE INTO outcomes (sequence, verdict, code, attempts, in_doubt, at, answer)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-        let values = params![
-            stored(outcome.sequence),
-            number_of(&VERDICTS, &outcome.verdict),
-            number_of(&CODES, &outcome.code),
-            outcome.attempts,
-            outcome.in_doubt,
-            millis_of(outcome.at),
-            answer,
+        let sql = "INSERT OR REPLACE INTO outcomes (sequence, verdict, code, attempts, in_doubt, at, answer, tag)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let row = [
+            Cell::Number(stored(outcome.sequence)),
+            Cell::Number(number_of(&VERDICTS, &outcome.verdict)),
+            Cell::Number(number_of(&CODES, &outcome.code)),
+            Cell::Number(outcome.attempts.into()),
+            Cell::Number(outcome.in_doubt.into()),
+            Cell::Number(millis_of(outcome.at)),
+            Cell::Bytes(&answer),
         ];
+        let tag = self.keys.rows.tag(Table::Outcomes, row);
+        let [sequence, verdict, code, attempts, in_doubt, at, answer] = row;
+        let values = params![sequence, verdict, code, attempts, in_doubt, at, answer, tag];
         self.live.in_doubt += u64::from(outcome.in_doubt > 0);
         self.execute("keep an outcome", sql, values)
     }
@@ -90,38 +95,57 @@ impl Core {
         self.place(Kind::Answer, [message.sequence, message.day.unsigned_abs(), 0, 0])
     }
 
-    /// Reads how a message ended; its answer is missing where it was shredded or damaged.
+    /// Reads how a message ended; its answer is missing where it was shredded or damaged. What was changed by somebody
+    /// without the key tells nothing.
     pub(super) fn outcome(&mut self, message: &Message) -> Result<Option<SettledAs>, SpoolError> {
-        let sql = "SELECT verdict, code, attempts, in_doubt, at, answer FROM outcomes WHERE sequence = ?1";
+        Ok(self.find_outcome(message)?.and_then(Result::ok))
+    }
+
+    /// Does the same, and tells what was changed from what is not there.
+    pub(super) fn find_outcome(&mut self, message: &Message) -> Result<Option<Result<SettledAs, Damage>>, SpoolError> {
+        let sql =
+            "SELECT sequence, verdict, code, attempts, in_doubt, at, answer, tag FROM outcomes WHERE sequence = ?1";
+        let rows = &self.keys.rows;
+        let may_lack = self.may_lack_tag(message.sequence);
         let found = self.connection.prepare_cached(sql).and_then(|mut statement| {
             let read = |row: &rusqlite::Row<'_>| {
+                let cells = (0..7).map(|at| database::cell(row, at)).collect::<rusqlite::Result<Vec<_>>>()?;
+                let is_whole = database::tag(row, 7)?.map_or(may_lack, |tag| tag == rows.tag(Table::Outcomes, cells));
+                if !is_whole {
+                    return Ok(None);
+                }
                 let settled = SettledAs {
-                    verdict: with_number(&VERDICTS, row.get(0)?),
-                    code: with_number(&CODES, row.get(1)?),
-                    attempts: row.get(2)?,
-                    in_doubt: row.get(3)?,
-                    at: time_of(row.get(4)?),
+                    verdict: with_number(&VERDICTS, row.get(1)?),
+                    code: with_number(&CODES, row.get(2)?),
+                    attempts: row.get(3)?,
+                    in_doubt: row.get(4)?,
+                    at: time_of(row.get(5)?),
                     answer: Vec::new(),
                 };
-                Ok((settled, row.get::<_, Vec<u8>>(5)?))
+                Ok(Some((settled, row.get::<_, Vec<u8>>(6)?)))
             };
             statement.query_row([stored(message.sequence)], read).optional()
         });
         let found = found.map_err(|source| database::failure("read an outcome", &self.path, source))?;
-        let Some((mut settled, answer)) = found else {
-            return Ok(None);
+        let (mut settled, answer) = match found {
+            None => return Ok(None),
+            Some(None) => return Ok(Some(Err(Damage::Tampered("outcome")))),
+            Some(Some(found)) => found,
         };
         let place = self.answer_place(message);
         if let Some(sealer) = self.answer_sealer(message)?.filter(|_| !answer.is_empty()) {
             settled.answer = sealer.open(&place, &answer).unwrap_or_default();
         }
-        Ok(Some(settled))
+        Ok(Some(Ok(settled)))
     }
 
     /// Moves a message to another state; content that the state does not keep goes at once.
     pub(super) fn change_state(&mut self, message: &Message, to: State, at: i64) -> Result<(), SpoolError> {
-        let sql = "UPDATE messages SET state = ?2, settled = ?3 WHERE sequence = ?1";
-        self.execute("change a message", sql, params![stored(message.sequence), to.code(), at])?;
+        let after = Message { state: to, settled: at, ..message.clone() };
+        // A row that somebody else changed is not made one that was not.
+        let tag = if self.is_whole(message) { Some(self.tag_of_message(&after)) } else { message.tag };
+        let sql = "UPDATE messages SET state = ?2, settled = ?3, tag = ?4 WHERE sequence = ?1";
+        self.execute("change a message", sql, params![stored(message.sequence), to.code(), at, tag])?;
         self.live.head.leave(message.state, message.bytes);
         self.live.head.enter(to, message.bytes);
         // Where the transaction fails it is found again.
@@ -133,11 +157,30 @@ impl Core {
             self.shred_content(message)?;
         }
         if message.state == State::Delivered && to == State::Discarded {
-            // The answer names the patient as well.
-            let sql = "UPDATE outcomes SET answer = zeroblob(0) WHERE sequence = ?1";
-            self.execute("shred an answer", sql, [stored(message.sequence)])?;
+            self.shred_answer(message)?;
             self.shreds_now = true;
         }
+        Ok(())
+    }
+
+    /// Keeps an outcome without the answer, which names the patient as well.
+    fn shred_answer(&mut self, message: &Message) -> Result<(), SpoolError> {
+        let Some(kept) = self.outcome(message)? else {
+            let sql = "UPDATE outcomes SET answer = zeroblob(0) WHERE sequence = ?1";
+            return self.execute("shred an answer", sql, [stored(message.sequence)]);
+        };
+        let counted = self.live.in_doubt;
+        let outcome = Outcome {
+            sequence: message.sequence,
+            verdict: kept.verdict.unwrap_or(Verdict::Delivered),
+            code: kept.code.unwrap_or(AckCode::Absent),
+            attempts: kept.attempts,
+            in_doubt: kept.in_doubt,
+            answer: Vec::new(),
+            at: kept.at,
+        };
+        self.keep_outcome(message, &outcome)?;
+        self.live.in_doubt = counted;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use rusqlite::params;
 use super::core::{Core, now, time_of};
 use super::database;
 use super::outbox::{Entry, Happening};
+use super::tags::tag_of_epoch;
 use super::{Choice, Reconciled};
 use crate::mllp::ack::AckCode;
 use crate::spool::queue::{Event, State};
@@ -142,8 +143,9 @@ impl Core {
     pub(super) fn begin_epoch(&mut self) -> Result<(), SpoolError> {
         let epoch = seal::random_id()?;
         let first = self.live.head.last + 1;
-        let sql = "INSERT INTO epochs (epoch, first) VALUES (?1, ?2)";
-        self.execute("begin an epoch", sql, params![epoch, database::stored(first)])?;
+        let tag = tag_of_epoch(&self.keys, database::stored(first), &epoch);
+        let sql = "INSERT INTO epochs (epoch, first, tag) VALUES (?1, ?2, ?3)";
+        self.execute("begin an epoch", sql, params![epoch, database::stored(first), tag])?;
         self.epochs.push((first, Epoch(epoch)));
         let kept = self.messages_between(0, self.live.head.last, 1)?;
         let needed = kept.first().map_or(first, |message| message.sequence).min(self.live.head.retired_through + 1);
@@ -153,6 +155,9 @@ impl Core {
             self.epochs.drain(..ended);
             let sql = "DELETE FROM epochs WHERE number IN (SELECT number FROM epochs ORDER BY number LIMIT ?1)";
             self.execute("forget an epoch", sql, [database::stored(ended as u64)])?;
+        }
+        if let Some(tagged) = &mut self.live.head.tagged {
+            tagged.epochs = self.epochs.len() as u64;
         }
         Ok(())
     }

@@ -95,17 +95,21 @@ pub(super) fn trouble(forward: &ForwardFacts) -> Option<Verdict> {
 /// Notes a queue that an operator has paused.
 pub(super) fn pause(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref().filter(|queue| queue.state == Queue::Paused)?;
-    let depth = queue.depth.unwrap_or_default();
-    let text = format!("paused, {depth} wait; wardlink forward resume {} ends it", forward.name);
-    Some(Verdict::new(Status::Degraded, facts.started, &text))
+    Some(Verdict::new(Status::Degraded, facts.started, &paused(&forward.name, queue)))
+}
+
+fn paused(name: &str, queue: &QueueFacts) -> String {
+    format!("paused, {} wait; wardlink forward resume {name} ends it", queue.depth.unwrap_or_default())
 }
 
 /// Notes a queue that has as much as it may: messages are not taken.
 pub(super) fn fullness(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref()?;
     let (mut text, percent) = fill(&forward.name, queue);
-    if let Queue::Held { sequence, decide, .. } = &queue.state {
-        text.push_str(&format!("; held at message {sequence}: {decide}"));
+    match &queue.state {
+        Queue::Held { sequence, decide, .. } => text.push_str(&format!("; held at message {sequence}: {decide}")),
+        Queue::Paused => text.push_str(&format!("; {}", paused(&forward.name, queue))),
+        Queue::Opening | Queue::Flowing | Queue::Diverged { .. } | Queue::Failed { .. } => {}
     }
     (percent >= 100).then(|| Verdict::new(Status::Down, facts.started, &text))
 }

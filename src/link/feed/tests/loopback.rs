@@ -23,6 +23,7 @@ use crate::link::inside::Inside;
 use crate::link::outbound::{LinkState, Outbound, Route};
 use crate::link::owners::Owners;
 use crate::link::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
+use crate::mllp::ack::AckCode;
 use crate::spool::{ForwardId, Sequence, Verdict};
 
 pub(super) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -231,7 +232,14 @@ async fn a_pause_a_failed_queue_and_a_held_head_are_seen_at_the_near_site() {
     assert_eq!(supply.state().in_flight, 0, "nothing is sent while it is paused");
     near.queue.set_paused(false);
     until("all retired", || retired(&near.queue) == 3).await;
-    let held = Held { sequence: 4, reason: 1, text: "rejected".to_owned() };
+    let held = Held {
+        sequence: 4,
+        reason: 1,
+        code: AckCode::ApplicationReject,
+        attempts: 1,
+        in_doubt: 0,
+        text: "rejected".to_owned(),
+    };
     far.held.send_replace(Some(held.clone()));
     until("what is held", || supply.state().held.as_ref() == Some(&held)).await;
     far.held.send_replace(None);

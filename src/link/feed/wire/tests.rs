@@ -65,7 +65,9 @@ fn every_record_comes_back_as_it_went() {
     round_trip(&Record::Reported(1));
     round_trip(&Record::Retired(u64::MAX));
     round_trip(&Record::Held(None));
-    round_trip(&Record::Held(Some(Held { sequence: 1, reason: 2, text: "ä".repeat(127) })));
+    for code in CODES {
+        round_trip(&Record::Held(Some(held(code, "ä".repeat(127)))));
+    }
     for kind in KINDS {
         round_trip(&Record::Command { id: 1, kind, sequence: 2 });
     }
@@ -78,6 +80,10 @@ fn every_record_comes_back_as_it_went() {
     round_trip(&Record::Refuse(Cause::StoreFailed));
 }
 
+fn held(code: AckCode, text: String) -> Held {
+    Held { sequence: 1, reason: 2, code, attempts: 3, in_doubt: 4, text }
+}
+
 #[test]
 fn what_is_too_long_is_cut_and_what_is_not_known_is_named() {
     let mut bytes = BytesMut::new();
@@ -87,10 +93,8 @@ fn what_is_too_long_is_cut_and_what_is_not_known_is_named() {
     assert_eq!(outcome.answer.len(), ANSWER_BYTES_MAX);
 
     bytes.clear();
-    encode(
-        &Record::Held(Some(Held { sequence: 1, reason: 1, text: format!("a\u{1b}[2J{}", "ä".repeat(200)) })),
-        &mut bytes,
-    );
+    let told = held(AckCode::Absent, format!("a\u{1b}[2J{}", "ä".repeat(200)));
+    encode(&Record::Held(Some(told)), &mut bytes);
     let Some((Record::Held(Some(held)), _)) = decode(&bytes).unwrap() else { panic!("held") };
     assert!(held.text.starts_with("a[2Jä") && held.text.len() <= HELD_TEXT_BYTES_MAX, "no escape gets to a terminal");
 

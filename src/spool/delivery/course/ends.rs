@@ -240,10 +240,9 @@ impl Course {
                 let failures = number.saturating_sub(head.repeats(&policy));
                 let pause = soon.map_or_else(|| self.pause(failures), |commit| commit.pause);
                 if let Some(head) = &mut self.head {
-                    let (sequence, code) = (head.delivery.sequence, head.code);
                     let is_refused = matches!(head.failure, Some(Failure::Error | Failure::NotCommitted));
                     let is_failing = is_refused && head.refused(&policy) > 1;
-                    head.trying = is_failing.then_some(Trying { sequence, code, attempts: number, pause });
+                    head.trying = is_failing.then_some(Trying::of(head, pause));
                     head.phase = Phase::Resting { until: now + pause };
                 }
                 return;

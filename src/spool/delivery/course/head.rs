@@ -35,11 +35,11 @@ impl Reason {
         }
     }
 
-    /// Says it in words, with the code of the receiver's last answer.
-    pub fn told(self, code: AckCode) -> String {
+    /// Says it in words, with what the receiver answered last.
+    pub(super) fn told(self, code: &str) -> String {
         match self {
-            Self::Failed => format!("the receiver failed on it each time, last with {}", code.code()),
-            Self::Rejected => format!("the receiver rejected it with {}", code.code()),
+            Self::Failed => format!("the receiver failed on it each time, last with {code}"),
+            Self::Rejected => format!("the receiver rejected it with {code}"),
             Self::InDoubt => "its last attempt had no answer, so that the receiver may have it or not".to_owned(),
             Self::Quarantined => "the process ended in the middle of it again and again".to_owned(),
             Self::Unframeable => {

@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use super::*;
 use crate::config::{InDoubt, Otherwise};
+use crate::mllp::ack::AckCode;
 use crate::mllp::frame::encode;
 
 fn delivery(sequence: Sequence, control_id: &str) -> Delivery {
@@ -206,6 +207,27 @@ fn a_message_that_is_tried_again_and_again_is_told_of() {
     drive.send();
     drive.answer("AA", "A");
     assert_eq!(drive.course.trying(), None);
+}
+
+#[test]
+fn a_code_that_hl7_does_not_know_is_shown_where_it_is_plain() {
+    let known = "the receiver failed on it each time, last with";
+    for (code, told) in [
+        ("XX", format!("{known} XX, a code that HL7 does not know")),
+        ("aa", format!("{known} aa, a code that HL7 does not know")),
+        ("A^4711", format!("{known} a code that HL7 does not know")),
+        ("ABCD", format!("{known} a code that HL7 does not know")),
+        ("", format!("{known} no code")),
+        ("AE", format!("{known} AE")),
+    ] {
+        let mut drive = Drive::new(ReceiverPolicy { retries: 0, after_retries: Otherwise::Hold, ..policy() });
+        drive.course.handle_message(delivery(1, "A"));
+        drive.send();
+        drive.answer(code, "A");
+        assert_eq!(drive.held(), Some(Reason::Failed));
+        let held = drive.course.held().unwrap();
+        assert_eq!((held.told(), held.attempts, held.in_doubt), (told, 1, 0));
+    }
 }
 
 #[test]

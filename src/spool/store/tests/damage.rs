@@ -63,6 +63,10 @@ async fn what_is_missing_or_changed_is_named_at_the_start() {
         ("UPDATE meta SET format = 7", Damage::Format(7)),
         ("UPDATE destinations SET sealed = zeroblob(80)", Damage::Tampered("table of destinations")),
         ("DELETE FROM outbox WHERE id = 4", Damage::Tampered("outbox")),
+        ("UPDATE epochs SET epoch = zeroblob(16)", Damage::Tampered("table of epochs")),
+        ("UPDATE epochs SET first = first + 1", Damage::Tampered("table of epochs")),
+        ("UPDATE epochs SET first = first + 2, tag = NULL", Damage::Tampered("table of epochs")),
+        ("DELETE FROM epochs", Damage::Tampered("table of epochs")),
     ] {
         let place = Place::new();
         filled(&place).await;
@@ -96,7 +100,6 @@ async fn the_feed_stops_at_a_changed_message_and_an_operator_lets_it_go_on() {
         ("DELETE FROM destinations", Damage::Missing("destination of a message")),
         ("DELETE FROM days", Damage::Missing("key of a day")),
         ("UPDATE days SET sealed = zeroblob(72)", Damage::Tampered("key of a day")),
-        ("UPDATE epochs SET epoch = zeroblob(16)", Damage::TamperedMessage(2)),
     ] {
         let place = Place::new();
         filled(&place).await;
@@ -114,8 +117,7 @@ async fn the_feed_stops_at_a_changed_message_and_an_operator_lets_it_go_on() {
         // It never left the spool: nobody else is asked.
         spool.park(2, false, "anna").await.unwrap();
         assert_eq!(spool.tail().borrow().damaged, None);
-        let is_alone =
-            !of_a_day(&damage) && !["UPDATE epochs", "FROM destinations"].iter().any(|all| statement.contains(all));
+        let is_alone = !of_a_day(&damage) && !statement.contains("FROM destinations");
         assert_eq!(read(&spool).await, if is_alone { vec![3, 4] } else { Vec::new() }, "{statement}");
         let next = spool.tail().borrow().damaged.as_ref().map(|damaged| damaged.sequence);
         assert_eq!(next, (!is_alone).then_some(3), "{statement}");
@@ -202,7 +204,22 @@ async fn a_truncated_lost_or_emptied_database_is_never_replaced() {
     }
     let place = Place::new();
     filled(&place).await;
+    let spool = Some(place.open().id());
+    let again = || {
+        let wanted = Wanted { spool, destination: None, limits: place.limits.clone(), trace: None };
+        Spool::open(place.directory.path(), "orders", &place.key, wanted).err().map(|error| error.to_string())
+    };
+    let whole = fs::read(place.path("spool.db")).unwrap();
+    fs::write(place.path("spool.db"), "").unwrap();
+    let told = again().unwrap();
+    assert!(told.contains("spool.db is damaged: it is empty, and was not: restore it from a backup"), "{told}");
+    fs::write(place.path("there"), whole).unwrap();
     fs::remove_file(place.path("spool.db")).unwrap();
+    std::os::unix::fs::symlink(place.path("there"), place.path("spool.db")).unwrap();
+    let told = again().unwrap();
+    assert!(told.contains("spool.db is a symbolic link: put the file itself there"), "{told}");
+    fs::remove_file(place.path("spool.db")).unwrap();
+    assert!(again().unwrap().contains("is missing, and there was one"));
     assert_eq!(damage_of(&place), Damage::Missing("database"));
     assert!(!place.path("spool.db").exists());
 }
@@ -330,4 +347,143 @@ async fn an_outcome_or_a_key_that_is_gone_is_told_of_its_message() {
         let spool = place.open();
         assert_eq!(spool.show(1).await.unwrap().fault, Some(fault), "{statement}");
     }
+}
+
+const CHANGED_ROW: Damage = Damage::Tampered("row in the table of messages");
+
+#[tokio::test]
+async fn an_outcome_or_a_time_that_was_changed_is_named_and_not_told() {
+    let outcome_of_1 = Damage::Tampered("outcome");
+    for (statement, sequence, fault) in [
+        ("UPDATE outcomes SET verdict = 3, code = 2 WHERE sequence = 1", 1, outcome_of_1.clone()),
+        ("UPDATE outcomes SET attempts = 9 WHERE sequence = 1", 1, outcome_of_1.clone()),
+        ("UPDATE outcomes SET in_doubt = 1 WHERE sequence = 1", 1, outcome_of_1.clone()),
+        ("UPDATE outcomes SET at = at + 1 WHERE sequence = 1", 1, outcome_of_1.clone()),
+        ("UPDATE outcomes SET answer = zeroblob(0) WHERE sequence = 1", 1, outcome_of_1.clone()),
+        ("UPDATE outcomes SET verdict = 3, tag = NULL WHERE sequence = 1", 1, outcome_of_1.clone()),
+        ("UPDATE outcomes SET tag = x'00' WHERE sequence = 1", 1, outcome_of_1.clone()),
+        ("DELETE FROM outcomes WHERE sequence = 1; UPDATE outcomes SET sequence = 1", 1, outcome_of_1),
+        ("UPDATE messages SET accepted = accepted + 100000 WHERE sequence = 2", 2, CHANGED_ROW),
+        ("UPDATE messages SET settled = 5, tag = NULL WHERE sequence = 2", 2, CHANGED_ROW),
+        ("UPDATE messages SET settled = settled - 1 WHERE sequence = 1", 1, CHANGED_ROW),
+    ] {
+        let place = Place::new();
+        filled(&place).await;
+        let spool = place.open();
+        spool.keep(message(4)).await.unwrap();
+        spool.settle(vec![outcome(4, Verdict::Rejected)]).await.unwrap();
+        assert!(spool.list(1, None, 9).await.unwrap().iter().all(|listed| listed.fault.is_none()));
+        drop(spool);
+        sql(&place, statement);
+        let spool = place.open();
+        for shown in [spool.show(sequence).await.unwrap(), spool.list(sequence, None, 1).await.unwrap().remove(0)] {
+            assert_eq!(shown.fault, Some(fault.clone()), "{statement}");
+            assert!(shown.outcome.is_none() || fault == CHANGED_ROW, "{statement}");
+            assert_eq!(
+                (shown.accepted.is_none(), shown.settled.is_some()),
+                (fault == CHANGED_ROW, fault != CHANGED_ROW)
+            );
+        }
+        let others = spool.list(1, None, 9).await.unwrap();
+        let others = others.iter().filter(|listed| listed.sequence != sequence && listed.sequence != 4);
+        assert!(others.clone().count() == 2 && others.clone().all(|listed| listed.fault.is_none()), "{statement}");
+        // The message is whole, and goes its way; what was changed does not become what was written by that.
+        assert_eq!(read(&spool).await, [2, 3], "{statement}");
+        if fault == CHANGED_ROW {
+            spool.discard(sequence, true, "anna", "why").await.unwrap();
+            assert_eq!(spool.show(sequence).await.unwrap().fault, Some(CHANGED_ROW), "{statement}");
+        }
+    }
+}
+
+/// Makes a spool of which an operator parked a message and discarded another; returns how many events it has.
+async fn decided(place: &Place) -> u64 {
+    filled(place).await;
+    let spool = place.open();
+    spool.park(2, false, "anna").await.unwrap();
+    spool.keep(message(4)).await.unwrap();
+    spool.discard(2, false, "anna", "sent by fax").await.unwrap();
+    spool.keep(message(5)).await.unwrap();
+    spool.outbox_last().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_decision_that_is_gone_is_missed_at_the_start() {
+    for statement in [
+        "DELETE FROM outbox WHERE detail IS NOT NULL",
+        "DELETE FROM outbox WHERE id = 5",
+        "UPDATE outbox SET detail = NULL WHERE id = 5",
+    ] {
+        let place = Place::new();
+        assert_eq!(decided(&place).await, 8);
+        assert_eq!(place.open().show(2).await.unwrap().decisions.len(), 2);
+        sql(&place, statement);
+        let found = u64::from(statement.contains("id = 5"));
+        assert_eq!(damage_of(&place), Damage::Decisions { expected: 2, found }, "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_was_changed_is_told_as_such() {
+    for change in [
+        "event = 3",
+        "at = at + 1",
+        "sequence = 3",
+        "bytes = 1, tag = NULL",
+        "detail = zeroblob(60)",
+        "detail = (SELECT detail FROM outbox WHERE id = 7)",
+        "payload = zeroblob(32)",
+    ] {
+        let place = Place::new();
+        decided(&place).await;
+        sql(&place, &format!("UPDATE outbox SET {change} WHERE id = 5"));
+        let spool = place.open();
+        let events = spool.read_outbox(0, 99).await.unwrap();
+        let changed: Vec<u64> = events.iter().filter(|event| event.is_changed).map(|event| event.id).collect();
+        assert_eq!((events.len(), changed), (8, vec![5]), "{change}");
+        let shown = spool.show(if change == "sequence = 3" { 3 } else { 2 }).await.unwrap();
+        assert!(
+            shown.decisions.iter().any(|event| event.id == 5 && event.is_changed && event.by.is_empty()),
+            "{change}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_spool_of_an_earlier_version_is_taken_over_and_what_comes_is_tagged() {
+    let place = Place::new();
+    decided(&place).await;
+    let spool = place.open();
+    // As that version left it.
+    let untag = |core: &mut Core| {
+        core.live.head.tagged = None;
+        Ok(())
+    };
+    spool.change(untag).await.unwrap();
+    drop(spool);
+    for table in ["messages", "outcomes", "outbox", "epochs"] {
+        sql(&place, &format!("ALTER TABLE {table} DROP COLUMN tag"));
+    }
+    sql(&place, "ALTER TABLE outbox DROP COLUMN type");
+    for _ in 0..2 {
+        let spool = place.open();
+        let listed = spool.list(1, None, 99).await.unwrap();
+        assert!(listed.len() >= 5 && listed.iter().all(|listed| listed.fault.is_none()));
+        assert_eq!(spool.show(1).await.unwrap().outcome.unwrap().verdict, Some(Verdict::Delivered));
+        assert!(spool.read_outbox(0, 99).await.unwrap().iter().all(|event| !event.is_changed));
+        assert_eq!(spool.show(2).await.unwrap().decisions.len(), 2);
+    }
+    let spool = place.open();
+    spool.keep(message(6)).await.unwrap();
+    spool.park(3, true, "anna").await.unwrap();
+    drop(spool);
+    sql(&place, "UPDATE messages SET settled = 7, tag = NULL WHERE sequence = 6");
+    sql(&place, "UPDATE messages SET settled = 7 WHERE sequence = 3");
+    let spool = place.open();
+    for sequence in [3, 6] {
+        assert_eq!(spool.show(sequence).await.unwrap().fault, Some(CHANGED_ROW), "{sequence}");
+    }
+    drop(spool);
+    sql(&place, "DELETE FROM outbox WHERE id = 5");
+    assert_eq!(damage_of(&place), Damage::Decisions { expected: 3, found: 2 });
 }

@@ -1,0 +1,106 @@
+//! Which rows of a near spool are as they were written, by their tags.
+//!
+//! Never puts one right: what was changed stays, and shows as such, also after what is done with its message.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::core::{Core, Keys};
+use super::database::{self, read};
+use super::messages::Message;
+use crate::spool::head::{Head, Tagged};
+use crate::spool::rows::{Cell, Table, Tag};
+use crate::spool::{Damage, Epoch, Sequence, SpoolError};
+
+/// Is the damage of a message whose row was changed.
+pub(super) const CHANGED_ROW: Damage = Damage::Tampered("row in the table of messages");
+
+impl Core {
+    /// Has all rows from now on bear tags, where an earlier version made the spool; part of a transaction.
+    pub(super) fn tag_from_now_on(&mut self) -> Result<(), SpoolError> {
+        if self.live.head.tagged.is_none() {
+            self.live.head.tagged = Some(Tagged {
+                messages_after: self.live.head.last,
+                events_after: self.live.head.outbox_last,
+                decisions: database::count_decisions(&self.connection, &self.path)?,
+                epochs: self.epochs.len() as u64,
+            });
+        }
+        Ok(())
+    }
+
+    /// Tells whether the rows of a message may be without a tag: an earlier version wrote them.
+    pub(super) fn may_lack_tag(&self, sequence: Sequence) -> bool {
+        self.live.head.tagged.is_none_or(|tagged| sequence <= tagged.messages_after)
+    }
+
+    /// Tells whether a row of the table of messages is as it was written.
+    pub(super) fn is_whole(&self, message: &Message) -> bool {
+        match message.tag {
+            Some(tag) => tag == self.tag_of_message(message),
+            None => self.may_lack_tag(message.sequence),
+        }
+    }
+
+    /// Makes the tag of a row of the table of messages. The digest has its own place in the chain of digests.
+    pub(super) fn tag_of_message(&self, message: &Message) -> Tag {
+        let numbers = [
+            database::stored(message.sequence),
+            message.state.code().into(),
+            database::stored(message.bytes),
+            message.accepted,
+            message.day,
+            message.destination,
+            message.settled,
+        ];
+        let file = message.file.as_ref().map_or(Cell::Absent, |file| Cell::Bytes(file));
+        self.keys.rows.tag(Table::Messages, numbers.into_iter().map(Cell::Number).chain([file]))
+    }
+
+    /// Has the log say that somebody changed a row, once as long as no other one is met.
+    pub(super) fn tell_changed(&mut self, what: &'static str, number: u64, damage: &Damage) {
+        if self.told_row != (what, number) {
+            self.told_row = (what, number);
+            tracing::error!(
+                path = %self.path.display(), number,
+                "what is kept of {what} {number} is damaged: {damage}; somebody changed the database, and what it says \
+                 there is not shown"
+            );
+        }
+    }
+}
+
+/// Reads the epochs, oldest first, and verifies them.
+pub(super) fn epochs(
+    connection: &Connection,
+    path: &Path,
+    keys: &Keys,
+    head: &Head,
+) -> Result<Vec<(Sequence, Epoch)>, SpoolError> {
+    let failed = |source| database::failure("read the epochs", path, source);
+    let sql = match head.tagged {
+        Some(_) => "SELECT first, epoch, tag FROM epochs ORDER BY number",
+        None => "SELECT first, epoch, NULL FROM epochs ORDER BY number",
+    };
+    let mut statement = connection.prepare(sql).map_err(failed)?;
+    let (mut found, mut is_whole) = (Vec::new(), true);
+    let mut rows = statement.query([]).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let (first, epoch): (i64, [u8; 16]) = (row.get(0).map_err(failed)?, row.get(1).map_err(failed)?);
+        is_whole &= match (database::tag(row, 2).map_err(failed)?, head.tagged) {
+            (Some(tag), _) => tag == tag_of_epoch(keys, first, &epoch),
+            (None, Some(tagged)) => read(first) <= tagged.messages_after.saturating_add(1),
+            (None, None) => true,
+        };
+        found.push((read(first), Epoch(epoch)));
+    }
+    is_whole &= head.tagged.is_none_or(|tagged| tagged.epochs == found.len() as u64);
+    let damaged = || SpoolError::Damaged { path: path.to_owned(), damage: Damage::Tampered("table of epochs") };
+    if is_whole { Ok(found) } else { Err(damaged()) }
+}
+
+/// Makes the tag of an epoch.
+pub(super) fn tag_of_epoch(keys: &Keys, first: i64, epoch: &[u8; 16]) -> Tag {
+    keys.rows.tag(Table::Epochs, [Cell::Number(first), Cell::Bytes(epoch)])
+}
