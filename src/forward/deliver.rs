@@ -78,7 +78,7 @@ impl<'a> Delivery<'a> {
         let Some(tie) = owners.tie(receiver.tcp(), to.ip(), &self.course.config.peer) else {
             return Ended::Failed(Cause::ReceiverUnreachable);
         };
-        let ended = tie.hold(self.carry(sender, &receiver, connection)).await;
+        let ended = tie.hold(Box::pin(self.carry(sender, &receiver, connection))).await;
         ended.unwrap_or(Ended::Failed(Cause::ReceiverReset))
     }
 

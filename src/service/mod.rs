@@ -244,7 +244,7 @@ impl Service {
                 continue;
             };
             let service = Arc::clone(&self);
-            senders.spawn(async move { tie.hold(service.serve_plain(tcp, peer)).await });
+            senders.spawn(async move { tie.hold(Box::pin(service.serve_plain(tcp, peer))).await });
         }
         drop(listener);
         while senders.join_next().await.is_some() {}
