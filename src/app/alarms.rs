@@ -1,6 +1,6 @@
 //! Alarms of a running site: looks at its facts, keeps what is raised and what is to be told, and has it told.
 //!
-//! What starts or clears is on disk before anybody but the log is told, so that a restart tells nothing twice and forgets
+//! What starts or clears is on disk before anybody is told, so that a restart tells nothing twice and forgets
 //! nothing; `health::alarms` decides what is an alarm.
 
 mod command;
@@ -80,10 +80,10 @@ impl Parts {
                 events.iter().for_each(|event| wait(&mut alarms, &config, event));
                 events
             };
-            events.iter().for_each(log);
             if !events.is_empty() || kept_at.elapsed() >= KEEP_EVERY {
                 kept_at = Instant::now();
                 self.alarms.keep().await;
+                events.iter().for_each(log);
                 self.alarms.changed.send_replace(());
             }
         }
