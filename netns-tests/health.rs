@@ -1,11 +1,14 @@
 //! The health endpoints tell the truth, and tell it without a byte of a message.
 
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::mllp::{Behaviour, MARKER, message};
-use crate::harness::pair::{FORWARD, Pair, loopback};
+use crate::harness::pair::{FORWARD, Pair, TARGET, loopback};
 use crate::harness::process::Process;
 use crate::harness::{tests, until};
 
@@ -21,6 +24,7 @@ tests![
     a_foreign_host_header_is_refused,
     a_plugin_judges_the_site,
     the_alert_rules_and_the_metrics_load needs "promtool" "prometheus",
+    haproxy_asks_for_a_forward needs "haproxy",
 ];
 
 /// Bounds the time until health has noticed.
@@ -157,6 +161,9 @@ fn a_foreign_host_header_is_refused() {
     assert!(pair.north.namespace.connect(loopback(FORWARD.port())).is_ok());
 }
 
+/// Bounds the time until HAProxy has asked again: a fifth of a second, on a machine that is busy.
+const AGENT_LIMIT: Duration = Duration::from_secs(20);
+
 /// Runs `wardlink check`; returns its exit code and its line.
 fn check(pair: &Pair, more: &[&str]) -> (Option<i32>, String) {
     let config = pair.north.config_path();
@@ -191,6 +198,54 @@ fn a_plugin_judges_the_site() {
     let (code, line) = check(&pair, &[]);
     assert_eq!(code, Some(2), "{line}");
     assert!(line.contains("is running") && line.lines().count() == 1, "{line}");
+}
+
+fn haproxy_asks_for_a_forward() {
+    let mut pair = Pair::unstarted();
+    let (north, south) = pair.plans(&["on_unreachable: close"]);
+    pair.south.start(&south.service("other", TARGET, "north", &[]));
+    let north = north.health("agent_listen: 127.0.0.1:9576");
+    pair.north.start(&north.forward("other", loopback(2576), "south", "service: other", &[]));
+    pair.is_linked();
+    let (dir, receiver) = (&pair.north.dir, pair.receiver(Behaviour::Answer("AA")));
+    let socket = dir.join("haproxy.sock");
+    let server = |name: &str, says: &str| {
+        format!("  server {name} {FORWARD} agent-check agent-addr 127.0.0.1 agent-port 9576 agent-inter 500ms {says}\n")
+    };
+    let config = format!(
+        "global\n  stats socket {} level admin\ndefaults\n  mode tcp\n  timeout connect 2s\n  timeout client 5s\n  \
+         timeout server 5s\nbackend feed\n{}{}{}",
+        socket.display(),
+        server("orders", "agent-send \"orders\\n\""),
+        server("other", "agent-send \"other\\n\""),
+        server("site", "")
+    );
+    let path = dir.join("haproxy.cfg");
+    fs::write(&path, config).expect("the configuration");
+    let words = ["haproxy", "-db", "-f", &path.display().to_string()].map(str::to_owned);
+    let _haproxy = Process::start(&pair.north.namespace, &words, &dir.join("haproxy.log"));
+    // without a check of its own one that is up is not named so
+    let is_down = || ["orders", "other", "site"].map(|name| server_status(&socket, name).starts_with("DOWN"));
+    pair.sender().exchange(&message("1", 500));
+    until(AGENT_LIMIT, "HAProxy runs", || socket.exists().then_some(()));
+    drop(receiver);
+    let _ = pair.sender().send(&message("2", 500));
+    until(AGENT_LIMIT, "what is down is down", || (is_down() == [true, false, true]).then_some(()));
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    until(AGENT_LIMIT, "and up again", || {
+        let _ = pair.sender().send(&message("3", 500));
+        (is_down() == [false; 3]).then_some(())
+    });
+}
+
+/// Asks HAProxy how one of its servers is.
+fn server_status(socket: &Path, server: &str) -> String {
+    let mut text = String::new();
+    if let Ok(mut stream) = UnixStream::connect(socket) {
+        let _ = stream.write_all(b"show stat\n").and_then(|()| stream.read_to_string(&mut text).map(|_| ()));
+    }
+    let line = text.lines().find(|line| line.starts_with(&format!("feed,{server},"))).unwrap_or_default();
+    line.split(',').nth(17).unwrap_or_default().to_owned()
 }
 
 fn the_alert_rules_and_the_metrics_load() {

@@ -16,8 +16,10 @@
     reason = "a test: whatever is wrong here must end it loudly"
 )]
 
+mod alarms;
 mod audit;
 mod cases;
+mod causes;
 mod cli;
 mod clock;
 mod endpoint_roaming;
@@ -105,6 +107,8 @@ fn main() -> ExitCode {
         filter::tests(),
         interop::tests(),
         interop_matrix::tests(),
+        alarms::tests(),
+        causes::tests(),
         health::tests(),
         status_page::tests(),
         hub::tests(),

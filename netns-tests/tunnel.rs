@@ -481,7 +481,7 @@ fn dropped(site: &Site, peer: &str, reason: &str) -> f64 {
 fn a_source_of_another_peer_is_dropped_and_counted() {
     let wire = Wire::new();
     let (mut hub, east, west) = (wire.site("hub"), wire.site("east"), wire.site("west"));
-    let plan = Plan::of(&hub).peer(&east).peer(&west).service("orders", "127.0.0.1:6661".parse().unwrap(), "east", &[]);
+    let plan = Plan::of(&hub).peer(&east).peer(&west).service("orders", "127.0.0.1:6661", "east", &[]);
     let go = WireGuardGo::start(&east);
     go.peer(&east, &hub, "");
     hub.start(&plan);

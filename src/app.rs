@@ -4,6 +4,7 @@
 //! and nothing half-alive pretends to serve.
 
 pub(crate) mod account;
+mod alarms;
 mod certificates;
 mod facts;
 mod orphans;
@@ -77,8 +78,10 @@ pub enum AppError {
         source: io::Error,
     },
     /// The health endpoints cannot be bound.
-    #[error("cannot listen at {address} for health; stop what uses it or choose another health.listen")]
+    #[error("cannot listen at {address} for health; stop what uses it or choose another {key}")]
     Health {
+        /// Is the key in the configuration.
+        key: &'static str,
         /// Is where.
         address: SocketAddr,
         /// Says what the kernel said.
@@ -147,6 +150,7 @@ pub struct Site {
     arrivals: mpsc::Receiver<Arrival>,
     requests: mpsc::Receiver<reload::Request>,
     health: Option<TcpListener>,
+    agent: Option<TcpListener>,
     control: ControlListener,
 }
 
@@ -165,6 +169,8 @@ struct Parts {
     /// Is what was seen of the queues.
     watch: queues::Watch,
     account: Account,
+    /// Is what is raised, and who is to be told yet.
+    alarms: alarms::Board,
 }
 
 /// Is what a reload may change; each replaces the whole.
@@ -204,13 +210,8 @@ impl Site {
     pub async fn start(config: Config, load: LoadConfig) -> Result<Self, AppError> {
         make_state_dir(&config.state_dir)?;
         let control = control::bind(&config.control_socket)?;
-        let health = match config.health_listen {
-            Some(address) => {
-                let bound = TcpListener::bind(address).await;
-                Some(bound.map_err(|source| AppError::Health { address, source })?)
-            }
-            None => None,
-        };
+        let health = listen("health.listen", config.health_listen).await?;
+        let agent = listen("health.agent_listen", config.agent_listen).await?;
         let tunnel = Tunnel::start(&config).await?;
         let addresses = config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect();
         let owners = Owners::new(tunnel.owners(), tunnel.changed());
@@ -222,12 +223,13 @@ impl Site {
         let account = account::start(&prepared.config);
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let (reloader, requests) = Reloader::new(load, account.clone());
-        let site = prepared.config.site.to_string();
+        let (site, started) = (prepared.config.site.to_string(), SystemTime::now());
+        let alarms = alarms::Board::new(&prepared.config.state_dir, started);
         let now = Arc::new(Now(RwLock::new(Arc::new(none))));
         let parts = Parts {
             inbound: Inbound::new(gate(site, &now, &inside, sender, Instance::new(start, 0))),
             now,
-            started: SystemTime::now(),
+            started,
             start,
             tunnel,
             inside,
@@ -235,10 +237,11 @@ impl Site {
             interface_fault: Mutex::new(None),
             watch: queues::Watch::default(),
             account,
+            alarms,
         };
         parts.inbound.set_account(parts.account.clone());
         account::started(&parts.account, &prepared.config);
-        Ok(Self { parts: Arc::new(parts), prepared, arrivals, requests, health, control })
+        Ok(Self { parts: Arc::new(parts), prepared, arrivals, requests, health, agent, control })
     }
 
     /// Tells what is known about the site now.
@@ -256,11 +259,11 @@ impl Site {
     /// # Errors
     /// A part that must not end ended by itself.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), AppError> {
-        let Self { parts, prepared, arrivals, mut requests, health, control } = self;
+        let Self { parts, prepared, arrivals, mut requests, health, agent, control } = self;
         let mut tasks = Tasks::default();
         commit(&parts, prepared, &mut tasks);
         tasks.serving.spawn(serve::serve_streams(Arc::clone(&parts.now), arrivals, stop.clone()));
-        serve::serve_watchers(&parts, health, control, &mut tasks);
+        serve::serve_watchers(&parts, (health, agent), control, &mut tasks);
         let result = loop {
             let ended = tokio::select! {
                 biased; // told to stop, the parts end by themselves: that is no failure
@@ -303,6 +306,13 @@ impl Site {
         parts.account.stop();
         result
     }
+}
+
+/// Binds where health is asked, if anywhere.
+async fn listen(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, AppError> {
+    let Some(address) = address else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).map_err(|source| AppError::Health { key, address, source })
 }
 
 fn make_state_dir(path: &Path) -> Result<(), AppError> {

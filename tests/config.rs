@@ -14,9 +14,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::Value;
 use wardlink::config::{
-    self, AckKind, ApplicationAck, Audit, Backend, Config, Delivery, Errors, Host, InDoubt, KeyFileError, OnFull,
-    OnUnreachable, Otherwise, Probe, ReadKeys, ReceiverPolicy, SecretKey, SpoolKeyFile, Stored, Table, Target,
-    Transparent,
+    self, AckKind, AlarmLimits, Alarms, ApplicationAck, Audit, Backend, Config, Delivery, Errors, Host, InDoubt,
+    KeyFileError, OnFull, OnUnreachable, Otherwise, Probe, ReadKeys, ReceiverPolicy, SecretKey, SpoolKeyFile, Stored,
+    Table, Target, Transparent,
 };
 use wardlink::mllp::dialect::{Commit, Dialect, Release};
 use wardlink::mllp::frame::Framing;
@@ -209,6 +209,30 @@ fn every_key_has_its_meaning() {
     };
     assert_eq!(service.stored, stored);
     assert_eq!(config.health_listen, Some("[::1]:9576".parse().unwrap()));
+    assert_eq!(config.agent_listen, Some("127.0.0.1:9577".parse().unwrap()));
+    assert_eq!(config.forwards[0].silent_after, Some(Duration::from_secs(2 * 3600)));
+    let limits = AlarmLimits {
+        hold: Duration::from_secs(30),
+        down: Some(Duration::from_secs(180)),
+        queue_depth_percent: Some(70),
+        queue_age: None,
+        nak_percent: Some(5),
+        ack_latency: Some(Duration::from_secs(2)),
+        no_session: Some(Duration::from_secs(600)),
+        certificate: Some(Duration::from_secs(14 * 24 * 3600)),
+        disk: Some(Duration::from_secs(6 * 3600)),
+        learn_silence: true,
+    };
+    assert_eq!(config.alarms.limits, limits);
+    let command = ["/usr/local/bin/page", "--for", "the lab"].map(str::to_owned);
+    assert_eq!(config.alarms.command.as_deref(), Some(&command[..]));
+    let webhook = config.alarms.webhook.as_ref().unwrap();
+    assert_eq!(
+        (webhook.server.to_string(), webhook.authority.as_str()),
+        ("alarms.example.org:8443".to_owned(), "alarms.example.org:8443")
+    );
+    assert_eq!(webhook.path.expose(), "/hooks/T0?x=1");
+    assert!(webhook.tls.is_some() && !format!("{webhook:?}").contains("T0"));
     assert_eq!(config.control_socket, Path::new("/run/wardlink/every-key.sock"));
 }
 
@@ -244,7 +268,8 @@ fn what_is_left_out_has_its_default() {
         receiver: ReceiverPolicy::default(),
     };
     assert_eq!(stored.forwards[0].delivery, Delivery::Stored(defaults));
-    assert_eq!(config.health_listen, None);
+    assert_eq!((config.health_listen, config.agent_listen), (None, None));
+    assert_eq!((&config.alarms, config.forwards[0].silent_after), (&Alarms::default(), None));
     assert_eq!(config.control_socket, Path::new("/run/wardlink/small.sock"));
     let health = good("configs/north-hospital.yaml").health_listen;
     assert_eq!(health, Some("127.0.0.1:9575".parse().unwrap()), "without health: altogether");

@@ -31,7 +31,8 @@ const LEVELS: [&[&str]; 9] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 51] = [
+const PURE: [&str; 53] = [
+    "src/config/alarms",
     "src/config/card",
     "src/config/edit",
     "src/config/delivery",
@@ -41,6 +42,7 @@ const PURE: [&str; 51] = [
     "src/cli/audit/line",
     "src/health/audit",
     "src/forward/stored/unconfirmed",
+    "src/health/alarms",
     "src/health/certificate",
     "src/health/history",
     "src/health/queue",

@@ -1,6 +1,6 @@
 //! Writes a site's configuration by the contract (product.md), as an admin would: text, not wardlink's own types.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 
 use super::site::Site;
@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     forwards: String,
     services: String,
     spool: String,
+    health: String,
+    more: String,
 }
 
 /// Is the UDP port of every site.
@@ -37,12 +39,26 @@ impl Plan {
             forwards: String::new(),
             services: String::new(),
             spool: String::new(),
+            health: String::new(),
+            more: String::new(),
         }
     }
 
     /// Says where the key of the spools is.
     pub(crate) fn spool(mut self, key_file: &str) -> Self {
         self.spool = format!("\nspool:\n  key_file: {key_file}\n");
+        self
+    }
+
+    /// Adds a line to the section of health.
+    pub(crate) fn health(mut self, line: &str) -> Self {
+        let _ = writeln!(self.health, "  {line}");
+        self
+    }
+
+    /// Adds a whole section.
+    pub(crate) fn section(mut self, text: &str) -> Self {
+        let _ = write!(self.more, "\n{text}\n");
         self
     }
 
@@ -94,7 +110,7 @@ impl Plan {
     }
 
     /// Adds a service.
-    pub(crate) fn service(mut self, name: &str, target: SocketAddr, allow_peers: &str, lines: &[&str]) -> Self {
+    pub(crate) fn service(mut self, name: &str, target: impl Display, allow_peers: &str, lines: &[&str]) -> Self {
         let _ = writeln!(self.services, "  - name: {name}\n    target: \"{target}\"\n    allow_peers: [{allow_peers}]");
         for line in lines {
             let _ = writeln!(self.services, "    {line}");
@@ -118,7 +134,8 @@ impl Plan {
             }
         }
         text.push_str(&self.spool);
-        let _ = write!(text, "\nhealth:\n  listen: {HEALTH}\n\ncontrol:\n  socket: {dir}/control.sock\n");
+        let _ = write!(text, "\nhealth:\n  listen: {HEALTH}\n{}", self.health);
+        let _ = write!(text, "\ncontrol:\n  socket: {dir}/control.sock\n{}", self.more);
         text
     }
 }

@@ -50,6 +50,7 @@ impl Parts {
             forwards: running.forwards.iter().map(|forward| self.forward_facts(forward, &known)).collect(),
             services: running.services.iter().map(|service| service_facts(service, &inbox)).collect(),
             orphans: running.orphans.iter().filter_map(|one| one.facts(&running.config, &self.watch)).collect(),
+            alarms: self.alarms.facts(),
         }
     }
 
@@ -101,7 +102,7 @@ impl Parts {
         let config = forward.config();
         let counts = forward.tally().counts();
         let now = Instant::now();
-        let (receiver, since) = forward.receiver();
+        let (news, since) = forward.receiver();
         let target = match &config.target {
             Target::Service(name) => format!("service {name}"),
             Target::Address(address) => address.to_string(),
@@ -116,7 +117,7 @@ impl Parts {
             listen: config.listen,
             listener: Part::Up,
             link,
-            receiver: receiver_facts(receiver, since, &format!("of {target}")),
+            receiver: receiver_facts(news.state, since, &whose(&news.address, &target)),
             target,
             delivery: config.delivery.as_str(),
             connections: counts.connections,
@@ -135,6 +136,7 @@ impl Parts {
             unknown_outcomes_total: counts.unknown_outcomes,
             closed: counts.closed,
             certificates: certificates::facts(certificates::of_forward(&config)),
+            silent_after: config.silent_after,
             queue: self.watch.facts(forward, known),
         }
     }
@@ -155,6 +157,14 @@ fn link_facts(link: &Outbound, target: &str, peer: &str) -> Link {
     }
 }
 
+/// Names a receiver by its address, as the far site tells it; by what this site's configuration says, where it does not.
+fn whose(address: &str, target: &str) -> String {
+    match address {
+        "" => format!("of {target}"),
+        address => address.to_owned(),
+    }
+}
+
 fn receiver_facts(state: ReceiverState, since: SystemTime, whose: &str) -> Receiver {
     match state {
         ReceiverState::Unknown => Receiver::Unknown,
@@ -168,6 +178,8 @@ fn what_it_does(cause: Cause) -> &'static str {
     match cause {
         Cause::ReceiverRefuses => "refuses connections",
         Cause::ReceiverSilent => "does not answer to connection attempts",
+        Cause::ReceiverNameUnknown => "is not found: its name does not resolve",
+        Cause::ReceiverUnreachable => "cannot be reached: no way leads there",
         Cause::ReceiverBusy => "has as many connections as it may have",
         Cause::ReceiverReset => "ends its connections before it answers",
         Cause::AckTimeout => "does not acknowledge in time",

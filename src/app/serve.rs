@@ -197,7 +197,7 @@ fn commit_service(parts: &Parts, next: NextService, tasks: &mut Tasks) -> Arc<Se
 /// Serves health and control until the end: they do not stop with the site, so that monitoring sees the drain.
 pub(super) fn serve_watchers(
     parts: &Arc<Parts>,
-    health: Option<TcpListener>,
+    (health, agent): (Option<TcpListener>, Option<TcpListener>),
     control: ControlListener,
     tasks: &mut Tasks,
 ) {
@@ -216,10 +216,17 @@ pub(super) fn serve_watchers(
             }
         });
     }
+    if let Some(listener) = agent {
+        let source = Arc::clone(&source);
+        tasks.keep_for_ever("the agent check", crate::health::agent::serve(listener, source));
+    }
     let looker = Arc::clone(parts);
     tasks.keep_for_ever("the look at queues", async move { looker.look_at_queues().await });
     let looker = Arc::clone(parts);
     tasks.keep_for_ever("the look at certificates", async move { looker.look_at_certificates().await });
+    tasks.keep_for_ever("the look at alarms", Arc::clone(parts).look_at_alarms());
+    tasks.keep_for_ever("the webhook of alarms", Arc::clone(parts).tell_webhook());
+    tasks.keep_for_ever("the command of alarms", Arc::clone(parts).tell_command());
     let (reloader, now) = (parts.reloader.clone(), Arc::clone(&parts.now));
     let (again, account) = (reloader.clone(), parts.account.clone());
     let answers = Answers {

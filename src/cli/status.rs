@@ -2,6 +2,7 @@
 //!
 //! Judges nothing itself and needs no key.
 
+mod alarm;
 mod table;
 
 use std::io::{self, IsTerminal, Write};

@@ -22,6 +22,8 @@ pub struct Changes {
     pub forwards: Named,
     /// Lists the services that differ.
     pub services: Named,
+    /// Tells that the alarms differ: their limits, or who is told.
+    pub alarms: bool,
     /// Lists what `wg` had set and the reload undid: settings of the tunnel and peers' names.
     pub undone: Vec<String>,
 }
@@ -49,6 +51,7 @@ impl Changes {
                 ("audit", old.audit == new.audit),
                 ("control.socket", old.control_socket == new.control_socket),
                 ("health.listen", old.health_listen == new.health_listen),
+                ("health.agent_listen", old.agent_listen == new.agent_listen),
                 ("tunnel.interface", was.interface == is.interface),
                 ("tunnel.backend", was.backend == is.backend),
                 ("tunnel.address", was.addresses == is.addresses),
@@ -58,6 +61,7 @@ impl Changes {
             peers: Named::between(&old.peers, &new.peers, |peer| &peer.name, is_same_peer),
             forwards: Named::between(&old.forwards, &new.forwards, |forward| &forward.name, PartialEq::eq),
             services: Named::between(&old.services, &new.services, |service| &service.name, PartialEq::eq),
+            alarms: old.alarms != new.alarms,
             undone: Vec::new(),
         }
     }
@@ -117,6 +121,9 @@ impl fmt::Display for Changes {
             if *named != Named::default() {
                 parts.push(format!("{kind}: {named}"));
             }
+        }
+        if self.alarms {
+            parts.push("alarms changed".to_owned());
         }
         if !self.undone.is_empty() {
             let shown = self.undone.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");

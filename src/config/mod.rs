@@ -3,6 +3,7 @@
 //! A [`Config`] that exists is right: names resolve, prefixes do not clash, keys are 32 bytes. Nothing here opens a
 //! socket. The format is YAML; the keys of the tunnel follow wg(8).
 
+mod alarms;
 pub mod card;
 mod changes;
 mod check;
@@ -31,6 +32,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::mllp::dialect::Dialect;
 use crate::tls;
 
+pub use alarms::{AlarmLimits, Alarms, Path as WebhookPath, Webhook};
 pub use changes::{Changes, Named};
 pub use check::{ReadKey, ReadKeys};
 pub use delivery::{
@@ -63,6 +65,10 @@ pub struct Config {
     pub audit: Audit,
     /// Gives the address of the health endpoints, if any.
     pub health_listen: Option<SocketAddr>,
+    /// Gives the address where HAProxy's agent-check asks, if any.
+    pub agent_listen: Option<SocketAddr>,
+    /// Says which alarms are raised, and who is told.
+    pub alarms: Alarms,
     /// Gives the path of the control socket.
     pub control_socket: PathBuf,
 }
@@ -288,6 +294,8 @@ pub struct Forward {
     pub frame_timeout: Duration,
     /// Closes a sender's connection after so much silence; absent: never.
     pub idle_timeout: Option<Duration>,
+    /// Is how long it may be without a message before that is an alarm.
+    pub silent_after: Option<Duration>,
     /// Says what senders speak.
     pub dialect: Dialect,
 }

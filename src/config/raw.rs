@@ -10,12 +10,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+mod alarms;
 mod audit;
 mod local;
 mod mllp;
 mod schema;
 mod tls;
 
+pub(super) use alarms::Alarms;
 pub(super) use audit::Audit;
 pub(super) use local::{Control, Health, Spool};
 pub(super) use mllp::{Commit, ForwardReceiver, Framing};
@@ -63,6 +65,10 @@ pub(super) struct Site {
     #[serde(default)]
     #[schemars(with = "Health")]
     pub health: Option<Health>,
+    /// What is an alarm, and who is told beside the log.
+    #[serde(default)]
+    #[schemars(with = "Alarms")]
+    pub alarms: Option<Spanned<Alarms>>,
     /// The local socket that the commands talk to.
     #[serde(default)]
     #[schemars(with = "Control")]
@@ -247,6 +253,10 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "schema::Duration")]
     pub idle_timeout: Option<Text>,
+    /// How long no message may come before that is an alarm, 1m to 30days. Default: none (see alarms.learn_silence).
+    #[serde(default)]
+    #[schemars(with = "schema::Duration")]
+    pub silent_after: Option<Text>,
     /// Stored: what a sender sees while its message cannot be kept (a full disk, a full queue): close closes its
     /// connection without an answer, nak answers AR. Default: close.
     #[serde(default)]

@@ -73,6 +73,14 @@ pub(super) fn port(text: &str) -> Judged<u16> {
     number(text, 1..=u32::from(u16::MAX)).map(|port| u16::try_from(port).unwrap_or(u16::MAX))
 }
 
+/// Reads a share such as `50%`, in percent.
+pub(super) fn percent(text: &str) -> Judged<u32> {
+    let parsed = text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+    parsed
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| format!("{} is not a share; write one from 1% to 100%", quote(text)))
+}
+
 /// Reads true or false.
 pub(super) fn boolean(text: &str) -> Judged<bool> {
     choice(text, &[("true", true), ("false", false)])

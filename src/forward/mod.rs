@@ -27,7 +27,7 @@ use crate::config;
 use crate::link::inside::Inside;
 use crate::link::outbound::Outbound;
 use crate::link::tally::Tally;
-use crate::link::wire::{Cause, ReceiverState};
+use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::spool::store::Destination;
 use deliver::Delivery;
 use greet::{Advice, greet};
@@ -203,12 +203,13 @@ impl Forward {
     }
 
     /// Tells what is known of the receiver, and since when.
-    pub fn receiver(&self) -> (ReceiverState, SystemTime) {
-        match self.way() {
-            Way::Link(link) | Way::Stored(_, Onward::Link(link, _)) => link.receiver(),
+    pub fn receiver(&self) -> (ReceiverNews, SystemTime) {
+        let (state, since) = match self.way() {
+            Way::Link(link) | Way::Stored(_, Onward::Link(link, _)) => return link.receiver(),
             Way::Stored(_, Onward::Here(here)) => here.receiver(),
             Way::Address(_) => *self.receiver.lock().unwrap_or_else(PoisonError::into_inner),
-        }
+        };
+        (state.into(), since)
     }
 
     /// Changes what counts for senders that connect from now on; the way to the receiver stays.

@@ -28,6 +28,7 @@ fn config(listen: SocketAddr, to: SocketAddr) -> config::Forward {
         source_rate_max: 1000.try_into().unwrap(),
         frame_timeout: Duration::from_secs(30),
         idle_timeout: None,
+        silent_after: None,
         dialect: crate::mllp::dialect::Dialect::RELEASE_1,
     }
 }

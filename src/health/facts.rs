@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
+pub use super::alarms::AlarmFacts;
 pub use super::audit::{AuditFacts, FailedAudit};
 pub use super::certificate::CertificateFacts;
 pub use super::queue::{HeldQueue, OrphanFacts, Queue, QueueFacts};
@@ -51,6 +52,8 @@ pub struct SiteFacts {
     pub services: Vec<ServiceFacts>,
     /// Lists the queues that hold messages and have no forward any more, by name.
     pub orphans: Vec<OrphanFacts>,
+    /// Lists the alarms that are raised.
+    pub alarms: Vec<AlarmFacts>,
 }
 
 /// Says when the configuration was loaded, and what came of the last reload.
@@ -212,6 +215,9 @@ pub struct ForwardFacts {
     /// Lists the certificates of its TLS.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateFacts>,
+    /// Is how long it may be without a message before that is an alarm.
+    #[serde(skip)]
+    pub silent_after: Option<Duration>,
     /// Is what its queue knows, where it is stored.
     #[serde(flatten)]
     pub queue: Option<QueueFacts>,

@@ -64,6 +64,7 @@ pub(crate) fn site() -> SiteFacts {
         }],
         orphans: Vec::new(),
         audit: AuditFacts::default(),
+        alarms: Vec::new(),
     }
 }
 
@@ -99,6 +100,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
         },
         closed: BTreeMap::from([("sender_closed", 4)]),
         certificates: Vec::new(),
+        silent_after: None,
         queue: None,
     }
 }

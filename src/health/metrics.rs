@@ -51,7 +51,8 @@ impl Collector for Scrape {
         queue::encode(&mut encoder, &report.forwards)?;
         queue::orphans(&mut encoder, &self.facts.orphans)?;
         services(&mut encoder, &report.services)?;
-        certificates(&mut encoder, &report)
+        certificates(&mut encoder, &report)?;
+        alarms(&mut encoder, &report)
     }
 }
 
@@ -237,6 +238,13 @@ fn certificates(encoder: &mut DescriptorEncoder, report: &Report<'_>) -> fmt::Re
     family(encoder, gauge("certificate_expiry_timestamp", help).seconds(), &all, |to, (of, one)| {
         let expires = one.expires.duration_since(UNIX_EPOCH).unwrap_or_default();
         to.encode_family(&[*of, ("role", one.role), ("file", &one.file)])?.encode_gauge(&expires.as_secs())
+    })
+}
+
+fn alarms(encoder: &mut DescriptorEncoder, report: &Report<'_>) -> fmt::Result {
+    let help = "1 where an alarm is raised, by what it is about and of what; absent where not";
+    family(encoder, gauge("alarm", help), report.alarms, |to, one| {
+        to.encode_family(&[("alarm", one.alarm.as_str()), ("of", &one.of)])?.encode_gauge(&1_u64)
     })
 }
 

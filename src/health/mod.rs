@@ -3,6 +3,8 @@
 //! Listens and never steers: it imports no room that carries messages; `app` fills [`facts`] on each request. No fact has
 //! room for a byte of a message.
 
+pub mod agent;
+pub mod alarms;
 pub mod audit;
 mod certificate;
 pub mod facts;

@@ -81,6 +81,13 @@ pub struct QueueFacts {
     pub shredded_early: Option<u64>,
 }
 
+impl QueueFacts {
+    /// Tells whether its disk has less room than it may take: as long as there is, the pace of other programs is no alarm.
+    pub(super) fn is_short_of_disk(&self) -> bool {
+        self.disk_free_bytes.is_none_or(|free| free < self.bytes_max.saturating_sub(self.bytes.unwrap_or_default()))
+    }
+}
+
 /// Says whether the messages of a queue go on to the receiver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]

@@ -6,6 +6,8 @@
 
 mod rules;
 
+pub(super) use rules::age_text;
+
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
@@ -13,7 +15,8 @@ use serde::Serialize;
 
 use super::audit;
 use super::facts::{
-    AuditFacts, ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339,
+    AlarmFacts, AuditFacts, ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts,
+    rfc3339,
 };
 use rules::{
     interface_fault, judge_forward, judge_orphan, judge_peer, judge_service, ledger_fault, link_listener_fault,
@@ -115,6 +118,8 @@ pub struct Report<'a> {
     /// Lists the queues that hold messages and have no forward any more.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub orphans: Vec<Entry<'a, OrphanFacts>>,
+    /// Lists the alarms that are raised; they do not change the status, which is of now.
+    pub alarms: &'a [AlarmFacts],
 }
 
 /// Judges a whole site at the time `now`.
@@ -139,6 +144,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         .unwrap_or(own);
     let (site, version, started) = (&facts.site, facts.version, facts.started);
     let (dropped, config, set_by_wg, audit) = (&facts.dropped, &facts.config, &facts.set_by_wg, &facts.audit);
+    let alarms = facts.alarms.as_slice();
     Report {
         status,
         site,
@@ -153,6 +159,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         forwards,
         services,
         orphans,
+        alarms,
     }
 }
 

@@ -14,7 +14,7 @@ pub enum Cause {
     ReceiverRefuses = 1,
     /// The receiver does not answer to a connection attempt.
     ReceiverSilent = 2,
-    /// The receiver's address cannot be reached, or its name does not resolve.
+    /// The receiver's address cannot be reached.
     ReceiverUnreachable = 3,
     /// The receiver has as many connections as it may have.
     ReceiverBusy = 4,
@@ -64,10 +64,12 @@ pub enum Cause {
     TlsTimeout = 26,
     /// The TLS handshake with the receiver failed.
     TlsFailed = 27,
+    /// The receiver's name does not resolve.
+    ReceiverNameUnknown = 28,
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::ReceiverRefuses,
         Self::ReceiverSilent,
         Self::ReceiverUnreachable,
@@ -95,6 +97,7 @@ impl Cause {
         Self::TlsNotSpoken,
         Self::TlsTimeout,
         Self::TlsFailed,
+        Self::ReceiverNameUnknown,
     ];
 
     /// Reads a cause; one that a later version added counts as a protocol matter.
@@ -125,7 +128,8 @@ impl Cause {
             | Self::TlsTooOld
             | Self::TlsNotSpoken
             | Self::TlsTimeout
-            | Self::TlsFailed => true,
+            | Self::TlsFailed
+            | Self::ReceiverNameUnknown => true,
             Self::ReceiverReset
             | Self::AckTimeout
             | Self::SenderGone
@@ -170,6 +174,7 @@ impl Cause {
             Self::TlsNotSpoken => "tls_not_spoken",
             Self::TlsTimeout => "tls_timeout",
             Self::TlsFailed => "tls_failed",
+            Self::ReceiverNameUnknown => "receiver_name_unknown",
         }
     }
 }
@@ -221,6 +226,7 @@ impl fmt::Display for Cause {
             Self::TlsNotSpoken => "the receiver does not speak TLS",
             Self::TlsTimeout => "the receiver did not finish the TLS handshake in time",
             Self::TlsFailed => "the TLS handshake with the receiver failed",
+            Self::ReceiverNameUnknown => "the receiver's name does not resolve",
         })
     }
 }

@@ -23,7 +23,7 @@ use super::feed::station::OpenStation;
 use super::owners::Owners;
 use super::session::{Ended, Session};
 use super::stream_end::StreamEnd;
-use super::wire::{CARRIES_STORED, Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
+use super::wire::{CARRIES_STORED, Cause, Hello, Instance, ReceiverNews, Record, VERSION, Welcome, decode, encode};
 use super::{FLUSH_WITHIN, cause_chain};
 use crate::audit::{Account, Event};
 use crate::config::{Name, PublicKey};
@@ -62,7 +62,7 @@ pub struct Arrival {
 /// Finds a service by its name, if a peer may use it.
 pub type FindService = Box<dyn Fn(&str, &Name) -> Result<Name, Cause> + Send + Sync>;
 /// Tells how a service's receiver is, and whenever that changes.
-pub type FindReceiver = Box<dyn Fn(&Name) -> Option<watch::Receiver<ReceiverState>> + Send + Sync>;
+pub type FindReceiver = Box<dyn Fn(&Name) -> Option<watch::Receiver<ReceiverNews>> + Send + Sync>;
 
 /// Answers what the inbound end must know of the rooms around it.
 pub struct Gate {
@@ -207,7 +207,7 @@ impl Inbound {
                     // The newer connection's own `run` goes on with the streams.
                     _ = turn.changed() => Ended::Replaced,
                     ended = tie.hold(session.run(tcp, early, resumed)) => ended.unwrap_or(Ended::Moved),
-                    () = self.tell_receiver(&service, |state| session.tell_receiver(state)) => Ended::Closed,
+                    () = self.tell_receiver(&service, |news| session.tell_receiver(news)) => Ended::Closed,
                     cause = self.expelled(&session, from, &peer, &service) => {
                         tracing::warn!(%peer, %forward, %service, %cause, "closed a link");
                         self.lock().remove(&link_key);
@@ -318,13 +318,13 @@ impl Inbound {
     }
 
     /// Tells the near site how the receiver is, at once and at each change, for as long as the link is up.
-    async fn tell_receiver(&self, service: &Name, tell: impl Fn(ReceiverState)) {
+    async fn tell_receiver(&self, service: &Name, tell: impl Fn(ReceiverNews)) {
         let mut reviews = self.reviews.subscribe();
         loop {
             if let Some(mut receiver) = (self.gate.receiver)(service) {
                 loop {
-                    let state = *receiver.borrow_and_update();
-                    tell(state);
+                    let news = receiver.borrow_and_update().clone();
+                    tell(news);
                     if receiver.changed().await.is_err() {
                         break;
                     }

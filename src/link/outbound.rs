@@ -21,7 +21,7 @@ use super::feed::Queue;
 use super::feed::supply::Supply;
 use super::inside::Inside;
 use super::session::{Ended, Session};
-use super::wire::{Cause, Instance, ReceiverState};
+use super::wire::{Cause, Instance, ReceiverNews};
 use super::{FLUSH_WITHIN, cause_chain};
 use crate::audit::{Clerk, Event, Record};
 use crate::config::Name;
@@ -186,7 +186,7 @@ impl Outbound {
     }
 
     /// Returns what the far site said last of its receiver, and since when it says so.
-    pub fn receiver(&self) -> (ReceiverState, SystemTime) {
+    pub fn receiver(&self) -> (ReceiverNews, SystemTime) {
         self.supply.as_ref().map_or_else(|| self.session.receiver(), |supply| supply.receiver())
     }
 

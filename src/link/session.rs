@@ -20,7 +20,7 @@ use super::feed::StoreError;
 use super::feed::wire::Fault;
 use super::stream_end::StreamEnd;
 use super::streams::{Event, Side, Streams};
-use super::wire::{Cause, ReceiverState, Record, WireError, decode};
+use super::wire::{Cause, ReceiverNews, ReceiverState, Record, WireError, decode};
 use crate::audit::Clerk;
 
 /// Records that are gathered for one write, in bytes.
@@ -99,7 +99,7 @@ struct Inner {
     streams: Streams,
     signals: HashMap<u64, Arc<Signals>>,
     round_trip: Option<Duration>,
-    receiver: (ReceiverState, SystemTime),
+    receiver: (ReceiverNews, SystemTime),
     /// Numbers the connections: what an older one still does is void.
     connection: u64,
 }
@@ -128,7 +128,7 @@ impl Session {
                 streams: Streams::new(side, hold_for, Instant::now()),
                 signals: HashMap::new(),
                 round_trip: None,
-                receiver: (ReceiverState::Unknown, SystemTime::now()),
+                receiver: (ReceiverState::Unknown.into(), SystemTime::now()),
                 connection: 0,
             }),
             transmit: Notify::new(),
@@ -221,20 +221,20 @@ impl Session {
     }
 
     /// Returns what the far site said last of its receiver, and since when it says so.
-    pub fn receiver(&self) -> (ReceiverState, SystemTime) {
-        self.lock().receiver
+    pub fn receiver(&self) -> (ReceiverNews, SystemTime) {
+        self.lock().receiver.clone()
     }
 
-    fn note_receiver(&self, state: ReceiverState) {
+    fn note_receiver(&self, news: ReceiverNews) {
         let mut inner = self.lock();
-        if inner.receiver.0 != state {
-            inner.receiver = (state, SystemTime::now());
+        if inner.receiver.0 != news {
+            inner.receiver = (news, SystemTime::now());
         }
     }
 
     /// Tells the near site how the receiver is.
-    pub fn tell_receiver(self: &Arc<Self>, state: ReceiverState) {
-        self.with(|streams| streams.push_record(&Record::Receiver(state)));
+    pub fn tell_receiver(self: &Arc<Self>, news: ReceiverNews) {
+        self.with(|streams| streams.push_record(&Record::Receiver(news)));
     }
 
     /// Fails every stream.
@@ -347,7 +347,7 @@ impl Session {
                         self.lock().round_trip = Some(round_trip);
                     }
                 }
-                Record::Receiver(state) => self.note_receiver(state),
+                Record::Receiver(news) => self.note_receiver(news),
                 record => {
                     self.with(|streams| streams.handle_record(record, now)).map_err(|_| Ended::Violation)?;
                 }

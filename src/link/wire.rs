@@ -60,6 +60,22 @@ pub enum ReceiverState {
     Down(Cause),
 }
 
+/// Is what a site tells of a receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiverNews {
+    /// Says how it is.
+    pub state: ReceiverState,
+    /// Is where it listens, as the far site's configuration has it; empty where that site does not tell.
+    pub address: String,
+}
+
+impl From<ReceiverState> for ReceiverNews {
+    /// Tells no address.
+    fn from(state: ReceiverState) -> Self {
+        Self { state, address: String::new() }
+    }
+}
+
 /// Is what the near site says first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
@@ -159,7 +175,7 @@ pub enum Record<'a> {
     /// Is the echo.
     Pong(u64),
     /// Tells how the receiver is, far to near.
-    Receiver(ReceiverState),
+    Receiver(ReceiverNews),
 }
 
 /// Says why bytes are no record.
@@ -253,13 +269,14 @@ fn encode_fields(record: &Record<'_>, out: &mut BytesMut) {
         }
         Record::Ping(token) => put_token(11, *token, out),
         Record::Pong(token) => put_token(12, *token, out),
-        Record::Receiver(state) => {
-            let (state, cause) = match state {
+        Record::Receiver(news) => {
+            let (state, cause) = match news.state {
                 ReceiverState::Unknown => (0, 0),
                 ReceiverState::Up => (1, 0),
-                ReceiverState::Down(cause) => (2, *cause as u8),
+                ReceiverState::Down(cause) => (2, cause as u8),
             };
             out.put_slice(&[13, state, cause]);
+            put_text(&news.address, out);
         }
     }
 }
@@ -314,11 +331,7 @@ fn record<'a>(fields: &mut Fields<'a>) -> Result<Record<'a>, WireError> {
         10 => Record::Credit { stream: fields.u64()?, ack: fields.u64()?, limit: fields.u64()? },
         11 => Record::Ping(fields.u64()?),
         12 => Record::Pong(fields.u64()?),
-        13 => Record::Receiver(match (fields.byte()?, fields.byte()?) {
-            (1, _) => ReceiverState::Up,
-            (2, cause) => ReceiverState::Down(Cause::from_byte(cause)),
-            _ => ReceiverState::Unknown,
-        }),
+        13 => Record::Receiver(receiver(fields)?),
         kind => return Err(WireError::UnknownKind(kind)),
     })
 }
@@ -335,6 +348,17 @@ fn hello(fields: &mut Fields<'_>) -> Result<Hello, WireError> {
         forward: fields.text()?,
         service: fields.text()?,
     })
+}
+
+fn receiver(fields: &mut Fields<'_>) -> Result<ReceiverNews, WireError> {
+    let state = match (fields.byte()?, fields.byte()?) {
+        (1, _) => ReceiverState::Up,
+        (2, cause) => ReceiverState::Down(Cause::from_byte(cause)),
+        _ => ReceiverState::Unknown,
+    };
+    // An older site tells no address.
+    let address = if fields.left() > 0 { fields.text()? } else { String::new() };
+    Ok(ReceiverNews { state, address })
 }
 
 fn streams(fields: &mut Fields<'_>) -> Result<Vec<(StreamId, u64)>, WireError> {
@@ -379,10 +403,11 @@ mod tests {
         for cause in Cause::ALL {
             round_trip(&Record::Refuse(cause));
             round_trip(&Record::Reset { stream: 9, cause });
-            round_trip(&Record::Receiver(ReceiverState::Down(cause)));
+            round_trip(&Record::Receiver(ReceiverState::Down(cause).into()));
         }
-        round_trip(&Record::Receiver(ReceiverState::Up));
-        round_trip(&Record::Receiver(ReceiverState::Unknown));
+        let address = "[fd98::1]:6661".to_owned();
+        round_trip(&Record::Receiver(ReceiverNews { state: ReceiverState::Up, address }));
+        round_trip(&Record::Receiver(ReceiverState::Unknown.into()));
         let streams = (0..4000).map(|n| (n, n * 3)).collect();
         round_trip(&Record::Resume { last: true, opened_through: 4000, streams });
         round_trip(&Record::Open(1));
@@ -392,6 +417,17 @@ mod tests {
         round_trip(&Record::Credit { stream: 1, ack: 2, limit: 3 });
         round_trip(&Record::Ping(1));
         round_trip(&Record::Pong(u64::MAX));
+    }
+
+    #[test]
+    fn a_receiver_is_told_of_without_an_address_by_an_older_site_and_with_one_to_it() {
+        let older = [0, 3, 13, 2, Cause::ReceiverRefuses as u8];
+        let news = ReceiverNews::from(ReceiverState::Down(Cause::ReceiverRefuses));
+        assert!(decode(&older).unwrap().unwrap().0 == Record::Receiver(news.clone()));
+        let mut bytes = BytesMut::new();
+        encode(&Record::Receiver(ReceiverNews { address: "lab:6661".to_owned(), ..news }), &mut bytes);
+        // What an older site reads stands where it was.
+        assert_eq!(bytes[2..5], older[2..]);
     }
 
     #[test]

@@ -6,10 +6,10 @@
 
 pub mod accounted;
 mod counted;
+mod dial;
 mod shared;
 pub mod stored;
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,18 +19,16 @@ use tokio::task::JoinSet;
 
 use self::counted::{Counted, Waiting};
 use crate::audit::Clerk;
-use crate::config::{self, Endpoint, Host, Name, Probe};
+use crate::config::{self, Name, Probe};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
 use crate::link::inside::tune;
 use crate::link::owners::Owners;
 use crate::link::stream_end::StreamEnd;
 use crate::link::tally::Tally;
-use crate::link::wire::{Cause, ReceiverState};
+use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::mllp::frame::Limits;
 use crate::tls::Socket;
 
-/// A receiver that does not take a connection within this is silent.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A stream that gets no free connection to the receiver within this is refused; the near site holds and tries again.
 const SLOT_WITHIN: Duration = Duration::from_secs(10);
 /// Unacknowledged bytes to a receiver end its connection after so long: its host is gone.
@@ -50,7 +48,7 @@ pub struct Service {
     tally: Arc<Tally>,
     slots: Arc<Semaphore>,
     waiting: watch::Sender<u64>,
-    state: watch::Sender<ReceiverState>,
+    state: watch::Sender<ReceiverNews>,
     since: Mutex<SystemTime>,
     /// Turns true when its connections are to end.
     drain: watch::Sender<bool>,
@@ -74,12 +72,13 @@ impl Service {
     /// Makes a service.
     pub fn new(config: config::Service) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(config.connections_max.get()));
+        let news = ReceiverNews { state: ReceiverState::Unknown, address: config.target.to_string() };
         Arc::new(Self {
             config: watch::Sender::new(Arc::new(config)),
             tally: Arc::default(),
             slots,
             waiting: watch::Sender::new(0),
-            state: watch::Sender::new(ReceiverState::Unknown),
+            state: watch::Sender::new(news),
             since: Mutex::new(SystemTime::now()),
             drain: watch::Sender::new(false),
             ports: Mutex::default(),
@@ -154,11 +153,11 @@ impl Service {
 
     /// Tells what is known of the receiver, and since when.
     pub fn receiver(&self) -> (ReceiverState, SystemTime) {
-        (*self.state.borrow(), *self.since.lock().unwrap_or_else(PoisonError::into_inner))
+        (self.state.borrow().state, *self.since.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Subscribes to what is known of the receiver.
-    pub fn subscribe(&self) -> watch::Receiver<ReceiverState> {
+    /// Subscribes to what peers are told of the receiver.
+    pub fn subscribe(&self) -> watch::Receiver<ReceiverNews> {
         self.state.subscribe()
     }
 
@@ -317,17 +316,14 @@ impl Service {
     /// connections and ends each is none.
     async fn open(&self, is_known_down: impl FnOnce() -> bool) -> Result<Socket, Cause> {
         let config = self.config();
-        let result = match tokio::time::timeout(CONNECT_WITHIN, dial(&config.target)).await {
+        let result = match dial::dial(&config.target).await {
             // One that takes connections and ends each at once is there all the same.
-            Ok(Ok(tcp)) => match (tune(&tcp, RECEIVER_TIMEOUT), &config.tls) {
+            Ok(tcp) => match (tune(&tcp, RECEIVER_TIMEOUT), &config.tls) {
                 (Err(_), _) => Err(Cause::ReceiverReset),
                 (Ok(()), None) => Ok(Socket::plain(tcp)),
                 (Ok(()), Some(tls)) => Socket::connect(tcp, tls).await.map_err(Cause::from),
             },
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Cause::ReceiverRefuses),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Err(Cause::ReceiverReset),
-            Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
-            Err(_) => Err(Cause::ReceiverSilent),
+            Err(cause) => Err(cause),
         };
         if let Err(cause) = &result {
             self.tally.refuse(cause.code());
@@ -341,7 +337,8 @@ impl Service {
     }
 
     fn note(&self, state: ReceiverState) {
-        let changed = self.state.send_if_modified(|known| std::mem::replace(known, state) != state);
+        let news = ReceiverNews { state, address: self.config().target.to_string() };
+        let changed = self.state.send_if_modified(|known| std::mem::replace(known, news.clone()) != news);
         if changed {
             *self.since.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
             let config = self.config();
@@ -377,15 +374,6 @@ impl Service {
                 Ok(()) = changed.changed() => {}
                 _ = drain.wait_for(|drain| *drain) => return,
             }
-        }
-    }
-}
-
-async fn dial(target: &Endpoint) -> io::Result<TcpStream> {
-    match &target.host {
-        Host::Address(address) => TcpStream::connect((*address, target.port)).await,
-        Host::Name(_) | Host::OnLink { .. } => {
-            TcpStream::connect((target.host.to_look_up().unwrap_or_default(), target.port)).await
         }
     }
 }

@@ -119,6 +119,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         source_rate_max: CONNECTIONS_MAX,
         frame_timeout: Duration::from_secs(30),
         idle_timeout: None,
+        silent_after: None,
         dialect: Dialect::RELEASE_1,
     };
     let service = Service {
@@ -143,6 +144,8 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         spool: None,
         audit: Audit::default(),
         health_listen: Some(HEALTH),
+        agent_listen: None,
+        alarms: crate::config::Alarms::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::alarm::Alarm;
 use crate::cli::columns::{Row, line, table};
 
 /// Is what the tables show of a site's status.
@@ -20,6 +21,8 @@ pub(super) struct Status {
     audit: Option<Audit>,
     #[serde(default)]
     unready: Vec<String>,
+    #[serde(default)]
+    alarms: Vec<Alarm>,
     #[serde(default)]
     set_by_wg: SetByWg,
     #[serde(default)]
@@ -173,6 +176,7 @@ pub(super) fn render(status: &Status) -> String {
     for lack in &status.unready {
         line(&mut text, &format!("  {lack}"));
     }
+    status.alarms.iter().for_each(|alarm| line(&mut text, &format!("  {alarm}")));
     for set in status.set_by_wg.tunnel.iter().map(|what| format!("{what} is set by wg")) {
         line(&mut text, &format!("  {set}, until the next reload"));
     }

@@ -35,11 +35,16 @@ async fn asked(status: serde_json::Value, json: bool) -> Result<String, StatusEr
 
 #[tokio::test]
 async fn what_health_says_is_what_is_shown() {
-    let facts = health::fixture::site();
+    let mut facts = health::fixture::site();
+    let alarm = serde_json::json!({
+        "alarm": "queue_age", "of": "forward orders", "since": "2026-11-22T13:00:00Z", "cause": "it waits for 1h",
+    });
+    facts.alarms = vec![serde_json::from_value(alarm).expect("an alarm")];
     let report = health::state::assess(&facts, *health::fixture::NOW);
     let status = serde_json::to_value(report).expect("serializes");
     let text = asked(status.clone(), false).await.expect("shown");
     assert!(text.starts_with("north-hospital: ok (wardlink 0.1.0, started "), "{text}");
+    assert!(text.contains("  alarm queue_age since 2026-11-22T13:00:00Z, forward orders: it waits for 1h\n"), "{text}");
     for name in ["city-lab", "orders", "images", "results"] {
         assert!(text.lines().any(|line| line.starts_with(name)), "{name} in\n{text}");
     }

@@ -30,6 +30,9 @@ const FRAME_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Is the longest idle timeout: a feed that is silent over a week end is alive.
 const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Are the least and the longest silence that may be an alarm: of a busy feed, and of one that sends once a month.
+const SILENT_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 3600);
+
 /// Is a forward, as far as it is right.
 pub(super) struct Draft {
     pub(super) forward: Option<Forward>,
@@ -80,6 +83,8 @@ fn forward(
     let frame_timeout = findings.optional(raw.frame_timeout.as_ref(), FRAME_TIMEOUT, frame);
     let idle = |text: &str| value::duration(text, Duration::from_secs(1)..=IDLE_TIMEOUT_MAX).map(Some);
     let idle_timeout = findings.optional(raw.idle_timeout.as_ref(), None, idle);
+    let silent = |text: &str| value::duration(text, SILENT_AFTER).map(Some);
+    let silent_after = findings.optional(raw.silent_after.as_ref(), None, silent);
     let complete = || {
         Some(Forward {
             name: name.clone()?.value,
@@ -95,6 +100,7 @@ fn forward(
             source_rate_max: source_rate_max?,
             frame_timeout: frame_timeout?,
             idle_timeout: idle_timeout?,
+            silent_after: silent_after?,
             dialect: dialect?,
         })
     };

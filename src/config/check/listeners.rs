@@ -23,7 +23,7 @@ pub(super) fn check(
     tunnel: &tunnel::Draft,
     forwards: &[forwards::Draft],
     services: &[services::Draft],
-    health: Option<At<SocketAddr>>,
+    health: [(&str, Option<At<SocketAddr>>); 2],
     findings: &mut Findings,
 ) {
     let inside: Vec<IpAddr> = tunnel.addresses.iter().map(|address| address.value.addr()).collect();
@@ -40,7 +40,7 @@ pub(super) fn check(
         None => format!("a {kind}"),
     };
     let link = tunnel.link_port.map(|port| at_port("tunnel.link_port".to_owned(), port));
-    let health = health.map(|health| at_socket("health.listen".to_owned(), health));
+    let health = health.into_iter().filter_map(|(label, at)| Some(at_socket(label.to_owned(), at?)));
     let forwards = forwards.iter().filter_map(|f| Some(at_socket(named("forward", &f.name), f.listen?)));
     let services = services.iter().filter_map(|s| Some(at_port(named("service", &s.name), s.port?)));
     let mut listeners: Vec<Listener> = link.into_iter().chain(health).chain(forwards).chain(services).collect();

@@ -3,6 +3,7 @@
 //! Stops at nothing: everything that is wrong is found in one pass. Reads no files but keys, through the function it
 //! is given; opens no socket. The rules are the contract of the product; those of the tunnel follow wg(8).
 
+mod alarms;
 mod audit;
 mod forwards;
 mod listeners;
@@ -94,8 +95,16 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
     let services = services::check(raw.services.as_deref().unwrap_or_default(), &peers, read_key, findings);
     spool::required(at, raw.spool.is_some(), &forwards, findings);
     let audit = audit::check(raw.audit.as_ref(), findings);
-    let health = health(raw.health.as_ref(), findings);
-    listeners::check(&tunnel, &forwards, &services, health, findings);
+    let health = listens(raw.health.as_ref().and_then(|health| health.listen.as_ref()), Some(HEALTH_LISTEN), findings);
+    let agent = listens(raw.health.as_ref().and_then(|health| health.agent_listen.as_ref()), None, findings);
+    listeners::check(
+        &tunnel,
+        &forwards,
+        &services,
+        [("health.listen", health), ("health.agent_listen", agent)],
+        findings,
+    );
+    let alarms = alarms::check(raw.alarms.as_ref(), read_key, findings);
     let socket = raw.control.as_ref().and_then(|control| control.socket.as_ref());
     let default = site.as_ref().map(|site| format!("{RUNTIME_DIR}/{}.sock", site.value)).unwrap_or_default();
     let control_socket = findings.optional(socket, default.into(), value::socket_path);
@@ -109,14 +118,16 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
         spool: spool?,
         audit: audit?,
         health_listen: health.map(|health| health.value),
+        agent_listen: agent.map(|agent| agent.value),
+        alarms: alarms?,
         control_socket: control_socket?,
     })
 }
 
-/// Reads where the health endpoints listen; `None` where they do not, or where it is wrong.
-fn health(raw: Option<&raw::Health>, findings: &mut Findings) -> Option<At<SocketAddr>> {
-    let Some(text) = raw.and_then(|health| health.listen.as_ref()) else {
-        return Some(At { value: HEALTH_LISTEN, at: Location::UNKNOWN });
+/// Reads where something of health listens; `None` where it does not, or where it is wrong.
+fn listens(raw: Option<&Text>, default: Option<SocketAddr>, findings: &mut Findings) -> Option<At<SocketAddr>> {
+    let Some(text) = raw else {
+        return default.map(|value| At { value, at: Location::UNKNOWN });
     };
     if text.value == "none" {
         return None;
@@ -125,8 +136,9 @@ fn health(raw: Option<&raw::Health>, findings: &mut Findings) -> Option<At<Socke
     if listen.value.ip().to_canonical().is_loopback() {
         return Some(listen);
     }
+    let instead = default.map_or_else(|| format!("127.0.0.1:{}", listen.value.port()), |default| default.to_string());
     let message = format!(
-        "{} is beyond loopback, which needs TLS; TLS is not in this version; write {HEALTH_LISTEN}, or none",
+        "{} is beyond loopback, which needs TLS; TLS is not in this version; write {instead}, or none",
         listen.value
     );
     findings.value(listen.at, message);

@@ -65,6 +65,23 @@ pub(super) fn receiver(
     )
 }
 
+/// Checks what a server beyond this site is met with that is trusted by the certificates in a file.
+pub(super) fn server(
+    ca_file: &Text,
+    server: &Endpoint,
+    read_key: ReadKey<'_>,
+    findings: &mut Findings,
+) -> Option<Arc<Receiver>> {
+    let issuers = anchors(ca_file, read_key, findings)?;
+    let name = match &server.host {
+        Host::Address(address) => address.to_string(),
+        Host::OnLink { address, .. } => address.to_string(),
+        Host::Name(name) => name.clone(),
+    };
+    let made = Receiver::new(issuers, &name, None);
+    made_at(ca_file.referenced, made, findings).flatten()
+}
+
 fn made<T>(at: Location, made: Result<T, String>, findings: &mut Findings) -> Option<Option<T>> {
     made_at(at, made.map_err(|error| format!("cannot be used ({error}); write other files")), findings)
 }

@@ -27,6 +27,10 @@ pub(in crate::config) struct Health {
     #[serde(default)]
     #[schemars(with = "String")]
     pub listen: Option<Text>,
+    /// Where HAProxy's agent-check asks, on loopback, such as 127.0.0.1:9576. Default: none.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub agent_listen: Option<Text>,
 }
 
 /// The local socket that the commands talk to.

@@ -96,6 +96,7 @@ fn config(terms: config::Stored) -> config::Forward {
         source_rate_max: 1000.try_into().unwrap(),
         frame_timeout: Duration::from_secs(30),
         idle_timeout: None,
+        silent_after: None,
         dialect: Dialect::RELEASE_1,
     }
 }

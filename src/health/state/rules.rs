@@ -254,7 +254,7 @@ fn part_fault(part: &Part, what: &str) -> Option<Verdict> {
 }
 
 /// Writes an age by its two largest units, such as `3h 2m`.
-fn age_text(age: Duration) -> String {
+pub(in super::super) fn age_text(age: Duration) -> String {
     let exact = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
     exact.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }

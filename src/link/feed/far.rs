@@ -15,7 +15,7 @@ use super::account::{Account, size};
 use super::wire::{Fault, Message, Record, View, encode};
 use super::{Answer, CommandKind, Held, Taken, Window};
 use crate::audit::Heads;
-use crate::link::wire::{Cause, ReceiverState, put_ping};
+use crate::link::wire::{Cause, ReceiverNews, put_ping};
 use crate::spool::{Digest, Divergence, FarView, Opening, Outcome, Sequence};
 
 /// Outcomes that wait to be written, in bytes of the receiver's answers and 64 for each: what goes beyond is read again
@@ -357,8 +357,8 @@ impl Far {
     }
 
     /// Tells how the receiver is.
-    pub(super) fn push_receiver(&mut self, state: ReceiverState) {
-        encode(&Record::Receiver(state), &mut self.urgent);
+    pub(super) fn push_receiver(&mut self, news: ReceiverNews) {
+        encode(&Record::Receiver(news), &mut self.urgent);
     }
 
     /// Asks for an echo, and tells how far the audit logs are.

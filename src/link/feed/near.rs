@@ -16,7 +16,7 @@ use super::account::{Account, size};
 use super::wire::{Fault, Message, PART_BYTES_MAX, Record, View, encode};
 use super::{Answer, CommandKind, Held};
 use crate::audit::Heads;
-use crate::link::wire::{ReceiverState, put_ping};
+use crate::link::wire::{ReceiverNews, put_ping};
 use crate::mllp::ack::AckCode;
 use crate::spool::{Divergence, FarView, Judgement, Opening, Outcome, Queued, Sequence, Verdict};
 
@@ -46,7 +46,7 @@ enum Phase {
 pub(super) enum Event {
     /// The far site's view is to be judged.
     Judge(FarView),
-    Receiver(ReceiverState),
+    Receiver(ReceiverNews),
     Pong(u64),
     /// A command was answered.
     Answer(u32, Answer),
@@ -136,7 +136,7 @@ impl Near {
             Record::Answer { id, answer } => return Ok(Some(Event::Answer(id, answer))),
             Record::Ping(token) => encode(&Record::Pong(token), &mut self.urgent),
             Record::Pong(token) => return Ok(Some(Event::Pong(token))),
-            Record::Receiver(state) => return Ok(Some(Event::Receiver(state))),
+            Record::Receiver(news) => return Ok(Some(Event::Receiver(news))),
             Record::Refuse(cause) => return Ok(Some(Event::Refused(cause))),
             _ => return Err(Fault::Order(kind)),
         }

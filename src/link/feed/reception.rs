@@ -24,7 +24,7 @@ use crate::link::FLUSH_WITHIN;
 use crate::link::carry::DRAIN_WITHIN;
 use crate::link::echo::Echo;
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
-use crate::link::wire::{Cause, ReceiverState};
+use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::spool::{Divergence, Opening, Outcome, Sequence};
 
 /// The end of the conversation with the receiver is looked for this often once it is to end.
@@ -45,7 +45,7 @@ pub struct Reception {
     awake: Notify,
     /// Changes when a newer connection takes over.
     turn: watch::Sender<u64>,
-    receiver: watch::Sender<ReceiverState>,
+    receiver: watch::Sender<ReceiverNews>,
     /// Is held by the connection that serves.
     serving: tokio::sync::Mutex<()>,
     clerk: OnceLock<Clerk>,
@@ -93,7 +93,7 @@ impl Reception {
             clerk: OnceLock::new(),
             awake: Notify::new(),
             turn: watch::Sender::new(0),
-            receiver: watch::Sender::new(ReceiverState::Unknown),
+            receiver: watch::Sender::new(ReceiverState::Unknown.into()),
             serving: tokio::sync::Mutex::default(),
         });
         let weak = Arc::downgrade(&reception);
@@ -227,8 +227,8 @@ impl Reception {
     }
 
     /// Tells the near site how the receiver is, on this connection and those to come.
-    pub(in crate::link) fn tell_receiver(&self, state: ReceiverState) {
-        self.receiver.send_replace(state);
+    pub(in crate::link) fn tell_receiver(&self, news: ReceiverNews) {
+        self.receiver.send_replace(news);
     }
 
     /// Tells the near site on an open connection why it is closed.
@@ -359,7 +359,10 @@ impl Reception {
         states.mark_changed();
         loop {
             tokio::select! {
-                Ok(()) = states.changed() => self.lock().far.push_receiver(*states.borrow_and_update()),
+                Ok(()) = states.changed() => {
+                    let now = states.borrow_and_update().clone();
+                    self.lock().far.push_receiver(now);
+                }
                 Ok(()) = held.changed() => {
                     let now = held.borrow_and_update().clone();
                     self.lock().far.push_held(now);

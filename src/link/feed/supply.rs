@@ -21,7 +21,7 @@ use super::{Answer, CommandKind, Held, Queue};
 use crate::audit::Clerk;
 use crate::link::echo::Echo;
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
-use crate::link::wire::{Cause, ReceiverState};
+use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::spool::{Divergence, FarView, Queued, Sequence};
 pub use bar::Bar;
 
@@ -73,7 +73,7 @@ struct Inner {
     barred: Vec<Sequence>,
     /// Counts what was barred or let go.
     bars: u64,
-    receiver: (ReceiverState, SystemTime),
+    receiver: (ReceiverNews, SystemTime),
     round_trip: Option<Duration>,
 }
 
@@ -90,7 +90,7 @@ impl Supply {
                 next_command: 1,
                 barred: Vec::new(),
                 bars: 0,
-                receiver: (ReceiverState::Unknown, SystemTime::now()),
+                receiver: (ReceiverState::Unknown.into(), SystemTime::now()),
                 round_trip: None,
             }),
             transmit: Notify::new(),
@@ -125,8 +125,8 @@ impl Supply {
     }
 
     /// Returns what the far site said last of its receiver, and since when it says so.
-    pub fn receiver(&self) -> (ReceiverState, SystemTime) {
-        self.lock().receiver
+    pub fn receiver(&self) -> (ReceiverNews, SystemTime) {
+        self.lock().receiver.clone()
     }
 
     /// Returns the last round trip that was measured on the link.
@@ -268,10 +268,10 @@ impl Supply {
                 inner.is_connected = inner.near.divergence().is_none();
                 self.read_on.notify_one();
             }
-            Event::Receiver(state) => {
+            Event::Receiver(news) => {
                 let mut inner = self.lock();
-                if inner.receiver.0 != state {
-                    inner.receiver = (state, SystemTime::now());
+                if inner.receiver.0 != news {
+                    inner.receiver = (news, SystemTime::now());
                 }
             }
             Event::Pong(token) => {

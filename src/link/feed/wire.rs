@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 
-use super::super::wire::{self, Cause, Fields, ReceiverState, WireError, put_record};
+use super::super::wire::{self, Cause, Fields, ReceiverNews, WireError, put_record};
 use super::{Answer, CommandKind, Held, Window};
 use crate::mllp::ack::AckCode;
 use crate::spool::codes::{CODES, VERDICTS};
@@ -153,7 +153,7 @@ pub enum Record<'a> {
     /// Is the echo.
     Pong(u64),
     /// Tells how the receiver is, far to near.
-    Receiver(ReceiverState),
+    Receiver(ReceiverNews),
     /// Goes on no longer, far to near.
     Refuse(Cause),
 }
@@ -188,7 +188,7 @@ pub fn encode(record: &Record<'_>, out: &mut BytesMut) {
     match record {
         Record::Ping(token) => wire::encode(&wire::Record::Ping(*token), out),
         Record::Pong(token) => wire::encode(&wire::Record::Pong(*token), out),
-        Record::Receiver(state) => wire::encode(&wire::Record::Receiver(*state), out),
+        Record::Receiver(news) => wire::encode(&wire::Record::Receiver(news.clone()), out),
         Record::Refuse(cause) => wire::encode(&wire::Record::Refuse(*cause), out),
         record => put_record(out, |out| {
             out.put_u8(record.kind());
@@ -300,7 +300,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Record<'_>, usize)>, WireError> {
         3 | 11..=13 => match wire::decode(bytes)? {
             Some((wire::Record::Ping(token), _)) => Record::Ping(token),
             Some((wire::Record::Pong(token), _)) => Record::Pong(token),
-            Some((wire::Record::Receiver(state), _)) => Record::Receiver(state),
+            Some((wire::Record::Receiver(news), _)) => Record::Receiver(news),
             Some((wire::Record::Refuse(cause), _)) => Record::Refuse(cause),
             _ => return Err(WireError::UnknownKind(fields.kind())),
         },

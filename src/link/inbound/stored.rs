@@ -67,7 +67,7 @@ impl Inbound {
         let ended = tokio::select! {
             biased;
             ended = tie.hold(reception.run(tcp, early, opening, &mut turn)) => ended.unwrap_or(Ended::Moved),
-            () = self.tell_receiver(&service, |state| reception.tell_receiver(state)) => Ended::Closed,
+            () = self.tell_receiver(&service, |news| reception.tell_receiver(news)) => Ended::Closed,
             cause = self.refused(&reception, (from, &peer, &service)) => {
                 tracing::warn!(%peer, %forward, %service, %cause, "closed a link");
                 Ended::Refused(cause)

@@ -121,10 +121,7 @@ pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verd
     if percent >= FILLING_PERCENT {
         return Some(Verdict::new(Status::Degraded, facts.started, &text));
     }
-    // As long as there is room for all that the queue may still take, the pace of other programs is no alarm.
-    let is_short =
-        queue.disk_free_bytes.is_none_or(|free| free < queue.bytes_max.saturating_sub(queue.bytes.unwrap_or_default()));
-    let left = queue.disk_full_in.filter(|left| is_short && *left <= DISK_FULL_SOON)?;
+    let left = queue.disk_full_in.filter(|left| queue.is_short_of_disk() && *left <= DISK_FULL_SOON)?;
     let text = format!("the disk of the spool is full in {}, if it goes on so; {}", age_text(left), filled_by(queue));
     Some(Verdict::new(Status::Degraded, facts.started, &text))
 }

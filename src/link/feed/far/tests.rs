@@ -190,7 +190,7 @@ fn records_in_the_wrong_place_end_the_connection() {
         Record::Reported(1),
         Record::Held(None),
         Record::Answer { id: 1, answer: Answer::Unknown },
-        Record::Receiver(ReceiverState::Up),
+        Record::Receiver(crate::link::wire::ReceiverState::Up.into()),
         Record::Refuse(Cause::Protocol),
     ] {
         let kind = record.kind();

@@ -22,7 +22,9 @@ use crate::link::inbound::{Gate, Inbound};
 use crate::link::inside::Inside;
 use crate::link::outbound::{LinkState, Outbound, Route};
 use crate::link::owners::Owners;
-use crate::link::wire::{Cause, Hello, Instance, ReceiverState, Record, VERSION, Welcome, decode, encode};
+use crate::link::wire::{
+    Cause, Hello, Instance, ReceiverNews, ReceiverState, Record, VERSION, Welcome, decode, encode,
+};
 use crate::mllp::ack::AckCode;
 use crate::spool::{ForwardId, Sequence, Verdict};
 
@@ -46,7 +48,7 @@ struct FarSite {
     received: Arc<Mutex<Vec<Sequence>>>,
     goes_on: watch::Sender<bool>,
     held: watch::Sender<Option<Held>>,
-    receiver: watch::Sender<ReceiverState>,
+    receiver: watch::Sender<ReceiverNews>,
     allows: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
 }
@@ -112,7 +114,7 @@ async fn far_site() -> FarSite {
     let address = listener.local_addr().unwrap();
     let (book, received) = (Arc::new(MemoryBook::default()), Arc::new(Mutex::new(Vec::new())));
     let (goes_on, held) = (watch::Sender::new(true), watch::Sender::new(None));
-    let receiver = watch::Sender::new(ReceiverState::Unknown);
+    let receiver = watch::Sender::new(ReceiverNews::from(ReceiverState::Unknown));
     let allows = Arc::new(AtomicBool::new(true));
     let station = {
         let (book, received) = (Arc::clone(&book), Arc::clone(&received));
@@ -227,8 +229,9 @@ async fn a_pause_a_failed_queue_and_a_held_head_are_seen_at_the_near_site() {
     let supply = near.link.supply().unwrap();
     near.queue.set_paused(true);
     near.queue.append(3, 10);
-    far.receiver.send_replace(ReceiverState::Down(Cause::ReceiverRefuses));
-    until("the receiver's state", || near.link.receiver().0 == ReceiverState::Down(Cause::ReceiverRefuses)).await;
+    let news = ReceiverNews { state: ReceiverState::Down(Cause::ReceiverRefuses), address: "lab:6661".to_owned() };
+    far.receiver.send_replace(news.clone());
+    until("the receiver's state", || near.link.receiver().0 == news).await;
     assert_eq!(supply.state().in_flight, 0, "nothing is sent while it is paused");
     near.queue.set_paused(false);
     until("all retired", || retired(&near.queue) == 3).await;

@@ -76,7 +76,7 @@ fn every_record_comes_back_as_it_went() {
     }
     round_trip(&Record::Ping(1));
     round_trip(&Record::Pong(2));
-    round_trip(&Record::Receiver(ReceiverState::Down(Cause::ReceiverRefuses)));
+    round_trip(&Record::Receiver(wire::ReceiverState::Down(Cause::ReceiverRefuses).into()));
     round_trip(&Record::Refuse(Cause::StoreFailed));
 }
 

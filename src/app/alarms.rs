@@ -1,0 +1,210 @@
+//! Alarms of a running site: looks at its facts, keeps what is raised and what is to be told, and has it told.
+//!
+//! What starts or clears is on disk before anybody is told, so that a restart tells nothing twice and forgets
+//! nothing; `health::alarms` decides what is an alarm.
+
+mod command;
+mod webhook;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::Parts;
+use crate::config::Alarms as Config;
+use crate::health::alarms::{AlarmFacts, Alarms, Course, EVENTS_WAITING_MAX, Event, Kept, Teller};
+use crate::link::cause_chain;
+
+/// Is the time between two looks: an alarm is a matter of minutes, and a look gathers all facts of the site.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Is how often the rhythm of feeds is kept where nothing else is: a crash forgets no more.
+const KEEP_EVERY: Duration = Duration::from_secs(300);
+/// Is the pause after the first failure to tell; it doubles each time.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Is the longest such pause: somebody is told this late, at the most, after the way is open again.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Is how often a command is run for one event: one that fails on it each time would call somebody for ever.
+const COMMAND_RUNS_MAX: u32 = 3;
+/// Is what is kept, in `state_dir`.
+const FILE_NAME: &str = "alarms.json";
+/// Limits that file: a larger one is not ours.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// Is the site's alarms, and what wakes those who tell of them.
+pub(super) struct Board {
+    alarms: Mutex<Alarms>,
+    path: PathBuf,
+    changed: watch::Sender<()>,
+}
+
+impl Board {
+    /// Goes on from what an earlier run kept.
+    pub(super) fn new(state_dir: &Path, started: SystemTime) -> Self {
+        let path = state_dir.join(FILE_NAME);
+        Self { alarms: Mutex::new(Alarms::new(load(&path), started)), path, changed: watch::Sender::new(()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Alarms> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists what is raised.
+    pub(super) fn facts(&self) -> Vec<AlarmFacts> {
+        self.lock().raised()
+    }
+
+    /// Replaces the file, outside of the runtime's thread: the disk may be slow.
+    async fn keep(&self) {
+        let (kept, path) = (self.lock().kept(), self.path.clone());
+        let stored = tokio::task::spawn_blocking(move || store(&path, &kept)).await;
+        if let Ok(Err(error)) = stored {
+            tracing::warn!(%error, path = %self.path.display(), "a restart may tell of alarms again");
+        }
+    }
+}
+
+impl Parts {
+    /// Looks at the site for ever.
+    pub(super) async fn look_at_alarms(self: Arc<Self>) {
+        let mut kept_at = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let config = self.now.get().config.alarms.clone();
+            let facts = self.facts();
+            let events = {
+                let mut alarms = self.alarms.lock();
+                let events = alarms.handle_look(&facts, &config.limits, Instant::now(), SystemTime::now());
+                events.iter().for_each(|event| wait(&mut alarms, &config, event));
+                events
+            };
+            if !events.is_empty() || kept_at.elapsed() >= KEEP_EVERY {
+                kept_at = Instant::now();
+                self.alarms.keep().await;
+                events.iter().for_each(log);
+                self.alarms.changed.send_replace(());
+            }
+        }
+    }
+
+    /// Posts what waits for the webhook, in order, for ever.
+    pub(super) async fn tell_webhook(self: Arc<Self>) {
+        self.tell(Teller::Webhook, |config, event, _| async move {
+            let Some(to) = config.webhook else { return Some(Ok(())) };
+            Some(webhook::post(&to, &event).await)
+        })
+        .await;
+    }
+
+    /// Runs the command for what waits for it, one after the other, for ever.
+    pub(super) async fn tell_command(self: Arc<Self>) {
+        self.tell(Teller::Command, |config, event, runs| async move {
+            let Some(words) = config.command else { return Some(Ok(())) };
+            match command::run(&words, &event).await {
+                Err(cause) if runs >= COMMAND_RUNS_MAX => {
+                    tracing::error!(%cause, runs, id = event.id, "the command of alarms failed: given up for this one");
+                    None
+                }
+                told => Some(told),
+            }
+        })
+        .await;
+    }
+
+    /// Tells one after the other; none: it is given up.
+    async fn tell<F>(&self, teller: Teller, tell: impl Fn(Config, Event, u32) -> F)
+    where
+        F: Future<Output = Option<Result<(), String>>>,
+    {
+        let mut changed = self.alarms.changed.subscribe();
+        let (mut pause, mut tries) = (RETRY_MIN, 0);
+        loop {
+            changed.borrow_and_update();
+            let next = self.alarms.lock().news.next(teller);
+            let Some(event) = next else {
+                changed.changed().await.ok();
+                continue;
+            };
+            let config = self.now.get().config.alarms.clone();
+            let id = event.id;
+            tries += 1;
+            let told = tell(config, event, tries).await;
+            if let Some(Err(cause)) = told {
+                if tries == 1 {
+                    let waiting = self.alarms.lock().news.waiting(teller);
+                    tracing::warn!(%cause, waiting, "cannot tell of an alarm by the {}: tried again", word(teller));
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+                continue;
+            }
+            if tries > 1 && told.is_some() {
+                tracing::info!(tries, "told of an alarm by the {}", word(teller));
+            }
+            (pause, tries) = (RETRY_MIN, 0);
+            self.alarms.lock().news.told(teller, id);
+            self.alarms.keep().await;
+        }
+    }
+}
+
+fn word(teller: Teller) -> &'static str {
+    match teller {
+        Teller::Webhook => "webhook",
+        Teller::Command => "command",
+    }
+}
+
+/// Has an event wait for those who are configured.
+fn wait(alarms: &mut Alarms, config: &Config, event: &Event) {
+    for (teller, is_there) in [(Teller::Webhook, config.webhook.is_some()), (Teller::Command, config.command.is_some())]
+    {
+        if is_there && alarms.news.push(teller, event.clone()) {
+            let max = EVENTS_WAITING_MAX;
+            tracing::error!(
+                max,
+                "the oldest alarm that waited for the {} is given up: it could not be told",
+                word(teller)
+            );
+        }
+    }
+}
+
+fn log(event: &Event) {
+    let Event { alarm, of, cause, .. } = event;
+    let alarm = alarm.as_str();
+    match event.event {
+        Course::Start => tracing::warn!(alarm, %of, %cause, "alarm starts"),
+        Course::Clear => tracing::info!(alarm, %of, was = %cause, "alarm clears"),
+    }
+}
+
+/// Reads what an earlier run kept; what is missing or damaged gives nothing.
+fn load(path: &Path) -> Kept {
+    let read = || -> io::Result<Kept> {
+        let file = std::fs::metadata(path)?;
+        if !file.is_file() || file.len() > FILE_BYTES_MAX {
+            return Err(io::Error::other("it is not a file of this program"));
+        }
+        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    };
+    match read() {
+        Ok(kept) => kept,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
+        Err(error) => {
+            let cause = cause_chain(&error);
+            tracing::warn!(%cause, path = %path.display(), "alarms begin anew: the file of the earlier ones cannot be read");
+            Kept::default()
+        }
+    }
+}
+
+/// Replaces the file whole, so that a crash leaves the old or the new one.
+fn store(path: &Path, kept: &Kept) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, serde_json::to_vec(kept)?)?;
+    std::fs::File::open(&fresh)?.sync_all()?;
+    std::fs::rename(&fresh, path)
+}
