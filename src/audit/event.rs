@@ -3,22 +3,23 @@
 //! Never holds a byte of a message but its type where that is one: sizes, codes, keyed hashes. Never what an operator gave
 //! as reason: that may name a patient, and stays sealed with the message.
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use self::text::{hash_text, time_text};
+
+use self::text::{HashText, time_shown};
 use super::chain::Chain;
 use crate::mllp::ack::AckCode;
 use crate::mllp::trace::{Keyed, Trace};
 
 /// Bounds a detail, in characters: causes and lists of names are cut there.
 const DETAIL_CHARS_MAX: usize = 400;
-/// Is how much of a keyed hash is written, in bytes: 128 bits, half of HMAC-SHA256, as RFC 2104 allows.
-const HASH_BYTES: usize = 16;
-/// Is the last second that RFC 3339 can write, 9999-12-31T23:59:59Z, in seconds since 1970.
-const RFC3339_SECONDS_MAX: u64 = 253_402_300_799;
 
 /// Declares the events with their names.
 macro_rules! events {
@@ -351,18 +352,6 @@ pub fn object(n: u64, site: &str, record: &Record, more: &More<'_>, out: &mut Ve
     }
 }
 
-/// Writes a keyed hash as the log has it.
-pub fn hash_text(keyed: &Keyed) -> String {
-    let mut text = [0; 2 * HASH_BYTES];
-    String::from_utf8_lossy(hash_digits(keyed, &mut text)).into_owned()
-}
-
-fn hash_digits<'a>(keyed: &Keyed, text: &'a mut [u8; 2 * HASH_BYTES]) -> &'a [u8] {
-    // Both have the length that the other wants.
-    hex::encode_to_slice(keyed.0.first_chunk::<HASH_BYTES>().unwrap_or(&[0; HASH_BYTES]), text).ok();
-    text
-}
-
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(DETAIL_CHARS_MAX).collect()
 }
@@ -377,22 +366,9 @@ fn is_zero_u32(number: &u32) -> bool {
 
 fn hash<S: Serializer>(keyed: &Option<Keyed>, serializer: S) -> Result<S::Ok, S::Error> {
     match keyed {
-        Some(keyed) => {
-            let mut text = [0; 2 * HASH_BYTES];
-            serializer.serialize_str(std::str::from_utf8(hash_digits(keyed, &mut text)).unwrap_or_default())
-        }
+        Some(keyed) => serializer.serialize_str(HashText::new(keyed).as_str()),
         None => serializer.serialize_none(),
     }
-}
-
-/// Writes a time in RFC 3339, UTC, to the millisecond.
-pub fn time_text(at: SystemTime) -> String {
-    time_shown(at).to_string()
-}
-
-fn time_shown(at: SystemTime) -> humantime::Rfc3339Timestamp {
-    let last = UNIX_EPOCH + Duration::from_secs(RFC3339_SECONDS_MAX);
-    humantime::format_rfc3339_millis(at.clamp(UNIX_EPOCH, last))
 }
 
 fn time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -401,6 +377,8 @@ fn time<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]

@@ -282,7 +282,7 @@ proptest! {
                 5 => wire.answer(0, b"\x0b\x15\x1c\r"),
                 _ => wire.answer(0, &ack("AA", &id)),
             };
-            let counted = wire.observer.unanswered.entries.iter().filter(|entry| entry.is_outstanding).count();
+            let counted = wire.observer.unanswered.outstanding_entries();
             prop_assert_eq!(wire.observer.outstanding(), counted);
         }
     }
