@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use crate::mllp::exchange::ANSWERS_COMMITS;
 use crate::tls::Failure;
 
 /// Says why a stream or a link ended or was refused.
@@ -64,10 +65,12 @@ pub enum Cause {
     TlsTimeout = 26,
     /// The TLS handshake with the receiver failed.
     TlsFailed = 27,
+    /// The receiver answers the commits that it gets.
+    AnswersCommits = 28,
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::ReceiverRefuses,
         Self::ReceiverSilent,
         Self::ReceiverUnreachable,
@@ -95,6 +98,7 @@ impl Cause {
         Self::TlsNotSpoken,
         Self::TlsTimeout,
         Self::TlsFailed,
+        Self::AnswersCommits,
     ];
 
     /// Reads a cause; one that a later version added counts as a protocol matter.
@@ -136,7 +140,8 @@ impl Cause {
             | Self::Refused
             | Self::Withdrawn
             | Self::StoredUnsupported
-            | Self::StoreFailed => false,
+            | Self::StoreFailed
+            | Self::AnswersCommits => false,
         }
     }
 
@@ -170,6 +175,7 @@ impl Cause {
             Self::TlsNotSpoken => "tls_not_spoken",
             Self::TlsTimeout => "tls_timeout",
             Self::TlsFailed => "tls_failed",
+            Self::AnswersCommits => ANSWERS_COMMITS,
         }
     }
 }
@@ -221,6 +227,9 @@ impl fmt::Display for Cause {
             Self::TlsNotSpoken => "the receiver does not speak TLS",
             Self::TlsTimeout => "the receiver did not finish the TLS handshake in time",
             Self::TlsFailed => "the TLS handshake with the receiver failed",
+            Self::AnswersCommits => {
+                "the receiver answers commits; where it speaks MLLP Release 1, leave mllp: release2 out"
+            }
         })
     }
 }
