@@ -214,6 +214,7 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         closed,
         messages_total: counts.messages.saturating_add(stored.delivered),
         acks,
+        anomalies: counts.anomalies,
         dropped_answers: dropped_answers(&stored),
         in_doubt_total: stored.in_doubt_resends,
         trying: talks.iter().find_map(|talk| {
