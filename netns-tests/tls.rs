@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::mllp::{Behaviour, Lost, message};
+use crate::harness::mllp::{Behaviour, Lost, Sender, message};
 use crate::harness::pair::{FORWARD, Pair, TARGET};
 use crate::harness::plan::Plan;
 use crate::harness::site::{Site, write_secret};
@@ -23,6 +23,7 @@ tests![
     a_sender_of_tls_at_a_plain_port_is_told_of_in_the_log needs "python3",
     only_senders_with_a_certificate_of_the_named_issuer_are_let_in needs "python3",
     a_receiver_that_is_not_the_one_that_is_meant_gets_no_message needs "python3",
+    what_a_receiver_does_wrong_is_not_told_of_its_sender needs "python3",
     a_receiver_that_requires_a_certificate_is_shown_one needs "python3",
     a_certificate_that_a_receiver_made_for_itself_is_trusted_where_it_is_listed needs "python3" "openssl",
     a_reload_takes_up_new_certificates_and_open_connections_go_on needs "python3",
@@ -235,6 +236,23 @@ fn a_receiver_that_is_not_the_one_that_is_meant_gets_no_message() {
     take_up(&pair.south, &plans(&pair, &wanted).1);
     until(SOON, "the message is delivered", || (receiver.payloads().len() == 1).then_some(()));
     assert_eq!(pair.south.health_of("services", "orders")["in_doubt_total"], 0);
+}
+
+fn what_a_receiver_does_wrong_is_not_told_of_its_sender() {
+    let mut pair = Pair::unstarted();
+    let (authority, other) = (Authority::new("south"), Authority::new("stranger"));
+    let strange = other.write(&pair.south, "strange.pem");
+    let (certificate, key) = authority.issue(&pair.south, "receiver", "localhost", 90);
+    let _receiver = Receiver::start(&pair.south, TARGET, &format!("--cert {certificate} --key {key}"));
+    let wanted = Wanted { stored: false, forward: None, service: service_tls(&strange, "") };
+    let (_, south) = plans(&pair, &wanted);
+    let north = Plan::of(&pair.north).peer(&pair.south);
+    pair.south.start(&south);
+    pair.north.start(&north.forward("orders", FORWARD, "south", "service: orders", &["on_unreachable: close"]));
+    pair.is_linked();
+    let _sender = Sender::connect(&pair.north.namespace, FORWARD).expect("the forward listens");
+    until(SOON, "it is closed", || (closed(&pair.north, "tls_not_trusted") == 1).then_some(()));
+    assert!(!pair.north.log().contains("cannot serve a sender"), "{}", pair.north.log());
 }
 
 fn a_receiver_that_requires_a_certificate_is_shown_one() {

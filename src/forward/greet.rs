@@ -42,8 +42,8 @@ pub(super) struct Advice(Mutex<BTreeMap<&'static str, Instant>>);
 
 impl Advice {
     /// Says what to do about a sender that speaks otherwise than is meant: at most once a minute for each cause.
-    pub(super) fn give(&self, config: &config::Forward, from: SocketAddr, code: &'static str) {
-        let Some(advice) = advice(code) else { return };
+    pub(super) fn give(&self, config: &config::Forward, from: SocketAddr, code: &'static str, is_greeted: bool) {
+        let Some(advice) = advice(code, is_greeted) else { return };
         if self.is_due(code, Instant::now()) {
             tracing::warn!(forward = %config.name, %from, cause = code, "cannot serve a sender: {advice}");
         }
@@ -59,8 +59,9 @@ impl Advice {
     }
 }
 
-/// Says what to do about a sender whose connection ended for this reason, where that is a matter of how it speaks.
-fn advice(code: &'static str) -> Option<&'static str> {
+/// Says what to do about a sender whose connection ended for this reason, where that is a matter of how it speaks: one of a
+/// handshake that failed after its own was done is its receiver's.
+fn advice(code: &'static str, is_greeted: bool) -> Option<&'static str> {
     if code == Violation::Tls.code() {
         return Some("it speaks TLS and the forward does not; give the forward tls:, or turn TLS off there");
     }
@@ -70,7 +71,8 @@ fn advice(code: &'static str) -> Option<&'static str> {
         );
     }
     // Who left is often a check whether the port is open.
-    Failure::ALL.into_iter().find(|failure| failure.code() == code && *failure != Failure::Gone).map(Failure::of_sender)
+    let is_told = |failure: &Failure| !is_greeted && failure.code() == code && *failure != Failure::Gone;
+    Failure::ALL.into_iter().find(is_told).map(Failure::of_sender)
 }
 
 #[cfg(test)]
@@ -83,9 +85,12 @@ mod tests {
         let minute = Duration::from_secs(60);
         assert!(given.is_due("tls", now) && given.is_due("tls_expired", now));
         assert!(!given.is_due("tls", now + minute / 2) && given.is_due("tls", now + minute));
-        assert!(["finished", "tls_gone", "http"].into_iter().all(|code| advice(code).is_none()));
+        assert!(["finished", "tls_gone", "http"].into_iter().all(|code| advice(code, false).is_none()));
         assert!(
-            ["tls", "tls_not_spoken", "tls_too_old", "answers_commits"].into_iter().all(|code| advice(code).is_some())
+            ["tls_not_trusted", "tls_expired"].into_iter().all(|code| advice(code, true).is_none()),
+            "a receiver's"
         );
+        assert!(["tls", "answers_commits"].into_iter().all(|code| advice(code, true).is_some()));
+        assert!(["tls_not_spoken", "tls_too_old"].into_iter().all(|code| advice(code, false).is_some()));
     }
 }
