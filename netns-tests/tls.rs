@@ -403,7 +403,10 @@ fn a_certificate_that_expires_soon_is_noted_and_an_expired_one_degrades() {
     let entry = pair.north.health_of("forwards", "orders");
     assert!(note(&entry).contains("expires in 19 days"), "{entry}");
     assert!(entry["cause"].as_str().is_none_or(|cause| !cause.contains("expire")), "a warning is no fault: {entry}");
-    assert!(pair.north.log().contains("a certificate expires soon"), "{}", pair.north.log());
+    let warnings = || pair.north.log().matches("a certificate expires soon").count();
+    assert_eq!(warnings(), 1, "{}", pair.north.log());
+    take_up(&pair.north, &plans(&pair, &wanted).0);
+    until(SOON, "it is told at a reload", || (warnings() == 2).then_some(()));
     let left = pair.north.metric("certificate_expiry_timestamp_seconds", "forward=\"orders\"");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
     assert!((19.9..20.1).contains(&((left - now) / 86400.0)), "{left}");

@@ -21,7 +21,7 @@ use std::time::SystemTime;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::audit::{Account, Event, Record, Subject};
 use crate::config::{Config, Name};
@@ -164,6 +164,8 @@ struct Parts {
     interface_fault: Mutex<Option<SystemTime>>,
     /// Is what was seen of the queues.
     watch: queues::Watch,
+    /// Wakes who looks at certificates, after a reload.
+    taken_up: Notify,
     account: Account,
 }
 
@@ -234,6 +236,7 @@ impl Site {
             reloader,
             interface_fault: Mutex::new(None),
             watch: queues::Watch::default(),
+            taken_up: Notify::new(),
             account,
         };
         parts.inbound.set_account(parts.account.clone());
