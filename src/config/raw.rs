@@ -243,9 +243,9 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "schema::Duration")]
     pub frame_timeout: Option<Text>,
-    /// Closes a connection after so much silence, 1s to 7days. Default: never.
+    /// Closes a connection after so much silence, 1s to 7days, or never. Default: never.
     #[serde(default)]
-    #[schemars(with = "schema::Duration")]
+    #[schemars(with = "schema::DurationOrNever")]
     pub idle_timeout: Option<Text>,
     /// Stored: what a sender sees while its message cannot be kept (a full disk, a full queue): close closes its
     /// connection without an answer, nak answers AR. Default: close.

@@ -33,6 +33,7 @@ shapes! {
     Key = { "type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$" }
     Duration = { "type": "string", "pattern": "^[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*$" }
     DurationOrOff = { "type": "string", "pattern": "^(off|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
+    DurationOrNever = { "type": "string", "pattern": "^(never|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
     Size = { "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB|TiB)$" }
     Backend = { "enum": ["auto", "offload", "plain"] }
     UdpOffload = { "enum": ["auto", "off"] }
