@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::harness::commit::{Receiver, send};
+use crate::harness::mllp::Behaviour;
 use crate::harness::pair::{FORWARD, Pair, TARGET};
 use crate::harness::plan::Plan;
 use crate::harness::{tests, until};
@@ -21,6 +22,7 @@ tests![
     a_sender_of_release_2_in_another_framing_reaches_a_receiver_of_release_1 needs "python3",
     a_forward_to_an_address_translates_too needs "python3",
     a_sender_that_does_not_commit_its_answer_gets_it_again_and_is_closed needs "python3",
+    a_receiver_that_answers_commits_is_let_go_and_named needs "python3",
 ];
 
 /// Bounds what two sites do by themselves.
@@ -177,4 +179,19 @@ fn a_sender_that_does_not_commit_its_answer_gets_it_again_and_is_closed() {
     settled(&pair);
     assert_eq!(receiver.control_ids(), ["T0", "T0"], "each was kept once, and is on its way once");
     assert_eq!(pair.north.health_of("forwards", "orders")["closed"]["answer_not_committed"], 1);
+}
+
+fn a_receiver_that_answers_commits_is_let_go_and_named() {
+    let pair = begin(&[STORED], &[RELEASE_2]);
+    let receiver = pair.receiver(Behaviour::Answer("AA")); // to whatever comes, as one of Release 1
+    assert_eq!(send(&pair.north, FORWARD, "--release 1"), ["AA T0", "goodbye"]);
+    settled(&pair);
+    let closed = || pair.south.metric("service_closed_connections_total", "reason=\"answers_commits\"") > 0.9;
+    until(SOON, "it is counted", || closed().then_some(()));
+    assert_eq!((receiver.payloads().len(), receiver.connections()), (1 + 8, 1), "one message, a few commits");
+    let service = pair.south.health_of("services", "orders");
+    assert!(service["cause"].as_str().is_some_and(|cause| cause.contains("answers commits")), "{service}");
+    assert!(pair.south.log().contains("leave mllp: release2 out"), "{}", pair.south.log());
+    assert_eq!(send(&pair.north, FORWARD, "--release 1"), ["AA T0", "goodbye"]);
+    settled(&pair);
 }

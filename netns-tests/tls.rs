@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::mllp::{Behaviour, Lost, message};
+use crate::harness::mllp::{Behaviour, Lost, Sender, message};
 use crate::harness::pair::{FORWARD, Pair, TARGET};
 use crate::harness::plan::Plan;
 use crate::harness::site::{Site, write_secret};
@@ -23,6 +23,7 @@ tests![
     a_sender_of_tls_at_a_plain_port_is_told_of_in_the_log needs "python3",
     only_senders_with_a_certificate_of_the_named_issuer_are_let_in needs "python3",
     a_receiver_that_is_not_the_one_that_is_meant_gets_no_message needs "python3",
+    what_a_receiver_does_wrong_is_not_told_of_its_sender needs "python3",
     a_receiver_that_requires_a_certificate_is_shown_one needs "python3",
     a_certificate_that_a_receiver_made_for_itself_is_trusted_where_it_is_listed needs "python3" "openssl",
     a_reload_takes_up_new_certificates_and_open_connections_go_on needs "python3",
@@ -237,6 +238,23 @@ fn a_receiver_that_is_not_the_one_that_is_meant_gets_no_message() {
     assert_eq!(pair.south.health_of("services", "orders")["in_doubt_total"], 0);
 }
 
+fn what_a_receiver_does_wrong_is_not_told_of_its_sender() {
+    let mut pair = Pair::unstarted();
+    let (authority, other) = (Authority::new("south"), Authority::new("stranger"));
+    let strange = other.write(&pair.south, "strange.pem");
+    let (certificate, key) = authority.issue(&pair.south, "receiver", "localhost", 90);
+    let _receiver = Receiver::start(&pair.south, TARGET, &format!("--cert {certificate} --key {key}"));
+    let wanted = Wanted { stored: false, forward: None, service: service_tls(&strange, "") };
+    let (_, south) = plans(&pair, &wanted);
+    let north = Plan::of(&pair.north).peer(&pair.south);
+    pair.south.start(&south);
+    pair.north.start(&north.forward("orders", FORWARD, "south", "service: orders", &["on_unreachable: close"]));
+    pair.is_linked();
+    let _sender = Sender::connect(&pair.north.namespace, FORWARD).expect("the forward listens");
+    until(SOON, "it is closed", || (closed(&pair.north, "tls_not_trusted") == 1).then_some(()));
+    assert!(!pair.north.log().contains("cannot serve a sender"), "{}", pair.north.log());
+}
+
 fn a_receiver_that_requires_a_certificate_is_shown_one() {
     let mut pair = Pair::unstarted();
     let (authority, other) = (Authority::new("south"), Authority::new("stranger"));
@@ -385,7 +403,10 @@ fn a_certificate_that_expires_soon_is_noted_and_an_expired_one_degrades() {
     let entry = pair.north.health_of("forwards", "orders");
     assert!(note(&entry).contains("expires in 19 days"), "{entry}");
     assert!(entry["cause"].as_str().is_none_or(|cause| !cause.contains("expire")), "a warning is no fault: {entry}");
-    assert!(pair.north.log().contains("a certificate expires soon"), "{}", pair.north.log());
+    let warnings = || pair.north.log().matches("a certificate expires soon").count();
+    assert_eq!(warnings(), 1, "{}", pair.north.log());
+    take_up(&pair.north, &plans(&pair, &wanted).0);
+    until(SOON, "it is told at a reload", || (warnings() == 2).then_some(()));
     let left = pair.north.metric("certificate_expiry_timestamp_seconds", "forward=\"orders\"");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
     assert!((19.9..20.1).contains(&((left - now) / 86400.0)), "{left}");

@@ -22,7 +22,7 @@ use std::time::SystemTime;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::audit::{Account, Event, Record, Subject};
 use crate::config::{Config, Name};
@@ -168,6 +168,8 @@ struct Parts {
     interface_fault: Mutex<Option<SystemTime>>,
     /// Is what was seen of the queues.
     watch: queues::Watch,
+    /// Wakes who looks at certificates, after a reload.
+    taken_up: Notify,
     account: Account,
     /// Is what is raised, and who is to be told yet.
     alarms: alarms::Board,
@@ -236,6 +238,7 @@ impl Site {
             reloader,
             interface_fault: Mutex::new(None),
             watch: queues::Watch::default(),
+            taken_up: Notify::new(),
             account,
             alarms,
         };

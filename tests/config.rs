@@ -155,6 +155,7 @@ fn every_key_has_its_meaning() {
     assert_eq!((source, forward.frame_timeout), ((16, 50), Duration::from_secs(20)));
     let plain = &config.forwards[1];
     assert_eq!(plain.target, Target::Address("10.20.3.4:2575".parse().unwrap()));
+    assert_eq!(plain.idle_timeout, None);
     let receiver = ReceiverPolicy {
         ack: AckKind::Accept,
         ack_timeout: Duration::from_secs(45),

@@ -156,6 +156,17 @@ fn case_28_late_or_duplicate_answer() {
     assert_eq!(senders.kept_code().1, b"2");
     both.delivered(&[one, two]);
     dropped(&both, "late", 2);
+    // Where senders share the connection, neither gets it, and it is counted where anybody can see it.
+    let twice = |payload: &[u8]| vec![framed(&answer_to(payload, "AA")); 2];
+    let shared = Both::with(&[], &[], &["connections: 1"], Behaviour::Say(twice));
+    let (mut sender, first) = (shared.senders().orders, message("1", 300));
+    sender.send(&first).expect("open");
+    passed(&mut sender, &[answer_to(&first, "AA")]);
+    let label = "service=\"orders\",kind=\"answer_unmatched\"";
+    let counted = || shared.pair.south.metric("service_anomalies_total", label) > 0.9;
+    until(SOON, "what is dropped is counted", || counted().then_some(()));
+    let service = shared.pair.south.health_of("services", "orders");
+    assert_eq!(service["anomalies_total"]["answer_unmatched"], 1, "{service}");
 }
 
 fn case_29_reply_without_msa() {

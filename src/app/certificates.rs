@@ -67,12 +67,15 @@ pub(super) fn judge(
 }
 
 impl Parts {
-    /// Has the log warn of certificates that expire soon, whoever else does.
+    /// Has the log warn of certificates that expire soon, once a day and at each reload, for who has just installed one.
     pub(super) async fn look_at_certificates(&self) {
         let mut told = HashMap::new();
         loop {
             warn(&self.now.get(), &mut told, SystemTime::now());
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.taken_up.notified() => told.clear(),
+            }
         }
     }
 }

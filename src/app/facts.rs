@@ -192,6 +192,7 @@ fn what_it_does(cause: Cause) -> &'static str {
         Cause::TlsNotSpoken => "does not speak TLS",
         Cause::TlsTimeout => "does not finish the TLS handshake, as where it speaks plain MLLP",
         Cause::TlsFailed => "and this site do not agree on TLS",
+        Cause::AnswersCommits => "answers commits: where it speaks MLLP Release 1, leave mllp: release2 out",
         _ => "cannot be reached",
     }
 }
@@ -211,6 +212,10 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
     for (code, count) in stored.answers().filter(|(_, count)| *count > 0) {
         *acks.entry(code.code()).or_default() += count;
     }
+    let mut closed = counts.closed;
+    if stored.commits_answered > 0 {
+        *closed.entry(Cause::AnswersCommits.code()).or_default() += stored.commits_answered;
+    }
     ServiceFacts {
         name: config.name.to_string(),
         receiver: receiver_facts(receiver, since, &target),
@@ -218,9 +223,10 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         listener: Part::Up,
         connections: counts.connections,
         waiting: service.waiting(),
-        closed: counts.closed,
+        closed,
         messages_total: counts.messages.saturating_add(stored.delivered),
         acks,
+        anomalies: counts.anomalies,
         dropped_answers: dropped_answers(&stored),
         in_doubt_total: stored.in_doubt_resends,
         trying: talks.iter().find_map(|talk| {

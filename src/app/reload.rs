@@ -159,6 +159,7 @@ pub(super) async fn answer(parts: &Arc<Parts>, request: Request, tasks: &mut Tas
         _ if is_again => {}
         Ok(changes) => {
             parts.reloader.note_success(changes);
+            parts.taken_up.notify_one();
             account::configured(&parts.account, &parts.now.get().config, changes.to_string(), by);
         }
         Err(error) => parts.reloader.note_failure(error, by),

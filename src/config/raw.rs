@@ -249,9 +249,9 @@ pub(super) struct Forward {
     #[serde(default)]
     #[schemars(with = "schema::Duration")]
     pub frame_timeout: Option<Text>,
-    /// Closes a connection after so much silence, 1s to 7days. Default: never.
+    /// Closes a connection after so much silence, 1s to 7days, or never. Default: never.
     #[serde(default)]
-    #[schemars(with = "schema::Duration")]
+    #[schemars(with = "schema::DurationOrNever")]
     pub idle_timeout: Option<Text>,
     /// How long no message may come before that is an alarm, 1m to 30days. Default: none (see alarms.learn_silence).
     #[serde(default)]

@@ -15,6 +15,7 @@ use crate::config;
 use crate::link::carry::TcpLeg;
 use crate::link::inside::tune;
 use crate::link::wire::Cause;
+use crate::mllp::exchange::ANSWERS_COMMITS;
 use crate::mllp::frame::Violation;
 use crate::tls::{Failure, Listener, Socket};
 
@@ -40,9 +41,9 @@ pub(super) async fn greet(
 pub(super) struct Advice(Mutex<BTreeMap<&'static str, Instant>>);
 
 impl Advice {
-    /// Says what to do about a sender that speaks TLS otherwise than is meant: at most once a minute for each cause.
-    pub(super) fn give(&self, config: &config::Forward, from: SocketAddr, code: &'static str) {
-        let Some(advice) = advice(code) else { return };
+    /// Says what to do about a sender that speaks otherwise than is meant: at most once a minute for each cause.
+    pub(super) fn give(&self, config: &config::Forward, from: SocketAddr, code: &'static str, is_greeted: bool) {
+        let Some(advice) = advice(code, is_greeted) else { return };
         if self.is_due(code, Instant::now()) {
             tracing::warn!(forward = %config.name, %from, cause = code, "cannot serve a sender: {advice}");
         }
@@ -58,13 +59,20 @@ impl Advice {
     }
 }
 
-/// Says what to do about a sender whose connection ended for this reason, where that is a matter of TLS.
-fn advice(code: &'static str) -> Option<&'static str> {
+/// Says what to do about a sender whose connection ended for this reason, where that is a matter of how it speaks: one of a
+/// handshake that failed after its own was done is its receiver's.
+fn advice(code: &'static str, is_greeted: bool) -> Option<&'static str> {
     if code == Violation::Tls.code() {
         return Some("it speaks TLS and the forward does not; give the forward tls:, or turn TLS off there");
     }
+    if code == ANSWERS_COMMITS {
+        return Some(
+            "it answers the commits that it gets; where it speaks MLLP Release 1, leave mllp: release2 out of the forward",
+        );
+    }
     // Who left is often a check whether the port is open.
-    Failure::ALL.into_iter().find(|failure| failure.code() == code && *failure != Failure::Gone).map(Failure::of_sender)
+    let is_told = |failure: &Failure| !is_greeted && failure.code() == code && *failure != Failure::Gone;
+    Failure::ALL.into_iter().find(is_told).map(Failure::of_sender)
 }
 
 #[cfg(test)]
@@ -77,7 +85,12 @@ mod tests {
         let minute = Duration::from_secs(60);
         assert!(given.is_due("tls", now) && given.is_due("tls_expired", now));
         assert!(!given.is_due("tls", now + minute / 2) && given.is_due("tls", now + minute));
-        assert!(["finished", "tls_gone", "http"].into_iter().all(|code| advice(code).is_none()));
-        assert!(["tls", "tls_not_spoken", "tls_too_old"].into_iter().all(|code| advice(code).is_some()));
+        assert!(["finished", "tls_gone", "http"].into_iter().all(|code| advice(code, false).is_none()));
+        assert!(
+            ["tls_not_trusted", "tls_expired"].into_iter().all(|code| advice(code, true).is_none()),
+            "a receiver's"
+        );
+        assert!(["tls", "answers_commits"].into_iter().all(|code| advice(code, true).is_some()));
+        assert!(["tls_not_spoken", "tls_too_old"].into_iter().all(|code| advice(code, false).is_some()));
     }
 }

@@ -308,8 +308,12 @@ impl Forward {
         let connection = self.tally.begin();
         let config = Arc::clone(&course.config);
         // Each part has its memory for as long as it lasts: an idle connection has none of a handshake's, and of one delivery.
+        let mut is_greeted = true;
         let code = match Box::pin(greet(config.tls.as_deref(), tcp, course.drain.subscribe())).await {
-            Err(code) => code,
+            Err(code) => {
+                is_greeted = false;
+                code
+            }
             Ok(sender) => match (config.delivery, &course.way) {
                 (config::Delivery::Stored(terms), Way::Stored(store, _)) => {
                     let (tally, held, stop) = (&self.tally, &self.held, course.drain.subscribe());
@@ -325,7 +329,7 @@ impl Forward {
             },
         };
         self.tally.end(connection, code);
-        self.advice.give(&config, from, code);
+        self.advice.give(&config, from, code, is_greeted);
         tracing::debug!(forward = %config.name, %from, reason = code, "a sender's connection ended");
     }
 

@@ -24,11 +24,12 @@ use crate::link::carry::{DRAIN_WITHIN, Ended, Leg, TcpLeg};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::Cause;
+use crate::mllp::exchange::{ANSWERS_COMMITS, UNMATCHED_MAX};
 use crate::mllp::frame::{Anomaly, END_SILENCE, FrameReader, Limits, Violation, frame_time_max};
 use batch::Batch;
 pub(super) use held::Held;
 use held::Share;
-use unconfirmed::{NotCommitted, Unconfirmed};
+use unconfirmed::Unconfirmed;
 
 /// One read, in bytes: what a sender that does not wait has sent during one commit. Shared by all connections of a thread.
 const READ_BYTES: usize = 64 << 10;
@@ -105,6 +106,8 @@ struct Served<'a, K> {
     share: Share<'a>,
     /// Are answers whose commits are awaited.
     unconfirmed: Option<Unconfirmed>,
+    /// Counts what matched nothing since the last message (MLLP Release 2).
+    unmatched: u32,
     /// Is when the present frame was begun.
     begun: Option<Instant>,
     last_byte: Instant,
@@ -134,9 +137,9 @@ impl<'a, K: Keep> Intake<'a, K> {
         let share = self.held.share();
         let reader = FrameReader::new(limits);
         let last_byte = Instant::now();
-        let (begun, told) = (None, None);
+        let (begun, told, unmatched) = (None, None, 0);
         let mut served =
-            Served { intake: self, sender, connection, reader, share, unconfirmed, begun, last_byte, told };
+            Served { intake: self, sender, connection, reader, share, unconfirmed, unmatched, begun, last_byte, told };
         served.run().await
     }
 }
@@ -144,7 +147,8 @@ impl<'a, K: Keep> Intake<'a, K> {
 impl<'a, K: Keep> Served<'a, K> {
     async fn run(&mut self) -> &'static str {
         loop {
-            let mut batch = Batch::new(self.intake.tally, self.intake.terms, self.intake.config.dialect);
+            let mut batch =
+                Batch::new(self.intake.tally, self.intake.terms, self.intake.config.dialect, self.unmatched);
             let ends = match self.read(&mut batch) {
                 Ok(Moved::Bytes(_)) => None,
                 Ok(Moved::Blocked) => match self.wait().await {
@@ -206,8 +210,9 @@ impl<'a, K: Keep> Served<'a, K> {
 
     /// Has the messages kept, and answers them; returns why the connection ends, where it does.
     async fn settle(&mut self, batch: Batch<'a>) -> Option<&'static str> {
-        if self.confirm(&batch).is_err() {
-            return Some(NOT_COMMITTED);
+        self.unmatched = batch.unmatched;
+        if let Err(reason) = self.confirm(&batch) {
+            return Some(reason);
         }
         if batch.is_empty() {
             return batch.ends.or(self.send_unconfirmed().await.err());
@@ -231,14 +236,18 @@ impl<'a, K: Keep> Served<'a, K> {
     }
 
     /// Takes the commits of answers that came, and the time.
-    fn confirm(&mut self, batch: &Batch<'a>) -> Result<(), NotCommitted> {
+    fn confirm(&mut self, batch: &Batch<'a>) -> Result<(), &'static str> {
         let Some(unconfirmed) = &mut self.unconfirmed else { return Ok(()) };
         for code in &batch.commits {
-            if !unconfirmed.handle_commit(*code, now())? {
+            if !unconfirmed.handle_commit(*code, now()).map_err(|_| NOT_COMMITTED)? {
                 batch.count(Anomaly::AnswerUnmatched);
+                self.unmatched = self.unmatched.saturating_add(u32::from(batch.is_empty()));
             }
         }
-        unconfirmed.handle_time(now())
+        if batch.is_empty() && self.unmatched >= UNMATCHED_MAX {
+            return Err(ANSWERS_COMMITS);
+        }
+        unconfirmed.handle_time(now()).map_err(|_| NOT_COMMITTED)
     }
 
     /// Sends the answer whose turn it is.

@@ -314,6 +314,9 @@ pub struct ServiceFacts {
     pub messages_total: u64,
     /// Counts the receiver's answers by their code (MSA-1).
     pub acks: BTreeMap<&'static str, u64>,
+    /// Counts deviations in what senders and the receiver sent to each other, by code.
+    #[serde(rename = "anomalies_total")]
+    pub anomalies: BTreeMap<&'static str, u64>,
     /// Counts what the receiver said to stored messages and is no answer to the one that was sent, by kind.
     #[serde(rename = "dropped_answers_total")]
     pub dropped_answers: BTreeMap<&'static str, u64>,

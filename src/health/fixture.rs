@@ -54,6 +54,7 @@ pub(crate) fn site() -> SiteFacts {
             closed: BTreeMap::from([("receiver_refuses", 3)]),
             messages_total: 7,
             acks: BTreeMap::from([("AA", 7)]),
+            anomalies: BTreeMap::from([("answer_unmatched", 2)]),
             dropped_answers: BTreeMap::from([("foreign", 1)]),
             in_doubt_total: 0,
             trying: None,

@@ -277,6 +277,10 @@ fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -
     family(encoder, counter("service_acks", help), services, |to, service| {
         counts(to, label(service), "code", &service.facts.acks)
     })?;
+    let help = "What was odd in framing or answers between senders and the receiver, by kind";
+    family(encoder, counter("service_anomalies", help), services, |to, service| {
+        counts(to, label(service), "kind", &service.facts.anomalies)
+    })?;
     let help = "What the receiver said to stored messages and answers none that was sent, by kind";
     family(encoder, counter("service_dropped_answers", help), services, |to, service| {
         counts(to, label(service), "kind", &service.facts.dropped_answers)

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use crate::mllp::exchange::ANSWERS_COMMITS;
 use crate::tls::Failure;
 
 /// Says why a stream or a link ended or was refused.
@@ -66,10 +67,12 @@ pub enum Cause {
     TlsFailed = 27,
     /// The receiver's name does not resolve.
     ReceiverNameUnknown = 28,
+    /// The receiver answers the commits that it gets.
+    AnswersCommits = 29,
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 29] = [
         Self::ReceiverRefuses,
         Self::ReceiverSilent,
         Self::ReceiverUnreachable,
@@ -98,6 +101,7 @@ impl Cause {
         Self::TlsTimeout,
         Self::TlsFailed,
         Self::ReceiverNameUnknown,
+        Self::AnswersCommits,
     ];
 
     /// Reads a cause; one that a later version added counts as a protocol matter.
@@ -140,7 +144,8 @@ impl Cause {
             | Self::Refused
             | Self::Withdrawn
             | Self::StoredUnsupported
-            | Self::StoreFailed => false,
+            | Self::StoreFailed
+            | Self::AnswersCommits => false,
         }
     }
 
@@ -175,6 +180,7 @@ impl Cause {
             Self::TlsTimeout => "tls_timeout",
             Self::TlsFailed => "tls_failed",
             Self::ReceiverNameUnknown => "receiver_name_unknown",
+            Self::AnswersCommits => ANSWERS_COMMITS,
         }
     }
 }
@@ -227,6 +233,9 @@ impl fmt::Display for Cause {
             Self::TlsTimeout => "the receiver did not finish the TLS handshake in time",
             Self::TlsFailed => "the TLS handshake with the receiver failed",
             Self::ReceiverNameUnknown => "the receiver's name does not resolve",
+            Self::AnswersCommits => {
+                "the receiver answers commits; where it speaks MLLP Release 1, leave mllp: release2 out"
+            }
         })
     }
 }

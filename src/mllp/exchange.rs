@@ -14,6 +14,12 @@ use super::dialect::Release;
 use super::frame::{Anomaly, FrameReader, Framing, Limits, Read, Violation};
 use super::message::{Header, Mode};
 
+/// Counts the frames in a row, without a message between, that match nothing before they are not committed any more: more
+/// than a receiver that was late has on its way, and less than any burst.
+pub const UNMATCHED_MAX: u32 = 8;
+/// Is why a connection ends whose other end goes on so: it answers each commit, as one of Release 1 does.
+pub const ANSWERS_COMMITS: &str = "answers_commits";
+
 /// Is an answer to the message of the exchange.
 pub struct Answer {
     /// Is what the receiver answered.
@@ -64,6 +70,8 @@ struct Inner {
     /// Are commits for what the receiver sent, in frames.
     replies: Vec<u8>,
     is_out_of_step: bool,
+    /// Counts what matched nothing since the last message.
+    unmatched: u32,
     dropped: Dropped,
 }
 
@@ -119,6 +127,7 @@ impl Exchange {
         let control_id = header.map(|header| header.control_id().to_vec()).unwrap_or_default();
         let transport_due = self.inner.release.commit().is_some();
         let waiting = Waiting { control_id, deadline, transport_due, commit_due, application_due };
+        self.inner.unmatched = 0;
         self.inner.waiting = Some(waiting).filter(|waiting| !waiting.is_over());
     }
 
@@ -172,6 +181,12 @@ impl Exchange {
         self.inner.is_out_of_step
     }
 
+    /// Says whether the receiver answers commits, or goes on and on with what else matches nothing: it gets no commit of
+    /// that any more, and the connection is to end once no message is under way (Release 2).
+    pub fn answers_commits(&self) -> bool {
+        self.inner.unmatched >= UNMATCHED_MAX
+    }
+
     /// Says whether the receiver is owed commits for what it sent (Release 2).
     pub fn has_replies(&self) -> bool {
         !self.inner.replies.is_empty()
@@ -207,7 +222,11 @@ impl Inner {
             FrameKind::Message => {
                 let is_answer = Header::parse_whole(&payload).is_some_and(|header| header.is_acknowledgement());
                 let is_taken = self.handle_message(payload, sink);
-                if self.release.commit().is_some() {
+                let is_committed = self.release.commit().is_some();
+                if is_committed && !is_taken {
+                    self.unmatched = self.unmatched.saturating_add(1);
+                }
+                if is_committed && (is_taken || self.unmatched < UNMATCHED_MAX) {
                     // A message of its own goes nowhere from here: the receiver is not to believe that it arrived.
                     let commit = if is_taken || is_answer { COMMIT_ACK } else { COMMIT_NAK };
                     self.replies.extend_from_slice(&self.framing.encode(&[commit]));
@@ -229,6 +248,7 @@ impl Inner {
             None if is_negative && !is_release_2 => count(&mut self.dropped.late),
             _ if is_release_2 => {
                 self.is_out_of_step = true;
+                self.unmatched = self.unmatched.saturating_add(1);
                 count(&mut self.dropped.late);
             }
             _ => {}

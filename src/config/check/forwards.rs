@@ -81,7 +81,13 @@ fn forward(
     let source_rate_max = findings.optional(raw.max_connection_rate.as_ref(), SOURCE_RATE, connections);
     let frame = |text: &str| value::duration(text, Duration::from_secs(1)..=FRAME_TIMEOUT_MAX);
     let frame_timeout = findings.optional(raw.frame_timeout.as_ref(), FRAME_TIMEOUT, frame);
-    let idle = |text: &str| value::duration(text, Duration::from_secs(1)..=IDLE_TIMEOUT_MAX).map(Some);
+    let idle = |text: &str| match text {
+        "never" => Ok(None),
+        _ => match value::duration(text, Duration::from_secs(1)..=IDLE_TIMEOUT_MAX) {
+            Ok(timeout) => Ok(Some(timeout)),
+            Err(wrong) => Err(format!("{wrong}, or never")),
+        },
+    };
     let idle_timeout = findings.optional(raw.idle_timeout.as_ref(), None, idle);
     let silent = |text: &str| value::duration(text, SILENT_AFTER).map(Some);
     let silent_after = findings.optional(raw.silent_after.as_ref(), None, silent);

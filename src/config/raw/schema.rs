@@ -35,6 +35,7 @@ shapes! {
     DurationOrOff = { "type": "string", "pattern": "^(off|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
     PercentOrOff = { "type": "string", "pattern": "^(off|[0-9]+ *%)$" }
     Url = { "type": "string", "pattern": "^https?://" }
+    DurationOrNever = { "type": "string", "pattern": "^(never|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
     Size = { "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB|TiB)$" }
     Backend = { "enum": ["auto", "offload", "plain"] }
     UdpOffload = { "enum": ["auto", "off"] }

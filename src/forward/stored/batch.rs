@@ -14,6 +14,7 @@ use crate::mllp::ack::{
     self, AckCode, COMMIT_ACK, COMMIT_NAK, FrameKind, NO_APPLICATION_ANSWER_TEXT, NOT_STORED_TEXT, Stamp,
 };
 use crate::mllp::dialect::Dialect;
+use crate::mllp::exchange::{ANSWERS_COMMITS, UNMATCHED_MAX};
 use crate::mllp::frame::{Anomaly, Read};
 use crate::mllp::message::{HEADER_BYTES_MAX, Header};
 use crate::mllp::observe::Observation;
@@ -66,6 +67,8 @@ pub(super) struct Batch<'a> {
     entries: Vec<Entry>,
     /// Are commits of answers that the sender was given (MLLP Release 2).
     pub(super) commits: Vec<AckCode>,
+    /// Counts what matched nothing since the last message (MLLP Release 2).
+    pub(super) unmatched: u32,
     /// Counts the bytes of the payloads.
     pub(super) payload_bytes: u64,
     /// Is why nothing behind these frames counts, as a stable code.
@@ -74,9 +77,10 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(tally: &'a Tally, terms: Stored, dialect: Dialect) -> Self {
+    /// Begins one behind so much that matched nothing.
+    pub(super) fn new(tally: &'a Tally, terms: Stored, dialect: Dialect, unmatched: u32) -> Self {
         let (entries, commits) = (Vec::new(), Vec::new());
-        Self { tally, terms, dialect, entries, commits, payload_bytes: 0, ends: None, at: Instant::now() }
+        Self { tally, terms, dialect, entries, commits, unmatched, payload_bytes: 0, ends: None, at: Instant::now() }
     }
 
     fn is_committed(&self) -> bool {
@@ -119,6 +123,7 @@ impl<'a> Batch<'a> {
             }
             Fate::Refuse | Fate::Store(_) => fate,
         };
+        self.unmatched = 0;
         let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
         self.tally.count(Observation::Message { bytes }, self.at);
         self.payload_bytes = self.payload_bytes.saturating_add(bytes);
@@ -131,8 +136,14 @@ impl<'a> Batch<'a> {
         self.entries.push(Entry { head, bytes, step });
     }
 
+    /// Passes something over, with a negative commit: so often, for who answers that gets one of its own each time.
     fn pass(&mut self, anomaly: Anomaly) {
         self.count(anomaly);
+        self.unmatched = self.unmatched.saturating_add(1);
+        if self.unmatched >= UNMATCHED_MAX {
+            self.ends = Some(ANSWERS_COMMITS);
+            return;
+        }
         self.entries.push(Entry { head: Vec::new(), bytes: 0, step: Step::Pass });
     }
 

@@ -191,6 +191,9 @@ impl Here {
     fn note_receiver(&self, told: ReceiverState) {
         let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         if receiver.0 != told {
+            if let ReceiverState::Down(cause @ Cause::AnswersCommits) = told {
+                tracing::warn!(peer = %self.peer, target = %self.to, %cause, "receiver is down");
+            }
             *receiver = (told, SystemTime::now());
         }
     }

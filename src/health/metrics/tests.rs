@@ -74,6 +74,7 @@ wardlink_forward_ack_latency_seconds_bucket{le="+Inf",forward="orders"} 10
 wardlink_service_status{service="results",status="ok"} 1
 wardlink_service_messages_total{service="results"} 7
 wardlink_service_acks_total{service="results",code="AA"} 7
+wardlink_service_anomalies_total{service="results",kind="answer_unmatched"} 2
 wardlink_service_dropped_answers_total{service="results",kind="foreign"} 1
 "#;
 

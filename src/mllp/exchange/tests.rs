@@ -218,3 +218,22 @@ fn release_2_what_answers_nothing_here_is_committed_only_if_it_is_an_acknowledge
     assert_eq!(feed(&mut exchange, &ack("AA", "1")), ["AA"]);
     assert!(!exchange.has_replies(), "Release 1 commits nothing");
 }
+
+#[test]
+fn release_2_what_goes_on_to_match_nothing_is_not_committed_for_ever() {
+    let mut exchange = Exchange::speaking(Release::Two(Commit::default()), Limits::default());
+    let (later, stray) = (Instant::now() + Duration::from_secs(5), ack("AA", ""));
+    for id in ["1", "2"] {
+        exchange.begin(&message(id, "", ""), later);
+        assert!(!exchange.answers_commits(), "a message was between");
+        assert_eq!(feed(&mut exchange, b"\x0b\x06\x1c\r"), ["ACK"]);
+        let committed = (0..100).filter(|_| {
+            assert_eq!(feed(&mut exchange, &stray), [""; 0]);
+            !exchange.take_replies().is_empty()
+        });
+        assert_eq!(committed.count(), 7);
+        assert!(exchange.answers_commits());
+        assert_eq!(feed(&mut exchange, &ack("AA", id)), ["AA"]);
+        assert_eq!(exchange.take_replies(), b"\x0b\x06\x1c\r", "the answer itself is committed all the same");
+    }
+}

@@ -29,6 +29,8 @@ pub struct Counts {
     pub connect_failures: u64,
     /// Counts messages that came again although they were here.
     pub repeated: u64,
+    /// Counts connections that ended because the receiver answers commits (MLLP Release 2).
+    pub commits_answered: u64,
     /// Counts what the receiver sent and is no answer to the message that was under way.
     pub dropped: Dropped,
     /// Is how long the last answer took, from the last byte of its message.
@@ -54,6 +56,7 @@ impl Counts {
             (&mut self.connections, other.connections),
             (&mut self.connect_failures, other.connect_failures),
             (&mut self.repeated, other.repeated),
+            (&mut self.commits_answered, other.commits_answered),
         ];
         pairs.into_iter().chain(self.answers.iter_mut().zip(other.answers)).for_each(|(count, more)| add(count, more));
         self.latency = other.latency.or(self.latency);

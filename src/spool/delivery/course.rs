@@ -193,6 +193,7 @@ impl Course {
         self.take_head(now);
         self.look_whether_it_fits();
         self.give_way(now);
+        self.shun(now);
         if let Some(commit) = self.poll_commit(wall) {
             return commit;
         }

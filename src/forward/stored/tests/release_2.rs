@@ -85,6 +85,30 @@ async fn an_answer_that_is_not_committed_is_sent_again_then_given_up() {
 }
 
 #[tokio::test]
+async fn a_sender_that_answers_commits_is_closed_after_a_few() {
+    let mut here = committed(9, quick()).await;
+    here.send(enhanced("1", "NE", "NE")).await;
+    here.expect(ACK).await;
+    let ack = message("1").replace("ORU^R01^ORU_R01", "ACK").replace("PID|1||4711", "MSA|AA|9");
+    for _ in 0..7 {
+        here.send(&ack).await;
+        here.expect(NAK).await;
+    }
+    here.send(&ack).await;
+    let (reason, tally, shelf) = here.closed().await;
+    assert_eq!((reason, shelf.line().len()), ("answers_commits", 1));
+    assert_eq!((tally.counts().acks.get("NAK"), tally.counts().anomalies["answer_unmatched"]), (Some(&7), 8));
+    // With a message between it goes on; and who sends commits that nothing awaits is closed too.
+    let mut here = committed(9, quick()).await;
+    for id in ["1", "2", "3"] {
+        here.send(ack.repeat(5) + &enhanced(id, "NE", "NE")).await;
+        here.expect(&[&NAK.repeat(5), ACK].concat()).await;
+    }
+    here.send(ACK.repeat(8)).await;
+    assert_eq!(here.closed().await.0, "answers_commits");
+}
+
+#[tokio::test]
 async fn answers_need_no_commit_where_the_forward_says_so_or_their_sender_has_ended() {
     let mut here = committed(9, Commit { timeout: None, ..quick() }).await;
     for id in ["1", "2"] {

@@ -2,12 +2,12 @@
 
 use std::time::{Instant, UNIX_EPOCH};
 
-use super::head::{Failure, Phase, Reason};
+use super::head::{Failure, Head, Phase, Reason};
 use super::line::{Line, Receiver};
 use super::{Course, Ended, Trying};
 use crate::config::{InDoubt, Otherwise};
 use crate::mllp::ack::AckCode;
-use crate::mllp::exchange::Answer;
+use crate::mllp::exchange::{ANSWERS_COMMITS, Answer};
 use crate::mllp::frame::END_SILENCE;
 use crate::spool::{ANSWER_BYTES_MAX, Outcome, Verdict};
 
@@ -24,7 +24,7 @@ impl Course {
         self.line = Line::up(self.policy.dialect);
         self.counts.connections = self.counts.connections.saturating_add(1);
         // One that is down because it does not answer is up again when it does.
-        let is_silent = matches!(self.receiver, Receiver::Down(RESET | TIMEOUT | REFUSED));
+        let is_silent = matches!(self.receiver, Receiver::Down(RESET | TIMEOUT | REFUSED | ANSWERS_COMMITS));
         if !is_silent {
             self.receiver = Receiver::Up;
         }
@@ -139,6 +139,23 @@ impl Course {
         if is_unused {
             // As receivers do that have as many connections as they take.
             self.handle_dial_failed(code, now);
+        }
+    }
+
+    /// Lets a receiver go that answers commits, once no message is under way and it is owed no commit: that puts none in
+    /// doubt. The pause keeps the next connection from ending at once as this one did.
+    pub(super) fn shun(&mut self, now: Instant) {
+        let is_free = !self.head.as_ref().is_some_and(Head::is_under_way);
+        if let Line::Up(up) = &self.line
+            && up.exchange.answers_commits()
+            && !up.exchange.has_replies()
+            && is_free
+        {
+            self.leave_line();
+            self.counts.commits_answered = self.counts.commits_answered.saturating_add(1);
+            self.receiver = Receiver::Down(ANSWERS_COMMITS);
+            self.connect_failures = self.connect_failures.saturating_add(1);
+            self.line = Line::Backoff { until: now + self.pause(self.connect_failures) };
         }
     }
 

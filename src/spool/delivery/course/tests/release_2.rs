@@ -134,6 +134,30 @@ fn a_message_of_the_receivers_own_is_not_committed() {
 }
 
 #[test]
+fn a_receiver_that_answers_commits_is_let_go_between_two_messages_and_not_dialed_at_once() {
+    let mut drive = begun(release_2());
+    let stray = ack("AA", "");
+    drive.say(ACK);
+    drive.say(&stray.repeat(50));
+    drive.step();
+    assert!(drive.course.has_line(), "the message that is under way is not put in doubt");
+    assert_eq!(drive.course.take_replies(), ACK.repeat(7), "nor is it committed to for ever");
+    drive.answer("AA", "A");
+    assert_eq!(drive.ended(ACK), (1, Verdict::Delivered, 1, 0));
+    drive.step();
+    assert_eq!((drive.course.has_line(), drive.course.receiver()), (false, Receiver::Down("answers_commits")));
+    drive.course.handle_message(delivery(2, "B"));
+    assert!(drive.sleep() >= policy().backoff_min / 2, "no busy loop");
+    assert!(drive.send());
+    assert_eq!(drive.course.receiver(), Receiver::Down("answers_commits"), "until it answers a message");
+    drive.say(&[ACK, &ack("AA", "B")[..]].concat());
+    drive.expect(&Step::Wait(None));
+    assert_eq!(drive.course.receiver(), Receiver::Up);
+    let counts = drive.course.counts();
+    assert_eq!((counts.commits_answered, counts.connections, counts.connect_failures), (1, 2, 0));
+}
+
+#[test]
 fn who_waits_for_a_connection_waits_until_the_commits_are_out() {
     let mut drive = begun(release_2());
     drive.course.handle_wanted(true);
