@@ -160,6 +160,22 @@ fn a_receiver_that_commits_speaks_release_2() {
 }
 
 #[test]
+fn a_nak_or_a_commit_alone_is_named_as_release_2() {
+    for (control, told) in [(0x15, "a NAK (0B 15 1C 0D)"), (0x06, "a commit (0B 06 1C 0D)")] {
+        let serve = move |mut stream: TcpStream| {
+            let mut bytes = Vec::new();
+            while next_id(&mut stream, &mut bytes).is_some() {
+                stream.write_all(&[0x0b, control, 0x1c, 0x0d]).ok();
+            }
+        };
+        let output = doctor(receiver(true, serve), &["--test-receiver", "--timeout", "300ms"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(told) && said.contains("mllp: release2"), "{said}");
+    }
+}
+
+#[test]
 fn answers_that_name_no_message_make_stored_delivery_impossible_and_it_says_so() {
     let serve = |mut stream: TcpStream| {
         let mut bytes = Vec::new();

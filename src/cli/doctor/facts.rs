@@ -84,11 +84,27 @@ pub(super) struct Quirks {
     pub(super) without_msa: u64,
     /// Commit acknowledgements of MLLP Release 2.
     pub(super) transport: u64,
-    /// Is the code of the last of them.
+    /// Is the last of these commit acknowledgements, or negative ones.
+    pub(super) transport_code: Option<AckCode>,
+    /// Is the code of the last of the others.
     pub(super) unmatched_code: Option<AckCode>,
 }
 
 impl Quirks {
+    /// Says what came where no answer did, and what to do then; `None` where no commit acknowledgement did either.
+    pub(super) fn only_transport(&self) -> Option<(&'static str, &'static str)> {
+        match self.transport_code? {
+            AckCode::TransportNak => Some((
+                "a NAK (0B 15 1C 0D): it speaks MLLP Release 2, and refuses this message",
+                "Set mllp: release2 at its service; --type MSH-9 sends a message of a type that it takes.",
+            )),
+            _ => Some((
+                "a commit (0B 06 1C 0D) and no answer: it speaks MLLP Release 2",
+                "Set mllp: release2 at its service, and ack: none if it never answers by design.",
+            )),
+        }
+    }
+
     /// Says whether something came that could be an answer.
     pub(super) fn has_unmatched(&self) -> bool {
         self.foreign > 0 || self.without_msa > 0

@@ -1,10 +1,11 @@
 //! The probes, one after the other: what is done to the receiver, what comes, and what that means.
 //!
 //! Never waits without a deadline, never opens more than [`AT_ONCE`] connections, never sends on a connection whose
-//! state an earlier probe has spoiled. The cases are those of the design of MLLP; `framing` has what a connection and its
-//! frames may look like, `capacity` how much the receiver takes.
+//! state an earlier probe has spoiled. The cases are those of the design of MLLP; `first` has the first message,
+//! `framing` what a connection and its frames may look like, `capacity` how much the receiver takes.
 
 mod capacity;
+mod first;
 mod framing;
 
 use std::time::Duration;
@@ -130,8 +131,8 @@ enum Probe {
 pub(super) enum Verdict {
     /// The receiver answers: there is a profile.
     Profiled,
-    /// No connection, or no answer: nothing is known.
-    Nothing(String),
+    /// No connection, or no answer: there is none. Says why, and what to do.
+    Nothing { reason: String, advice: &'static str },
 }
 
 /// Probes one receiver.
@@ -163,8 +164,8 @@ impl<'a> Doctor<'a> {
     /// Does every probe that the receiver and the time allow.
     pub(super) async fn run(&mut self) -> Verdict {
         let deadline = Instant::now() + self.timeout.saturating_mul(TIMEOUTS_MAX);
-        if let Err(reason) = self.first().await {
-            return Verdict::Nothing(reason);
+        if let Err((reason, advice)) = self.first().await {
+            return Verdict::Nothing { reason, advice };
         }
         let mut reason = None;
         for (name, probe) in PROBES {
@@ -202,26 +203,6 @@ impl<'a> Doctor<'a> {
             Probe::Idle => self.silence().await,
             Probe::Size => self.size().await,
         }
-    }
-
-    /// Sends the first message; without an answer to it there is nothing to find out.
-    async fn first(&mut self) -> Result<(), String> {
-        let opened = Talk::open(self.to, self.timeout).await;
-        let mut talk = opened.map_err(|error| format!("cannot connect: {error}"))?;
-        let message = self.messages.small();
-        let mut outcome = self.exchange(&mut talk, &message, self.timeout).await;
-        if !outcome.is_answer() && self.facts.quirks.has_unmatched() {
-            self.facts.takes_any = true;
-            outcome = Outcome::Answered { code: self.facts.quirks.unmatched_code, after: self.timeout };
-        }
-        self.leave(talk).await;
-        let Outcome::Answered { code, .. } = outcome else {
-            return Err(format!("connected; to one message came {}", outcome.words()));
-        };
-        self.facts.code = code;
-        let (came, means) = self.facts.first_answer();
-        (self.report)(Line::new("answer", "one message", came, means));
-        Ok(())
     }
 
     async fn kept(&mut self) -> Result<Line, Gone> {
@@ -356,9 +337,8 @@ impl<'a> Doctor<'a> {
             &mut quirks.foreign
         };
         *counter = counter.saturating_add(1);
-        if !reply.is_transport() {
-            quirks.unmatched_code = reply.code;
-        }
+        let last = if reply.is_transport() { &mut quirks.transport_code } else { &mut quirks.unmatched_code };
+        *last = reply.code;
     }
 
     /// Waits a moment for a close, or for more than was due; returns the end, if it came.
