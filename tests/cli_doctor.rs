@@ -177,15 +177,24 @@ fn a_nak_or_a_commit_alone_is_named_as_release_2() {
 
 #[test]
 fn answers_that_name_no_message_make_stored_delivery_impossible_and_it_says_so() {
-    let serve = |mut stream: TcpStream| {
-        let mut bytes = Vec::new();
-        while next_id(&mut stream, &mut bytes).is_some() {
-            stream.write_all(&ack("")).ok();
-        }
-    };
-    let (found, code) = found(receiver(true, serve));
-    assert_eq!((code, set(&found, "ack")), (Some(0), None), "{found}");
-    assert!(found["yaml"].as_str().unwrap().contains("use delivery: transparent"), "{found}");
+    let without_msa = b"\x0bMSH|^~\\&|A|B|C|D|t||ACK|R|T|2.5\r\x1c\r".to_vec();
+    for answer in [ack(""), ack("1"), without_msa] {
+        let serve = move |mut stream: TcpStream| {
+            let mut bytes = Vec::new();
+            while next_id(&mut stream, &mut bytes).is_some() {
+                stream.write_all(&answer).ok();
+            }
+        };
+        let at = receiver(true, serve).to_string();
+        let args = ["doctor", &at, "--max-size", "16KiB", "--timeout", "1s", "--test-receiver", "--json"];
+        let found: Value = serde_json::from_slice(&wardlink(&args).output().unwrap().stdout).expect("JSON");
+        let yaml = found["yaml"].as_str().unwrap();
+        assert_eq!(set(&found, "ack"), None, "{found}");
+        assert!(yaml.contains("use delivery: transparent"), "{yaml}");
+        // it loses nothing, and what is impossible is not advised
+        assert_eq!(came(&found, "pipelining"), "3 of 3 answered, by number: none names its message");
+        assert!(!yaml.contains("come together") && !yaml.contains("delivery: stored"), "{yaml}");
+    }
 }
 
 #[test]

@@ -115,7 +115,8 @@ impl Quirks {
 pub(super) struct Pipelined {
     pub(super) sent: usize,
     pub(super) answered: usize,
-    pub(super) in_order: bool,
+    /// Is their order; `None` where they name no message and are only counted.
+    pub(super) in_order: Option<bool>,
     pub(super) repeated: u64,
 }
 
@@ -123,7 +124,11 @@ impl Pipelined {
     /// Says what came.
     pub(super) fn words(&self) -> String {
         let Self { sent, answered, in_order, repeated } = self;
-        let order = if *in_order { "in order" } else { "not in order" };
+        let order = match in_order {
+            Some(true) => "in order",
+            Some(false) => "not in order",
+            None => "by number: none names its message",
+        };
         let again = if *repeated > 0 { format!(", and {repeated} came again") } else { String::new() };
         format!("{answered} of {sent} answered, {order}{again}")
     }
@@ -131,10 +136,15 @@ impl Pipelined {
     /// Says what it means.
     pub(super) fn means(&self) -> &'static str {
         if self.answered < self.sent {
-            "it loses messages that come together: a sender must wait for each answer, as stored delivery does"
+            match self.in_order {
+                Some(_) => {
+                    "it loses messages that come together: a sender must wait for each answer, as stored delivery does"
+                }
+                None => "it loses messages that come together: a sender must wait for each answer",
+            }
         } else if self.repeated > 0 {
             "it answers more than once: a sender that counts answers goes wrong; stored delivery drops what is repeated"
-        } else if !self.in_order {
+        } else if self.in_order == Some(false) {
             "a sender must match answers by MSA-2, as stored delivery does"
         } else {
             "a sender need not wait for each answer"
