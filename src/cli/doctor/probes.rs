@@ -33,6 +33,10 @@ const AFTERTHOUGHT: Duration = Duration::from_millis(300);
 /// Is how long a receiver that refuses connections may be away before it counts as gone.
 const AWAY: Duration = Duration::from_secs(3);
 
+/// Is how long a receiver that has turned a connection away gets to free the place of the one before, and then to turn
+/// the next one away.
+const SETTLING: Duration = Duration::from_millis(200);
+
 /// Limits the frames that are looked at while one answer is awaited: a receiver that pours out frames ends no probe.
 const FRAMES_MAX: usize = 256;
 
@@ -143,6 +147,8 @@ pub(super) struct Doctor<'a> {
     messages: Messages,
     sent: Vec<Vec<u8>>,
     answered: Vec<Vec<u8>>,
+    /// Says that it has turned a connection away: perhaps only since the place of the one before was not free yet.
+    has_turned_away: bool,
     report: &'a mut dyn FnMut(Line),
     /// Is what is known so far.
     pub(super) facts: Facts,
@@ -158,7 +164,8 @@ impl<'a> Doctor<'a> {
         report: &'a mut dyn FnMut(Line),
     ) -> Self {
         let (sent, answered, facts) = (Vec::new(), Vec::new(), Facts::default());
-        Self { to, timeout, size_bytes_max, messages, sent, answered, report, facts }
+        let has_turned_away = false;
+        Self { to, timeout, size_bytes_max, messages, sent, answered, has_turned_away, report, facts }
     }
 
     /// Does every probe that the receiver and the time allow.
@@ -172,7 +179,7 @@ impl<'a> Doctor<'a> {
             reason = reason.or((Instant::now() >= deadline).then_some(TIME_IS_UP));
             let line = match reason {
                 Some(reason) => Line::new(name, "not tried", reason, "nothing is known of it"),
-                None => match timeout_at(deadline, self.probe(probe)).await {
+                None => match timeout_at(deadline, self.probe_twice(probe)).await {
                     Ok(Ok(line)) => line,
                     Ok(Err(Gone)) => {
                         self.facts.gone_at = Some(name);
@@ -186,6 +193,17 @@ impl<'a> Doctor<'a> {
             (self.report)(line);
         }
         Verdict::Profiled
+    }
+
+    /// Does a probe, and does it again with care where it met the first connection that was turned away.
+    async fn probe_twice(&mut self, probe: Probe) -> Result<Line, Gone> {
+        let was_careful = self.has_turned_away;
+        let line = self.probe(probe).await?;
+        if was_careful || !self.has_turned_away {
+            return Ok(line);
+        }
+        sleep(SETTLING).await;
+        self.probe(probe).await
     }
 
     async fn probe(&mut self, probe: Probe) -> Result<Line, Gone> {
@@ -264,14 +282,25 @@ impl<'a> Doctor<'a> {
         Ok(Line::new("answer time", &did, came, means))
     }
 
-    /// Connects, also to a receiver that is away for a moment.
+    /// Connects, also to a receiver that is away for a moment, or whose only place is not free yet.
     async fn open(&mut self) -> Result<Talk, Gone> {
         let deadline = Instant::now() + AWAY;
         loop {
+            if self.has_turned_away {
+                sleep(SETTLING).await;
+            }
             match Talk::open(self.to, self.timeout).await {
-                Ok(talk) => return Ok(talk),
-                Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(100)).await,
-                Err(_) => return Err(Gone),
+                Ok(talk) if !self.has_turned_away => return Ok(talk),
+                Ok(mut talk) => {
+                    self.pause(&mut talk, SETTLING).await;
+                    if !talk.is_turned_away() {
+                        return Ok(talk);
+                    }
+                }
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+            if Instant::now() >= deadline {
+                return Err(Gone);
             }
         }
     }
@@ -279,6 +308,7 @@ impl<'a> Doctor<'a> {
     /// Ends a connection, and keeps what was seen on it.
     async fn leave(&mut self, talk: Talk) {
         self.facts.anomalies.extend(talk.anomalies().iter().copied());
+        self.has_turned_away |= talk.is_turned_away();
         talk.farewell().await;
     }
 
@@ -343,7 +373,12 @@ impl<'a> Doctor<'a> {
 
     /// Waits a moment for a close, or for more than was due; returns the end, if it came.
     async fn afterthought(&mut self, talk: &mut Talk) -> Option<End> {
-        let deadline = Instant::now() + AFTERTHOUGHT;
+        self.pause(talk, AFTERTHOUGHT).await
+    }
+
+    /// Awaits nothing for so long; returns the end, if it came.
+    async fn pause(&mut self, talk: &mut Talk, limit: Duration) -> Option<End> {
+        let deadline = Instant::now() + limit;
         for _ in 0..FRAMES_MAX {
             match talk.next(deadline).await {
                 Came::Reply(reply) => self.note(&reply),

@@ -218,14 +218,10 @@ fn notes(facts: &Facts) -> Vec<String> {
         ),
     );
     let pipelined = facts.pipelined.as_ref();
+    let as_stored = if facts.takes_any { "" } else { ", as delivery: stored does" };
     note(
         pipelined.is_some_and(|pipelined| pipelined.answered < pipelined.sent),
-        if facts.takes_any {
-            "Messages that come together are lost: its senders must wait for each answer."
-        } else {
-            "Messages that come together are lost: choose delivery: stored, which waits for each answer, unless the \
-             senders do."
-        },
+        &format!("Messages that come together are lost: their senders must wait for each answer{as_stored}."),
     );
     note(
         facts.quirks.repeated > 0,

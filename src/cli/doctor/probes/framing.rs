@@ -116,6 +116,8 @@ impl Doctor<'_> {
             _ => None,
         };
         self.leave(talk).await;
+        // an earlier try may have met no free place
+        self.facts.untolerated.retain(|other| *other != name);
         let tolerated = before.is_answer() && after.is_none_or(Outcome::is_answer);
         let came = match after {
             Some(after) => format!("{}; then {}", before.words(), after.words()),
