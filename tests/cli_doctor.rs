@@ -5,6 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -136,6 +138,28 @@ fn a_receiver_of_one_connection_gets_connections_1_and_no_probe() {
 }
 
 #[test]
+fn a_place_that_is_not_free_at_once_is_waited_for() {
+    let taken = Arc::new(AtomicBool::new(false));
+    let serve = move |stream: TcpStream| {
+        if taken.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        answer_all(stream);
+        thread::sleep(Duration::from_millis(300));
+        taken.store(false, Ordering::SeqCst);
+    };
+    let (found, code) = found(receiver(true, serve));
+    assert_eq!((code, set(&found, "connections"), set(&found, "probe")), (Some(0), Some("1"), Some("none")), "{found}");
+    assert_eq!([set(&found, "in_doubt"), set(&found, "max_message_size")], [None, None], "{found}");
+    assert!(came(&found, "answer time").starts_with("10 answers"), "{found}");
+    assert_eq!(came(&found, "pipelining"), "3 of 3 answered, in order");
+    assert!(came(&found, "bare connection").starts_with("AA"), "{found}");
+    assert_eq!(came(&found, "silence"), "the connection stayed open");
+    assert!(came(&found, "size").contains("64KiB: AA"), "{found}");
+    assert!(!found["yaml"].as_str().unwrap().contains("does not tolerate"), "{found}");
+}
+
+#[test]
 fn one_message_a_connection_is_seen_and_what_meets_the_close_is_sent_again() {
     let serve = |mut stream: TcpStream| {
         if let Some(id) = next_id(&mut stream, &mut Vec::new()) {
@@ -160,16 +184,43 @@ fn a_receiver_that_commits_speaks_release_2() {
 }
 
 #[test]
+fn a_nak_or_a_commit_alone_is_named_as_release_2() {
+    for (control, told) in [(0x15, "a NAK (0B 15 1C 0D)"), (0x06, "a commit (0B 06 1C 0D)")] {
+        let serve = move |mut stream: TcpStream| {
+            let mut bytes = Vec::new();
+            while next_id(&mut stream, &mut bytes).is_some() {
+                stream.write_all(&[0x0b, control, 0x1c, 0x0d]).ok();
+            }
+        };
+        let output = doctor(receiver(true, serve), &["--test-receiver", "--timeout", "300ms"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(told) && said.contains("mllp: release2"), "{said}");
+    }
+}
+
+#[test]
 fn answers_that_name_no_message_make_stored_delivery_impossible_and_it_says_so() {
-    let serve = |mut stream: TcpStream| {
-        let mut bytes = Vec::new();
-        while next_id(&mut stream, &mut bytes).is_some() {
-            stream.write_all(&ack("")).ok();
-        }
-    };
-    let (found, code) = found(receiver(true, serve));
-    assert_eq!((code, set(&found, "ack")), (Some(0), None), "{found}");
-    assert!(found["yaml"].as_str().unwrap().contains("use delivery: transparent"), "{found}");
+    let without_msa = b"\x0bMSH|^~\\&|A|B|C|D|t||ACK|R|T|2.5\r\x1c\r".to_vec();
+    let runs = [ack(""), ack("1"), without_msa].map(|answer| {
+        let serve = move |mut stream: TcpStream| {
+            let mut bytes = Vec::new();
+            while next_id(&mut stream, &mut bytes).is_some() {
+                stream.write_all(&answer).ok();
+            }
+        };
+        let at = receiver(true, serve);
+        thread::spawn(move || doctor(at, &["--test-receiver", "--json", "--timeout", "1s"]).stdout)
+    });
+    for run in runs {
+        let found: Value = serde_json::from_slice(&run.join().unwrap()).expect("JSON");
+        let yaml = found["yaml"].as_str().unwrap();
+        assert_eq!(set(&found, "ack"), None, "{found}");
+        assert!(yaml.contains("use delivery: transparent"), "{yaml}");
+        // it loses nothing, and what is impossible is not advised
+        assert_eq!(came(&found, "pipelining"), "3 of 3 answered, by number: none names its message");
+        assert!(!yaml.contains("come together") && !yaml.contains("delivery: stored"), "{yaml}");
+    }
 }
 
 #[test]

@@ -132,15 +132,11 @@ fn conclude(args: &Args, lines: &[Line], verdict: Verdict, profile: Option<Profi
     let yaml = profile.as_ref().map(|profile| profile.yaml(&args.to));
     let error = match verdict {
         Verdict::Profiled => None,
-        Verdict::Nothing(reason) => Some(reason),
+        Verdict::Nothing { reason, advice } => {
+            eprintln!("wardlink doctor: {}: {reason}; there is no profile. {advice}", args.to);
+            Some(reason)
+        }
     };
-    if let Some(reason) = &error {
-        eprintln!(
-            "wardlink doctor: {}: {reason}; there is no profile. Is it running, and is it a plain MLLP receiver? (A \
-             receiver that never answers by design needs ack: none.)",
-            args.to
-        );
-    }
     let code = ExitCode::from(if error.is_some() { EXIT_FAILED } else { 0 });
     if args.json {
         let report = Report { receiver: &args.to, probes: lines, error, profile, yaml };

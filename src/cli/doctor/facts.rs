@@ -84,11 +84,27 @@ pub(super) struct Quirks {
     pub(super) without_msa: u64,
     /// Commit acknowledgements of MLLP Release 2.
     pub(super) transport: u64,
-    /// Is the code of the last of them.
+    /// Is the last of these commit acknowledgements, or negative ones.
+    pub(super) transport_code: Option<AckCode>,
+    /// Is the code of the last of the others.
     pub(super) unmatched_code: Option<AckCode>,
 }
 
 impl Quirks {
+    /// Says what came where no answer did, and what to do then; `None` where no commit acknowledgement did either.
+    pub(super) fn only_transport(&self) -> Option<(&'static str, &'static str)> {
+        match self.transport_code? {
+            AckCode::TransportNak => Some((
+                "a NAK (0B 15 1C 0D): it speaks MLLP Release 2, and refuses this message",
+                "Set mllp: release2 at its service; --type MSH-9 sends a message of a type that it takes.",
+            )),
+            _ => Some((
+                "a commit (0B 06 1C 0D) and no answer: it speaks MLLP Release 2",
+                "Set mllp: release2 at its service, and ack: none if it never answers by design.",
+            )),
+        }
+    }
+
     /// Says whether something came that could be an answer.
     pub(super) fn has_unmatched(&self) -> bool {
         self.foreign > 0 || self.without_msa > 0
@@ -99,7 +115,8 @@ impl Quirks {
 pub(super) struct Pipelined {
     pub(super) sent: usize,
     pub(super) answered: usize,
-    pub(super) in_order: bool,
+    /// Is their order; `None` where they name no message and are only counted.
+    pub(super) in_order: Option<bool>,
     pub(super) repeated: u64,
 }
 
@@ -107,7 +124,11 @@ impl Pipelined {
     /// Says what came.
     pub(super) fn words(&self) -> String {
         let Self { sent, answered, in_order, repeated } = self;
-        let order = if *in_order { "in order" } else { "not in order" };
+        let order = match in_order {
+            Some(true) => "in order",
+            Some(false) => "not in order",
+            None => "by number: none names its message",
+        };
         let again = if *repeated > 0 { format!(", and {repeated} came again") } else { String::new() };
         format!("{answered} of {sent} answered, {order}{again}")
     }
@@ -115,10 +136,15 @@ impl Pipelined {
     /// Says what it means.
     pub(super) fn means(&self) -> &'static str {
         if self.answered < self.sent {
-            "it loses messages that come together: a sender must wait for each answer, as stored delivery does"
+            match self.in_order {
+                Some(_) => {
+                    "it loses messages that come together: a sender must wait for each answer, as stored delivery does"
+                }
+                None => "it loses messages that come together: a sender must wait for each answer",
+            }
         } else if self.repeated > 0 {
             "it answers more than once: a sender that counts answers goes wrong; stored delivery drops what is repeated"
-        } else if !self.in_order {
+        } else if self.in_order == Some(false) {
             "a sender must match answers by MSA-2, as stored delivery does"
         } else {
             "a sender need not wait for each answer"

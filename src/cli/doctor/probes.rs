@@ -1,10 +1,11 @@
 //! The probes, one after the other: what is done to the receiver, what comes, and what that means.
 //!
 //! Never waits without a deadline, never opens more than [`AT_ONCE`] connections, never sends on a connection whose
-//! state an earlier probe has spoiled. The cases are those of the design of MLLP; `framing` has what a connection and its
-//! frames may look like, `capacity` how much the receiver takes.
+//! state an earlier probe has spoiled. The cases are those of the design of MLLP; `first` has the first message,
+//! `framing` what a connection and its frames may look like, `capacity` how much the receiver takes.
 
 mod capacity;
+mod first;
 mod framing;
 
 use std::time::Duration;
@@ -31,6 +32,10 @@ const AFTERTHOUGHT: Duration = Duration::from_millis(300);
 
 /// Is how long a receiver that refuses connections may be away before it counts as gone.
 const AWAY: Duration = Duration::from_secs(3);
+
+/// Is how long a receiver that has turned a connection away gets to free the place of the one before, and then to turn
+/// the next one away.
+const SETTLING: Duration = Duration::from_millis(200);
 
 /// Limits the frames that are looked at while one answer is awaited: a receiver that pours out frames ends no probe.
 const FRAMES_MAX: usize = 256;
@@ -130,8 +135,8 @@ enum Probe {
 pub(super) enum Verdict {
     /// The receiver answers: there is a profile.
     Profiled,
-    /// No connection, or no answer: nothing is known.
-    Nothing(String),
+    /// No connection, or no answer: there is none. Says why, and what to do.
+    Nothing { reason: String, advice: &'static str },
 }
 
 /// Probes one receiver.
@@ -142,6 +147,8 @@ pub(super) struct Doctor<'a> {
     messages: Messages,
     sent: Vec<Vec<u8>>,
     answered: Vec<Vec<u8>>,
+    /// Says that it has turned a connection away: perhaps only since the place of the one before was not free yet.
+    has_turned_away: bool,
     report: &'a mut dyn FnMut(Line),
     /// Is what is known so far.
     pub(super) facts: Facts,
@@ -157,21 +164,22 @@ impl<'a> Doctor<'a> {
         report: &'a mut dyn FnMut(Line),
     ) -> Self {
         let (sent, answered, facts) = (Vec::new(), Vec::new(), Facts::default());
-        Self { to, timeout, size_bytes_max, messages, sent, answered, report, facts }
+        let has_turned_away = false;
+        Self { to, timeout, size_bytes_max, messages, sent, answered, has_turned_away, report, facts }
     }
 
     /// Does every probe that the receiver and the time allow.
     pub(super) async fn run(&mut self) -> Verdict {
         let deadline = Instant::now() + self.timeout.saturating_mul(TIMEOUTS_MAX);
-        if let Err(reason) = self.first().await {
-            return Verdict::Nothing(reason);
+        if let Err((reason, advice)) = self.first().await {
+            return Verdict::Nothing { reason, advice };
         }
         let mut reason = None;
         for (name, probe) in PROBES {
             reason = reason.or((Instant::now() >= deadline).then_some(TIME_IS_UP));
             let line = match reason {
                 Some(reason) => Line::new(name, "not tried", reason, "nothing is known of it"),
-                None => match timeout_at(deadline, self.probe(probe)).await {
+                None => match timeout_at(deadline, self.probe_twice(probe)).await {
                     Ok(Ok(line)) => line,
                     Ok(Err(Gone)) => {
                         self.facts.gone_at = Some(name);
@@ -185,6 +193,17 @@ impl<'a> Doctor<'a> {
             (self.report)(line);
         }
         Verdict::Profiled
+    }
+
+    /// Does a probe, and does it again with care where it met the first connection that was turned away.
+    async fn probe_twice(&mut self, probe: Probe) -> Result<Line, Gone> {
+        let was_careful = self.has_turned_away;
+        let line = self.probe(probe).await?;
+        if was_careful || !self.has_turned_away {
+            return Ok(line);
+        }
+        sleep(SETTLING).await;
+        self.probe(probe).await
     }
 
     async fn probe(&mut self, probe: Probe) -> Result<Line, Gone> {
@@ -202,26 +221,6 @@ impl<'a> Doctor<'a> {
             Probe::Idle => self.silence().await,
             Probe::Size => self.size().await,
         }
-    }
-
-    /// Sends the first message; without an answer to it there is nothing to find out.
-    async fn first(&mut self) -> Result<(), String> {
-        let opened = Talk::open(self.to, self.timeout).await;
-        let mut talk = opened.map_err(|error| format!("cannot connect: {error}"))?;
-        let message = self.messages.small();
-        let mut outcome = self.exchange(&mut talk, &message, self.timeout).await;
-        if !outcome.is_answer() && self.facts.quirks.has_unmatched() {
-            self.facts.takes_any = true;
-            outcome = Outcome::Answered { code: self.facts.quirks.unmatched_code, after: self.timeout };
-        }
-        self.leave(talk).await;
-        let Outcome::Answered { code, .. } = outcome else {
-            return Err(format!("connected; to one message came {}", outcome.words()));
-        };
-        self.facts.code = code;
-        let (came, means) = self.facts.first_answer();
-        (self.report)(Line::new("answer", "one message", came, means));
-        Ok(())
     }
 
     async fn kept(&mut self) -> Result<Line, Gone> {
@@ -283,14 +282,25 @@ impl<'a> Doctor<'a> {
         Ok(Line::new("answer time", &did, came, means))
     }
 
-    /// Connects, also to a receiver that is away for a moment.
+    /// Connects, also to a receiver that is away for a moment, or whose only place is not free yet.
     async fn open(&mut self) -> Result<Talk, Gone> {
         let deadline = Instant::now() + AWAY;
         loop {
+            if self.has_turned_away {
+                sleep(SETTLING).await;
+            }
             match Talk::open(self.to, self.timeout).await {
-                Ok(talk) => return Ok(talk),
-                Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(100)).await,
-                Err(_) => return Err(Gone),
+                Ok(talk) if !self.has_turned_away => return Ok(talk),
+                Ok(mut talk) => {
+                    self.pause(&mut talk, SETTLING).await;
+                    if !talk.is_turned_away() {
+                        return Ok(talk);
+                    }
+                }
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+            if Instant::now() >= deadline {
+                return Err(Gone);
             }
         }
     }
@@ -298,6 +308,7 @@ impl<'a> Doctor<'a> {
     /// Ends a connection, and keeps what was seen on it.
     async fn leave(&mut self, talk: Talk) {
         self.facts.anomalies.extend(talk.anomalies().iter().copied());
+        self.has_turned_away |= talk.is_turned_away();
         talk.farewell().await;
     }
 
@@ -356,14 +367,18 @@ impl<'a> Doctor<'a> {
             &mut quirks.foreign
         };
         *counter = counter.saturating_add(1);
-        if !reply.is_transport() {
-            quirks.unmatched_code = reply.code;
-        }
+        let last = if reply.is_transport() { &mut quirks.transport_code } else { &mut quirks.unmatched_code };
+        *last = reply.code;
     }
 
     /// Waits a moment for a close, or for more than was due; returns the end, if it came.
     async fn afterthought(&mut self, talk: &mut Talk) -> Option<End> {
-        let deadline = Instant::now() + AFTERTHOUGHT;
+        self.pause(talk, AFTERTHOUGHT).await
+    }
+
+    /// Awaits nothing for so long; returns the end, if it came.
+    async fn pause(&mut self, talk: &mut Talk, limit: Duration) -> Option<End> {
+        let deadline = Instant::now() + limit;
         for _ in 0..FRAMES_MAX {
             match talk.next(deadline).await {
                 Came::Reply(reply) => self.note(&reply),

@@ -177,7 +177,7 @@ fn probe(facts: &Facts) -> Option<Setting> {
 fn in_doubt(facts: &Facts) -> Option<Setting> {
     let because = "It closes after each answer: a message that meets the close is sent again, where hold would stop the \
                    queue.";
-    (!facts.is_kept).then(|| service("in_doubt", "resend", because)).flatten()
+    (!facts.is_kept && !facts.takes_any).then(|| service("in_doubt", "resend", because)).flatten()
 }
 
 fn size(facts: &Facts) -> Option<Setting> {
@@ -218,10 +218,10 @@ fn notes(facts: &Facts) -> Vec<String> {
         ),
     );
     let pipelined = facts.pipelined.as_ref();
+    let as_stored = if facts.takes_any { "" } else { ", as delivery: stored does" };
     note(
         pipelined.is_some_and(|pipelined| pipelined.answered < pipelined.sent),
-        "Messages that come together are lost: choose delivery: stored, which waits for each answer, unless the senders \
-         do.",
+        &format!("Messages that come together are lost: their senders must wait for each answer{as_stored}."),
     );
     note(
         facts.quirks.repeated > 0,
@@ -243,8 +243,9 @@ fn notes(facts: &Facts) -> Vec<String> {
     note(
         !facts.untolerated.is_empty(),
         &format!(
-            "Bytes behind a frame that it does not tolerate ({}): senders that write them need delivery: stored.",
-            facts.untolerated.join(", ")
+            "Bytes behind a frame that it does not tolerate ({}): senders that write them {}.",
+            facts.untolerated.join(", "),
+            if facts.takes_any { "lose messages here" } else { "need delivery: stored" }
         ),
     );
     note(

@@ -75,6 +75,7 @@ pub(super) struct Talk {
     buffer: Vec<u8>,
     waiting: VecDeque<Reply>,
     end: Option<End>,
+    is_heard: bool,
     anomalies: BTreeSet<&'static str>,
 }
 
@@ -91,6 +92,7 @@ impl Talk {
             buffer: vec![0; READ_BYTES],
             waiting: VecDeque::new(),
             end: None,
+            is_heard: false,
             anomalies: BTreeSet::new(),
         })
     }
@@ -138,6 +140,11 @@ impl Talk {
         &self.anomalies
     }
 
+    /// Says whether the receiver ended it without a byte.
+    pub(super) fn is_turned_away(&self) -> bool {
+        !self.is_heard && matches!(self.end, Some(End::Closed | End::Lost))
+    }
+
     /// Closes, so that a receiver that serves one connection at a time is free for the next.
     pub(super) async fn farewell(mut self) {
         self.shut().await;
@@ -156,6 +163,7 @@ impl Talk {
                 self.end = Some(End::Closed);
             }
             Ok(length) => {
+                self.is_heard = true;
                 let bytes = self.buffer.get(..length).unwrap_or_default().to_vec();
                 self.collect(|reader, sink| reader.handle_bytes(&bytes, sink));
             }

@@ -82,11 +82,20 @@ fn a_target_stays_one_yaml_string() {
 
 #[test]
 fn what_comes_together_is_judged() {
-    let means = |answered, in_order, repeated| Pipelined { sent: 3, answered, in_order, repeated }.means();
+    let means =
+        |answered, in_order, repeated| Pipelined { sent: 3, answered, in_order: Some(in_order), repeated }.means();
+    let counted = |answered| Pipelined { sent: 3, answered, in_order: None, repeated: 0 }.means();
     assert!(means(1, true, 0).starts_with("it loses"));
     assert!(means(3, true, 3).starts_with("it answers more than once"));
     assert!(means(3, false, 0).contains("by MSA-2"));
     assert!(means(3, true, 0).contains("need not wait"));
+    assert!(counted(3).contains("need not wait"));
+    // stored delivery is no way out where answers name no message
+    assert!(counted(1).starts_with("it loses") && !counted(1).contains("stored"));
+    let lost = Some(Pipelined { sent: 3, answered: 1, in_order: None, repeated: 0 });
+    let facts = Facts { takes_any: true, is_kept: true, pipelined: lost, untolerated: vec!["NUL behind"], ..good() };
+    let yaml = Profile::of(&facts).yaml("a:1");
+    assert!(yaml.contains("must wait for each answer") && !yaml.contains("delivery: stored"), "{yaml}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ impl Doctor<'_> {
     pub(super) async fn size(&mut self) -> Result<Line, Gone> {
         let (mut came, mut did) = (Vec::new(), Vec::new());
         let bytes_max = self.size_bytes_max;
+        (self.facts.largest, self.facts.too_large, self.facts.is_perhaps_slow) = (None, None, false);
         for (bytes, text) in SIZES.into_iter().filter(|(bytes, _)| *bytes <= bytes_max) {
             let message = self.messages.of_bytes(bytes);
             let mut talk = self.open().await?;
@@ -73,6 +74,8 @@ impl Doctor<'_> {
                 judged
             }
         };
+        // what comes next must wait until its only place is free
+        self.has_turned_away |= second == Second::Refused;
         self.leave(first).await;
         self.facts.second = Some(second);
         let did = "one message on a second connection while the first stays open";

@@ -37,7 +37,7 @@ impl Doctor<'_> {
         let pipelined = Pipelined {
             sent: PIPELINED,
             answered: order.len(),
-            in_order: order.is_sorted(),
+            in_order: (!self.facts.takes_any).then(|| order.is_sorted()),
             repeated: self.facts.quirks.repeated.saturating_sub(repeated_before),
         };
         let mut came = pipelined.words();
@@ -49,7 +49,8 @@ impl Doctor<'_> {
         Ok(Line::new(name, &did, came, means))
     }
 
-    /// Waits for the answers to several messages; returns which came, in their order.
+    /// Waits for the answers to several messages; returns which came, in their order. Where none names its message they
+    /// are counted.
     async fn answers_to(&mut self, talk: &mut Talk, messages: &[Message]) -> (Vec<usize>, Option<End>) {
         let deadline = Instant::now() + self.patience();
         let mut order = Vec::new();
@@ -68,7 +69,12 @@ impl Doctor<'_> {
                     order.push(index);
                     self.answered.push(reply.control_id);
                 }
-                None => self.note(&reply),
+                None => {
+                    self.note(&reply);
+                    if self.facts.takes_any && !reply.is_transport() {
+                        order.push(order.len());
+                    }
+                }
             }
         }
         (order, None)
@@ -110,6 +116,8 @@ impl Doctor<'_> {
             _ => None,
         };
         self.leave(talk).await;
+        // an earlier try may have met no free place
+        self.facts.untolerated.retain(|other| *other != name);
         let tolerated = before.is_answer() && after.is_none_or(Outcome::is_answer);
         let came = match after {
             Some(after) => format!("{}; then {}", before.words(), after.words()),
