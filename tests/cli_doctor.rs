@@ -200,6 +200,33 @@ fn a_nak_or_a_commit_alone_is_named_as_release_2() {
 }
 
 #[test]
+fn a_receiver_of_tls_or_another_framing_is_told_what_to_set() {
+    // answers what starts and ends so by these bytes
+    let speaks = |start: &'static [u8], end: &'static [u8], answer: &'static [u8]| {
+        receiver(true, move |mut stream| {
+            let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+            while let Ok(count @ 1..) = stream.read(&mut piece) {
+                bytes.extend_from_slice(&piece[..count]);
+                if bytes.starts_with(start) && bytes.ends_with(end) {
+                    stream.write_all(answer).ok();
+                }
+            }
+        })
+    };
+    for (at, told, key) in [
+        (speaks(b"\x16\x03", b"", b"\x15\x03\x01\x00\x02\x02\x28"), "it speaks TLS", "Set tls: at"),
+        (speaks(b"\x16\x03", b"", b"\x16\x03\x03\x00\x2a\x02\x00"), "it speaks TLS", "Set tls: at"),
+        (speaks(b"\x02", b"\x03", b"\x02MSH|^~\\&\x03"), "STX and ETX", "end: [0x03] }"),
+        (speaks(b"\x02", b"\x03\r", b"\x02MSH|^~\\&\x03\r"), "STX and ETX", "end: [0x03, 0x0d] }"),
+    ] {
+        let output = doctor(at, &["--test-receiver", "--timeout", "300ms"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(told) && said.contains(key), "{said}");
+    }
+}
+
+#[test]
 fn answers_that_name_no_message_make_stored_delivery_impossible_and_it_says_so() {
     let without_msa = b"\x0bMSH|^~\\&|A|B|C|D|t||ACK|R|T|2.5\r\x1c\r".to_vec();
     let runs = [ack(""), ack("1"), without_msa].map(|answer| {

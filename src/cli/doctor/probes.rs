@@ -7,6 +7,7 @@
 mod capacity;
 mod first;
 mod framing;
+mod other;
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! Never guesses: without an answer there is no profile.
 
-use super::{Doctor, Line, Outcome, Talk};
+use super::{Doctor, End, Line, Outcome, Talk};
 
 /// Says what to do where nothing is known.
 const NO_ANSWER_ADVICE: &str =
@@ -21,10 +21,15 @@ impl Doctor<'_> {
         }
         self.leave(talk).await;
         let Outcome::Answered { code, .. } = outcome else {
-            let transport = self.facts.quirks.only_transport();
-            let (words, advice) = transport
-                .map_or_else(|| (outcome.words(), NO_ANSWER_ADVICE), |(words, advice)| (words.to_owned(), advice));
-            return Err((format!("connected; to one message came {words}"), advice));
+            if let Some((words, advice)) = self.facts.quirks.only_transport() {
+                return Err((format!("connected; to one message came {words}"), advice));
+            }
+            let reason = format!("connected; to one message came {}", outcome.words());
+            let other = if matches!(outcome, Outcome::End(End::Unreadable(_))) { None } else { self.other().await };
+            return Err(match other {
+                Some((words, advice)) => (format!("{reason}; {words}"), advice),
+                None => (reason, NO_ANSWER_ADVICE),
+            });
         };
         self.facts.code = code;
         let (came, means) = self.facts.first_answer();
