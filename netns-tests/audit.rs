@@ -38,16 +38,23 @@ fn audit(site: &Site, words: &str) -> (Option<i32>, String) {
 /// Finds entries of the log.
 #[track_caller]
 pub(crate) fn entries(site: &Site, words: &str) -> Vec<Value> {
-    let (code, text) = audit(site, &format!("search --json {words}"));
-    assert_eq!(code, Some(0), "{text}");
-    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    found(site, words).unwrap_or_else(|text| panic!("{text}"))
 }
 
-/// Waits until there are so many of an event, and returns them.
+/// Finds entries of the log, or says why there is none to look into.
+fn found(site: &Site, words: &str) -> Result<Vec<Value>, String> {
+    let (code, text) = audit(site, &format!("search --json {words}"));
+    if code != Some(0) {
+        return Err(text);
+    }
+    Ok(text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect())
+}
+
+/// Waits until there are so many of an event, and returns them; a site that has just started has no log yet.
 #[track_caller]
 fn awaited(site: &Site, event: &str, count: usize) -> Vec<Value> {
     let words = format!("--event {event}");
-    until(SOON, &format!("{count} {event}"), || Some(entries(site, &words)).filter(|found| found.len() >= count)).0
+    until(SOON, &format!("{count} {event}"), || found(site, &words).ok().filter(|found| found.len() >= count)).0
 }
 
 #[track_caller]

@@ -99,10 +99,9 @@ fn case_25_receiver_accepts_then_closes_at_a_limit() {
     for _ in 0..20 {
         let service = both.pair.south.health_of("services", "kept");
         let cause = service["cause"].as_str().unwrap_or_default();
-        assert!(
-            cause.contains("ends its connections before it answers"),
-            "it is named, and not up in between: {service}"
-        );
+        // where it took bytes before it closed, often enough, the message is in doubt and held
+        let named = ["ends its connections before it answers", "is held at message 1"];
+        assert!(named.iter().any(|text| cause.contains(text)), "it is named, and not up in between: {service}");
         thread::sleep(Duration::from_millis(50));
     }
 }

@@ -10,6 +10,7 @@ use super::core::{Core, day_of, millis_of, now, time_of};
 use super::database::{self, stored};
 use super::messages::{Message, select_messages};
 use super::outbox::{Ending, Entry, Happening};
+use super::tags::CHANGED_ROW;
 use crate::mllp::ack::AckCode;
 use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
 use crate::spool::queue::{Event, State};
@@ -260,6 +261,11 @@ impl Core {
     /// Removes a message for good if it is done and was settled before `before`; returns whether it did.
     pub(super) fn remove_if_over(&mut self, message: &Message, before: i64) -> Result<bool, SpoolError> {
         if message.state.is_held() || message.settled >= before || message.sequence > self.live.head.retired_through {
+            return Ok(false);
+        }
+        if !self.is_whole(message) {
+            // The time by which it would go is what somebody wrote there.
+            self.tell_changed("message", message.sequence, &CHANGED_ROW);
             return Ok(false);
         }
         if message.state.has_content() {

@@ -404,3 +404,24 @@ async fn the_copy_of_a_delivered_message_is_shredded_when_an_operator_says_so() 
     drop(spool);
     assert_eq!(states(&place.open()).await, [State::Discarded, State::Discarded, State::Delivered]);
 }
+
+#[tokio::test]
+async fn a_message_goes_by_no_time_that_somebody_wrote() {
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=2 {
+        spool.keep(message(number)).await.unwrap();
+    }
+    spool.settle(vec![outcome(1, Verdict::Delivered), outcome(2, Verdict::Delivered)]).await.unwrap();
+    drop(spool);
+    let mut core = core_of(&place);
+    core.begin().unwrap();
+    core.execute("spoil", "UPDATE messages SET settled = 5 WHERE sequence = ?1", [1]).unwrap();
+    assert_eq!(core.tidy().unwrap(), settle::Tidied { changed: false, destroyed: false, is_end: true });
+    core.commit().unwrap();
+    let listed = core.list(1, None, 9).unwrap();
+    assert_eq!(
+        listed.iter().map(|one| (one.sequence, one.fault.is_some())).collect::<Vec<_>>(),
+        [(1, true), (2, false)]
+    );
+}
