@@ -1,10 +1,8 @@
 //! The keyed tags of the rows of a spool's tables: whoever changes a row without the key is noticed by who reads it. Pure.
 //!
-//! Never says what a row should be, and nothing of a row that is gone. A tag is HMAC-SHA256 (RFC 2104) over the table and
-//! the columns of the row, each with its kind and length, of which the first 16 bytes are kept (section 5 there).
-
-use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
+//! Never says what a row should be, and nothing of a row that is gone. A tag is BLAKE3 in its keyed mode over the table and
+//! the columns of the row, each with its kind and length, of which the first 16 bytes are kept: a message has five, and
+//! HMAC-SHA256 took the spool's one thread a tenth of its time.
 
 /// Is the length of a tag, in bytes.
 pub(super) const TAG_BYTES: usize = 16;
@@ -31,42 +29,40 @@ pub(super) enum Cell<'a> {
     Bytes(&'a [u8]),
 }
 
+/// Is what a row takes at the most, but for long texts, in bytes.
+const ROW_BYTES: usize = 256;
+
 /// Makes tags.
 #[derive(Clone)]
-pub(super) struct RowKey(Hmac<Sha256>);
+pub(super) struct RowKey([u8; 32]);
 
 impl RowKey {
     /// Takes the key.
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        // A key of exactly one block is taken as it is; 32 bytes, padded with zeros, are one (RFC 2104).
-        let mut block = [0; 64];
-        for (to, from) in block.iter_mut().zip(key) {
-            *to = *from;
-        }
-        Self(Hmac::new(&block.into()))
+        Self(*key)
     }
 
     /// Makes the tag of a row.
     pub(super) fn tag<'c>(&self, table: Table, cells: impl IntoIterator<Item = Cell<'c>>) -> Tag {
-        let mut mac = self.0.clone();
-        mac.update(&[table as u8]);
+        let mut row = Vec::with_capacity(ROW_BYTES);
+        row.push(table as u8);
         for cell in cells {
             let (kind, bytes) = match &cell {
                 Cell::Absent => (0, &[][..]),
                 Cell::Number(number) => {
-                    mac.update(&[1]);
-                    mac.update(&number.to_be_bytes());
+                    row.push(1);
+                    row.extend_from_slice(&number.to_be_bytes());
                     continue;
                 }
                 Cell::Text(text) => (2, text.as_bytes()),
                 Cell::Bytes(bytes) => (3, *bytes),
             };
-            mac.update(&[kind]);
-            mac.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
-            mac.update(bytes);
+            row.push(kind);
+            row.extend_from_slice(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+            row.extend_from_slice(bytes);
         }
-        let whole: [u8; 32] = mac.finalize().into_bytes().into();
-        *whole.first_chunk().unwrap_or(&[0; TAG_BYTES])
+        let whole = blake3::keyed_hash(&self.0, &row);
+        *whole.as_bytes().first_chunk().unwrap_or(&[0; TAG_BYTES])
     }
 }
 
