@@ -4,6 +4,7 @@ import json
 import statistics
 
 import lab
+from tables import rows, spread
 
 SIZES = {"500": "500 bytes", "65536": "64 KiB", "2097152": "2 MiB"}
 
@@ -37,18 +38,6 @@ def ratios(record, way, row):
             if "per_second" in ours and "per_second" in theirs]
 
 
-def spread(numbers, digits=0):
-    """Writes the median, and the least and the greatest where there are several."""
-    if not numbers:
-        return "failed"
-    middle = f"{statistics.median(numbers):,.{digits}f}"
-    return middle if len(numbers) == 1 else f"{middle} ({min(numbers):,.{digits}f}..{max(numbers):,.{digits}f})"
-
-
-def rows(heads, lines):
-    return [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}", *(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
 def table(record):
     """Returns the whole page."""
     machine, shown = record["machine"], [way for way in record["ways"] if not way["missing"]]
@@ -59,10 +48,10 @@ def table(record):
         "`bench/mllp/run`; the runs are in `runs.json`.", "",
         "**Messages a second**, each sender waits for its answer", "",
         *rows(["senders × payload"] + [way["label"] for way in shown], [
-            [name(row), *(spread(values(record, way["key"], row)) for way in shown)] for row in record["rows"]]),
+            [name(row), *(spread(values(record, way["key"], row), none="failed") for way in shown)] for row in record["rows"]]),
         "**wardlink's rate over another's**, round by round", "",
         *rows(["senders × payload"] + [way["label"] for way in others], [
-            [name(row), *(spread(ratios(record, way["key"], row), 2) for way in others)] for row in record["rows"]]),
+            [name(row), *(spread(ratios(record, way["key"], row), 2, "failed") for way in others)] for row in record["rows"]]),
         "**p50 and p99 of an answer**, ms", "",
         *rows(["senders × payload"] + [way["label"] for way in shown], [
             [name(row), *(milliseconds(record, way["key"], row) for way in shown)] for row in record["rows"]]),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import lab
+from tables import rows, spread
 
 ROUND_TRIPS_MS = (0, 20, 40, 50, 100)
 
@@ -20,20 +21,8 @@ def write(results):
         plot(results)
 
 
-def spread(numbers, digits=0):
-    """Writes the median, and the least and the greatest where there are several."""
-    if not numbers:
-        return "–"
-    middle = f"{statistics.median(numbers):,.{digits}f}"
-    return middle if len(numbers) == 1 else f"{middle} ({min(numbers):,.{digits}f}..{max(numbers):,.{digits}f})"
-
-
 def values(part, name):
     return [cells[name] for cells in part["rounds"] if name in cells]
-
-
-def rows(heads, lines):
-    return [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}", *(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def table(record):

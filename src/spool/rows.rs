@@ -2,7 +2,7 @@
 //!
 //! Never says what a row should be, and nothing of a row that is gone. A tag is BLAKE3 in its keyed mode over the table and
 //! the columns of the row, each with its kind and length, of which the first 16 bytes are kept: a message has five, and
-//! HMAC-SHA256 took the spool's one thread a tenth of its time.
+//! of 80 bytes HMAC-SHA256 takes three times as long.
 
 /// Is the length of a tag, in bytes.
 pub(super) const TAG_BYTES: usize = 16;

@@ -62,8 +62,9 @@ impl Unanswered {
             FrameKind::Control => return sink(Observation::Anomaly(Anomaly::ControlFrame)),
             FrameKind::Message => sink(Observation::Message { bytes }),
         }
-        let trace = self.key.as_ref().map(|key| Trace { payload, ..key.trace_head(head, bytes) });
-        match Header::parse(head) {
+        let header = Header::parse(head);
+        let trace = self.key.as_ref().map(|key| Trace { payload, ..key.trace_header(header.as_ref(), bytes) });
+        match header {
             Some(header) => self.remember(&header, trace, now, sink),
             None => {
                 trace.into_iter().for_each(|trace| sink(Observation::Passed(trace)));
