@@ -147,7 +147,10 @@ impl TraceKey {
     /// Names a message that is here.
     pub fn trace(&self, payload: &[u8]) -> Trace {
         let bytes = u64::try_from(payload.len()).unwrap_or(u64::MAX);
-        Trace { payload: Some(self.payload(payload)), ..self.trace_header(Header::parse_whole(payload).as_ref(), bytes) }
+        Trace {
+            payload: Some(self.payload(payload)),
+            ..self.trace_header(Header::parse_whole(payload).as_ref(), bytes)
+        }
     }
 
     /// Names a message of which the header is here.
