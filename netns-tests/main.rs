@@ -81,7 +81,10 @@ fn main() -> ExitCode {
     if let Some(socket) = cli::crowded() {
         return cli::be_a_crowd(&socket);
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // they mostly wait: for timers, peers and processes
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    arguments.test_threads.get_or_insert(2 * cores);
     // before any thread: a user namespace can only be entered by a process with one thread
     let isolated = isolation::enter();
     if let Err(reason) = &isolated {

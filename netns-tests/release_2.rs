@@ -71,12 +71,11 @@ fn both_ends_commit_to_each_other_in_transparent_delivery() {
     expected.insert(2, "NAK".to_owned());
     assert_eq!(send(&pair.north, FORWARD, "--count 3"), expected);
     assert_eq!(receiver.control_ids(), ["T0", "T1", "T1", "T2"]);
-    assert_eq!(receiver.committed(), 3, "{}", receiver.log());
-    let forward = pair.north.health_of("forwards", "orders");
-    assert_eq!(
-        (&forward["acks"]["ACK"], &forward["acks"]["NAK"], &forward["acks"]["AA"]),
-        (&3.into(), &1.into(), &3.into())
-    );
+    receiver.is_committed_to(3);
+    let (forward, _) = until(SOON, "every commit is counted", || {
+        let forward = pair.north.health_of("forwards", "orders");
+        (forward["acks"]["ACK"] == 3 && forward["acks"]["NAK"] == 1 && forward["acks"]["AA"] == 3).then_some(forward)
+    });
     assert_eq!(forward["unknown_outcomes_total"], 0, "what is not committed has an outcome: {forward}");
     assert!(forward["anomalies"].as_object().is_none_or(serde_json::Map::is_empty), "{forward}");
 }
@@ -87,7 +86,7 @@ fn a_receiver_of_release_2_that_takes_one_connection_has_one_sender_after_the_ot
     for _ in 0..2 {
         assert_eq!(send(&pair.north, FORWARD, "--count 2"), told(2));
     }
-    assert_eq!(receiver.committed(), 4, "{}", receiver.log());
+    receiver.is_committed_to(4);
 }
 
 fn a_sender_of_release_2_is_refused_by_a_negative_commit_while_its_receiver_is_away() {
@@ -105,7 +104,7 @@ fn both_ends_are_committed_to_in_stored_delivery() {
     let receiver = Receiver::start(&pair.south, TARGET, "");
     settled(&pair);
     assert_eq!(receiver.control_ids(), ids(3));
-    until(SOON, "every answer is committed", || (receiver.committed() == 3).then_some(()));
+    receiver.is_committed_to(3);
     let no_answer = send(&pair.north, FORWARD, "--count 2 --modes |||NE|NE");
     assert_eq!(no_answer, ["ACK", "ACK", "goodbye"]);
     let forward = pair.north.health_of("forwards", "orders");
@@ -137,7 +136,7 @@ fn a_sender_of_release_1_reaches_a_receiver_of_release_2_in_another_framing() {
     assert_eq!(lines, ["AA T0", "AA T1", "AA T2", "goodbye"]);
     settled(&pair);
     assert_eq!(receiver.control_ids(), ["T0", "T0", "T1", "T2"]);
-    until(SOON, "every answer is committed", || (receiver.committed() == 3).then_some(()));
+    receiver.is_committed_to(3);
     let in_doubt = pair.south.metric("service_in_doubt_total", "service=\"orders\"");
     assert!(in_doubt.abs() < 0.1, "what is not committed is not in doubt");
 }
@@ -166,7 +165,7 @@ fn a_forward_to_an_address_translates_too() {
     assert_eq!(lines, ["AA T0", "AA T1", "goodbye"]);
     settled(&pair);
     assert_eq!(receiver.control_ids(), ids(2));
-    until(SOON, "every answer is committed", || (receiver.committed() == 2).then_some(()));
+    receiver.is_committed_to(2);
 }
 
 fn a_sender_that_does_not_commit_its_answer_gets_it_again_and_is_closed() {

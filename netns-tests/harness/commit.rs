@@ -12,8 +12,8 @@ use super::until;
 /// Is the program of both systems.
 const PROGRAM: &str = include_str!("commit_peer.py");
 
-/// Bounds the start of a receiver.
-const READY_LIMIT: Duration = Duration::from_secs(10);
+/// Bounds what a receiver does by itself, as its start.
+const SOON: Duration = Duration::from_secs(10);
 
 fn program(site: &Site) -> String {
     let path = site.dir.join("commit_peer.py");
@@ -47,7 +47,7 @@ impl Receiver {
         let line = format!("python3 {} receive {at} {} {words}", program(site), payloads.display());
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let process = Process::start(&site.namespace, &words, &site.dir.join(format!("{name}.log")));
-        until(READY_LIMIT, "the receiver listens", || process.log().contains("listens").then_some(()));
+        until(SOON, "the receiver listens", || process.log().contains("listens").then_some(()));
         Self { process, payloads }
     }
 
@@ -72,7 +72,15 @@ impl Receiver {
     }
 
     /// Counts how many of its answers were committed.
-    pub(crate) fn committed(&self) -> usize {
+    fn committed(&self) -> usize {
         self.log().matches("answer ACK\n").count()
+    }
+
+    /// Waits until so many of its answers are committed, no more.
+    #[track_caller]
+    pub(crate) fn is_committed_to(&self, count: usize) {
+        let what = format!("{count} answers are committed");
+        until(SOON, &what, || (self.committed() >= count).then_some(()));
+        assert_eq!(self.committed(), count, "{}", self.log());
     }
 }
