@@ -31,20 +31,20 @@ const LET_IN_PER_SECOND: f64 = 120.0;
 /// Bounds the memory that a flood may cost, in bytes.
 const MEMORY_MAX: u64 = 2 << 20;
 
-/// Is the flood, in initiations a second, how long each phase is, and the share of the rate that must remain.
+/// Is the flood, in initiations a second, how long each phase is, and the share of the rate that must remain: a machine that
+/// is busy with other tests decides it, so that it is judged at full size alone.
 struct Size {
     rate: u64,
     phase: Duration,
     rounds: usize,
-    share: f64,
+    share: Option<f64>,
 }
 
 fn size() -> Size {
     if full() {
-        Size { rate: 50_000, phase: Duration::from_secs(5), rounds: 5, share: 0.8 }
+        Size { rate: 50_000, phase: Duration::from_secs(5), rounds: 5, share: Some(0.8) }
     } else {
-        // an unoptimised build beside other tests: the share that such a machine keeps for sure
-        Size { rate: 5000, phase: Duration::from_secs(1), rounds: 2, share: 0.5 }
+        Size { rate: 5000, phase: Duration::from_secs(1), rounds: 1, share: None }
     }
 }
 
@@ -58,6 +58,7 @@ fn an_established_link_keeps_its_rate_and_a_new_peer_gets_in() {
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("first", 500));
 
+    let let_in = LetIn::until_now(&pair);
     let memory = pair.south.program().memory_peak_bytes();
     let phase = |name: &str, flood: Option<Flood>| {
         let count = messages_within(&pair, size.phase);
@@ -87,7 +88,8 @@ fn an_established_link_keeps_its_rate_and_a_new_peer_gets_in() {
     assert!(pair.south.metric("dropped_total", "reason=\"under_load\"") > 100.0, "there was no flood");
     let grown = pair.south.program().memory_peak_bytes().saturating_sub(memory);
     eprintln!("memory grew by {grown} bytes");
-    assert!(share >= size.share, "{share:.2} of the rate is left");
+    assert!(size.share.is_none_or(|least| share >= least), "{share:.2} of the rate is left");
+    let_in.are_few(&pair);
     assert!(grown <= MEMORY_MAX, "{grown} bytes more");
 }
 
@@ -102,20 +104,39 @@ fn a_source_with_a_cookie_takes_nothing_from_others() {
     pair.sender().exchange(&message("first", 500));
 
     let (socket, initiation) = initiation_with_cookie(&pair.north, &pair.south);
-    let let_in = |pair: &Pair| pair.south.metric("dropped_total", "reason=\"unknown_peer\"");
-    let (before, begun) = (let_in(&pair), Instant::now());
+    let let_in = LetIn::until_now(&pair);
     let flood = Cookied::start(socket, initiation, size.rate);
     let answered = messages_within(&pair, size.phase);
     east.start(&Plan::of(&east).peer(&pair.south));
     until(JOIN_LIMIT, "the new peer has a session", || (east.metric("peer_session", "") > 0.5).then_some(()));
+    let refused = || pair.south.metric("dropped_total", "reason=\"too_many_handshakes\"");
+    until(JOIN_LIMIT, "the source, which has a cookie, is refused", || (refused() > 100.0).then_some(()));
     drop(flood);
-    let refused = pair.south.metric("dropped_total", "reason=\"too_many_handshakes\"");
-    assert!(refused > 100.0, "the source had no cookie");
     assert!(answered > 0, "messages pass");
-    // Each that is let in costs a Diffie-Hellman. How fast messages pass beside it is for bench: a busy machine decides it.
-    let (seconds, let_in) = (begun.elapsed().as_secs_f64(), let_in(&pair) - before);
-    eprintln!("{let_in} of {} initiations in {seconds:.1} s were let in", let_in + refused);
-    assert!(let_in <= LET_IN_PER_SECOND * (seconds + 1.0), "{let_in} were let in within {seconds:.1} s");
+    let_in.are_few(&pair);
+}
+
+/// Counts initiations that south lets in: each costs it a Diffie-Hellman, and ends as one of an unknown peer.
+struct LetIn {
+    before: f64,
+    since: Instant,
+}
+
+impl LetIn {
+    fn count(pair: &Pair) -> f64 {
+        pair.south.metric("dropped_total", "reason=\"unknown_peer\"")
+    }
+
+    fn until_now(pair: &Pair) -> Self {
+        Self { before: Self::count(pair), since: Instant::now() }
+    }
+
+    #[track_caller]
+    fn are_few(&self, pair: &Pair) {
+        let (seconds, let_in) = (self.since.elapsed().as_secs_f64(), Self::count(pair) - self.before);
+        eprintln!("{let_in} initiations in {seconds:.1} s were let in");
+        assert!(let_in > 0.0 && let_in <= LET_IN_PER_SECOND * (seconds + 1.0), "{let_in} in {seconds:.1} s");
+    }
 }
 
 /// Is a flood from a source that has a cookie; it ends when it is dropped.

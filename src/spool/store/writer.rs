@@ -6,6 +6,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::Tail;
@@ -48,6 +49,8 @@ pub(super) struct Writer {
     core: Result<Core, Trouble>,
     jobs: Receiver<Job>,
     tail: watch::Sender<Tail>,
+    /// Is where those are who ask.
+    runtime: Option<Handle>,
     tidy_at: Instant,
     /// Is when the disk is looked at: whether the files are where they were, and have room.
     look_at: Instant,
@@ -57,7 +60,7 @@ impl Writer {
     /// Makes the thread's state of an open store.
     pub(super) fn new(way: Way, core: Core, jobs: Receiver<Job>, tail: watch::Sender<Tail>) -> Self {
         let now = Instant::now();
-        Self { way, core: Ok(core), jobs, tail, tidy_at: now, look_at: now }
+        Self { way, core: Ok(core), jobs, tail, runtime: Handle::try_current().ok(), tidy_at: now, look_at: now }
     }
 
     /// Serves until nobody can ask any more.
@@ -105,7 +108,7 @@ impl Writer {
         for job in batch {
             turn.look(core, job, &self.tail);
         }
-        let ended = turn.end(core, &self.tail);
+        let ended = turn.end(core, &self.tail, self.runtime.as_ref());
         if let Err(error) = ended {
             self.close(error);
         }
@@ -205,7 +208,7 @@ impl Turn {
     }
 
     /// Commits and answers the rest; an error is the store's.
-    fn end(mut self, core: &mut Core, tail: &watch::Sender<Tail>) -> Result<(), SpoolError> {
+    fn end(mut self, core: &mut Core, tail: &watch::Sender<Tail>, runtime: Option<&Handle>) -> Result<(), SpoolError> {
         if let Some(error) = self.failure.take() {
             self.answer(Some(&error));
             return Err(error);
@@ -217,7 +220,11 @@ impl Turn {
             Ok(()) => {
                 // First, so that who has an answer finds it in the tail.
                 tail.send_replace(core.tail());
-                self.answer(None);
+                match runtime.filter(|_| self.changes.len() > 1) {
+                    // From there, an answer wakes who waits by a place in a list; from here by a write to the kernel.
+                    Some(runtime) => drop(runtime.spawn(async move { self.answer(None) })),
+                    None => self.answer(None),
+                }
                 core.follow_up()
             }
             Err(error) => {
