@@ -53,6 +53,7 @@ mod stored_faults;
 mod stored_intake;
 mod stored_standstill;
 mod tls;
+mod torrent;
 mod tunnel;
 mod uapi;
 mod wg_quick_files;
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
         stored_standstill::tests(),
         tunnel::tests(),
         tls::tests(),
+        torrent::tests(),
         uapi::tests(),
         routes::tests(),
         wg_quick_files::tests(),

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::SENDER_TIMEOUT;
+use super::stored::NO_MESSAGES;
 use crate::config;
 use crate::link::carry::TcpLeg;
 use crate::link::inside::tune;
@@ -69,6 +70,9 @@ fn advice(code: &'static str, is_greeted: bool) -> Option<&'static str> {
         return Some(
             "it answers the commits that it gets; where it speaks MLLP Release 1, leave mllp: release2 out of the forward",
         );
+    }
+    if code == NO_MESSAGES {
+        return Some("it sends frames without a message, and without a pause; find out what it is");
     }
     // Who left is often a check whether the port is open.
     let is_told = |failure: &Failure| !is_greeted && failure.code() == code && *failure != Failure::Gone;

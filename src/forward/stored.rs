@@ -14,7 +14,7 @@ mod unconfirmed;
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -39,6 +39,11 @@ const TOO_SLOW: &str = "frame_too_slow";
 const TOO_MUCH_HELD: &str = "too_many_bytes_held";
 /// Is why a connection ends that was silent for too long.
 const IDLE: &str = "idle_timeout";
+/// Is why a connection ends on which frames come that are no messages, and nothing else.
+pub(super) const NO_MESSAGES: &str = "frames_without_message";
+/// Bounds those frames, within so long: some senders say by an empty frame now and then that they are there.
+const STRAYS_MAX: u32 = 1000;
+const STRAYS_WITHIN: Duration = Duration::from_secs(10);
 /// Is the end of a connection whose sender has finished.
 const FINISHED: &str = "finished";
 /// Is why a connection ends whose sender does not commit what it is answered (MLLP Release 2).
@@ -108,6 +113,7 @@ struct Served<'a, K> {
     unconfirmed: Option<Unconfirmed>,
     /// Counts what matched nothing since the last message (MLLP Release 2).
     unmatched: u32,
+    strays: Strays,
     /// Is when the present frame was begun.
     begun: Option<Instant>,
     last_byte: Instant,
@@ -138,8 +144,20 @@ impl<'a, K: Keep> Intake<'a, K> {
         let reader = FrameReader::new(limits);
         let last_byte = Instant::now();
         let (begun, told, unmatched) = (None, None, 0);
-        let mut served =
-            Served { intake: self, sender, connection, reader, share, unconfirmed, unmatched, begun, last_byte, told };
+        let strays = Strays { since: last_byte, frames: 0 };
+        let mut served = Served {
+            intake: self,
+            sender,
+            connection,
+            reader,
+            share,
+            unconfirmed,
+            unmatched,
+            strays,
+            begun,
+            last_byte,
+            told,
+        };
         served.run().await
     }
 }
@@ -167,11 +185,27 @@ impl<'a, K: Keep> Served<'a, K> {
                 Ok(Moved::Failed(cause)) => return cause.code(),
                 Err(violation) => Some(violation.code()),
             };
-            let ends = self.measure(&batch).or(ends);
-            if let Some(reason) = self.settle(batch).await.or(ends) {
+            let ends = self.measure(&batch).or(self.strays.count(&batch)).or(ends);
+            let has_waited = !batch.is_empty();
+            let ends = self.settle(batch).await.or(ends);
+            let ends = if has_waited || ends.is_some() { ends } else { self.give_way().await };
+            if let Some(reason) = ends {
                 self.take_leave(reason).await;
                 return reason;
             }
+        }
+    }
+
+    /// Lets others have their turn where nothing was waited for, and says what ends the connection meanwhile: who sends
+    /// without a pause what is no message is never waited for.
+    async fn give_way(&mut self) -> Option<&'static str> {
+        tokio::task::yield_now().await;
+        if self.told.is_none() && *self.intake.stop.borrow() {
+            self.told = Some(Instant::now());
+        }
+        match self.next_deadline() {
+            Some((at, Due::End(reason))) if at <= Instant::now() => Some(reason),
+            _ => None,
         }
     }
 
@@ -301,6 +335,24 @@ impl<'a, K: Keep> Served<'a, K> {
             self.told.map(|told| (told + DRAIN_WITHIN, Due::End(Cause::Stopping.code()))),
         ];
         all.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+}
+
+/// Counts what came since the last message and is none, within [`STRAYS_WITHIN`].
+struct Strays {
+    since: Instant,
+    frames: u32,
+}
+
+impl Strays {
+    /// Takes those of a read; returns why the connection ends, where they are too many.
+    fn count(&mut self, batch: &Batch<'_>) -> Option<&'static str> {
+        if !batch.is_empty() || batch.at().saturating_duration_since(self.since) > STRAYS_WITHIN {
+            *self = Self { since: batch.at(), frames: 0 };
+        }
+        let strays = if batch.is_empty() { batch.strays } else { 0 };
+        self.frames = self.frames.saturating_add(strays);
+        (self.frames > STRAYS_MAX).then_some(NO_MESSAGES)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-pub use super::leg::{Leg, TcpLeg};
+pub use super::leg::{Leg, TcpLeg, Turns};
 use super::streams::Moved;
 use super::tally::Tally;
 use super::wire::Cause;
@@ -170,14 +170,20 @@ fn now() -> Instant {
 impl Carried<'_> {
     /// Moves bytes until the direction ends; `left` is what was read and not written yet, also where it is cancelled.
     async fn pump<F: Leg, T: Leg>(&self, from: &F, to: &T, way: Way, left: &mut Vec<u8>) -> Result<(), Ended> {
+        let mut turns = Turns::default();
         loop {
             match SCRATCH.with_borrow_mut(|scratch| self.move_once(from, to, way, scratch, left))? {
-                Moved::Bytes(_) => self.write_all(to, left).await?,
+                Moved::Bytes(_) => {
+                    self.write_all(to, left).await?;
+                    turns.moved().await;
+                    continue;
+                }
                 Moved::Blocked if way == Way::ToReceiver => self.await_sender(from).await,
                 Moved::Blocked => from.readable().await,
                 Moved::End => break,
                 Moved::Failed(cause) => return Err(Ended::Failed(cause)),
             }
+            turns.waited();
         }
         self.observe_end(way);
         to.finish().await;
@@ -204,10 +210,11 @@ impl Carried<'_> {
 
     /// Moves what the receiver has said so far, without waiting for more.
     async fn flush<F: Leg, T: Leg>(&self, from: &F, to: &T, left: &mut Vec<u8>) -> Result<(), Ended> {
+        let mut turns = Turns::default();
         loop {
             self.write_all(to, left).await?;
             match SCRATCH.with_borrow_mut(|scratch| self.move_once(from, to, Way::ToSender, scratch, left))? {
-                Moved::Bytes(_) => {}
+                Moved::Bytes(_) => turns.moved().await,
                 Moved::Blocked | Moved::End | Moved::Failed(_) => return Ok(()),
             }
         }

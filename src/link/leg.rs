@@ -29,6 +29,29 @@ pub trait Leg {
     fn is_closing(&self) -> impl Future<Output = bool> + Send;
 }
 
+/// Bounds what is moved without waiting before others have their turn, in reads.
+const MOVES_MAX: u8 = 8;
+
+/// Counts what was moved without waiting: all connections share a thread, and who sends without a pause would have it alone.
+#[derive(Debug, Default)]
+pub struct Turns(u8);
+
+impl Turns {
+    /// Takes note of a move; lets others have their turn where there were many.
+    pub async fn moved(&mut self) {
+        self.0 = self.0.saturating_add(1);
+        if self.0 >= MOVES_MAX {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes note that others had their turn.
+    pub fn waited(&mut self) {
+        self.0 = 0;
+    }
+}
+
 /// Is a TCP connection as a leg, with TLS or without.
 pub struct TcpLeg {
     socket: Socket,

@@ -18,7 +18,7 @@ use self::line::{Line, Place, keep, now};
 use super::{SLOT_WITHIN, Service};
 use crate::audit::Clerk;
 use crate::config::AckKind;
-use crate::link::carry::{DRAIN_WITHIN, Leg};
+use crate::link::carry::{DRAIN_WITHIN, Leg, Turns};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverState};
@@ -132,6 +132,7 @@ impl<S> Drop for Sending<'_, S> {
 
 impl<S: Leg> Sending<'_, S> {
     async fn run(&mut self) -> Result<(), Cause> {
+        let mut turns = Turns::default();
         loop {
             while let Some(payload) = self.whole.pop_front() {
                 let left = self.deliver(&payload).await?;
@@ -143,8 +144,11 @@ impl<S: Leg> Sending<'_, S> {
                 self.sender.finish().await;
                 return Ok(());
             }
-            if !self.read()? {
+            if self.read()? {
+                turns.moved().await;
+            } else {
                 self.wait().await?;
+                turns.waited();
             }
         }
     }

@@ -35,6 +35,8 @@ pub const WAITING_MAX: usize = 1 << 16;
 /// Counts orders whose answer waits for the end of a message; with more the next one is told that the message is being
 /// attempted.
 const ORDERS_MAX: usize = 64;
+/// Bounds what is read of a receiver before others have their turn, in reads of 4 KiB.
+const READS_MAX: u8 = 16;
 
 /// Is something that an operator asks of a message.
 pub struct Command {
@@ -274,16 +276,24 @@ impl<P> Running<P> {
         }
     }
 
-    /// Reads what the receiver sent.
-    fn read(&mut self) {
-        let Some((connection, _)) = &mut self.connection else { return };
-        loop {
+    /// Reads what the receiver sent; says whether that was all.
+    fn read(&mut self) -> bool {
+        let Some((connection, _)) = &mut self.connection else { return true };
+        for _ in 0..READS_MAX {
             match connection.read() {
                 Moved::Some(bytes) => self.course.handle_bytes(bytes, Instant::now()),
-                Moved::Blocked | Moved::All => return,
-                Moved::End => return self.course.handle_closed(Instant::now()),
+                Moved::Blocked | Moved::All => return true,
+                Moved::End => {
+                    self.course.handle_closed(Instant::now());
+                    return true;
+                }
             }
         }
+        // What comes without a pause, and was not asked for, answers nothing.
+        if !self.course.is_under_way() {
+            self.course.handle_closed(Instant::now());
+        }
+        false
     }
 
     /// Waits for the next event, and takes it.
@@ -292,10 +302,11 @@ impl<P> Running<P> {
         let awaits_drain = self.course.awaits_drain() && self.connection.as_ref().is_some_and(|(c, _)| c.is_written());
         let until = if awaits_drain { Some(Instant::now() + DRAIN_STEP) } else { until };
         let (is_stopped, is_wanted) = (*stop.borrow(), self.course.is_wanted());
+        let mut is_all = true;
         tokio::select! {
             biased;
             readiness = ready(self.connection.as_ref()) => {
-                self.read();
+                is_all = self.read();
                 if readiness.is_writable {
                     self.write();
                 }
@@ -326,6 +337,10 @@ impl<P> Running<P> {
         }
         if *stop.borrow() {
             self.course.handle_stop();
+        }
+        if !is_all {
+            // All others share the thread with it.
+            tokio::task::yield_now().await;
         }
     }
 

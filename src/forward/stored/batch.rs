@@ -69,6 +69,8 @@ pub(super) struct Batch<'a> {
     pub(super) commits: Vec<AckCode>,
     /// Counts what matched nothing since the last message (MLLP Release 2).
     pub(super) unmatched: u32,
+    /// Counts what is no message: whole frames, and deviations.
+    pub(super) strays: u32,
     /// Counts the bytes of the payloads.
     pub(super) payload_bytes: u64,
     /// Is why nothing behind these frames counts, as a stable code.
@@ -80,7 +82,8 @@ impl<'a> Batch<'a> {
     /// Begins one behind so much that matched nothing.
     pub(super) fn new(tally: &'a Tally, terms: Stored, dialect: Dialect, unmatched: u32) -> Self {
         let (entries, commits) = (Vec::new(), Vec::new());
-        Self { tally, terms, dialect, entries, commits, unmatched, payload_bytes: 0, ends: None, at: Instant::now() }
+        let (strays, payload_bytes, ends, at) = (0, 0, None, Instant::now());
+        Self { tally, terms, dialect, entries, commits, unmatched, strays, payload_bytes, ends, at }
     }
 
     fn is_committed(&self) -> bool {
@@ -95,6 +98,7 @@ impl<'a> Batch<'a> {
         match read {
             Read::Payload(payload) => self.judge(payload),
             Read::Anomaly(anomaly) => {
+                self.strays = self.strays.saturating_add(1);
                 self.count(anomaly);
                 // The partial message is nobody's any more: what its sender begins anew comes on a new connection.
                 if anomaly == Anomaly::StartedOver {
@@ -107,6 +111,7 @@ impl<'a> Batch<'a> {
     fn judge(&mut self, payload: Vec<u8>) {
         if let (true, FrameKind::Transport(code)) = (self.is_committed(), FrameKind::of(&payload)) {
             self.commits.push(code);
+            self.strays = self.strays.saturating_add(1);
             return;
         }
         let fate = judge(&payload, self.terms.application_ack);
@@ -114,7 +119,10 @@ impl<'a> Batch<'a> {
             Fate::Ignore(Some(Anomaly::AnswerUnmatched)) if self.is_committed() => {
                 return self.pass(Anomaly::AnswerUnmatched);
             }
-            Fate::Ignore(anomaly) => return anomaly.into_iter().for_each(|anomaly| self.count(anomaly)),
+            Fate::Ignore(anomaly) => {
+                self.strays = self.strays.saturating_add(1);
+                return anomaly.into_iter().for_each(|anomaly| self.count(anomaly));
+            }
             Fate::Unreadable(anomaly) if self.is_committed() => return self.pass(anomaly),
             Fate::Unreadable(anomaly) => {
                 self.count(anomaly);

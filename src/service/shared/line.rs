@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, watch};
 use tokio::task::AbortHandle;
 
 use crate::config;
-use crate::link::carry::{Leg, TcpLeg};
+use crate::link::carry::{Leg, TcpLeg, Turns};
 use crate::link::streams::Moved;
 use crate::link::tally::Tally;
 use crate::link::wire::Cause;
@@ -23,6 +23,8 @@ use crate::mllp::observe::Observation;
 const ANSWER_FRAME_BYTES_MAX: u64 = 1 << 20;
 /// A frame up to this size goes out in one write, copied.
 const COPY_BYTES_MAX: usize = 64 << 10;
+/// Bounds what a receiver may say that nobody asked for while nobody has the turn, in reads of 4 KiB.
+const UNASKED_READS_MAX: u8 = 64;
 
 /// Is the place of the connection; who has the lock has the turn, in the order of asking.
 pub(super) type Place = Mutex<Option<Line>>;
@@ -94,15 +96,17 @@ impl Line {
         self.code = cause.code();
     }
 
-    /// Tells whether a message may be sent on it; what the receiver said meanwhile answers none.
+    /// Tells whether a message may be sent on it; what the receiver said meanwhile answers none. One that does not stop
+    /// saying something is let go.
     pub(super) fn is_usable(&mut self) -> bool {
-        loop {
+        for _ in 0..UNASKED_READS_MAX {
             match self.take_answers(&mut Vec::new(), now()) {
                 Ok(true) => {}
                 Ok(false) => return true,
                 Err(_) => return false,
             }
         }
+        false
     }
 
     /// Reads once; says whether something came.
@@ -165,10 +169,17 @@ impl Line {
         let sent = now();
         let mut left = Vec::new();
         let mut deadline = sent + ack_timeout;
+        let mut turns = Turns::default();
         while !self.exchange.is_done() {
             let had = left.len();
             if !self.take_answers(&mut left, sent)? {
                 self.wait(deadline, &mut left, sent).await?;
+                turns.waited();
+            } else if now() >= deadline {
+                // what came was no answer to this one
+                return Err(Cause::AckTimeout);
+            } else {
+                turns.moved().await;
             }
             if left.len() > had {
                 deadline = now() + ack_timeout;

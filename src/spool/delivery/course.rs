@@ -221,6 +221,11 @@ impl Course {
         matches!(self.line, Line::Up(_))
     }
 
+    /// Tells whether the receiver was sent a message that it has not answered yet.
+    pub fn is_under_way(&self) -> bool {
+        self.head.as_ref().is_some_and(Head::is_under_way)
+    }
+
     /// Tells whether the message is sent, and the receiver's TCP is to say that it has all of it.
     pub fn awaits_drain(&self) -> bool {
         self.head.as_ref().is_some_and(|head| matches!(head.phase, Phase::UnderWay { drained_by: Some(_), .. }))
