@@ -28,6 +28,7 @@ mod filter;
 mod flood;
 mod harness;
 mod health;
+mod health_beyond;
 mod hub;
 #[allow(dead_code, unused_imports, reason = "what only its tool by hand and its own tests use")]
 mod impair;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         alarms::tests(),
         causes::tests(),
         health::tests(),
+        health_beyond::tests(),
         status_page::tests(),
         hub::tests(),
         ipv6::tests(),

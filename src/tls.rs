@@ -10,6 +10,7 @@ mod files;
 mod listed;
 mod side;
 mod socket;
+mod stream;
 
 pub use expiry::{Certificate, EXPIRY_WARNING, Role};
 pub use failure::Failure;

@@ -60,6 +60,7 @@ impl ReadKeys for Files {
                 ("other", issue(3000)),
                 ("expired", issue(2025)),
                 ("encrypted", (broken, encrypted)),
+                ("token", (String::new(), "q7Xv9-2mLrT4.kE8_zWc0~Nf5HbY".to_owned())),
                 ("garbage", ("garbage".to_owned(), "garbage".to_owned())),
             ]
             .into()
@@ -209,7 +210,11 @@ fn every_key_has_its_meaning() {
         },
     };
     assert_eq!(service.stored, stored);
-    assert_eq!(config.health_listen, Some("[::1]:9576".parse().unwrap()));
+    assert_eq!(config.health_listen, Some("192.168.10.5:9576".parse().unwrap()));
+    let door = config.health_door.as_ref().unwrap();
+    assert_eq!(tls(door.tls.certificates()), files);
+    assert!(door.token.as_ref().is_some_and(|token| token.expose().starts_with("q7Xv9-")));
+    assert!(!format!("{door:?}").contains("q7Xv9"));
     assert_eq!(config.agent_listen, Some("127.0.0.1:9577".parse().unwrap()));
     assert_eq!(config.forwards[0].silent_after, Some(Duration::from_secs(2 * 3600)));
     let limits = AlarmLimits {

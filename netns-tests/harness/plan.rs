@@ -15,6 +15,7 @@ pub(crate) struct Plan {
     forwards: String,
     services: String,
     spool: String,
+    listen: String,
     health: String,
     more: String,
 }
@@ -39,6 +40,7 @@ impl Plan {
             forwards: String::new(),
             services: String::new(),
             spool: String::new(),
+            listen: HEALTH.to_owned(),
             health: String::new(),
             more: String::new(),
         }
@@ -47,6 +49,12 @@ impl Plan {
     /// Says where the key of the spools is.
     pub(crate) fn spool(mut self, key_file: &str) -> Self {
         self.spool = format!("\nspool:\n  key_file: {key_file}\n");
+        self
+    }
+
+    /// Has health be asked elsewhere.
+    pub(crate) fn health_at(mut self, listen: SocketAddr) -> Self {
+        self.listen = listen.to_string();
         self
     }
 
@@ -134,7 +142,7 @@ impl Plan {
             }
         }
         text.push_str(&self.spool);
-        let _ = write!(text, "\nhealth:\n  listen: {HEALTH}\n{}", self.health);
+        let _ = write!(text, "\nhealth:\n  listen: \"{}\"\n{}", self.listen, self.health);
         let _ = write!(text, "\ncontrol:\n  socket: {dir}/control.sock\n{}", self.more);
         text
     }

@@ -26,6 +26,11 @@ pub(super) fn of_service(config: &config::Service) -> &[Certificate] {
     config.tls.as_ref().map(|tls| tls.certificates()).unwrap_or_default()
 }
 
+/// Lists the certificates of the health endpoints.
+pub(super) fn of_health(config: &config::Config) -> &[Certificate] {
+    config.health_door.as_ref().map(|door| door.tls.certificates()).unwrap_or_default()
+}
+
 /// Says what health is told of certificates.
 pub(super) fn facts(certificates: &[Certificate]) -> Vec<CertificateFacts> {
     let now = SystemTime::now();
@@ -45,12 +50,7 @@ pub(super) fn facts(certificates: &[Certificate]) -> Vec<CertificateFacts> {
 ///
 /// # Errors
 /// It would.
-pub(super) fn judge(
-    kind: &'static str,
-    name: &config::Name,
-    was: &[Certificate],
-    is: &[Certificate],
-) -> Result<(), AppError> {
+pub(super) fn judge(what: impl Fn() -> String, was: &[Certificate], is: &[Certificate]) -> Result<(), AppError> {
     let now = SystemTime::now();
     let worse = is.iter().filter(|one| one.is_expired(now)).find(|one| {
         let before = was.iter().find(|before| before.role == one.role);
@@ -59,7 +59,7 @@ pub(super) fn judge(
     match worse {
         None => Ok(()),
         Some(one) => Err(AppError::CertificateExpired {
-            what: format!("{kind} {name}"),
+            what: what(),
             file: one.file.clone(),
             at: humantime::format_rfc3339_seconds(one.expires).to_string(),
         }),
@@ -86,7 +86,8 @@ fn warn(running: &Running, told: &mut HashMap<(String, PathBuf), SystemTime>, no
     let forwards = forwards.flat_map(|one| of_forward(one).iter().map(|it| (format!("forward {}", one.name), it)));
     let services = running.config.services.iter();
     let services = services.flat_map(|one| of_service(one).iter().map(|it| (format!("service {}", one.name), it)));
-    for (what, one) in forwards.chain(services) {
+    let health = of_health(&running.config).iter().map(|it| ("health".to_owned(), it));
+    for (what, one) in forwards.chain(services).chain(health) {
         let Some(left) = one.expires_soon(now) else { continue };
         let key = (what, one.file.clone());
         let is_due = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age >= WARN_EVERY);
@@ -134,9 +135,9 @@ mod tests {
 
     #[test]
     fn an_expired_certificate_takes_the_place_of_an_expired_one_only() {
-        let name = config::Name::new("lab").unwrap();
-        let judge =
-            |was: &[Certificate], is| judge("forward", &name, was, &[certificate(is)]).map_err(|e| e.to_string());
+        let judge = |was: &[Certificate], is| {
+            judge(|| "forward lab".into(), was, &[certificate(is)]).map_err(|e| e.to_string())
+        };
         let error = judge(&[certificate(1)], -1).unwrap_err();
         assert!(error.starts_with("forward lab: the certificate in lab.pem expired at "), "{error}");
         for (was, is) in [(vec![certificate(-2)], -1), (vec![certificate(1)], 2), (vec![], -1)] {

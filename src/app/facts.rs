@@ -39,6 +39,7 @@ impl Parts {
             started: self.started,
             config: self.reloader.facts(),
             audit: account::facts(&self.account),
+            certificates: certificates::facts(certificates::of_health(&running.config)),
             interface: self.interface_facts(),
             interface_restored: self.tunnel.restored(),
             offloads: self.offloads(),

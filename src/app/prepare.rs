@@ -78,6 +78,8 @@ impl Ground<'_> {
     /// A port cannot be bound, or queued messages would be stranded; nothing is left behind.
     pub(super) fn prepare(&self, config: Config) -> Result<Prepared, AppError> {
         self.strands_none(&config)?;
+        let was = certificates::of_health(&self.running.config);
+        certificates::judge(|| "health".to_owned(), was, certificates::of_health(&config))?;
         let mut forwards = config
             .forwards
             .iter()
@@ -102,7 +104,7 @@ impl Ground<'_> {
         let old = self.running.forwards.iter().find(|old| old.config().name == config.name);
         let was = old.map(|old| old.config());
         let was = was.as_deref().map(certificates::of_forward).unwrap_or_default();
-        certificates::judge("forward", &config.name, was, certificates::of_forward(config))?;
+        certificates::judge(|| format!("forward {}", config.name), was, certificates::of_forward(config))?;
         let listens_there = old.is_some_and(|old| old.config().listen == config.listen && old.listener().is_some());
         let listener = if listens_there { None } else { Some(self.listen(site, config)?) };
         let detour = old.and_then(|old| detour(site, config, old));
@@ -195,7 +197,7 @@ impl Ground<'_> {
         let old = self.running.services.iter().find(|old| old.config().name == config.name);
         let was = old.map(|old| old.config());
         let was = was.as_deref().map(certificates::of_service).unwrap_or_default();
-        certificates::judge("service", &config.name, was, certificates::of_service(config))?;
+        certificates::judge(|| format!("service {}", config.name), was, certificates::of_service(config))?;
         let stays = old.map_or(config.port.is_none(), |old| old.config().port == config.port);
         let listeners = if stays { None } else { Some(self.listen_at_port(site, config)?) };
         Ok(NextService { old: old.cloned(), config: config.clone(), listeners })

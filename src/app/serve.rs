@@ -19,7 +19,7 @@ use crate::config::Delivery;
 use crate::control::{self, Answers, ControlListener};
 use crate::forward::stored::store::Store;
 use crate::forward::{Forward, Onward, Way};
-use crate::health::http::Source;
+use crate::health::http::{Doors, Source};
 use crate::health::page::{self, SharedHistory};
 use crate::health::state::assess;
 use crate::link::cause_chain;
@@ -209,9 +209,10 @@ pub(super) fn serve_watchers(
     if let Some(listener) = health {
         let history = SharedHistory::default();
         tasks.keep_for_ever("the last hour", page::keep_history(Arc::clone(&source), Arc::clone(&history)));
-        let (source, until) = (Arc::clone(&source), until.clone());
+        let (source, until, now) = (Arc::clone(&source), until.clone(), Arc::clone(&parts.now));
+        let doors: Doors = Arc::new(move || now.get().config.health_door.clone());
         tasks.keep_for_ever("health", async move {
-            if let Err(error) = crate::health::http::serve(listener, source, history, until).await {
+            if let Err(error) = crate::health::http::serve(listener, doors, source, history, until).await {
                 tracing::error!(error = %cause_chain(&error), "health ended");
             }
         });

@@ -10,6 +10,7 @@ mod check;
 mod delivery;
 pub mod edit;
 mod errors;
+mod health;
 mod keys;
 mod load;
 mod outline;
@@ -39,6 +40,7 @@ pub use delivery::{
     ApplicationAck, Delivery, OnFull, OnUnreachable, STORED_MESSAGE_BYTES_MAX, Spool, SpoolKeyFile, Stored, Transparent,
 };
 pub use errors::{Errors, Issue, Position};
+pub use health::{Door, Token};
 pub use keys::{KeyFileError, read_key_file};
 pub use load::{fuzz_config, load, load_to_run, parse, parse_beside, schema};
 pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
@@ -65,6 +67,8 @@ pub struct Config {
     pub audit: Audit,
     /// Gives the address of the health endpoints, if any.
     pub health_listen: Option<SocketAddr>,
+    /// Says how and to whom they answer; absent: plain HTTP to everybody on loopback.
+    pub health_door: Option<Arc<Door>>,
     /// Gives the address where HAProxy's agent-check asks, if any.
     pub agent_listen: Option<SocketAddr>,
     /// Says which alarms are raised, and who is told.

@@ -30,6 +30,8 @@ pub struct SiteFacts {
     pub config: ConfigFacts,
     /// Says how the audit log is.
     pub audit: AuditFacts,
+    /// Lists the certificates of the health endpoints.
+    pub certificates: Vec<CertificateFacts>,
     /// Says whether the tunnel's interface is there with its addresses.
     pub interface: Part,
     /// Counts how often something of the interface was lost and restored.

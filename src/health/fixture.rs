@@ -21,6 +21,7 @@ pub(crate) fn site() -> SiteFacts {
         version: "0.1.0",
         started: ago(10_000),
         config: ConfigFacts { loaded: ago(9_000), failed: None },
+        certificates: Vec::new(),
         interface: Part::Up,
         interface_restored: 0,
         offloads: [("tun_read", true), ("tun_write", true), ("udp_receive", false), ("udp_send", true)].into(),

@@ -4,11 +4,11 @@
 //! Only answers; nothing that arrives here changes anything. Each connection carries one request and lives for a bounded
 //! time, and their number is bounded, so that a stuck prober holds neither memory nor the next probe for long; a page's
 //! stream lives as long as it is read, and has a place of its own. The Host
-//! header is checked, because a web page may point a name of its own at this address (DNS rebinding). The paths and
+//! header is checked, because a web page may point a name of its own at this address (DNS rebinding). Beyond loopback there
+//! is TLS before the first byte of HTTP, and `guard` lets in who may ask. The paths and
 //! status codes are the product's HTTP contract; requests follow RFC 9110 and RFC 9112.
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,6 +22,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -30,9 +31,16 @@ use tokio::time::{sleep, timeout};
 use super::facts::SiteFacts;
 use super::page::{Page, SharedHistory};
 use super::{metrics, state};
+use crate::config::Door;
+use greet::{Advice, greet};
+use guard::{Asker, check_who};
 use life::Life;
+use share::Shares;
 
+mod greet;
+mod guard;
 pub(super) mod life;
+mod share;
 
 /// Limits the connections at once: many times what monitoring needs, and 2 MiB of buffers at the most.
 const CONNECTIONS_MAX: usize = 64;
@@ -40,6 +48,9 @@ const CONNECTIONS_MAX: usize = 64;
 /// Limits a connection from its acceptance to its last byte: an answer takes milliseconds on loopback, and a client that
 /// stalls must not keep probes, which commonly give up after 5 to 10 s, from their turn.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Is the same over TLS, whose handshake is two round trips more, on a network.
+const TLS_CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Limits the buffer of a connection, in bytes: a request without a body fits, and hyper accepts no less than 8 KiB.
 const CONNECTION_BUFFER_BYTES_MAX: usize = 16 * 1024;
@@ -52,6 +63,9 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Gathers the facts of a site; called on each request, so it must not block.
 pub type Source = Arc<dyn Fn() -> SiteFacts + Send + Sync>;
+
+/// Says how the next connection is met; none: as plain HTTP, by everybody, on loopback.
+pub type Doors = Arc<dyn Fn() -> Option<Arc<Door>> + Send + Sync>;
 
 /// Says why health is not served.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +84,7 @@ pub enum HealthError {
 /// Cancel-safe: dropping the future closes every connection.
 pub async fn serve(
     listener: TcpListener,
+    doors: Doors,
     source: Source,
     history: SharedHistory,
     mut stop: watch::Receiver<bool>,
@@ -77,6 +92,7 @@ pub async fn serve(
     let address = listener.local_addr().map_err(HealthError::LocalAddress)?;
     tracing::info!(%address, "health endpoints are served");
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (shares, advice) = (Shares::default(), Arc::new(Advice::default()));
     let page = Page::new(Arc::clone(&source), history, stop.clone());
     let mut connections = JoinSet::new();
     loop {
@@ -86,12 +102,19 @@ pub async fn serve(
             Some(ended) = connections.join_next() => { report(ended); continue; }
         };
         match accepted {
-            Ok((stream, slot)) => {
-                let life = Arc::new(Life::new(CONNECTION_TIME_MAX, slot));
-                let Ok(local) = stream.local_addr() else { continue };
-                let router = router(Arc::clone(&source)).merge(page.router(&life));
-                let router = router.layer(from_fn_with_state(local.ip(), check_host));
-                connections.spawn(answer(stream, life, router, stop.clone()));
+            Ok((stream, place)) => {
+                let (Ok(local), Ok(from)) = (stream.local_addr(), stream.peer_addr()) else { continue };
+                let Some(slot) = shares.take(place, from.ip()) else {
+                    tracing::debug!(%from, "has as many health connections as it may");
+                    continue;
+                };
+                let asker = Asker { local, from, door: doors(), advice: Arc::clone(&advice) };
+                let time = if asker.door.is_some() { TLS_CONNECTION_TIME_MAX } else { CONNECTION_TIME_MAX };
+                let life = Arc::new(Life::new(time, slot));
+                let router = router(Arc::clone(&source)).merge(page.router(&life)).merge(guard::router(&asker));
+                let router = router.layer(from_fn_with_state(asker.clone(), check_who));
+                let router = router.layer(from_fn_with_state(asker.clone(), check_host));
+                connections.spawn(meet(stream, asker, life, router, stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a health connection");
@@ -120,8 +143,27 @@ fn report(ended: Result<(), JoinError>) {
     }
 }
 
+/// Shakes hands, where there is TLS, and answers.
+async fn meet(stream: TcpStream, asker: Asker, life: Arc<Life>, router: Router, mut stop: watch::Receiver<bool>) {
+    let Some(door) = asker.door else { return answer(stream, life, router, stop).await };
+    let greeted = tokio::select! {
+        greeted = greet(stream, &door.tls) => greeted,
+        () = life.over() => return tracing::debug!("a TLS handshake took too long"),
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    match greeted {
+        Ok(socket) => answer(socket, life, router, stop).await,
+        Err(failure) => asker.advice.of_handshake(asker.from, failure),
+    }
+}
+
 /// Answers the one request of a connection.
-async fn answer(stream: TcpStream, life: Arc<Life>, router: Router, mut stop: watch::Receiver<bool>) {
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    life: Arc<Life>,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
     let service = TowerToHyperService::new(router);
     let mut connection = pin!(
         hyper::server::conn::http1::Builder::new()
@@ -196,12 +238,15 @@ fn status_code(healthy: bool) -> StatusCode {
 }
 
 /// Refuses a request that was meant for another name than this host's own.
-async fn check_host(State(local): State<IpAddr>, request: Request, next: Next) -> Response {
+async fn check_host(State(asker): State<Asker>, request: Request, next: Next) -> Response {
     match host(request.uri(), request.version(), request.headers()) {
-        Host::Named(host) if is_own(host, local) => next.run(request).await,
+        Host::Named(host) if asker.is_own(host) => next.run(request).await,
         Host::Absent => next.run(request).await,
         Host::Named(_) => {
-            let text = "this host name is not served: ask for localhost or for the listen address\n";
+            let text = match asker.door {
+                None => "this host name is not served: ask for localhost or for the listen address\n",
+                Some(_) => "this host name is not served: ask for one that the certificate is for (subjectAltName)\n",
+            };
             (StatusCode::MISDIRECTED_REQUEST, text).into_response()
         }
         Host::Malformed => (StatusCode::BAD_REQUEST, "exactly one Host header is needed\n").into_response(),
@@ -240,14 +285,6 @@ fn without_port(authority: &str) -> Option<&str> {
     };
     let port_is_right = rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
     (!host.is_empty() && port_is_right).then_some(host)
-}
-
-fn is_own(host: &str, local: IpAddr) -> bool {
-    let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    match host.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback() || address == local.to_canonical(),
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
-    }
 }
 
 #[cfg(test)]

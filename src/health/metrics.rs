@@ -230,10 +230,14 @@ fn forward_answers(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFac
 }
 
 fn certificates(encoder: &mut DescriptorEncoder, report: &Report<'_>) -> fmt::Result {
-    let forwards = report.forwards.iter().map(|forward| (label(forward), &forward.facts.certificates));
-    let services = report.services.iter().map(|service| (label(service), &service.facts.certificates));
-    let all: Vec<_> =
-        forwards.chain(services).flat_map(|(of, certificates)| certificates.iter().map(move |one| (of, one))).collect();
+    let forwards = report.forwards.iter().map(|forward| (label(forward), forward.facts.certificates.as_slice()));
+    let services = report.services.iter().map(|service| (label(service), service.facts.certificates.as_slice()));
+    let health = [(("of", "health"), report.certificates)];
+    let all: Vec<_> = forwards
+        .chain(services)
+        .chain(health)
+        .flat_map(|(of, certificates)| certificates.iter().map(move |one| (of, one)))
+        .collect();
     let help = "When a certificate of TLS expires, in seconds since 1970";
     family(encoder, gauge("certificate_expiry_timestamp", help).seconds(), &all, |to, (of, one)| {
         let expires = one.expires.duration_since(UNIX_EPOCH).unwrap_or_default();

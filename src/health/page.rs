@@ -5,6 +5,7 @@
 //! that its Content-Security-Policy can forbid all of that. What it is told is the answer of `/healthz` and
 //! [`super::history`], never a byte of a message. Server-sent events are those of the HTML standard, section 9.2.
 
+pub(super) mod login;
 pub(super) mod stream;
 
 use std::sync::{Arc, Mutex, PoisonError};

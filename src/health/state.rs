@@ -13,11 +13,11 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::audit;
 use super::facts::{
-    AlarmFacts, AuditFacts, ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg, SiteFacts,
-    rfc3339,
+    AlarmFacts, AuditFacts, CertificateFacts, ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg,
+    SiteFacts, rfc3339,
 };
+use super::{audit, certificate};
 use rules::{
     interface_fault, judge_forward, judge_orphan, judge_peer, judge_service, ledger_fault, link_listener_fault,
     listener_fault, service_listener_fault, spool_fault,
@@ -103,6 +103,9 @@ pub struct Report<'a> {
     pub config: &'a ConfigFacts,
     /// Says how the audit log is.
     pub audit: &'a AuditFacts,
+    /// Lists the certificates of the health endpoints.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub certificates: &'a [CertificateFacts],
     /// Says what this site itself lacks to do its part, one line each; none: it is ready.
     pub unready: Vec<String>,
     /// Counts what was dropped before a peer was known, by reason.
@@ -137,6 +140,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
     let own = if unready.is_empty() { Status::Ok } else { Status::Down };
     let status = std::iter::once(own)
         .chain(audit::fault(&facts.audit).map(|fault| fault.status))
+        .chain(certificate::expired(&facts.certificates).map(|fault| fault.status))
         .chain(peers.iter().filter(counts).map(|entry| entry.verdict.status))
         .chain(forwards.iter().map(|entry| entry.verdict.status))
         .chain(services.iter().map(|entry| entry.verdict.status))
@@ -152,6 +156,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         started,
         config,
         audit,
+        certificates: &facts.certificates,
         unready,
         dropped,
         set_by_wg,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, Error, ServerConfig, ServerConnection, SignatureScheme};
@@ -21,6 +21,7 @@ use super::listed::{Receivers, Senders};
 /// Is what senders meet. Two that are equal have the same certificates and keys.
 pub struct Listener {
     config: Arc<ServerConfig>,
+    own: Option<CertificateDer<'static>>,
     certificates: Vec<Certificate>,
     digest: [u8; 32],
 }
@@ -39,15 +40,23 @@ impl Listener {
             None => builder.with_no_client_auth(),
             Some((_, issuers)) => builder.with_client_cert_verifier(Arc::new(Senders::new(issuers)?)),
         };
+        let own = identity.1.key.cert.first().cloned();
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.1.key)));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Arc::new(Self { config: Arc::new(config), certificates, digest }))
+        Ok(Arc::new(Self { config: Arc::new(config), own, certificates, digest }))
     }
 
     /// Lists the files with their ends.
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates
+    }
+
+    /// Tells whether its certificate is for a name, or an address.
+    pub fn is_for(&self, name: &str) -> bool {
+        let parsed = self.own.as_ref().and_then(|own| webpki::EndEntityCert::try_from(own).ok());
+        let name = ServerName::try_from(name.strip_suffix('.').unwrap_or(name)).ok();
+        parsed.zip(name).is_some_and(|(own, name)| own.verify_is_valid_for_subject_name(&name).is_ok())
     }
 
     pub(super) fn connection(&self) -> Result<ServerConnection, Error> {

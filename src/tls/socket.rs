@@ -233,14 +233,19 @@ impl Socket {
 
     /// Ends the direction out of here, once what was written has gone. Cancel-safe.
     pub async fn finish(&self) {
-        while let Some(sent) = self.session().map(|mut session| session.finish(&self.tcp)) {
-            match sent {
-                Err(error) if is_passing(&error) => self.writable().await,
-                Err(_) | Ok(()) => break,
-            }
+        while self.try_finish().is_err_and(|error| is_passing(&error)) {
+            self.writable().await;
+        }
+    }
+
+    /// Does so where it can be done now.
+    pub(super) fn try_finish(&self) -> io::Result<()> {
+        if let Some(mut session) = self.session() {
+            session.finish(&self.tcp).or_else(|error| if is_passing(&error) { Err(error) } else { Ok(()) })?;
         }
         // A connection that is gone already has no direction left to end.
         SockRef::from(&self.tcp).shutdown(Shutdown::Write).ok();
+        Ok(())
     }
 }
 
@@ -346,6 +351,6 @@ impl io::Write for Tcp<'_> {
     }
 }
 
-fn is_passing(error: &io::Error) -> bool {
+pub(super) fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

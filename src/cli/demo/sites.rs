@@ -144,6 +144,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         spool: None,
         audit: Audit::default(),
         health_listen: Some(HEALTH),
+        health_door: None,
         agent_listen: None,
         alarms: crate::config::Alarms::default(),
     }

@@ -20,6 +20,8 @@ pub(super) struct Status {
     config: Option<Config>,
     audit: Option<Audit>,
     #[serde(default)]
+    certificates: Vec<Certificate>,
+    #[serde(default)]
     unready: Vec<String>,
     #[serde(default)]
     alarms: Vec<Alarm>,
@@ -106,6 +108,10 @@ struct Forward {
 /// Is a file of certificates.
 #[derive(Debug, Deserialize)]
 struct Certificate {
+    role: String,
+    file: String,
+    #[serde(default)]
+    expired: bool,
     note: Option<String>,
 }
 
@@ -172,6 +178,13 @@ pub(super) fn render(status: &Status) -> String {
     }
     if let Some(audit) = &status.audit {
         account(&mut text, audit);
+    }
+    for one in &status.certificates {
+        if one.expired {
+            line(&mut text, &format!("  health: {} {} has expired: have it issued anew", one.role, one.file));
+        } else if let Some(note) = &one.note {
+            line(&mut text, &format!("  health: {note}"));
+        }
     }
     for lack in &status.unready {
         line(&mut text, &format!("  {lack}"));

@@ -6,6 +6,7 @@
 mod alarms;
 mod audit;
 mod forwards;
+mod health;
 mod listeners;
 mod loops;
 mod mllp;
@@ -20,7 +21,6 @@ mod tunnel;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use serde_saphyr::{Location, Spanned};
@@ -47,7 +47,7 @@ pub trait ReadKeys {
         SpoolKeyFile::File(path.to_owned())
     }
 
-    /// Reads a file of TLS: certificates, or a private key, which is secret.
+    /// Reads another file: certificates, or a private key or a token, which are secret.
     ///
     /// # Errors
     /// The file cannot be read, or others may read the secret.
@@ -67,8 +67,6 @@ impl<F: Fn(&Path) -> Result<SecretKey, KeyFileError>> ReadKeys for F {
     }
 }
 
-/// Is where the health endpoints listen unless the file says otherwise: loopback, beside other Prometheus exporters.
-const HEALTH_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9575);
 /// Holds what survives a restart unless the file says otherwise: what systemd's StateDirectory= creates.
 const STATE_DIR: &str = "/var/lib/wardlink";
 /// Holds the control socket unless the file says otherwise: what systemd's RuntimeDirectory= creates.
@@ -95,8 +93,7 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
     let services = services::check(raw.services.as_deref().unwrap_or_default(), &peers, read_key, findings);
     spool::required(at, raw.spool.is_some(), &forwards, findings);
     let audit = audit::check(raw.audit.as_ref(), findings);
-    let health = listens(raw.health.as_ref().and_then(|health| health.listen.as_ref()), Some(HEALTH_LISTEN), findings);
-    let agent = listens(raw.health.as_ref().and_then(|health| health.agent_listen.as_ref()), None, findings);
+    let health::Draft { listen: health, agent, door } = health::check(raw.health.as_ref(), read_key, findings);
     listeners::check(
         &tunnel,
         &forwards,
@@ -118,31 +115,11 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
         spool: spool?,
         audit: audit?,
         health_listen: health.map(|health| health.value),
+        health_door: door,
         agent_listen: agent.map(|agent| agent.value),
         alarms: alarms?,
         control_socket: control_socket?,
     })
-}
-
-/// Reads where something of health listens; `None` where it does not, or where it is wrong.
-fn listens(raw: Option<&Text>, default: Option<SocketAddr>, findings: &mut Findings) -> Option<At<SocketAddr>> {
-    let Some(text) = raw else {
-        return default.map(|value| At { value, at: Location::UNKNOWN });
-    };
-    if text.value == "none" {
-        return None;
-    }
-    let listen = findings.read(text, value::socket_address)?;
-    if listen.value.ip().to_canonical().is_loopback() {
-        return Some(listen);
-    }
-    let instead = default.map_or_else(|| format!("127.0.0.1:{}", listen.value.port()), |default| default.to_string());
-    let message = format!(
-        "{} is beyond loopback, which needs TLS; TLS is not in this version; write {instead}, or none",
-        listen.value
-    );
-    findings.value(listen.at, message);
-    None
 }
 
 /// Is a value with the place where it is written; unknown for a default.

@@ -2,8 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_saphyr::Spanned;
 
-use super::{Text, schema};
+use super::{ForwardTls, Text, schema};
 
 /// Where stored forwards keep their messages, and the key that seals them.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -23,10 +24,19 @@ pub(in crate::config) struct Spool {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Health {
-    /// Where they listen, on loopback, or none. Default: 127.0.0.1:9575.
+    /// Where they listen, or none; beyond loopback tls is needed, and token_file or client_ca_file in tls. Default:
+    /// 127.0.0.1:9575.
     #[serde(default)]
     #[schemars(with = "String")]
     pub listen: Option<Text>,
+    /// The certificate of the endpoints and the page; with client_ca_file who asks must show one.
+    #[serde(default)]
+    #[schemars(with = "ForwardTls")]
+    pub tls: Option<Spanned<ForwardTls>>,
+    /// The file with the token that who asks must show, as wardlink key psk makes one; mode 0600. Read again at each reload.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub token_file: Option<Text>,
     /// Where HAProxy's agent-check asks, on loopback, such as 127.0.0.1:9576. Default: none.
     #[serde(default)]
     #[schemars(with = "String")]

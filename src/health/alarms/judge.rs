@@ -25,6 +25,7 @@ pub(super) fn conditions(alarms: &Alarms, facts: &SiteFacts, limits: &AlarmLimit
     let report = assess(facts, now);
     let mut all = Conditions { limits, all: Vec::new() };
     peers(&report, &mut all, now);
+    certificates("health", &facts.certificates, &mut all, now);
     down(alarms, &report, &mut all, now);
     for entry in &report.forwards {
         let why = entry.verdict.cause.as_deref().filter(|_| entry.verdict.status > Status::Unknown);

@@ -6,19 +6,21 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+
+use super::share::Slot;
 
 /// Is the end of a connection, which may be moved, and its slot among the probes.
 #[derive(Debug)]
 pub(in crate::health) struct Life {
     end: watch::Sender<Instant>,
-    slot: Mutex<Option<OwnedSemaphorePermit>>,
+    slot: Mutex<Option<Slot>>,
 }
 
 impl Life {
     /// Begins a connection that ends in so much time and holds this slot.
-    pub(super) fn new(time: Duration, slot: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(time: Duration, slot: Slot) -> Self {
         Self { end: watch::Sender::new(Instant::now() + time), slot: Mutex::new(Some(slot)) }
     }
 

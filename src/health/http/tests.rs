@@ -1,5 +1,7 @@
 //! Tests of the health endpoints with a real server.
 
+mod door;
+
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +24,10 @@ async fn serve_facts(facts: SiteFacts) -> Server {
 }
 
 async fn serve_source(source: Source) -> Server {
+    serve_behind(Arc::new(|| None), source).await
+}
+
+async fn serve_behind(doors: Doors, source: Source) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let (stop, stopped) = watch::channel(false);
@@ -30,7 +36,7 @@ async fn serve_source(source: Source) -> Server {
         let mut history = history.lock().expect("not poisoned");
         (0..3).for_each(|_| history.handle_look(&site(), *NOW));
     }
-    let task = tokio::spawn(serve(listener, source, history, stopped));
+    let task = tokio::spawn(serve(listener, doors, source, history, stopped));
     Server { address, stop, task }
 }
 
@@ -148,10 +154,13 @@ async fn the_host_must_be_this_one() {
 
 #[test]
 fn the_listen_address_is_a_right_host() {
-    let local: IpAddr = "192.168.10.5".parse().expect("address");
-    assert!(is_own("192.168.10.5", local));
-    assert!(!is_own("192.168.10.6", local));
-    assert!(is_own("fd00::5", "fd00::5".parse().expect("address")));
+    let is_own = |host: &str, local: &str| {
+        let local = SocketAddr::new(local.parse().expect("address"), 9575);
+        Asker { local, from: local, door: None, advice: Arc::default() }.is_own(host)
+    };
+    assert!(is_own("192.168.10.5", "192.168.10.5") && is_own("192.168.10.5", "::ffff:192.168.10.5"));
+    assert!(!is_own("192.168.10.6", "192.168.10.5"));
+    assert!(is_own("fd00::5", "fd00::5") && is_own("[fd00::5]", "fd00::5"));
 }
 
 #[tokio::test]

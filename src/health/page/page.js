@@ -45,6 +45,9 @@ function faults(site) {
     all.push({ status: "degraded", cause, since: one.since ?? one.at, names: [["the", name]] });
   };
   of("configuration", "the last reload changed nothing", site.config.failed_reload);
+  for (const one of site.certificates ?? []) {
+    if (one.expired) of("status page", "its certificate has expired", { cause: one.file, since: one.expires });
+  }
   of("audit log", "it cannot be written", site.audit?.failed);
   of("audit log", "it was cut off or restored", site.audit?.contradicted);
   return all.sort((a, b) => (a.status === b.status ? 0 : a.status === "down" ? -1 : 1));
@@ -205,6 +208,8 @@ function lose(more = "") {
 async function explain() {
   let isThere = false;
   try {
+    // the token is another one, or was shown long ago: the form asks for it
+    if ((await fetch("/page.js", { method: "HEAD", cache: "no-store" })).status === 401) location.reload();
     isThere = (await fetch("/livez", { cache: "no-store" })).ok;
   } catch { /* it is away */ }
   lose(isThere ? "It is there, but as many pages are open as may be: close one. Trying again." : "");
