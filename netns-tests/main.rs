@@ -55,6 +55,7 @@ mod stored_standstill;
 mod tls;
 mod tunnel;
 mod uapi;
+mod unit;
 mod wg_quick_files;
 mod wireguard_suite;
 
@@ -80,6 +81,9 @@ fn main() -> ExitCode {
     }
     if let Some(socket) = cli::crowded() {
         return cli::be_a_crowd(&socket);
+    }
+    if let Some(calls) = unit::filtered() {
+        return unit::become_filtered(&calls);
     }
     let mut arguments = Arguments::from_args();
     // they mostly wait: for timers, peers and processes
@@ -117,6 +121,7 @@ fn main() -> ExitCode {
         hub::tests(),
         ipv6::tests(),
         audit::tests(),
+        unit::tests(),
         cli::tests(),
         clock::tests(),
         flood::tests(),
