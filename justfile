@@ -54,6 +54,13 @@ protect:
 soak:
     bench/soak
 
+# the Debian package, and its test: installed, upgraded, removed and purged in a copy of this root
+deb *ARGS:
+    packaging/deb {{ARGS}}
+
+test-deb *ARGS:
+    packaging/test {{ARGS}}
+
 # what CI runs
 ci:
     .ci/run

@@ -57,6 +57,7 @@ mod tls;
 mod torrent;
 mod tunnel;
 mod uapi;
+mod unit;
 mod wg_quick_files;
 mod wireguard_suite;
 
@@ -82,6 +83,9 @@ fn main() -> ExitCode {
     }
     if let Some(socket) = cli::crowded() {
         return cli::be_a_crowd(&socket);
+    }
+    if let Some(calls) = unit::filtered() {
+        return unit::become_filtered(&calls);
     }
     let mut arguments = Arguments::from_args();
     // they mostly wait: for timers, peers and processes
@@ -120,6 +124,7 @@ fn main() -> ExitCode {
         hub::tests(),
         ipv6::tests(),
         audit::tests(),
+        unit::tests(),
         cli::tests(),
         clock::tests(),
         flood::tests(),

@@ -27,7 +27,7 @@ pub mod status;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// It failed at run time, or no site answers.
 const EXIT_FAILED: u8 = 1;
@@ -87,6 +87,12 @@ enum Command {
     Receive(receive::Args),
     /// Find out how a test receiver behaves, and what to set for it.
     Doctor(doctor::Args),
+}
+
+/// Describes the commands, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the command that the arguments name.
