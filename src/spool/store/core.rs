@@ -58,6 +58,8 @@ pub(super) struct Live {
     pub(super) shredded_early: u64,
     /// Is the last of them: all copies before it are gone.
     pub(super) shed_through: Sequence,
+    /// Counts rows of messages that somebody changed before the store was opened.
+    pub(super) changed: u64,
     /// Is when the first queued message was accepted, in milliseconds, and the number of its destination.
     pub(super) oldest: Option<(i64, i64)>,
     /// Lists all destinations by their numbers.

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::core::{Core, Keys, Live, Parts};
 use super::database::{self, FORMAT, read};
 use super::destinations::{Former, Meaning, number_of};
+use super::messages::{Message, select_messages};
 use super::{Destination, Wanted, tags};
 use crate::mllp::trace::TraceKey;
 use crate::spool::head::{Head, Tagged, Tally};
@@ -170,20 +171,23 @@ fn verified(
     if head.generation < expected {
         return Err(damaged(Damage::RolledBack { found: head.generation, expected }));
     }
-    let census = Census::take(&connection, path, head.retired_through)?;
+    let census = Census::take(&connection, path, &keys.rows, &head)?;
     census.compare(&head).map_err(damaged)?;
     check_outbox(&connection, path, &head)?;
     tell_lost_keys(&connection, path, &census.days)?;
-    if is_start {
+    census.tell_changed(path);
+    // Whose a file is, and whose the key of a day, is what a changed row does not say.
+    if is_start && census.changed == 0 {
         large::remove_orphans(&way.directory, &census.files)?;
     }
     let epochs = tags::epochs(&connection, path, &keys, &head)?;
     let (destinations, formers) = destinations(&connection, path, &keys)?;
     let last = destinations.keys().next_back().copied().unwrap_or(0);
     let last_destination = census.last_destination.max(last);
-    let Census { days, waiting, oldest, .. } = census;
+    let Census { days, waiting, oldest, changed, .. } = census;
     let live = Live {
         head,
+        changed,
         days,
         waiting,
         in_doubt: 0,
@@ -243,11 +247,13 @@ struct Census {
     last: Sequence,
     above_retired: u64,
     queued_below: bool,
+    /// Counts rows that somebody changed.
+    changed: u64,
 }
 
 impl Census {
     /// Reads every row once, and keeps nothing of it but counts and the names of files.
-    fn take(connection: &Connection, path: &Path, retired_through: Sequence) -> Result<Self, SpoolError> {
+    fn take(connection: &Connection, path: &Path, tags: &RowKey, head: &Head) -> Result<Self, SpoolError> {
         let failed = |source| database::failure("verify the spool", path, source);
         let mut census = Self {
             tallies: [Tally::default(); State::ALL.len()],
@@ -256,44 +262,61 @@ impl Census {
             files: HashSet::new(),
             last_destination: 0,
             oldest: None,
-            last: retired_through,
+            last: head.retired_through,
             above_retired: 0,
             queued_below: false,
+            changed: 0,
         };
-        let sql = "SELECT sequence, state, bytes, day, accepted, file, destination FROM messages ORDER BY sequence";
+        let all = select_messages!("1 ORDER BY sequence");
+        // One that an earlier version made has no such column yet.
+        let untagged = all.replacen(", tag", ", NULL", 1);
+        let sql = if head.tagged.is_some() { all } else { &untagged };
         let mut statement = connection.prepare(sql).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            census.count(row, retired_through).map_err(failed)?;
+            match Message::read(row) {
+                Ok(message) => {
+                    census.changed += u64::from(!tags::is_whole(tags, head, &message));
+                    census.count(&message, head.retired_through);
+                }
+                // What is no row of a message is missing where its own was.
+                Err(_) => census.changed += 1,
+            }
         }
         Ok(census)
     }
 
-    fn count(&mut self, row: &rusqlite::Row<'_>, retired_through: Sequence) -> rusqlite::Result<()> {
-        let sequence = read(row.get(0)?);
-        let code: u8 = row.get(1)?;
-        if let Some(tally) = self.tallies.get_mut(usize::from(code)) {
+    /// Has the log say that rows were changed: nothing is removed by what they say.
+    fn tell_changed(&self, path: &Path) {
+        if self.changed > 0 {
+            tracing::error!(
+                path = %path.display(), rows = self.changed,
+                "somebody changed rows in the table of messages: no file of a message and no key of a day is removed \
+                 until a start finds none; restore the spool from a backup"
+            );
+        }
+    }
+
+    fn count(&mut self, message: &Message, retired_through: Sequence) {
+        let Message { sequence, state, bytes, destination, .. } = *message;
+        if let Some(tally) = self.tallies.get_mut(usize::from(state.code())) {
             tally.messages += 1;
-            tally.bytes = tally.bytes.saturating_add(read(row.get(2)?));
+            tally.bytes = tally.bytes.saturating_add(bytes);
         }
         if sequence > retired_through {
             self.above_retired += 1;
             self.last = sequence;
         }
-        let (state, destination) = (State::from_code(code), row.get(6)?);
-        if state == Some(State::Queued) {
+        if state == State::Queued {
             self.queued_below |= sequence <= retired_through;
             *self.waiting.entry(destination).or_default() += 1;
-            if self.oldest.is_none() {
-                self.oldest = Some((row.get(4)?, destination));
-            }
+            self.oldest.get_or_insert((message.accepted, destination));
         }
-        if state.is_some_and(State::has_content) {
-            *self.days.entry(row.get(3)?).or_default() += 1;
-            self.files.extend(row.get::<_, Option<[u8; 16]>>(5)?);
+        if state.has_content() {
+            *self.days.entry(message.day).or_default() += 1;
+            self.files.extend(message.file);
             self.last_destination = self.last_destination.max(destination);
         }
-        Ok(())
     }
 
     /// Says what is not as the head says.

@@ -293,8 +293,10 @@ impl Core {
         }
         changed |= self.prune_outbox(before, TIDY_ROWS_MAX as u64)? > 0;
         let today = day_of(now());
-        let empty: Vec<i64> =
-            self.live.days.iter().filter(|(day, count)| **day < today && **count == 0).map(|(day, _)| *day).collect();
+        // Whose day it is, is what a changed row does not say.
+        let is_told = self.live.changed == 0;
+        let is_over = |(day, count): &(&i64, &u64)| is_told && **day < today && **count == 0;
+        let empty: Vec<i64> = self.live.days.iter().filter(is_over).map(|(day, _)| *day).collect();
         for day in &empty {
             self.destroy_day_key(*day)?;
             self.live.days.remove(day);

@@ -10,7 +10,7 @@ use super::core::{Core, Keys};
 use super::database::{self, read};
 use super::messages::Message;
 use crate::spool::head::{Head, Tagged};
-use crate::spool::rows::{Cell, Table, Tag};
+use crate::spool::rows::{Cell, RowKey, Table, Tag};
 use crate::spool::{Damage, Epoch, Sequence, SpoolError};
 
 /// Is the damage of a message whose row was changed.
@@ -32,30 +32,17 @@ impl Core {
 
     /// Tells whether the rows of a message may be without a tag: an earlier version wrote them.
     pub(super) fn may_lack_tag(&self, sequence: Sequence) -> bool {
-        self.live.head.tagged.is_none_or(|tagged| sequence <= tagged.messages_after)
+        may_lack_tag(&self.live.head, sequence)
     }
 
     /// Tells whether a row of the table of messages is as it was written.
     pub(super) fn is_whole(&self, message: &Message) -> bool {
-        match message.tag {
-            Some(tag) => tag == self.tag_of_message(message),
-            None => self.may_lack_tag(message.sequence),
-        }
+        is_whole(&self.keys.rows, &self.live.head, message)
     }
 
-    /// Makes the tag of a row of the table of messages. The digest has its own place in the chain of digests.
+    /// Makes the tag of a row of the table of messages.
     pub(super) fn tag_of_message(&self, message: &Message) -> Tag {
-        let numbers = [
-            database::stored(message.sequence),
-            message.state.code().into(),
-            database::stored(message.bytes),
-            message.accepted,
-            message.day,
-            message.destination,
-            message.settled,
-        ];
-        let file = message.file.as_ref().map_or(Cell::Absent, |file| Cell::Bytes(file));
-        self.keys.rows.tag(Table::Messages, numbers.into_iter().map(Cell::Number).chain([file]))
+        tag_of_message(&self.keys.rows, message)
     }
 
     /// Has the log say that somebody changed a row, once as long as no other one is met.
@@ -69,6 +56,33 @@ impl Core {
             );
         }
     }
+}
+
+fn may_lack_tag(head: &Head, sequence: Sequence) -> bool {
+    head.tagged.is_none_or(|tagged| sequence <= tagged.messages_after)
+}
+
+/// Tells whether a row of the table of messages is as it was written.
+pub(super) fn is_whole(rows: &RowKey, head: &Head, message: &Message) -> bool {
+    match message.tag {
+        Some(tag) => tag == tag_of_message(rows, message),
+        None => may_lack_tag(head, message.sequence),
+    }
+}
+
+/// Makes the tag of a row of the table of messages. The digest has its own place in the chain of digests.
+fn tag_of_message(rows: &RowKey, message: &Message) -> Tag {
+    let numbers = [
+        database::stored(message.sequence),
+        message.state.code().into(),
+        database::stored(message.bytes),
+        message.accepted,
+        message.day,
+        message.destination,
+        message.settled,
+    ];
+    let file = message.file.as_ref().map_or(Cell::Absent, |file| Cell::Bytes(file));
+    rows.tag(Table::Messages, numbers.into_iter().map(Cell::Number).chain([file]))
 }
 
 /// Reads the epochs, oldest first, and verifies them.

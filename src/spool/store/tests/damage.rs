@@ -487,3 +487,35 @@ async fn a_spool_of_an_earlier_version_is_taken_over_and_what_comes_is_tagged() 
     sql(&place, "DELETE FROM outbox WHERE id = 5");
     assert_eq!(damage_of(&place), Damage::Decisions { expected: 3, found: 2 });
 }
+
+#[tokio::test]
+async fn nothing_is_removed_by_what_a_changed_row_says() {
+    let place = Place::new();
+    let spool = place.open();
+    spool.keep(vec![b'x'; INLINE_BYTES_MAX + 1]).await.unwrap();
+    drop(spool);
+    sql(&place, "UPDATE messages SET file = NULL");
+    let spool = place.open();
+    assert_eq!((place.files(), spool.show(1).await.unwrap().fault), (1, Some(CHANGED_ROW)));
+    drop(spool);
+    // The key of a day goes with the last message of it, and that another one is of it does not show any more.
+    let place = Place::keeping(Duration::from_secs(3600));
+    drop(place.open());
+    let mut core = super::keeping::core_of(&place);
+    core.begin().unwrap();
+    for number in [1, 2] {
+        let arrival = core.arrival(message(number));
+        core.append(&arrival, 10 * 86_400_000).unwrap();
+    }
+    core.settle_at(&[outcome(1, Verdict::Delivered)], 10 * 86_400_000).unwrap();
+    core.commit().unwrap();
+    drop(core);
+    sql(&place, "UPDATE messages SET day = day + 1 WHERE sequence = 2");
+    let mut core = super::keeping::core_of(&place);
+    core.begin().unwrap();
+    assert!(!core.tidy().unwrap().destroyed);
+    core.commit().unwrap();
+    drop(core);
+    sql(&place, "UPDATE messages SET day = day - 1 WHERE sequence = 2");
+    assert!(place.open().payload(2, "anna").await.unwrap() == message(2));
+}

@@ -183,7 +183,7 @@ async fn with_nothing_to_keep_a_retired_message_leaves_nothing() {
 }
 
 /// Opens the store without its thread, on a day of long ago.
-fn core_of(place: &Place) -> Core {
+pub(super) fn core_of(place: &Place) -> Core {
     let destination = Destination { peer_key: [5; 32], target: "orders".to_owned() };
     let directory = place.directory.path().join("orders");
     let wanted = Wanted { spool: None, destination: Some(destination), limits: place.limits.clone(), trace: None };
