@@ -4,12 +4,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::mllp::{Behaviour, Receiver, Sender, message};
-use crate::harness::pair::{Pair, loopback};
+use crate::harness::pair::{Pair, TARGET, loopback};
+use crate::harness::plan::Plan;
 use crate::harness::site::Site;
 use crate::harness::tls::Authority;
 use crate::harness::{tests, until};
 
-tests![each_fault_is_one_line_in_transparent_delivery, each_fault_is_one_line_in_stored_delivery,];
+tests![
+    each_fault_is_one_line_in_transparent_delivery,
+    each_fault_is_one_line_in_stored_delivery,
+    a_receiver_whose_connections_are_all_taken_is_said_at_its_site,
+];
 
 /// Bounds the time until a fault is known: a look-up without an answer, a TLS handshake.
 const CAUSE_LIMIT: Duration = Duration::from_secs(45);
@@ -91,4 +96,25 @@ fn output(site: &Site, words: &[&str]) -> String {
     let words = site.command(&[words, &["-c", &config]].concat());
     let done = Command::new(&words[0]).args(&words[1..]).output().expect("the command runs");
     String::from_utf8(done.stdout).expect("UTF-8")
+}
+
+fn a_receiver_whose_connections_are_all_taken_is_said_at_its_site() {
+    let mut pair = Pair::unstarted();
+    let (north, _) = pair.plans(&["hold_for: 60s"]);
+    let south = Plan::of(&pair.south).peer(&pair.north).service("orders", TARGET, "north", &["connections: 2"]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.south.start(&south);
+    pair.north.start(&north);
+    pair.is_linked();
+    let mut holders = [pair.sender(), pair.sender()];
+    holders.iter_mut().for_each(|holder| holder.exchange(&message("1", 500)));
+    assert_eq!(pair.south.health_of("services", "orders")["status"], "ok");
+    let mut third = pair.sender();
+    third.send(&message("2", 500)).expect("open");
+    let says =
+        "receiver 127.0.0.1:6661 has all 2 connections that connections: allows, and senders wait for one in vain";
+    is_said(&pair.south, "services", "orders", says);
+    drop(holders);
+    assert!(third.answer(CAUSE_LIMIT).is_ok(), "it has its turn");
+    until(CAUSE_LIMIT, "it is over", || (pair.south.health_of("services", "orders")["status"] == "ok").then_some(()));
 }

@@ -17,6 +17,7 @@
 )]
 
 mod alarms;
+mod atna;
 mod audit;
 mod cases;
 mod causes;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
         status_page::tests(),
         hub::tests(),
         ipv6::tests(),
+        atna::tests(),
         audit::tests(),
         unit::tests(),
         cli::tests(),

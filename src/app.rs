@@ -5,9 +5,11 @@
 
 pub(crate) mod account;
 mod alarms;
+mod atna;
 mod certificates;
 mod facts;
 mod orphans;
+mod outward;
 mod prepare;
 mod queues;
 mod reload;
@@ -173,6 +175,8 @@ struct Parts {
     account: Account,
     /// Is what is raised, and who is to be told yet.
     alarms: alarms::Board,
+    /// Is the way to the repository of the audit log.
+    atna: atna::Export,
 }
 
 /// Is what a reload may change; each replaces the whole.
@@ -222,6 +226,7 @@ impl Site {
         let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new(), orphans: Vec::new() };
         let ground = Ground { running: &none, inside: &inside, start, listens_for_links: false };
         let prepared = ground.prepare(config)?;
+        atna::begin(&prepared.config);
         let account = account::start(&prepared.config);
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let (reloader, requests) = Reloader::new(load, account.clone());
@@ -241,6 +246,7 @@ impl Site {
             taken_up: Notify::new(),
             account,
             alarms,
+            atna: atna::Export::default(),
         };
         parts.inbound.set_account(parts.account.clone());
         account::started(&parts.account, &prepared.config);

@@ -211,6 +211,8 @@ fn every_key_has_its_meaning() {
     };
     assert_eq!(service.stored, stored);
     assert_eq!(config.health_listen, Some("192.168.10.5:9576".parse().unwrap()));
+    let atna = config.atna.as_ref().unwrap();
+    assert_eq!((atna.server.port, tls(atna.tls.as_ref().unwrap().certificates())), (6514, files.clone().into()));
     let door = config.health_door.as_ref().unwrap();
     assert_eq!(tls(door.tls.certificates()), files);
     assert!(door.token.as_ref().is_some_and(|token| token.expose().starts_with("q7Xv9-")));

@@ -52,13 +52,18 @@ pub(crate) fn full() -> bool {
 }
 
 /// Tells whether a program is on the PATH, or, for `ipv6`, whether the kernel has it, for `full`, whether the sizes and
-/// durations of the acceptance criteria are asked for, for `peer:NAME` whether `netns-tests/peers/install` installed it.
+/// durations of the acceptance criteria are asked for, for `peer:NAME` whether `netns-tests/peers/install` installed it, for
+/// `rsyslog-openssl` whether rsyslog has its module of TLS.
 pub(crate) fn is_available(need: &str) -> bool {
     if need == "ipv6" {
         return Path::new("/proc/sys/net/ipv6").exists();
     }
     if need == "full" {
         return full();
+    }
+    if need == "rsyslog-openssl" {
+        let mut dirs = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+        return dirs.any(|dir| dir.path().join("rsyslog/lmnsd_ossl.so").is_file());
     }
     if let Some(peer) = need.strip_prefix("peer:") {
         return crate::peers::is_installed(peer);

@@ -31,10 +31,24 @@ pub(super) fn of_health(config: &config::Config) -> &[Certificate] {
     config.health_door.as_ref().map(|door| door.tls.certificates()).unwrap_or_default()
 }
 
+/// Lists the certificates towards the repository of the audit log.
+pub(super) fn of_atna(config: &config::Config) -> &[Certificate] {
+    let tls = config.atna.as_ref().and_then(|atna| atna.tls.as_ref());
+    tls.map(|tls| tls.certificates()).unwrap_or_default()
+}
+
+/// Says what health is told of those of the site itself.
+pub(super) fn of_site(config: &config::Config) -> Vec<CertificateFacts> {
+    let named = |of| move |one| CertificateFacts { of: Some(of), ..one };
+    let health = facts(of_health(config)).into_iter().map(named("health"));
+    health.chain(facts(of_atna(config)).into_iter().map(named("audit.atna"))).collect()
+}
+
 /// Says what health is told of certificates.
 pub(super) fn facts(certificates: &[Certificate]) -> Vec<CertificateFacts> {
     let now = SystemTime::now();
     let of = |one: &Certificate| CertificateFacts {
+        of: None,
         role: one.role.as_str(),
         file: one.file.display().to_string(),
         expires: one.expires,
@@ -87,7 +101,8 @@ fn warn(running: &Running, told: &mut HashMap<(String, PathBuf), SystemTime>, no
     let services = running.config.services.iter();
     let services = services.flat_map(|one| of_service(one).iter().map(|it| (format!("service {}", one.name), it)));
     let health = of_health(&running.config).iter().map(|it| ("health".to_owned(), it));
-    for (what, one) in forwards.chain(services).chain(health) {
+    let atna = of_atna(&running.config).iter().map(|it| ("audit.atna".to_owned(), it));
+    for (what, one) in forwards.chain(services).chain(health).chain(atna) {
         let Some(left) = one.expires_soon(now) else { continue };
         let key = (what, one.file.clone());
         let is_due = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age >= WARN_EVERY);

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::queues::destinations;
-use super::{INBOX_DIR, Parts, Running, account, certificates};
+use super::{INBOX_DIR, Parts, Running, account, atna, certificates};
 use crate::config::{Peer, Target};
 use crate::control::destinations::Destinations;
 use crate::forward::Forward;
@@ -38,8 +38,8 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION"),
             started: self.started,
             config: self.reloader.facts(),
-            audit: account::facts(&self.account),
-            certificates: certificates::facts(certificates::of_health(&running.config)),
+            audit: account::facts(&self.account, atna::facts(&self.atna, &self.account)),
+            certificates: certificates::of_site(&running.config),
             interface: self.interface_facts(),
             interface_restored: self.tunnel.restored(),
             offloads: self.offloads(),
@@ -224,6 +224,8 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         listener: Part::Up,
         connections: counts.connections,
         waiting: service.waiting(),
+        connections_max: config.connections_max.get() as u64,
+        full_since: service.full_since(),
         closed,
         messages_total: counts.messages.saturating_add(stored.delivered),
         acks,

@@ -80,6 +80,8 @@ impl Ground<'_> {
         self.strands_none(&config)?;
         let was = certificates::of_health(&self.running.config);
         certificates::judge(|| "health".to_owned(), was, certificates::of_health(&config))?;
+        let was = certificates::of_atna(&self.running.config);
+        certificates::judge(|| "audit.atna".to_owned(), was, certificates::of_atna(&config))?;
         let mut forwards = config
             .forwards
             .iter()

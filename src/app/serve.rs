@@ -227,6 +227,7 @@ pub(super) fn serve_watchers(
     tasks.keep_for_ever("the look at certificates", async move { looker.look_at_certificates().await });
     tasks.keep_for_ever("the look at alarms", Arc::clone(parts).look_at_alarms());
     tasks.keep_for_ever("the webhook of alarms", Arc::clone(parts).tell_webhook());
+    tasks.keep_for_ever("the export of the audit log", Arc::clone(parts).export_audit());
     tasks.keep_for_ever("the command of alarms", Arc::clone(parts).tell_command());
     let (reloader, now) = (parts.reloader.clone(), Arc::clone(&parts.now));
     let (again, account) = (reloader.clone(), parts.account.clone());

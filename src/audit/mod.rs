@@ -4,8 +4,10 @@
 //! What happened to stored messages is in the spool's own outbox first, and is read from there, also after a kill: nothing
 //! of that is lost. The rules are those of the design, delivery.md ("Account"); the format is in README.md, Audit log.
 
+pub mod atna;
 pub mod chain;
 mod clerk;
+mod cursor;
 pub mod event;
 mod peers;
 pub mod read;
@@ -25,6 +27,7 @@ use crate::config::KeyFileError;
 use crate::mllp::trace::TraceKey;
 pub use chain::Chain;
 pub use clerk::Clerk;
+pub use cursor::{Cursor, Piece};
 pub use event::{Event, Position, Record, Subject};
 pub use peers::witnesses;
 pub use store::{load_key, read_head};

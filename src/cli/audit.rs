@@ -21,7 +21,7 @@ use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
 use crate::app::account::AUDIT_DIR;
 use crate::audit::event::Entry;
 use crate::audit::read::{self, Verified};
-use crate::audit::{AuditError, load_key, witnesses};
+use crate::audit::{AuditError, atna, load_key, witnesses};
 use filter::Filter;
 
 /// Is where the state is unless the configuration says otherwise.
@@ -70,11 +70,21 @@ enum Command {
     },
     /// Verify that nothing was changed, added, left out or cut off, and name the first entry where it was.
     Verify,
-    /// Write entries as JSON, a line each, as they are in the log.
+    /// Write entries, a line each: as JSON, as they are in the log, or as IHE ATNA has them.
     Export {
         #[command(flatten)]
         filter: Filter,
+        /// The form: JSON, or the audit messages of DICOM in XML
+        #[arg(long, value_enum, default_value_t = Form::Json)]
+        format: Form,
     },
+}
+
+/// Is a form in which entries are exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    Json,
+    Atna,
 }
 
 /// Says why a command ends without success.
@@ -141,7 +151,13 @@ fn told(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
             if *follow { follow::follow(&directory, last.back().map(|(entry, _)| entry.n), *json, out) } else { Ok(()) }
         }
         Command::Search { filter, json } => search(&directory, filter, *json, out),
-        Command::Export { filter } => search(&directory, filter, true, out),
+        Command::Export { filter, format: Form::Json } => search(&directory, filter, true, out),
+        Command::Export { filter, format: Form::Atna } => {
+            found(&directory, filter, |entry, _| match atna::xml(entry) {
+                Some(xml) => Ok(writeln!(out, "{xml}")?),
+                None => Ok(()),
+            })
+        }
         Command::Verify => verify(&directory, out),
     }
 }
@@ -206,10 +222,19 @@ fn show(out: &mut impl Write, entry: &Entry, line: &[u8], json: bool) -> Result<
 }
 
 fn search(directory: &Path, filter: &Filter, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    found(directory, filter, |entry, line| show(out, entry, line, json))
+}
+
+/// Does something with each entry that a filter lets pass.
+fn found(
+    directory: &Path,
+    filter: &Filter,
+    mut each: impl FnMut(&Entry, &[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut matcher = filter.matcher(SystemTime::now(), || load_key(directory))?;
     let mut segments = read::segments(directory)?;
     segments.retain(|segment| matcher.may_be_in(&segment.path));
-    read::entries(&segments, |entry, line| if matcher.matches(&entry) { show(out, &entry, line, json) } else { Ok(()) })
+    read::entries(&segments, |entry, line| if matcher.matches(&entry) { each(&entry, line) } else { Ok(()) })
 }
 
 fn verify(directory: &Path, out: &mut impl Write) -> Result<(), Failure> {

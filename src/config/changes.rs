@@ -24,6 +24,8 @@ pub struct Changes {
     pub services: Named,
     /// Tells that the alarms differ: their limits, or who is told.
     pub alarms: bool,
+    /// Tells that the server differs that the audit log is sent to, or how it is met.
+    pub atna: bool,
     /// Tells that the certificate of the health endpoints differs, or who may ask them.
     pub health: bool,
     /// Lists what `wg` had set and the reload undid: settings of the tunnel and peers' names.
@@ -64,6 +66,7 @@ impl Changes {
             forwards: Named::between(&old.forwards, &new.forwards, |forward| &forward.name, PartialEq::eq),
             services: Named::between(&old.services, &new.services, |service| &service.name, PartialEq::eq),
             alarms: old.alarms != new.alarms,
+            atna: old.atna != new.atna,
             health: old.health_door != new.health_door,
             undone: Vec::new(),
         }
@@ -127,6 +130,9 @@ impl fmt::Display for Changes {
         }
         if self.alarms {
             parts.push("alarms changed".to_owned());
+        }
+        if self.atna {
+            parts.push("audit.atna changed".to_owned());
         }
         if self.health {
             parts.push("health changed: its certificates or its token".to_owned());

@@ -4,6 +4,7 @@
 //! socket. The format is YAML; the keys of the tunnel follow wg(8).
 
 mod alarms;
+mod atna;
 pub mod card;
 mod changes;
 mod check;
@@ -34,6 +35,7 @@ use crate::mllp::dialect::Dialect;
 use crate::tls;
 
 pub use alarms::{AlarmLimits, Alarms, Path as WebhookPath, Webhook};
+pub use atna::Atna;
 pub use changes::{Changes, Named};
 pub use check::{ReadKey, ReadKeys};
 pub use delivery::{
@@ -65,6 +67,8 @@ pub struct Config {
     pub spool: Option<Spool>,
     /// Says how much of the audit log is kept.
     pub audit: Audit,
+    /// Says where the audit log is sent, if anywhere.
+    pub atna: Option<Atna>,
     /// Gives the address of the health endpoints, if any.
     pub health_listen: Option<SocketAddr>,
     /// Says how and to whom they answer; absent: plain HTTP to everybody on loopback.

@@ -18,7 +18,7 @@ mod schema;
 mod tls;
 
 pub(super) use alarms::Alarms;
-pub(super) use audit::Audit;
+pub(super) use audit::{Atna, Audit};
 pub(super) use local::{Control, Health, Spool};
 pub(super) use mllp::{Commit, ForwardReceiver, Framing};
 pub(super) use tls::{ForwardTls, ServiceTls};

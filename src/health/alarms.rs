@@ -43,6 +43,8 @@ pub enum Kind {
     Certificate,
     /// The disk of a spool fills.
     Disk,
+    /// The audit log cannot be sent.
+    Atna,
 }
 
 impl Kind {
@@ -58,6 +60,7 @@ impl Kind {
             Self::NoSession => "no_session",
             Self::Certificate => "certificate",
             Self::Disk => "disk",
+            Self::Atna => "atna",
         }
     }
 }

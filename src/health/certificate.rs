@@ -12,6 +12,9 @@ use super::state::{Status, Verdict};
 /// Holds what is known of a file of certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateFacts {
+    /// Says of what part of the site it is, where it is of no forward and no service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of: Option<&'static str>,
     /// Says what it is for: `certificate`, which this site shows, or `issuer`, which must have issued the other end's.
     pub role: &'static str,
     /// Is the file.

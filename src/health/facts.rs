@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 
 pub use super::alarms::AlarmFacts;
-pub use super::audit::{AuditFacts, FailedAudit};
+pub use super::audit::{AtnaFacts, AuditFacts, FailedAudit};
 pub use super::certificate::CertificateFacts;
 pub use super::queue::{HeldQueue, OrphanFacts, Queue, QueueFacts};
 
@@ -310,6 +310,11 @@ pub struct ServiceFacts {
     pub connections: u64,
     /// Counts the streams that wait for a connection to the receiver now.
     pub waiting: u64,
+    /// Is how many connections the receiver may have.
+    pub connections_max: u64,
+    /// Says since when all of them are taken and somebody waited for one in vain.
+    #[serde(skip)]
+    pub full_since: Option<SystemTime>,
     /// Counts the connections to the receiver that ended or were not made, by reason.
     pub closed: BTreeMap<&'static str, u64>,
     /// Counts the messages that were delivered to the receiver.

@@ -52,6 +52,8 @@ pub(crate) fn site() -> SiteFacts {
             receiver: Receiver::Ok { since: ago(900) },
             connections: 1,
             waiting: 0,
+            connections_max: 8,
+            full_since: None,
             closed: BTreeMap::from([("receiver_refuses", 3)]),
             messages_total: 7,
             acks: BTreeMap::from([("AA", 7)]),

@@ -14,7 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::facts::{ForwardFacts, Link, PeerFacts, ServiceFacts, Session, SiteFacts};
+use super::facts::{AuditFacts, ForwardFacts, Link, PeerFacts, ServiceFacts, Session, SiteFacts};
 use super::state::{Entry, Report, assess};
 use family::{Metric, age, count, counter, counts, family, gauge, label, number, receiver, states};
 
@@ -95,6 +95,7 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
     family(encoder, gauge("audit_contradicted", help), &[audit.contradicted.is_some()], |to, contradicted| {
         to.encode_gauge(&u64::from(*contradicted))
     })?;
+    atna(encoder, audit)?;
     let ready = report.unready.is_empty();
     family(encoder, gauge("ready", "1 where this site can do its part"), &[ready], |to, ready| {
         to.encode_gauge(&u64::from(*ready))
@@ -229,15 +230,26 @@ fn forward_answers(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFac
     })
 }
 
+/// Writes how the audit log is sent; absent where it is not.
+fn atna(encoder: &mut DescriptorEncoder, audit: &AuditFacts) -> fmt::Result {
+    let sent = audit.atna.as_slice();
+    let help = "1 where the repository of the audit log is connected";
+    family(encoder, gauge("atna_connected", help), sent, |to, atna| to.encode_gauge(&u64::from(atna.connected)))?;
+    let help = "Entries of the audit log that its repository was not sent yet";
+    family(encoder, gauge("atna_unsent_entries", help), sent, |to, atna| to.encode_gauge(&atna.unsent))?;
+    let help = "Entries of the audit log that were removed in time before its repository had them";
+    family(encoder, counter("atna_lost_entries", help), sent, |to, atna| {
+        to.encode_counter::<NoLabelSet, _, u64>(&atna.lost, None)
+    })
+}
+
 fn certificates(encoder: &mut DescriptorEncoder, report: &Report<'_>) -> fmt::Result {
     let forwards = report.forwards.iter().map(|forward| (label(forward), forward.facts.certificates.as_slice()));
     let services = report.services.iter().map(|service| (label(service), service.facts.certificates.as_slice()));
-    let health = [(("of", "health"), report.certificates)];
-    let all: Vec<_> = forwards
-        .chain(services)
-        .chain(health)
-        .flat_map(|(of, certificates)| certificates.iter().map(move |one| (of, one)))
-        .collect();
+    let own = report.certificates.iter().map(|one| (("of", one.of.unwrap_or_default()), one));
+    let all = forwards.chain(services);
+    let all = all.flat_map(|(of, certificates)| certificates.iter().map(move |one| (of, one))).chain(own);
+    let all: Vec<_> = all.collect();
     let help = "When a certificate of TLS expires, in seconds since 1970";
     family(encoder, gauge("certificate_expiry_timestamp", help).seconds(), &all, |to, (of, one)| {
         let expires = one.expires.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -139,7 +139,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
     let counts = |entry: &&Entry<'_, PeerFacts>| entry.facts.is_configured || entry.verdict.status > Status::Unknown;
     let own = if unready.is_empty() { Status::Ok } else { Status::Down };
     let status = std::iter::once(own)
-        .chain(audit::fault(&facts.audit).map(|fault| fault.status))
+        .chain(audit::fault(&facts.audit, now).map(|fault| fault.status))
         .chain(certificate::expired(&facts.certificates).map(|fault| fault.status))
         .chain(peers.iter().filter(counts).map(|entry| entry.verdict.status))
         .chain(forwards.iter().map(|entry| entry.verdict.status))

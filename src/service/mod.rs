@@ -48,6 +48,8 @@ pub struct Service {
     tally: Arc<Tally>,
     slots: Arc<Semaphore>,
     waiting: watch::Sender<u64>,
+    /// Is since when a sender waited in vain for a place, and none has been free.
+    full_since: Mutex<Option<SystemTime>>,
     state: watch::Sender<ReceiverNews>,
     since: Mutex<SystemTime>,
     /// Turns true when its connections are to end.
@@ -78,6 +80,7 @@ impl Service {
             tally: Arc::default(),
             slots,
             waiting: watch::Sender::new(0),
+            full_since: Mutex::default(),
             state: watch::Sender::new(news),
             since: Mutex::new(SystemTime::now()),
             drain: watch::Sender::new(false),
@@ -149,6 +152,12 @@ impl Service {
     /// Counts who waits for a connection to the receiver now.
     pub fn waiting(&self) -> u64 {
         *self.waiting.borrow()
+    }
+
+    /// Tells since when all connections that the receiver may have are taken, and somebody waited for one in vain.
+    pub fn full_since(&self) -> Option<SystemTime> {
+        let since = *self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.filter(|_| self.slots.available_permits() == 0)
     }
 
     /// Tells what is known of the receiver, and since when.
@@ -304,12 +313,20 @@ impl Service {
     }
 
     async fn slot(&self) -> Result<OwnedSemaphorePermit, Cause> {
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Ok(slot);
+        let slot = match Arc::clone(&self.slots).try_acquire_owned() {
+            Ok(slot) => Some(slot),
+            Err(_) => {
+                let _waiting = Waiting::new(&self.waiting);
+                let slot = tokio::time::timeout(SLOT_WITHIN, Arc::clone(&self.slots).acquire_owned()).await;
+                slot.ok().and_then(Result::ok)
+            }
+        };
+        let mut full_since = self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match &slot {
+            Some(_) => *full_since = None,
+            None => drop(full_since.get_or_insert_with(SystemTime::now)),
         }
-        let _waiting = Waiting::new(&self.waiting);
-        let slot = tokio::time::timeout(SLOT_WITHIN, Arc::clone(&self.slots).acquire_owned()).await;
-        slot.ok().and_then(Result::ok).ok_or(Cause::ReceiverBusy)
+        slot.ok_or(Cause::ReceiverBusy)
     }
 
     /// Opens a connection, and does not say that the receiver is up where `is_known_down` knows better: one that takes

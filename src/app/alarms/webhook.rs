@@ -6,9 +6,8 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
-use crate::config::{Host, Webhook};
+use super::super::outward::dial;
+use crate::config::Webhook;
 use crate::health::alarms::Event;
 use crate::tls::Socket;
 
@@ -29,7 +28,8 @@ pub(super) async fn post(to: &Webhook, event: &Event) -> Result<(), String> {
 }
 
 async fn exchange(to: &Webhook, event: &Event) -> Result<(), String> {
-    let tcp = dial(to).await.map_err(|error| error.to_string())?;
+    // A name that is said to be this host must not lead beyond it in plain text.
+    let tcp = dial(&to.server, to.tls.is_none()).await.map_err(|error| error.to_string())?;
     let socket = match &to.tls {
         None => Socket::plain(tcp),
         Some(tls) => Socket::connect(tcp, tls).await.map_err(|failure| failure.to_string())?,
@@ -51,20 +51,6 @@ async fn exchange(to: &Webhook, event: &Event) -> Result<(), String> {
         Some(code) => Err(format!("it answers {code}")),
         None => Err("it does not answer as HTTP does".to_owned()),
     }
-}
-
-async fn dial(to: &Webhook) -> io::Result<TcpStream> {
-    let port = to.server.port;
-    let addresses: Vec<_> = match &to.server.host {
-        Host::Address(address) => vec![(*address, port).into()],
-        Host::Name(_) | Host::OnLink { .. } => {
-            let name = to.server.host.to_look_up().unwrap_or_default();
-            let found = tokio::net::lookup_host((name, port)).await?;
-            // A name that is said to be this host must not lead beyond it in plain text.
-            found.filter(|address| to.tls.is_some() || address.ip().to_canonical().is_loopback()).collect()
-        }
-    };
-    TcpStream::connect(addresses.as_slice()).await
 }
 
 async fn write(socket: &Socket, bytes: &[u8]) -> io::Result<()> {

@@ -143,6 +143,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         services: vec![service],
         spool: None,
         audit: Audit::default(),
+        atna: None,
         health_listen: Some(HEALTH),
         health_door: None,
         agent_listen: None,

@@ -49,6 +49,15 @@ struct Audit {
     lost: u64,
     failed: Option<Failed>,
     contradicted: Option<Failed>,
+    atna: Option<Atna>,
+}
+
+/// Is how the audit log is sent.
+#[derive(Debug, Deserialize)]
+struct Atna {
+    server: String,
+    unsent: u64,
+    failed: Option<Failed>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,6 +117,7 @@ struct Forward {
 /// Is a file of certificates.
 #[derive(Debug, Deserialize)]
 struct Certificate {
+    of: Option<String>,
     role: String,
     file: String,
     #[serde(default)]
@@ -164,6 +174,10 @@ fn account(text: &mut String, audit: &Audit) {
     if let Some(Failed { since, cause }) = &audit.contradicted {
         line(text, &format!("  the audit log was cut off or restored, as is known since {since}: {cause}"));
     }
+    if let Some(Atna { server, unsent, failed: Some(Failed { since, cause }) }) = &audit.atna {
+        let waits = format!("{unsent} entries wait");
+        line(text, &format!("  the audit log cannot be sent to {server} since {since}: {cause}; {waits}"));
+    }
     if audit.lost > 0 {
         line(text, &format!("  {} events are not in the audit log: it could not be written as fast", audit.lost));
     }
@@ -180,10 +194,11 @@ pub(super) fn render(status: &Status) -> String {
         account(&mut text, audit);
     }
     for one in &status.certificates {
+        let of = one.of.as_deref().unwrap_or("health");
         if one.expired {
-            line(&mut text, &format!("  health: {} {} has expired: have it issued anew", one.role, one.file));
+            line(&mut text, &format!("  {of}: {} {} has expired: have it issued anew", one.role, one.file));
         } else if let Some(note) = &one.note {
-            line(&mut text, &format!("  health: {note}"));
+            line(&mut text, &format!("  {of}: {note}"));
         }
     }
     for lack in &status.unready {

@@ -1,13 +1,13 @@
-//! How much of the audit log is kept.
+//! How much of the audit log is kept, and where it is sent.
 //!
-//! Opens nothing.
+//! Opens nothing but files of TLS.
 
 use std::time::Duration;
 
-use super::Findings;
-use crate::config::Audit;
-use crate::config::raw;
-use crate::config::value;
+use serde_saphyr::Spanned;
+
+use super::{Findings, ReadKey, tls};
+use crate::config::{Atna, Audit, raw, value};
 
 /// Bounds how long entries are kept.
 const KEEP_MIN: Duration = Duration::from_secs(24 * 3600);
@@ -16,7 +16,21 @@ const KEEP_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 const BYTES_MIN: u64 = 64 << 20;
 const BYTES_MAX: u64 = 16 << 40;
 
-/// Checks what the file says of it; `None` where that is wrong.
+/// Checks where it is sent; the outer `None` where that is wrong.
+pub(super) fn atna(
+    raw: Option<&Spanned<raw::Atna>>,
+    read_key: ReadKey<'_>,
+    findings: &mut Findings,
+) -> Option<Option<Atna>> {
+    let Some(raw) = raw else { return Some(None) };
+    let instead = "the repository's HOST:PORT, such as audit.example.org:6514";
+    let server = findings.required(raw.referenced, "server", instead, raw.value.server.as_ref(), value::endpoint);
+    let server = server.map(|server| server.value);
+    let tls = tls::receiver(raw.value.tls.as_ref(), server.as_ref(), read_key, findings);
+    Some(Some(Atna { server: server?, tls: tls? }))
+}
+
+/// Checks how much is kept; `None` where that is wrong.
 pub(super) fn check(raw: Option<&raw::Audit>, findings: &mut Findings) -> Option<Audit> {
     let default = Audit::default();
     let keep = raw.and_then(|raw| raw.keep.as_ref());

@@ -93,6 +93,7 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
     let services = services::check(raw.services.as_deref().unwrap_or_default(), &peers, read_key, findings);
     spool::required(at, raw.spool.is_some(), &forwards, findings);
     let audit = audit::check(raw.audit.as_ref(), findings);
+    let atna = audit::atna(raw.audit.as_ref().and_then(|audit| audit.atna.as_ref()), read_key, findings);
     let health::Draft { listen: health, agent, door } = health::check(raw.health.as_ref(), read_key, findings);
     listeners::check(
         &tunnel,
@@ -114,6 +115,7 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
         services: services.into_iter().map(|draft| draft.service).collect::<Option<_>>()?,
         spool: spool?,
         audit: audit?,
+        atna: atna?,
         health_listen: health.map(|health| health.value),
         health_door: door,
         agent_listen: agent.map(|agent| agent.value),

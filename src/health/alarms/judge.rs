@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::super::audit;
 use super::super::certificate::CertificateFacts;
 use super::super::facts::{ForwardFacts, SiteFacts};
 use super::super::state::{Report, Status, age_text, assess};
@@ -25,7 +26,10 @@ pub(super) fn conditions(alarms: &Alarms, facts: &SiteFacts, limits: &AlarmLimit
     let report = assess(facts, now);
     let mut all = Conditions { limits, all: Vec::new() };
     peers(&report, &mut all, now);
-    certificates("health", &facts.certificates, &mut all, now);
+    for one in &facts.certificates {
+        certificates(one.of.unwrap_or_default(), std::slice::from_ref(one), &mut all, now);
+    }
+    atna(facts, &mut all, now);
     down(alarms, &report, &mut all, now);
     for entry in &report.forwards {
         let why = entry.verdict.cause.as_deref().filter(|_| entry.verdict.status > Status::Unknown);
@@ -91,6 +95,17 @@ fn peers(report: &Report<'_>, all: &mut Conditions<'_>, now: SystemTime) {
         };
         all.add(Kind::NoSession, &format!("peer {}", entry.facts.name), level);
     }
+}
+
+/// That the audit log cannot be sent, by the limit of what is down.
+fn atna(facts: &SiteFacts, all: &mut Conditions<'_>, now: SystemTime) {
+    let (Some(limit), Some(atna)) = (all.limits.down, &facts.audit.atna) else { return };
+    let level = match &atna.failed {
+        Some(failed) if age(failed.since, now) >= limit => Level::Beyond(audit::unsent(atna, failed)),
+        Some(_) => Level::Between,
+        None => Level::Within,
+    };
+    all.add(Kind::Atna, "audit log", level);
 }
 
 /// What is down: forwards, services, queues without a forward.

@@ -189,6 +189,7 @@ fn a_certificate_and_a_disk_are_told_in_time() {
     let now = world.now();
     let day = Duration::from_secs(24 * 3600);
     world.forward(0).certificates = vec![super::super::facts::CertificateFacts {
+        of: None,
         role: "certificate",
         file: "lab.pem".into(),
         expires: now + 29 * day,
@@ -205,6 +206,28 @@ fn a_certificate_and_a_disk_are_told_in_time() {
     assert_eq!(world.pass(120), []);
     world.queue().disk_full_in = None;
     assert_eq!(world.pass(1000), clear(Kind::Disk, "forward results"));
+}
+
+#[test]
+fn a_log_that_cannot_be_sent_is_told_after_the_time_of_what_is_down() {
+    let mut world = World::new();
+    let failed = super::super::facts::FailedAudit { since: world.now(), cause: "refused".into() };
+    world.facts.audit.atna = Some(super::super::facts::AtnaFacts {
+        server: "audit.example:6514".into(),
+        connected: false,
+        sent: 5,
+        taken: 5,
+        unsent: 7,
+        lost: 0,
+        failed: Some(failed),
+    });
+    assert_eq!(world.pass(100), []);
+    assert_eq!(world.pass(120), start(Kind::Atna, "audit log"));
+    let cause = world.causes.last().unwrap();
+    assert!(cause.starts_with("the audit log cannot be sent to audit.example:6514 since "), "{cause}");
+    assert!(cause.ends_with(": refused; 7 entries wait"), "{cause}");
+    world.facts.audit.atna.as_mut().unwrap().failed = None;
+    assert_eq!(world.pass(120), clear(Kind::Atna, "audit log"));
 }
 
 proptest! {

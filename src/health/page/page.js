@@ -46,9 +46,10 @@ function faults(site) {
   };
   of("configuration", "the last reload changed nothing", site.config.failed_reload);
   for (const one of site.certificates ?? []) {
-    if (one.expired) of("status page", "its certificate has expired", { cause: one.file, since: one.expires });
+    if (one.expired) of(one.of, "its certificate has expired", { cause: one.file, since: one.expires });
   }
   of("audit log", "it cannot be written", site.audit?.failed);
+  if (site.audit?.atna?.failed) of("audit log", `it cannot be sent to ${site.audit.atna.server}`, site.audit.atna.failed);
   of("audit log", "it was cut off or restored", site.audit?.contradicted);
   return all.sort((a, b) => (a.status === b.status ? 0 : a.status === "down" ? -1 : 1));
 }

@@ -221,6 +221,7 @@ pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdic
         .or_else(|| ledger_fault(facts, service).filter(|fault| fault.status == Status::Down))
         .or_else(|| queue::held_at(service))
         .or_else(|| receiver_fault(&service.receiver, ""))
+        .or_else(|| all_taken(service))
         .or_else(|| queue::trying_at(facts, service))
         .or_else(|| ledger_fault(facts, service))
         .or_else(|| certificate::expired(&service.certificates))
@@ -228,6 +229,16 @@ pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdic
             Receiver::Ok { since } => Verdict::ok(since),
             Receiver::Unknown | Receiver::Down { .. } => unknown(),
         })
+}
+
+/// Says that the receiver may have no more connections, and that somebody needs one.
+fn all_taken(service: &ServiceFacts) -> Option<Verdict> {
+    let text = format!(
+        "receiver {} has all {} connections that connections: allows, and senders wait for one in vain: raise it if the \
+         receiver takes more, or find who keeps them open",
+        service.target, service.connections_max
+    );
+    Some(Verdict::new(Status::Degraded, service.full_since?, &text))
 }
 
 pub(super) fn interface_fault(facts: &SiteFacts) -> Option<Verdict> {

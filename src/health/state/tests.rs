@@ -54,9 +54,40 @@ fn all_is_well() {
 }
 
 #[test]
+fn a_receiver_without_a_free_connection_degrades_its_service() {
+    let verdict = service(|facts| {
+        facts.services[0].connections_max = 2;
+        facts.services[0].full_since = Some(ago(30));
+    });
+    let cause = "receiver 192.168.10.40:6661 has all 2 connections that connections: allows, and senders wait for one in \
+                 vain: raise it if the receiver takes more, or find who keeps them open";
+    check("full", &verdict, Status::Degraded, ago(30), cause);
+}
+
+#[test]
+fn a_log_that_cannot_be_sent_degrades_after_a_minute() {
+    use super::super::facts::{AtnaFacts, FailedAudit};
+    let mut facts = site();
+    let mut status = |seconds| {
+        facts.audit.atna = Some(AtnaFacts {
+            server: "audit.example:6514".into(),
+            connected: false,
+            sent: 5,
+            taken: 5,
+            unsent: 7,
+            lost: 0,
+            failed: Some(FailedAudit { since: ago(seconds), cause: "refused".into() }),
+        });
+        assess(&facts, *NOW).status
+    };
+    assert_eq!((status(59), status(60)), (Status::Ok, Status::Degraded));
+}
+
+#[test]
 fn an_expired_certificate_degrades_and_one_that_expires_soon_does_not() {
     use super::super::certificate::CertificateFacts;
     let certificate = |expired: bool| CertificateFacts {
+        of: None,
         role: "certificate",
         file: "lab.pem".into(),
         expires: ago(60),
