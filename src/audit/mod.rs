@@ -118,7 +118,7 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     facts: Mutex<AuditFacts>,
-    /// Is how far each source was recorded at the start, once that is known.
+    /// Is how far each source is recorded, or waits to be, once that is known. Taken behind `queue`.
     positions: Mutex<Option<BTreeMap<String, u64>>>,
     trace_key: TraceKey,
     proof_key: ProofKey,
@@ -186,6 +186,7 @@ impl Account {
             self.0.lock_facts().lost += 1;
             return;
         }
+        self.0.note_positions(std::slice::from_ref(&record));
         queue.records.push(record);
         if queue.records.len() == 1 {
             self.0.wake.notify_one();
@@ -202,6 +203,7 @@ impl Account {
         if queue.records.len() + records.len() > RECORDS_MAX / 2 {
             return Err(records);
         }
+        self.0.note_positions(&records);
         queue.records.append(&mut records);
         self.0.wake.notify_one();
         Ok(())
@@ -213,7 +215,7 @@ impl Account {
         self.0.wake.notify_one();
     }
 
-    /// Returns how far a source was recorded at the start, 0 where nothing was; none while that is not known yet.
+    /// Returns how far a source is recorded, 0 where nothing was; none while that is not known yet.
     pub fn position(&self, source: &str) -> Option<u64> {
         let positions = self.0.positions.lock().unwrap_or_else(PoisonError::into_inner);
         positions.as_ref().map(|positions| positions.get(source).copied().unwrap_or_default())
@@ -235,6 +237,18 @@ impl Account {
 }
 
 impl Shared {
+    /// Takes note of how far records bring their sources: who opens one again goes on from there.
+    fn note_positions(&self, records: &[Record]) {
+        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(positions) = positions.as_mut() else { return };
+        for Position { source, through } in records.iter().filter_map(|record| record.position.as_ref()) {
+            match positions.get_mut(&**source) {
+                Some(known) => *known = *through,
+                None => drop(positions.insert(source.to_string(), *through)),
+            }
+        }
+    }
+
     fn lock_queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -91,7 +91,10 @@ impl Writer {
             none => {
                 let store = Store::open(&self.directory, self.key.expose(), &self.site, self.limits)?;
                 let positions = store.standing().positions.clone();
+                let waiting = self.shared.lock_queue();
                 *self.shared.positions.lock().unwrap_or_else(PoisonError::into_inner) = Some(positions);
+                self.shared.note_positions(&waiting.records);
+                drop(waiting);
                 // What an earlier run wrote and did not sync was synced as it was read.
                 self.shared.lock_facts().synced = Some(store.head()).filter(|_| store.pending_bytes() == 0);
                 self.shared.issued.lock().unwrap_or_else(PoisonError::into_inner).after = Some(store.head().0);

@@ -132,6 +132,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_recorded_twice_when_an_inbox_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open(dir.path(), "north", FORWARD, None).unwrap();
+        let log = dir.path().join("audit");
+        let account = Account::start(&log, "south", LIMITS);
+        for sequence in 1..=3 {
+            let clerk = account.clerk(Subject { service: Some(format!("s{sequence}").into()), ..Subject::default() });
+            let accounted = Accounted::new(Arc::clone(&inbox), Some(clerk), FORWARD).await;
+            accounted.commit(Some(finished(sequence)), None).await.unwrap();
+        }
+        account.stop();
+        let mut recorded = Vec::new();
+        entries(&segments(&log).unwrap(), |entry, _| {
+            recorded.extend(entry.sequence.zip(entry.service));
+            Ok::<(), AuditError>(())
+        })
+        .unwrap();
+        assert_eq!(recorded, [1, 2, 3].map(|sequence| (sequence, format!("s{sequence}"))));
+    }
+
+    #[tokio::test]
     async fn what_was_settled_before_it_was_recorded_is_said_to_be_missing() {
         for (settled, lost, delivered) in [(3, 2, vec![4, 5]), (5, 4, vec![]), (1, 0, vec![2, 3, 4, 5])] {
             let dir = tempfile::tempdir().unwrap();
