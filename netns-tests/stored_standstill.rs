@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::mllp::{Behaviour, MARKER, Receiver, answer_to, framed, message};
+use crate::harness::mllp::{Behaviour, MARKER, Receiver, answer_to, control_id, framed, message};
 use crate::harness::pair::{FORWARD, Pair, TARGET, loopback};
 use crate::harness::plan::Plan;
 use crate::harness::site::Site;
@@ -18,6 +18,7 @@ tests![
     what_a_receiver_says_beside_its_answers_is_counted,
     a_queue_without_its_key_is_told_once_and_its_numbers_are_not_known,
     a_queue_for_two_destinations_drains_to_both,
+    what_is_in_doubt_comes_behind_no_newer_message,
 ];
 
 /// Bounds what two sites do by themselves.
@@ -298,4 +299,51 @@ fn a_queue_for_two_destinations_drains_to_both() {
     assert_eq!(send(&pair, "6"), "AA 6");
     arrived(&images, &["3", "4", "5", "6"]);
     assert_eq!(orders.payloads().len(), 2);
+}
+
+/// The kernel repeats what it has not brought over yet, also on a connection that was closed meanwhile.
+fn what_is_in_doubt_comes_behind_no_newer_message() {
+    let mut pair = Pair::unstarted();
+    let at = std::net::SocketAddr::new(pair.south.inner.into(), 6671);
+    let key = pair.north.dir.join("spool.key").display().to_string();
+    let lines = ["delivery: stored", "ack_timeout: 1s"];
+    let north = Plan::of(&pair.north).peer(&pair.south).spool(&key);
+    let allowed = format!("{}/32", pair.north.inner);
+    pair.south.start(&Plan::of(&pair.south).peer_with(&pair.north, &allowed, &["host_access: true"]));
+    pair.north.start(&north.forward("direct", FORWARD, "south", &format!("to: \"{at}\""), &lines));
+    let receiver = Receiver::start(&pair.south.namespace, at, Behaviour::Answer("AA"));
+    let mut sender = pair.sender();
+    let mut keep = |number: usize| {
+        sender.send(&message(&number.to_string(), 500)).expect("open");
+        assert!(sender.answer(SOON).is_ok(), "it is kept");
+    };
+    let (mut sent, mut until_mended) = (0, None);
+    for _ in 0..3 {
+        for turn in 0..600 {
+            keep(sent);
+            sent += 1;
+            if turn == 100 {
+                pair.wire.cut();
+                until_mended = Some(std::time::Instant::now() + Duration::from_millis(2500));
+            }
+            if until_mended.is_some_and(|at| at <= std::time::Instant::now()) {
+                until_mended = None;
+                pair.wire.mend();
+            }
+            std::thread::sleep(Duration::from_millis(8));
+        }
+    }
+    until(SOON, "the queue is empty", || {
+        (pair.north.health_of("forwards", "direct")["queue_depth"] == 0).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2)); // an old copy would be here
+    let id = |payload: &Vec<u8>| String::from_utf8_lossy(control_id(payload)).parse::<usize>().expect("a number");
+    let came: Vec<usize> = receiver.payloads().iter().map(id).collect();
+    let mut next = 0;
+    for (at, number) in came.iter().enumerate() {
+        assert!(*number == next || *number + 1 == next, "{number} came as {at}, behind {next}");
+        next = next.max(number + 1);
+    }
+    assert_eq!(next, sent);
+    eprintln!("{} repeats", came.len() - sent);
 }

@@ -3,9 +3,11 @@
 //! It never waits by itself. What the kernel tells of a connection is `struct tcp_info` of linux/tcp.h.
 
 use std::io::{self, IoSlice};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::socket::{GetSockOpt as _, sockopt};
+use socket2::SockRef;
 use tokio::io::Interest;
 
 use crate::mllp::frame::Framing;
@@ -48,6 +50,9 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(socket: Socket, framing: Framing) -> Self {
+        // What is not at the receiver when the connection ends, whoever ends it and be it by `kill -9`, never gets there: it
+        // would come behind what was sent since. Where it fails the kernel goes on trying, as it does without.
+        SockRef::from(socket.tcp()).set_linger(Some(Duration::ZERO)).ok();
         let read = Box::new([0; READ_BYTES]);
         Self { socket, framing, said: Vec::new(), written: None, is_written: false, read }
     }
@@ -131,6 +136,15 @@ impl Connection {
     pub(super) fn is_drained(&self) -> bool {
         let counts = TcpInfo.get(self.socket.tcp());
         counts.is_ok_and(|counts| counts.unacked == 0 && counts.notsent_bytes == 0)
+    }
+}
+
+impl Drop for Connection {
+    /// Ends in an orderly way where the receiver has all.
+    fn drop(&mut self) {
+        if self.is_drained() {
+            SockRef::from(self.socket.tcp()).set_linger(None).ok();
+        }
     }
 }
 

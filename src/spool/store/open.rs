@@ -175,9 +175,8 @@ fn verified(
     census.compare(&head).map_err(damaged)?;
     check_outbox(&connection, path, &head)?;
     tell_lost_keys(&connection, path, &census.days)?;
-    census.tell_changed(path);
     // Whose a file is, and whose the key of a day, is what a changed row does not say.
-    if is_start && census.changed == 0 {
+    if is_start && census.changed.is_empty() {
         large::remove_orphans(&way.directory, &census.files)?;
     }
     let epochs = tags::epochs(&connection, path, &keys, &head)?;
@@ -187,7 +186,7 @@ fn verified(
     let Census { days, waiting, oldest, changed, .. } = census;
     let live = Live {
         head,
-        changed,
+        changed: changed.len() as u64,
         days,
         waiting,
         in_doubt: 0,
@@ -202,7 +201,10 @@ fn verified(
     let gives_back = database::gives_back(&connection, path)?;
     let (directory, path, limits) = (way.directory.clone(), path.to_owned(), way.wanted.limits.clone());
     let reserve = reserve.clone();
-    Ok(Parts { directory, path, connection, keys, live, limits, epochs, mark, reserve, gives_back }.into())
+    let parts = Parts { directory, path, connection, keys, live, limits, epochs, mark, reserve, gives_back };
+    let mut core = Core::from(parts);
+    core.explain(&changed)?;
+    Ok(core)
 }
 
 fn unseal(way: &Way, path: &Path, connection: &Connection) -> Result<Keys, SpoolError> {
@@ -235,6 +237,9 @@ fn blob(connection: &Connection, path: &Path, sql: &str) -> Result<Option<Vec<u8
     found.map_err(|source| database::failure("verify the spool", path, source))
 }
 
+/// Bounds the changed rows that are looked at one by one.
+const CHANGED_MAX: usize = 10_000;
+
 /// Is what is counted of all messages at a start.
 struct Census {
     tallies: [Tally; State::ALL.len()],
@@ -247,8 +252,8 @@ struct Census {
     last: Sequence,
     above_retired: u64,
     queued_below: bool,
-    /// Counts rows that somebody changed.
-    changed: u64,
+    /// Are rows that somebody changed, the first ones.
+    changed: Vec<Message>,
 }
 
 impl Census {
@@ -265,7 +270,7 @@ impl Census {
             last: head.retired_through,
             above_retired: 0,
             queued_below: false,
-            changed: 0,
+            changed: Vec::new(),
         };
         let all = select_messages!("1 ORDER BY sequence");
         // One that an earlier version made has no such column yet.
@@ -276,25 +281,16 @@ impl Census {
         while let Some(row) = rows.next().map_err(failed)? {
             match Message::read(row) {
                 Ok(message) => {
-                    census.changed += u64::from(!tags::is_whole(tags, head, &message));
                     census.count(&message, head.retired_through);
+                    if census.changed.len() < CHANGED_MAX && !tags::is_whole(tags, head, &message) {
+                        census.changed.push(message);
+                    }
                 }
-                // What is no row of a message is missing where its own was.
-                Err(_) => census.changed += 1,
+                // It is missing in the counts.
+                Err(_) => {}
             }
         }
         Ok(census)
-    }
-
-    /// Has the log say that rows were changed: nothing is removed by what they say.
-    fn tell_changed(&self, path: &Path) {
-        if self.changed > 0 {
-            tracing::error!(
-                path = %path.display(), rows = self.changed,
-                "somebody changed rows in the table of messages: no file of a message and no key of a day is removed \
-                 until a start finds none; restore the spool from a backup"
-            );
-        }
     }
 
     fn count(&mut self, message: &Message, retired_through: Sequence) {

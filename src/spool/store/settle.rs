@@ -10,7 +10,6 @@ use super::core::{Core, day_of, millis_of, now, time_of};
 use super::database::{self, stored};
 use super::messages::{Message, select_messages};
 use super::outbox::{Ending, Entry, Happening};
-use super::tags::CHANGED_ROW;
 use crate::mllp::ack::AckCode;
 use crate::spool::codes::{CODES, VERDICTS, number_of, with_number};
 use crate::spool::queue::{Event, State};
@@ -264,8 +263,7 @@ impl Core {
             return Ok(false);
         }
         if !self.is_whole(message) {
-            // The time by which it would go is what somebody wrote there.
-            self.tell_changed("message", message.sequence, &CHANGED_ROW);
+            // The time by which it would go is what somebody wrote there. The start has told of it.
             return Ok(false);
         }
         if message.state.has_content() {

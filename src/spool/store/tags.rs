@@ -9,9 +9,11 @@ use rusqlite::Connection;
 use super::core::{Core, Keys};
 use super::database::{self, read};
 use super::messages::Message;
+use super::outbox::Happening;
 use crate::spool::head::{Head, Tagged};
+use crate::spool::queue::State;
 use crate::spool::rows::{Cell, RowKey, Table, Tag};
-use crate::spool::{Damage, Epoch, Sequence, SpoolError};
+use crate::spool::{Damage, Epoch, Sequence, SpoolError, Verdict};
 
 /// Is the damage of a message whose row was changed.
 pub(super) const CHANGED_ROW: Damage = Damage::Tampered("row in the table of messages");
@@ -43,6 +45,43 @@ impl Core {
     /// Makes the tag of a row of the table of messages.
     pub(super) fn tag_of_message(&self, message: &Message) -> Tag {
         tag_of_message(&self.keys.rows, message)
+    }
+
+    /// Takes note of rows of messages that somebody changed before the store was opened. What became of each must be
+    /// written down elsewhere too: else one that was acknowledged is passed over, or one is sent that was set aside, where two
+    /// exchanged their states.
+    pub(super) fn explain(&mut self, changed: &[Message]) -> Result<(), SpoolError> {
+        for message in changed {
+            let is_explained = match message.state {
+                State::Queued => true,
+                State::Delivered => {
+                    self.ended_as(message, |verdict| matches!(verdict, Verdict::Delivered | Verdict::DeliveredBefore))?
+                }
+                State::Parked => self.ended_as(message, |_| true)? || self.was_decided(message, Happening::Parked)?,
+                State::Discarded => self.was_decided(message, Happening::Discarded)?,
+                State::Released => self.was_decided(message, Happening::Released)?,
+            };
+            if !is_explained {
+                return Err(self.damage(Damage::Tampered("table of messages")));
+            }
+        }
+        if !changed.is_empty() {
+            tracing::error!(
+                path = %self.path.display(), rows = changed.len(),
+                "somebody changed rows in the table of messages, though not what became of them: no file of a message and \
+                 no key of a day is removed until a start finds none changed; restore the spool from a backup"
+            );
+        }
+        Ok(())
+    }
+
+    fn ended_as(&mut self, message: &Message, is_it: impl Fn(Verdict) -> bool) -> Result<bool, SpoolError> {
+        Ok(self.outcome(message)?.and_then(|outcome| outcome.verdict).is_some_and(is_it))
+    }
+
+    fn was_decided(&mut self, message: &Message, how: Happening) -> Result<bool, SpoolError> {
+        let decisions = self.decisions(message)?;
+        Ok(decisions.iter().any(|event| event.sequence == message.sequence && event.happening == how))
     }
 
     /// Has the log say that somebody changed a row, once as long as no other one is met.

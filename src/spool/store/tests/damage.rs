@@ -519,3 +519,22 @@ async fn nothing_is_removed_by_what_a_changed_row_says() {
     sql(&place, "UPDATE messages SET day = day - 1 WHERE sequence = 2");
     assert!(place.open().payload(2, "anna").await.unwrap() == message(2));
 }
+
+#[tokio::test]
+async fn states_that_were_exchanged_are_damage() {
+    for (one, other) in [(1, 2), (2, 3), (2, 4), (3, 4)] {
+        let place = Place::new();
+        let spool = place.open();
+        for number in 1..=4 {
+            spool.keep(message(number)).await.unwrap();
+        }
+        spool.settle(vec![outcome(1, Verdict::Delivered)]).await.unwrap();
+        spool.park(3, false, "anna").await.unwrap();
+        spool.discard(4, false, "anna", "sent by fax").await.unwrap();
+        drop(spool);
+        let swap = "UPDATE messages SET state = (SELECT sum(state) FROM messages WHERE sequence IN (?1, ?2)) - state
+                    WHERE sequence IN (?1, ?2)";
+        Connection::open(place.path("spool.db")).unwrap().execute(swap, [one, other]).unwrap();
+        assert_eq!(damage_of(&place), Damage::Tampered("table of messages"), "{one} and {other}");
+    }
+}
