@@ -1,5 +1,5 @@
-//! A site changes its key by `wardlink rotate`, and its peers follow: under load, after an outage, over `kill -9` at each
-//! step, both sites at once; a compromised key is cut, and a plain peer kept.
+//! A site changes its key by `wardlink rotate`, and its peers follow: under load, after an outage, over `kill -9` at
+//! each step, both sites at once; a compromised key is cut, and a plain peer kept.
 
 use std::fs;
 use std::time::Duration;
@@ -100,8 +100,8 @@ fn a_pair_rotates_and_loses_neither_a_message_nor_a_connection() {
     assert_eq!((report.lost, receiver.connections()), (0, SENDERS), "no connection ended");
     let changed = run(&pair.north, &["audit", "search", "--event", "key-changed"]);
     assert!(changed.contains("south"), "{changed}");
-    // what was learnt is there after a restart, though the configuration has the older key; a command that changes the file
-    // writes the newer one there
+    // what was learnt is there after a restart, though the configuration has the older key; a command that changes the
+    // file writes the newer one there
     assert!(config(&pair.south).contains(&old_keys.1));
     assert!(!config(&pair.north).contains(&old_keys.0) && config(&pair.north).contains(&key_of(&pair.north, "south")));
     for site in [&mut pair.south, &mut pair.north] {
