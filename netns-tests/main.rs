@@ -49,6 +49,7 @@ mod peers;
 mod receiver_down;
 mod release_2;
 mod reload;
+mod rotation;
 mod routes;
 mod self_test;
 mod status_page;
@@ -139,6 +140,7 @@ fn main() -> ExitCode {
         tls::tests(),
         torrent::tests(),
         uapi::tests(),
+        rotation::tests(),
         routes::tests(),
         wg_quick_files::tests(),
         wireguard_suite::tests(),

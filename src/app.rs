@@ -8,6 +8,7 @@ mod alarms;
 mod atna;
 mod certificates;
 mod facts;
+mod keys;
 mod orphans;
 mod outward;
 mod prepare;
@@ -221,7 +222,7 @@ impl Site {
         let tunnel = Tunnel::start(&config).await?;
         let addresses = config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect();
         let owners = Owners::new(tunnel.owners(), tunnel.changed());
-        let inside = Inside::new(&config.tunnel.interface, addresses, owners);
+        let inside = Inside::new(&config.tunnel.interface, addresses, owners).with_key_news(tunnel.key_news());
         let start = getrandom::u64().map_err(|_| AppError::Random)?;
         let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new(), orphans: Vec::new() };
         let ground = Ground { running: &none, inside: &inside, start, listens_for_links: false };
@@ -346,6 +347,7 @@ fn gate(site: String, now: &Arc<Now>, inside: &Inside, arrivals: mpsc::Sender<Ar
                 service.map_err(|cause: Cause| cause.to_string())?.open_station(directory, spool, peer, forward).await
             })
         })),
+        keys: inside.key_news().cloned(),
         arrivals,
         site,
         instance,

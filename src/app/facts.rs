@@ -47,6 +47,7 @@ impl Parts {
             clock_behind: self.tunnel.clock_behind(),
             dropped: self.tunnel.drops().into_iter().collect(),
             set_by_wg: self.set_by_wg(),
+            rotation: self.rotation_facts(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
             forwards: running.forwards.iter().map(|forward| self.forward_facts(forward, &known)).collect(),
             services: running.services.iter().map(|service| service_facts(service, &inbox, &self.watch)).collect(),

@@ -92,7 +92,7 @@ pub(super) fn commit(parts: &Arc<Parts>, prepared: Prepared, tasks: &mut Tasks) 
         tasks.keep_for_ever("the link port", Arc::clone(&parts.inbound).run(listener));
     }
     for forward in &forwards {
-        let peer = config.peer(&forward.config().peer).and_then(|peer| parts.tunnel.peer(&peer.public_key));
+        let peer = parts.tunnel.peer(&forward.config().peer);
         if let (Some(link), Some(peer)) = (forward.way().link(), peer) {
             link.follow(peer.awake());
         }
@@ -223,6 +223,8 @@ pub(super) fn serve_watchers(
     }
     let looker = Arc::clone(parts);
     tasks.keep_for_ever("the look at queues", async move { looker.look_at_queues().await });
+    let looker = Arc::clone(parts);
+    tasks.keep_for_ever("the look at keys", async move { looker.look_at_keys().await });
     let looker = Arc::clone(parts);
     tasks.keep_for_ever("the look at certificates", async move { looker.look_at_certificates().await });
     tasks.keep_for_ever("the look at alarms", Arc::clone(parts).look_at_alarms());

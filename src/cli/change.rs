@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::queue::Told;
 use super::site::{SOCKET_DIRECTORY, SiteArgs, SiteError};
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
-use crate::config::{self, Config, Errors};
+use crate::config::{self, Config, Errors, Peer, edit};
 use crate::control::{Reloaded, Request};
 
 /// Is a site's configuration unless `-c` says otherwise.
@@ -87,22 +87,24 @@ pub(super) struct ReloadArgs {
     pub(super) no_reload: bool,
 }
 
-/// Changes the file as `edit` says, and has a running site take it up; returns what came of that, one line.
+/// Changes the file as `edit_text` says, and has a running site take it up; returns what came of that, one line.
 ///
 /// # Errors
 /// Nothing was changed: says why, and what to do.
 pub(super) fn change(
     path: &Path,
     reload: &ReloadArgs,
-    edit: impl FnOnce(&Current) -> Result<String, Told>,
+    edit_text: impl FnOnce(&Current) -> Result<String, Told>,
 ) -> Result<String, Told> {
     let path = fs::canonicalize(path).map_err(|error| cannot_read(path, &error))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     let lock = File::open(directory).and_then(|directory| directory.lock().map(|()| directory));
     let lock = lock.map_err(|error| cannot("lock", directory, &error))?;
-    let current = Current::read(&path)?;
-    let text = edit(&current)?;
-    if text == current.text {
+    let mut current = Current::read(&path)?;
+    let before = current.text.clone();
+    current.text = with_newest_keys(&current);
+    let text = edit_text(&current)?;
+    if text == before {
         return Ok("nothing is to be changed".to_owned());
     }
     config::parse_beside(&text, &path).map_err(|errors| wrong(&errors, &path))?;
@@ -114,13 +116,23 @@ pub(super) fn change(
     match take_up(&path) {
         Ok(said) => Ok(said),
         Err((code, why)) => {
-            write(&current.text)?;
+            write(&before)?;
             // The site keeps in mind that a reload failed until one does not.
             take_up(&path).ok();
             let path = path.display();
             Err(Told::new(code, format!("wardlink: {why}\nwardlink: {path} is as it was: nothing was changed\n")))
         }
     }
+}
+
+/// Writes the keys that peers have moved to into the text, which then says what the state does; where the text is not edited
+/// here, it stays as it is.
+fn with_newest_keys(current: &Current) -> String {
+    let set = |text: String, peer: &Peer| {
+        let key = edit::Value::text(peer.public_key);
+        edit::set(&text, "peers", peer.name.as_str(), "public_key", &key).unwrap_or(text)
+    };
+    current.config.peers.iter().fold(current.text.clone(), set)
 }
 
 /// Says what is wrong with what the file would become; its lines are not there, so that they are not named.

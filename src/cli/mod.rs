@@ -19,6 +19,7 @@ pub mod pair;
 pub mod queue;
 pub mod receive;
 pub mod reload;
+pub mod rotate;
 pub mod run;
 pub mod send;
 pub mod service;
@@ -57,6 +58,8 @@ enum Command {
     Card(card::Args),
     /// Take another site's card, so that it is a peer; or remove a peer.
     Pair(pair::Args),
+    /// Give this site a new key; peers are told, and no connection ends.
+    Rotate(rotate::Args),
     /// Add or remove a receiver that this site offers to its peers.
     Service(service::Args),
     /// Add or remove a port whose messages go to a peer; pause or resume a stored one.
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Card(args) => card::run(&args),
         Command::Pair(args) => pair::run(&args),
+        Command::Rotate(args) => rotate::run(&args),
         Command::Service(args) => service::run(&args),
         Command::Key(args) => key::run(args),
         Command::CheckConfig(args) => check_config::run(args),

@@ -3,6 +3,7 @@
 //! Judges nothing itself and needs no key.
 
 mod alarm;
+pub(super) mod rotation;
 mod table;
 
 use std::io::{self, IsTerminal, Write};

@@ -78,9 +78,15 @@ impl Changes {
     }
 }
 
+/// Returns the key of before, where one counts.
+fn old(tunnel: &Tunnel) -> Option<[u8; 32]> {
+    tunnel.old_private_key.counting().map(|key| *key.expose())
+}
+
 fn tunnel(was: &Tunnel, is: &Tunnel) -> Vec<&'static str> {
     differing(&[
         ("private_key_file", was.private_key.expose() == is.private_key.expose()),
+        ("old_private_key_file", old(was) == old(is)),
         ("listen_port", was.listen_port == is.listen_port),
         ("mtu", was.mtu == is.mtu),
         ("fwmark", was.fwmark == is.fwmark),

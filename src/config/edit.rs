@@ -5,11 +5,13 @@
 //! no edit, but the words to write by hand. So what is not understood (flow style, what an editor left) is refused, never
 //! guessed at.
 
+mod section;
 mod tree;
 
 use std::fmt::Write as _;
 use std::ops::Range;
 
+pub use section::{key_of, remove_key, set_key};
 use tree::{Node, Pair};
 
 /// Begins the note at a peer's name that says what its card offers.

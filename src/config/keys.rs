@@ -4,6 +4,7 @@
 //! nobody but their owner and root may read them, except the group `wardlink` of a file that is root's; what systemd
 //! puts in $CREDENTIALS_DIRECTORY is guarded by the directory itself.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -11,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use zeroize::{Zeroize as _, Zeroizing};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::SpoolKeyFile;
 use super::check::ReadKeys;
-use super::{PublicKey, SecretKey, SpoolKeyFile};
 
 /// Is the size of a key, in bytes (Curve25519).
 const KEY_BYTES: usize = 32;
@@ -26,6 +28,58 @@ const KEY_FILE_BYTES_MAX: usize = 256;
 const PEM_FILE_BYTES_MAX: usize = 1 << 20;
 /// Names the group that may read a key file of root's.
 const GROUP: &str = "wardlink";
+
+/// Is a Curve25519 public key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl fmt::Display for PublicKey {
+    /// Writes the key as `wg` does, in base64.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Is a private or preshared key; never shown, wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct SecretKey([u8; 32]);
+
+impl SecretKey {
+    /// Wraps 32 bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the secret bytes.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(hidden)")
+    }
+}
+
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_base64(&text).ok_or_else(|| serde::de::Error::custom("not a key of 32 bytes in base64"))
+    }
+}
 
 impl PublicKey {
     /// Tells whether every shared secret with this key is zero (RFC 7748, section 6.1): who knows our public key could

@@ -13,6 +13,7 @@ use schemars::transform::RecursiveTransform;
 use super::check::{self, ReadKey};
 use super::errors::{Errors, Finding, Position, Subject};
 use super::keys::KeyFiles;
+use super::succession::{self, Succession};
 use super::{Config, KeyFileError, raw, yaml};
 
 /// Limits the file, in bytes: thousands of peers fit, a log or an image named by mistake does not.
@@ -40,7 +41,23 @@ fn load_with(path: &Path, is_to_run: bool) -> Result<Config, Errors> {
         let message = format!("cannot be read ({error}); write -c FILE with the path of a configuration");
         Errors::whole(path, message)
     })?;
-    parse_bytes(&bytes, path, &key_files(path, is_to_run))
+    parse_bytes(&bytes, path, &key_files(path, is_to_run)).map(with_newest_keys)
+}
+
+/// Gives a configuration the keys that took the place of those in the file; where nothing is known of such, none.
+fn with_newest_keys(mut config: Config) -> Config {
+    let path = Succession::path(&config.state_dir);
+    let mut bytes = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(succession::FILE_BYTES_MAX).read_to_end(&mut bytes));
+    match read.map(|_| Succession::from_json(&bytes)) {
+        Ok(Ok(succession)) => succession.apply(&mut config),
+        Ok(Err(error)) => {
+            tracing::error!(file = %path.display(), %error, "what is known of newer keys is damaged: the configuration's count");
+        }
+        // Who may not read the state is not who runs the site.
+        Err(_) => {}
+    }
+    config
 }
 
 /// Validates a text that is to become this file, with the key files that it names.
@@ -48,7 +65,7 @@ fn load_with(path: &Path, is_to_run: bool) -> Result<Config, Errors> {
 /// # Errors
 /// As with [`parse`].
 pub fn parse_beside(text: &str, path: &Path) -> Result<Config, Errors> {
-    parse_bytes(text.as_bytes(), path, &key_files(path, false))
+    parse_bytes(text.as_bytes(), path, &key_files(path, false)).map(with_newest_keys)
 }
 
 fn key_files(path: &Path, is_to_run: bool) -> KeyFiles {

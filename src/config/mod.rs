@@ -17,6 +17,7 @@ mod load;
 mod outline;
 mod policy;
 mod raw;
+pub mod succession;
 mod value;
 pub mod wg_quick;
 mod yaml;
@@ -29,7 +30,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::mllp::dialect::Dialect;
 use crate::tls;
@@ -43,9 +43,10 @@ pub use delivery::{
 };
 pub use errors::{Errors, Issue, Position};
 pub use health::{Door, Token};
-pub use keys::{KeyFileError, read_key_file};
+pub use keys::{KeyFileError, PublicKey, SecretKey, read_key_file};
 pub use load::{fuzz_config, load, load_to_run, parse, parse_beside, schema};
 pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
+pub use succession::OldKey;
 pub use value::socket_address as listen_address;
 
 /// Holds a whole, validated site.
@@ -146,6 +147,8 @@ pub struct Tunnel {
     pub udp_offload: UdpOffload,
     /// Is this site's secret.
     pub private_key: SecretKey,
+    /// Is the one before, by which some peers still know this site.
+    pub old_private_key: OldKey,
     /// Is the UDP port; 0 lets the kernel choose.
     pub listen_port: u16,
     /// Says where peers reach this site, for its card; nothing here uses it.
@@ -202,6 +205,10 @@ pub struct Peer {
     pub name: Name,
     /// Identifies the peer (WireGuard).
     pub public_key: PublicKey,
+    /// Is the key that the peer has announced to be its next, until a session has shown that it has it.
+    pub next_key: Option<PublicKey>,
+    /// Tells that a session has shown that the peer knows this site's newest key.
+    pub knows_new_key: bool,
     /// Adds a symmetric secret to the handshake (WireGuard).
     pub preshared_key: Option<SecretKey>,
     /// Says where to reach the peer; absent: wait for it to come.
@@ -347,44 +354,4 @@ pub enum Probe {
     None,
     /// By a TCP connect.
     Tcp,
-}
-
-/// Is a Curve25519 public key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PublicKey(pub [u8; 32]);
-
-impl fmt::Display for PublicKey {
-    /// Writes the key as `wg` does, in base64.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use base64::Engine as _;
-        f.write_str(&base64::engine::general_purpose::STANDARD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// Is a private or preshared key; never shown, wiped when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct SecretKey([u8; 32]);
-
-impl SecretKey {
-    /// Wraps 32 bytes.
-    pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Returns the secret bytes.
-    pub fn expose(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretKey(hidden)")
-    }
 }

@@ -46,6 +46,8 @@ pub struct SiteFacts {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Says what `wg` has set of this site's end.
     pub set_by_wg: SetByWg,
+    /// Says how far a change of this site's key is, where there is one.
+    pub rotation: Option<RotationFacts>,
     /// Lists the peers, in the order of the configuration, then those that `wg` added.
     pub peers: Vec<PeerFacts>,
     /// Lists the forwards, in the order of the configuration.
@@ -86,6 +88,19 @@ pub struct SetByWg {
     pub tunnel: Vec<&'static str>,
     /// Names the configured peers that were removed.
     pub removed_peers: Vec<String>,
+}
+
+/// Says how far a change of this site's key is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RotationFacts {
+    /// Tells that the older key counts no more; the configuration names it still.
+    pub is_done: bool,
+    /// Counts the peers that know the newer one.
+    pub moved: usize,
+    /// Names the peers that were told it, and are waited for.
+    pub told: Vec<String>,
+    /// Names the peers that no link is there to tell it by: they are down, or run plain WireGuard.
+    pub not_told: Vec<String>,
 }
 
 /// Says whose word something is set by.

@@ -29,6 +29,7 @@ pub(crate) fn site() -> SiteFacts {
         clock_behind: None,
         dropped: BTreeMap::from([("unknown_peer", 2)]),
         set_by_wg: SetByWg::default(),
+        rotation: None,
         peers: vec![PeerFacts {
             name: "city-lab".into(),
             public_key: "AAAA".into(),

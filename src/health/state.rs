@@ -14,8 +14,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::facts::{
-    AlarmFacts, AuditFacts, CertificateFacts, ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, ServiceFacts, SetByWg,
-    SiteFacts, rfc3339,
+    AlarmFacts, AuditFacts, CertificateFacts, ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, RotationFacts,
+    ServiceFacts, SetByWg, SiteFacts, rfc3339,
 };
 use super::{audit, certificate};
 use rules::{
@@ -112,6 +112,9 @@ pub struct Report<'a> {
     pub dropped: &'a BTreeMap<&'static str, u64>,
     /// Says what `wg` has set of this site's end since the configuration was read.
     pub set_by_wg: &'a SetByWg,
+    /// Says how far a change of this site's key is, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation: &'a Option<RotationFacts>,
     /// Lists the peers.
     pub peers: Vec<Entry<'a, PeerFacts>>,
     /// Lists the forwards.
@@ -160,6 +163,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         unready,
         dropped,
         set_by_wg,
+        rotation: &facts.rotation,
         peers,
         forwards,
         services,

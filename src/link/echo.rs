@@ -1,5 +1,5 @@
 //! Whether the other side of a connection is still there: asks for an echo, and measures how long it takes. With each
-//! question goes how far the audit logs are.
+//! question goes how far the audit logs are, and this site's new key where the peer may not know it.
 //!
 //! It never ends a connection on which anything was heard in time. Rules: design, delivery.md ("The link").
 
@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::wire::heads_of;
-use crate::audit::{Clerk, Heads};
+use super::wire::{Told, told_in};
+use crate::audit::Clerk;
+use crate::config::Name;
+use crate::tunnel::keys::KeyNews;
 
 /// A link on which nothing came for so long is asked for an echo.
 const PING_AFTER: Duration = Duration::from_secs(5);
@@ -18,11 +20,19 @@ const ECHO_WITHIN: Duration = Duration::from_secs(5);
 /// The same after a sign of life of the peer: its host answers now, or the connection is stale.
 const ECHO_WITHIN_AWAKE: Duration = Duration::from_secs(1);
 
+/// Knows what the two sites of a link tell each other beside what the link carries.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Voice {
+    /// Is of their audit logs.
+    pub(super) clerk: Option<Clerk>,
+    /// Is of their keys, and names the peer.
+    pub(super) keys: Option<(KeyNews, Name)>,
+}
+
 /// Is what was asked and heard on one connection.
 pub(super) struct Echo {
     heard: Mutex<Heard>,
-    /// Knows what the two sites tell each other of their audit logs.
-    clerk: Option<Clerk>,
+    voice: Voice,
 }
 
 struct Heard {
@@ -33,19 +43,25 @@ struct Heard {
 
 impl Echo {
     /// Begins with a connection.
-    pub(super) fn new(clerk: Option<Clerk>) -> Self {
-        Self { heard: Mutex::new(Heard { heard: Instant::now(), asked: None, token: 0 }), clerk }
+    pub(super) fn new(voice: Option<&Voice>) -> Self {
+        let heard = Mutex::new(Heard { heard: Instant::now(), asked: None, token: 0 });
+        Self { heard, voice: voice.cloned().unwrap_or_default() }
     }
 
     /// Returns what goes with a question.
-    pub(super) fn heads(&self) -> Heads {
-        self.clerk.as_ref().map(Clerk::heads).unwrap_or_default()
+    pub(super) fn told(&self) -> Told {
+        let heads = self.voice.clerk.as_ref().map(Clerk::heads).unwrap_or_default();
+        Told { heads, new_key: self.voice.keys.as_ref().and_then(|(news, peer)| news.announcement(peer)) }
     }
 
-    /// Takes in a record, where it says something of the audit logs.
+    /// Takes in a record, where it says something of the audit logs or of the peer's key.
     pub(super) fn hear_record(&self, record: &[u8]) {
-        if let Some((clerk, heads)) = self.clerk.as_ref().zip(heads_of(record)) {
-            clerk.hear_heads(&heads);
+        let Some(told) = told_in(record) else { return };
+        if let Some(clerk) = &self.voice.clerk {
+            clerk.hear_heads(&told.heads);
+        }
+        if let (Some((news, peer)), Some(key)) = (&self.voice.keys, told.new_key) {
+            news.hear(peer, key);
         }
     }
 

@@ -27,6 +27,7 @@ use super::wire::{CARRIES_STORED, Cause, Hello, Instance, ReceiverNews, Record, 
 use super::{FLUSH_WITHIN, cause_chain};
 use crate::audit::{Account, Event};
 use crate::config::{Name, PublicKey};
+use crate::tunnel::keys::KeyNews;
 use door::Door;
 use kept::{Link, LinkKey, Links, has_room, take_ghosts};
 use stored::Receptions;
@@ -74,6 +75,8 @@ pub struct Gate {
     pub receiver: FindReceiver,
     /// Opens the station of a peer's stored messages; without it a peer is told that such are not carried.
     pub stations: Option<OpenStation>,
+    /// Is what links tell each other of new keys by.
+    pub keys: Option<KeyNews>,
     /// Takes the streams.
     pub arrivals: mpsc::Sender<Arrival>,
     /// Names this site.
@@ -286,7 +289,7 @@ impl Inbound {
         }
         let (arrivals, streams) = mpsc::channel(ARRIVALS_MAX);
         let session = Session::far(linger, arrivals);
-        self.clerk_for(&key.peer).into_iter().for_each(|clerk| session.set_clerk(clerk));
+        session.set_voice(self.voice_for(&key.peer));
         let mut tasks = JoinSet::new();
         let clock = Arc::clone(&session);
         tasks.spawn(async move { clock.run_clock().await });

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::owners::Owners;
+use crate::tunnel::keys::KeyNews;
 
 /// An idle connection is asked for life after so long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -34,12 +35,23 @@ pub struct Inside {
     interface: String,
     addresses: Vec<IpAddr>,
     owners: Owners,
+    keys: Option<KeyNews>,
 }
 
 impl Inside {
     /// Names the interface and the addresses to bind to, and who knows whose the others are.
     pub fn new(interface: &str, addresses: Vec<IpAddr>, owners: Owners) -> Self {
-        Self { interface: interface.to_owned(), addresses, owners }
+        Self { interface: interface.to_owned(), addresses, owners, keys: None }
+    }
+
+    /// Adds what links tell each other of new keys by.
+    pub fn with_key_news(self, keys: KeyNews) -> Self {
+        Self { keys: Some(keys), ..self }
+    }
+
+    /// Returns what links tell each other of new keys by, where they do.
+    pub fn key_news(&self) -> Option<&KeyNews> {
+        self.keys.as_ref()
     }
 
     /// Lists this site's addresses inside the tunnel.

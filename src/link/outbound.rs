@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::carry::DRAIN_WITHIN;
+use super::echo::Voice;
 use super::feed::Queue;
 use super::feed::supply::Supply;
 use super::inside::Inside;
@@ -131,10 +132,12 @@ impl Outbound {
 
     /// Says who records when it comes up and goes down; the first one that is said stays.
     pub fn set_clerk(&self, clerk: Clerk) {
-        self.session.set_clerk(clerk.clone());
+        let keys = self.inside.key_news().map(|news| (news.clone(), self.route.peer.clone()));
+        let voice = Voice { clerk: Some(clerk.clone()), keys };
         if let Some(supply) = &self.supply {
-            supply.set_clerk(clerk.clone());
+            supply.set_voice(voice.clone());
         }
+        self.session.set_voice(voice);
         self.clerk.get_or_init(|| clerk);
     }
 

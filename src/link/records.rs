@@ -7,8 +7,7 @@ use std::time::Instant;
 use super::half::{RecvHalf, Violation};
 use super::stream::{Phase, Stream};
 use super::streams::{Event, LINK_BYTES_MAX, RETRY_MAX, STREAMS_MAX, Side, Streams};
-use super::wire::{Cause, Record, put_ping};
-use crate::audit::Heads;
+use super::wire::{Cause, Record, Told, put_ping};
 
 /// What was received is acknowledged at the latest after so many bytes, so that the other side need not keep them.
 const ACK_BYTES: u64 = 16 << 10;
@@ -64,10 +63,10 @@ impl Streams {
         if self.urgent.len() > URGENT_BYTES_MAX { Err(Violation) } else { result }
     }
 
-    /// Asks for an echo, and tells how far the audit logs are.
-    pub(super) fn push_ping(&mut self, token: u64, heads: &Heads) {
+    /// Asks for an echo, and tells what goes with that.
+    pub(super) fn push_ping(&mut self, token: u64, told: &Told) {
         if self.connected {
-            put_ping(token, heads, &mut self.urgent);
+            put_ping(token, told, &mut self.urgent);
             self.events.push_back(Event::Transmit);
         }
     }

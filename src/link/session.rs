@@ -15,13 +15,12 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
 
-use super::echo::Echo;
+use super::echo::{Echo, Voice};
 use super::feed::StoreError;
 use super::feed::wire::Fault;
 use super::stream_end::StreamEnd;
 use super::streams::{Event, Side, Streams};
 use super::wire::{Cause, ReceiverNews, ReceiverState, Record, WireError, decode};
-use crate::audit::Clerk;
 
 /// Records that are gathered for one write, in bytes.
 pub(super) const WRITE_BYTES: usize = 64 << 10;
@@ -92,7 +91,7 @@ pub struct Session {
     clock: Notify,
     awake: Notify,
     arrivals: Option<mpsc::Sender<StreamEnd>>,
-    clerk: OnceLock<Clerk>,
+    voice: OnceLock<Voice>,
 }
 
 struct Inner {
@@ -135,13 +134,13 @@ impl Session {
             clock: Notify::new(),
             awake: Notify::new(),
             arrivals,
-            clerk: OnceLock::new(),
+            voice: OnceLock::new(),
         })
     }
 
-    /// Says who knows of the audit logs; the first one that is said stays.
-    pub(super) fn set_clerk(&self, clerk: Clerk) {
-        self.clerk.get_or_init(|| clerk);
+    /// Says who knows what the two sites tell each other; the first one that is said stays.
+    pub(super) fn set_voice(&self, voice: Voice) {
+        self.voice.get_or_init(|| voice);
     }
 
     /// Opens a stream to the receiver (near end).
@@ -296,12 +295,12 @@ impl Session {
         // Without it the link carries all the same, only less fairly.
         SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES).ok();
         self.with(|streams| streams.handle_connected(resumed));
-        let echo = Echo::new(self.clerk.get().cloned());
+        let echo = Echo::new(self.voice.get());
         let ping = |token| {
-            let heads = echo.heads();
+            let told = echo.told();
             self.with(|streams| {
                 streams.handle_idle();
-                streams.push_ping(token, &heads);
+                streams.push_ping(token, &told);
             });
         };
         let (reader, writer) = tcp.split();

@@ -12,7 +12,7 @@ mod heads;
 
 pub use super::cause::Cause;
 pub(super) use fields::Fields;
-pub(super) use heads::{heads_of, put_ping};
+pub(super) use heads::{Told, put_ping, told_in};
 
 /// The protocol version that this build speaks.
 pub const VERSION: u8 = 1;

@@ -15,11 +15,13 @@ use zeroize::Zeroizing;
 
 use super::endpoints::{self, Resolvers};
 use super::interface::Kept;
-use super::peer::{Before, Identity};
-use super::peers::Found;
-use super::settings::{Settings, same_key};
+use super::keys;
+use super::peer::{Before, Identity, Pair};
+use super::peers::{Found, Peers};
+use super::settings::{PeerSettings, Settings, same_key};
 use super::udp::Udp;
 use super::{Shared, TunnelError, uapi};
+use crate::config::succession::Succession;
 use crate::config::{Config, Endpoint, Host, PublicKey, SecretKey};
 
 /// An address that changes hands is nobody's for so long: connections to its old owner close meanwhile, and none of
@@ -28,22 +30,23 @@ const HAND_OVER: Duration = Duration::from_millis(100);
 
 /// Changes a running tunnel, one change after the other.
 pub(super) struct Control {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     interface: Arc<Kept>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 /// Is what the tunnel is set to now.
-struct State {
-    config: Config,
-    settings: Settings,
+pub(super) struct State {
+    pub(super) config: Config,
+    pub(super) settings: Settings,
     resolvers: Resolvers,
+    pub(super) keys: Succession,
     /// Outlives a peer's entry: who waits for a peer that `wg` removes still hears when it is back.
-    awake: HashMap<PublicKey, watch::Sender<u64>>,
+    pub(super) awake: HashMap<PublicKey, watch::Sender<u64>>,
 }
 
 /// Is where a change leads.
-struct Change {
+pub(super) struct Change {
     settings: Settings,
     /// Is another key of this site's, where the key changes.
     identity: Option<Identity>,
@@ -57,6 +60,8 @@ struct Change {
     remembered: HashMap<String, SocketAddr>,
     /// Tells that every handshake begins anew, whatever changes.
     renews: bool,
+    /// Tells that no session of before counts any more: the configuration has replaced the key that it was had with.
+    ends: bool,
 }
 
 impl Change {
@@ -70,6 +75,7 @@ impl Change {
             begun: HashSet::new(),
             remembered: HashMap::new(),
             renews: false,
+            ends: false,
         }
     }
 }
@@ -77,12 +83,15 @@ impl Change {
 impl Control {
     /// Gives a tunnel that has no peers yet what its configuration says.
     pub(super) async fn begin(shared: Arc<Shared>, interface: Arc<Kept>, config: &Config) -> Self {
-        let settings = Settings::of(config);
+        let (keys, mut config) = (keys::load(&config.state_dir), config.clone());
+        keys.apply(&mut config);
+        let settings = Settings::of(&config);
         let change = Change { remembered: endpoints::load(&config.state_dir), ..Change::to(settings.clone()) };
         let mut state = State {
-            config: config.clone(),
+            config,
             settings: Settings { peers: Vec::new(), ..settings },
             resolvers: Resolvers::new(Arc::clone(&interface)),
+            keys,
             awake: HashMap::new(),
         };
         take_up(&shared, &mut state, change).await;
@@ -95,6 +104,9 @@ impl Control {
     /// What keeps the tunnel from it; the peers are then as they were.
     pub(super) async fn reload(&self, config: &Config) -> Result<(), TunnelError> {
         let mut state = self.state.lock().await;
+        let mut config = config.clone();
+        // What has changed since it was read is known here.
+        state.keys.apply(&mut config);
         let (was, tunnel) = (&state.config.tunnel, &config.tunnel);
         if was.interface != tunnel.interface {
             return Err(TunnelError::NeedsRestart { what: "tunnel.interface" });
@@ -105,16 +117,19 @@ impl Control {
         if was.udp_offload != tunnel.udp_offload {
             return Err(TunnelError::NeedsRestart { what: "tunnel.udp_offload" });
         }
-        let mut change = self.prepare(&state, Settings::of(config))?;
+        let settings = Settings::of(&config);
+        let kept = [&settings.private_key, &settings.old_private_key];
+        let ends = !kept.into_iter().any(|key| same_key(key.as_ref(), state.settings.private_key.as_ref()));
+        let mut change = Change { ends, ..self.prepare(&state, settings)? };
         let is_located = |key: &PublicKey| endpoints::is_located(&self.shared, key);
-        if let Err(error) = self.interface.change(config, is_located).await {
+        if let Err(error) = self.interface.change(&config, is_located).await {
             // The rules of a default route are still for the mark that was.
             self.shared.udp().set_mark(state.settings.fwmark).ok();
             return Err(error);
         }
         change.remembered = endpoints::load(&config.state_dir);
         self.shared.mtu_bytes.store(tunnel.mtu, Ordering::Relaxed);
-        state.config = config.clone();
+        state.config = config;
         take_up(&self.shared, &mut state, change).await;
         Ok(())
     }
@@ -151,10 +166,11 @@ impl Control {
     }
 
     /// Makes what may fail: sockets and keys. Where it does nothing has changed.
-    fn prepare(&self, state: &State, settings: Settings) -> Result<Change, TunnelError> {
+    pub(super) fn prepare(&self, state: &State, settings: Settings) -> Result<Change, TunnelError> {
         let (shared, was) = (&self.shared, &state.settings);
-        let has_key = same_key(was.private_key.as_ref(), settings.private_key.as_ref());
-        let identity = if has_key { None } else { Some(identity(settings.private_key.as_ref())?) };
+        let has_key = same_key(was.private_key.as_ref(), settings.private_key.as_ref())
+            && same_key(was.old_private_key.as_ref(), settings.old_private_key.as_ref());
+        let identity = if has_key { None } else { Some(identity(&settings)?) };
         let udp = shared.udp();
         let has_port = settings.listen_port == was.listen_port || settings.listen_port == udp.port();
         let offload = state.config.tunnel.udp_offload;
@@ -171,24 +187,22 @@ impl Control {
 }
 
 /// Takes the tunnel to other settings; from here on nothing fails.
-async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
-    let Change { settings, identity, udp, pointed, begun, remembered, renews } = change;
+pub(super) async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
+    let Change { settings, identity, udp, pointed, begun, remembered, renews, ends } = change;
     let before = shared.peers();
-    let new_identity = identity.is_some();
+    let new_key = identity.as_ref().is_some_and(|identity| identity.public_key() != before.identity.public_key());
     let identity = identity.map_or_else(|| Arc::clone(&before.identity), Arc::new);
     let addresses = state.config.tunnel.addresses.iter().map(ipnet::IpNet::addr).collect();
     let mut peers = before.successor(identity, addresses, settings.set_by_wg(&Settings::of(&state.config)));
     let mut changes = Vec::new();
     for set in &settings.peers {
         let awake = state.awake.entry(set.peer.public_key).or_default();
-        let was = state.settings.peer(&set.peer.public_key);
+        let was = was(&state.settings, set);
         let found = peers.add(&before, set, awake, || shared.random());
-        let renew = renews || new_identity || was.is_some_and(|was| was.has_another_secret(set));
-        let index = match &found {
-            Found::Kept(entry) if renew => Some(peers.reserve_index(&before, entry, || shared.random())),
-            Found::Kept(_) | Found::New(_) => None,
-        };
-        changes.push((set.clone(), found, index));
+        let renew = renews || ends || was.is_some_and(|was| was.has_another_secret(set));
+        let pairs = Pair::all(&peers.identity, &set.peer);
+        let (index, joining) = seats(&mut peers, &before, &found, &pairs, renew, || shared.random());
+        changes.push((set.clone(), found, pairs, index, joining));
     }
     state.awake.retain(|key, awake| peers.by_key(key).is_some() || awake.receiver_count() > 0);
     let changing = before.changing_hands(&peers, state.settings.peers.iter().chain(&settings.peers));
@@ -201,9 +215,8 @@ async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
     }
     shared.install(peers);
     let peers = shared.peers();
-    let before = if new_identity { Before::IsHeard } else { Before::Serves };
-    for (set, found, index) in changes {
-        let was = state.settings.peer(&set.peer.public_key);
+    for (set, found, pairs, index, joining) in changes {
+        let was = was(&state.settings, &set);
         let is_pointed = pointed.contains(&set.peer.public_key) || begun.contains(&set.peer.public_key);
         let endpoint = match &found {
             Found::Kept(_) if !is_pointed && was.is_some_and(|was| was.peer.endpoint == set.peer.endpoint) => None,
@@ -220,9 +233,20 @@ async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
         }
         let has_moved = endpoint.is_some() && endpoint != entry.endpoint();
         entry.take_up(&set, endpoint, Instant::now());
-        if let Some(index) = index {
-            entry.lock().renew(&peers.identity, &set.peer, index, before);
+        if new_key {
+            entry.set_told(false);
         }
+        let mut peer = entry.lock();
+        if let Some(index) = index {
+            let before = match (ends, peer.is_left_behind(&pairs)) {
+                (true, _) => Before::Ends,
+                (false, true) => Before::IsHeard,
+                (false, false) => Before::Serves,
+            };
+            peer.renew(&peers.identity, &set.peer, index, before);
+        }
+        peer.follow((&peers.identity, &set.peer), &pairs, joining, Instant::now());
+        drop(peer);
         // At the start too: it may have been us who died, and the peer would go on with a session that is no more.
         if has_moved || index.is_some() {
             shared.greet(entry);
@@ -230,6 +254,32 @@ async fn take_up(shared: &Arc<Shared>, state: &mut State, change: Change) {
     }
     state.resolvers.follow(shared);
     state.settings = settings;
+}
+
+/// Finds what a peer was set to: it may have a new key since.
+fn was<'a>(before: &'a Settings, set: &PeerSettings) -> Option<&'a PeerSettings> {
+    let key = set.peer.public_key;
+    before.peer(&key).or_else(|| before.peers.iter().find(|was| was.peer.next_key == Some(key)))
+}
+
+/// Finds indices for a peer's state: one where that is made anew, and one for each pair of keys that joins in.
+fn seats(
+    peers: &mut Peers,
+    before: &Peers,
+    found: &Found,
+    pairs: &[Pair],
+    renew: bool,
+    mut random: impl FnMut() -> u64,
+) -> (Option<u32>, Vec<(Pair, u32)>) {
+    let entry = found.entry();
+    let peer = entry.lock();
+    let renew = matches!(found, Found::Kept(_)) && (renew || peer.is_left_behind(pairs));
+    // What is made anew begins without candidates.
+    let joining = if renew && pairs.len() > 1 { pairs.to_vec() } else { peer.missing(pairs) };
+    drop(peer);
+    let mut index = || peers.reserve_index(before, entry, &mut random);
+    let renewed = renew.then(&mut index);
+    (renewed, joining.into_iter().map(|pair| (pair, index())).collect())
 }
 
 /// Returns an endpoint that is known at once; the others are looked up.
@@ -245,9 +295,9 @@ fn address(endpoint: &Endpoint) -> Option<SocketAddr> {
 }
 
 /// Makes what peers know of this site. Without a key it is one that nobody knows: no handshake comes of it.
-fn identity(secret: Option<&SecretKey>) -> Result<Identity, TunnelError> {
-    match secret {
-        Some(secret) => Ok(Identity::new(secret)),
+fn identity(settings: &Settings) -> Result<Identity, TunnelError> {
+    match &settings.private_key {
+        Some(secret) => Ok(Identity::with_older(secret, settings.old_private_key.as_ref())),
         None => {
             let mut unknown = [0; 32];
             getrandom::fill(&mut unknown).map_err(|_| TunnelError::Random)?;

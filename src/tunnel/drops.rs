@@ -31,6 +31,7 @@ reasons! {
     TooManyHandshakes => "too_many_handshakes", "Came with a cookie, of a source that begins too many, or among too many.";
     UnknownPeer => "unknown_peer", "Comes from a key that is not configured, or names no session of ours.";
     NotAuthentic => "not_authentic", "Failed authentication, or is a message that came before.";
+    OldKey => "old_key", "Begins a handshake with a key that was replaced by a newer one.";
     HandshakeReplayed => "handshake_replayed", "Begins a handshake at an earlier time than the peer's last one.";
     SourceNotAllowed => "source_not_allowed", "Has an inner source that is not in the peer's allowed IPs.";
     NotForUs => "not_for_us", "Has an inner destination that is not this site's tunnel address.";

@@ -66,7 +66,9 @@ fn interface_name(index: u32) -> Option<String> {
 
 /// Tells whether it is known where a peer is, so that its default route may be set.
 pub(super) fn is_located(shared: &Shared, key: &PublicKey) -> bool {
-    shared.peers().by_key(key).is_some_and(|entry| entry.is_located(STALE))
+    let peers = shared.peers();
+    let is_it = |entry: &&Arc<PeerEntry>| entry.key == *key || entry.settings().peer.public_key == *key;
+    peers.all().iter().find(is_it).is_some_and(|entry| entry.is_located(STALE))
 }
 
 /// Holds a task for each peer whose endpoint must be looked up: a name, or an address on a link.
@@ -235,12 +237,13 @@ fn update(kept: &mut HashMap<String, SocketAddr>, shared: &Shared) -> bool {
         .all()
         .iter()
         .filter(|entry| entry.facts().latest_handshake.is_some())
-        .filter_map(|entry| Some((entry.key.to_string(), entry.endpoint()?)))
+        .filter_map(|entry| Some((entry.settings().peer.public_key.to_string(), entry.endpoint()?)))
         .collect();
     let changed = now.iter().any(|(key, endpoint)| kept.get(key) != Some(endpoint));
     if changed {
         // Peers that are gone are forgotten: `wg` may add and remove any number.
-        let keys: HashSet<String> = peers.all().iter().map(|entry| entry.key.to_string()).collect();
+        let keys: HashSet<String> =
+            peers.all().iter().map(|entry| entry.settings().peer.public_key.to_string()).collect();
         kept.retain(|key, _| keys.contains(key));
         kept.extend(now);
     }

@@ -105,6 +105,14 @@ pub enum TunnelError {
     /// The data thread panicked.
     #[error("the data thread of the tunnel panicked")]
     Panicked,
+    /// What is known of newer keys cannot be written.
+    #[error("cannot keep the peers' new keys in {}", path.display())]
+    Keys {
+        /// Is the file.
+        path: PathBuf,
+        /// Says what the system said.
+        source: io::Error,
+    },
     /// The time of the latest handshake cannot be kept.
     #[error("cannot keep the time in {}", path.display())]
     Clock {

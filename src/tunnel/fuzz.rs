@@ -148,6 +148,8 @@ fn configured(public_key: PublicKey) -> Option<config::Peer> {
     Some(config::Peer {
         name: Name::new("peer")?,
         public_key,
+        next_key: None,
+        knows_new_key: false,
         preshared_key: None,
         endpoint: None,
         allowed_ips: Vec::new(),

@@ -14,6 +14,7 @@ pub mod filter;
 mod flows;
 mod fuzz;
 mod interface;
+pub mod keys;
 mod locals;
 pub mod offload;
 pub mod packet;
@@ -47,6 +48,7 @@ use filter::Whose;
 #[doc(hidden)]
 pub use fuzz::{fuzz_datagram, fuzz_inner_packet};
 use interface::Upkeep;
+use keys::KeyNews;
 use locals::{HostAddresses, Locals};
 use peer::Identity;
 use peers::{PeerEntry, PeerFacts, Peers};
@@ -71,6 +73,8 @@ struct Shared {
     unreachables: Mutex<unreachable::Limit>,
     clock: Mutex<Clock>,
     locals: Arc<Locals>,
+    /// Changes with a peer's key, and with what is known of who knows this site's.
+    keys_changed: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -165,6 +169,7 @@ pub struct Tunnel {
     control: Arc<Control>,
     keeper: tokio::task::AbortHandle,
     clock: tokio::task::AbortHandle,
+    keys: tokio::task::AbortHandle,
     state_dir: PathBuf,
     uapi: Option<tokio::task::AbortHandle>,
     interface: String,
@@ -177,7 +182,8 @@ impl Tunnel {
     /// # Errors
     /// Whatever keeps the tunnel from running; nothing is left behind.
     pub async fn start(config: &Config) -> Result<Self, TunnelError> {
-        let identity = Identity::new(&config.tunnel.private_key);
+        let older = config.tunnel.old_private_key.counting();
+        let identity = Identity::with_older(&config.tunnel.private_key, older);
         let seed = getrandom::u64().map_err(|_| TunnelError::Random)?;
         let mark = interface::mark(config);
         let udp = Udp::bind(config.tunnel.listen_port, mark, config.tunnel.udp_offload)?;
@@ -195,6 +201,7 @@ impl Tunnel {
             unreachables: Mutex::default(),
             clock: wall::start(&config.state_dir).into(),
             locals: upkeep.locals(),
+            keys_changed: watch::Sender::new(0),
         });
         let control = Arc::new(Control::begin(Arc::clone(&shared), upkeep.kept(), config).await);
         let (ended, failed) = watch::channel(None);
@@ -204,6 +211,7 @@ impl Tunnel {
             failed,
             uapi: config.tunnel.uapi_socket.as_deref().and_then(|path| uapi::offer(Arc::clone(&control), path)),
             clock: wall::spawn(&shared, &control, config.state_dir.clone()),
+            keys: keys::spawn_keeper(&shared, &control),
             control,
             keeper: endpoints::spawn_keeper(&shared, upkeep.kept(), &config.state_dir),
             state_dir: config.state_dir.clone(),
@@ -251,9 +259,25 @@ impl Tunnel {
         &self.interface
     }
 
-    /// Finds a configured peer.
-    pub fn peer(&self, key: &PublicKey) -> Option<Arc<PeerEntry>> {
-        self.shared.peers().by_key(key)
+    /// Finds a peer.
+    pub fn peer(&self, name: &Name) -> Option<Arc<PeerEntry>> {
+        self.shared.peers().named(name).cloned()
+    }
+
+    /// Returns what links tell each other of new keys by.
+    pub fn key_news(&self) -> KeyNews {
+        KeyNews::new(Arc::clone(&self.shared), Arc::clone(&self.control))
+    }
+
+    /// Returns this site's public key, and whether an older one counts beside it.
+    pub fn own_key(&self) -> (PublicKey, bool) {
+        let peers = self.shared.peers();
+        (peers.identity.public_key(), peers.identity.older_key().is_some())
+    }
+
+    /// Returns what changes with a peer's key, and with what is known of who knows this site's.
+    pub fn keys_changed(&self) -> watch::Receiver<u64> {
+        self.shared.keys_changed.subscribe()
     }
 
     /// Returns what finds the peer that an inner address belongs to now; it does not keep the tunnel running.
@@ -308,6 +332,7 @@ impl std::ops::Drop for Tunnel {
     fn drop(&mut self) {
         self.keeper.abort();
         self.clock.abort();
+        self.keys.abort();
         endpoints::keep_last(&self.shared, &self.state_dir);
         if let Some(uapi) = &self.uapi {
             uapi.abort();

@@ -4,12 +4,13 @@
 //! learnt. Rules: WireGuard paper sections 5 and 6; what `Tunn` leaves to its caller: design, tunnel.md. `Tunn` keeps
 //! a clock of its own; every other time comes in as an argument.
 
+mod candidates;
 mod identity;
 mod load;
+mod message;
 mod replays;
 mod succession;
 
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +20,11 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
 use super::drops::Drop;
-use identity::INDEX_BITS_OF_SESSION;
+use candidates::Candidates;
+pub use candidates::{Pair, Source};
 pub use identity::{Addressed, Identity};
+pub use message::{data_index, is_data, is_response, sealed_bytes};
+use message::{padded_bytes, part_of, refusal};
 use replays::Replays;
 pub use succession::Before;
 use succession::Old;
@@ -61,7 +65,10 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(10);
 pub struct Peer {
     tunn: Tunn,
     index: u32,
+    pair: Pair,
     old: Option<Old>,
+    /// Holds other pairs of keys, while a site changes its own.
+    candidates: Candidates,
     sessions_seen: [Option<u32>; SESSIONS_REMEMBERED],
     keepalive: Option<Duration>,
     keepalive_at: Option<Instant>,
@@ -99,10 +106,13 @@ pub enum Action<'a> {
 impl Peer {
     /// Makes the state for a peer; `index` has 24 random bits, unique among the peers.
     pub fn new(identity: &Identity, peer: &crate::config::Peer, index: u32) -> Self {
+        let pair = Pair::oldest(identity, peer);
         Self {
-            tunn: tunn(identity, peer, index),
+            tunn: tunn(identity, peer, pair, index),
             index,
+            pair,
             old: None,
+            candidates: Candidates::new(pair),
             sessions_seen: [None; SESSIONS_REMEMBERED],
             keepalive: peer.persistent_keepalive,
             keepalive_at: None,
@@ -141,12 +151,13 @@ impl Peer {
     /// Authenticates and decrypts a datagram of the peer.
     pub fn handle_datagram<'a>(
         &mut self,
-        source: IpAddr,
+        source: impl Into<Source>,
         datagram: &[u8],
         now: Instant,
         random: u64,
         out: &'a mut [u8],
     ) -> Received<'a> {
+        let source = source.into();
         let refused =
             |reason| Received { action: Action::Refused(reason), moves_endpoint: false, begins_session: false };
         // `Tunn` asserts on a destination smaller than the datagram, before it authenticates anything.
@@ -160,15 +171,20 @@ impl Peer {
             Ok(Packet::PacketData(data)) => (Kind::Data, Some(data.receiver_idx)),
             Err(_) => return refused(Drop::NotWireGuard),
         };
-        let older = self.old.as_mut().and_then(|old| old.addressed_by(session));
-        let is_for_older = older.is_some();
-        let result = older.unwrap_or(&mut self.tunn).decapsulate(Some(source), datagram, out);
+        let seat = self.seat(session, source.claim);
+        let tunn = match seat {
+            Seat::Main => Some(&mut self.tunn),
+            Seat::Older => self.old.as_mut().map(Old::tunn),
+            Seat::Candidate(at) => self.candidates.tunn(at, kind == Kind::Initiation),
+        };
+        let Some(tunn) = tunn else { return refused(Drop::OldKey) };
+        let result = tunn.decapsulate(Some(source.address), datagram, out);
         let (action, authentic) = match result {
             TunnResult::Done => (Action::None, true),
             TunnResult::WriteToNetwork(reply) => {
                 self.note_sent(reply);
                 if kind == Kind::Initiation {
-                    self.replays.accepted(datagram);
+                    self.candidates.replays(seat).unwrap_or(&mut self.replays).accepted(datagram);
                 }
                 (Action::Reply(reply), true)
             }
@@ -177,30 +193,33 @@ impl Peer {
             // After authentication: what was inside is no IP packet. The kernel moves the endpoint all the same.
             TunnResult::Err(WireGuardError::InvalidPacket) => (Action::Refused(Drop::Malformed), true),
             TunnResult::Err(error) => {
-                if matches!(error, WireGuardError::WrongTai64nTimestamp) && self.replays.asks_for_call(datagram, now) {
+                let is_early = matches!(error, WireGuardError::WrongTai64nTimestamp) && seat == Seat::Main;
+                if is_early && self.replays.asks_for_call(datagram, now) {
                     self.retry_at = Some(now);
                 }
                 (Action::Refused(refusal(&error)), false)
             }
         };
-        if authentic && matches!(kind, Kind::Initiation | Kind::Response) {
+        if authentic && seat == Seat::Main && matches!(kind, Kind::Initiation | Kind::Response) {
             self.initiator = kind == Kind::Response;
         }
         if matches!(action, Action::Packet(_)) {
             self.confirm_at.get_or_insert(now + CONFIRM_AFTER);
         }
-        if kind == Kind::Initiation && authentic && self.initiation_pending {
+        if kind == Kind::Initiation && authentic && seat == Seat::Main && self.initiation_pending {
             self.retry_at = Some(now + part_of(COLLISION_RETRY_MAX, random));
         }
         let carries = authentic && matches!(kind, Kind::Response | Kind::Data);
         if carries {
             self.replays.heard(now);
         }
-        let begins_session = carries && !is_for_older && session.is_some_and(|index| self.remember_session(index));
+        let is_new = carries && seat != Seat::Older;
+        let begins_session = is_new && session.is_some_and(|index| self.remember_session(index));
         if begins_session {
-            self.initiation_pending = false;
-            self.retry_at = None;
-            self.succeed();
+            match seat {
+                Seat::Candidate(at) => self.prove(at, kind == Kind::Response),
+                Seat::Main | Seat::Older => self.begin(),
+            }
         }
         Received { action, moves_endpoint: carries, begins_session }
     }
@@ -222,7 +241,9 @@ impl Peer {
         if out.len() < BUFFER_BYTES {
             return None;
         }
-        if let Some(datagram_bytes) = self.handle_tick_of_older(out) {
+        if let Some(datagram_bytes) =
+            self.handle_tick_of_older(out).or_else(|| self.handle_tick_of_candidates(now, out))
+        {
             return out.get(..datagram_bytes);
         }
         if self.retry_at.is_some_and(|at| at <= now) {
@@ -318,15 +339,24 @@ impl Peer {
 }
 
 /// Makes the state of one handshake and its sessions. Keepalives are not its business.
-fn tunn(identity: &Identity, peer: &crate::config::Peer, index: u32) -> Tunn {
+fn tunn(identity: &Identity, peer: &crate::config::Peer, pair: Pair, index: u32) -> Tunn {
+    let own = identity.own(pair.own);
     Tunn::new(
-        identity.secret.clone(),
-        x25519::PublicKey::from(peer.public_key.0),
+        own.secret.clone(),
+        x25519::PublicKey::from(pair.theirs.0),
         peer.preshared_key.as_ref().map(|key| *key.expose()),
         None,
         index & 0x00ff_ffff,
-        Some(Arc::clone(&identity.limiter)),
+        Some(Arc::clone(&own.limiter)),
     )
+}
+
+/// Says which `Tunn` a datagram is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seat {
+    Main,
+    Older,
+    Candidate(usize),
 }
 
 #[derive(PartialEq, Eq)]
@@ -342,58 +372,6 @@ enum Due {
     Nothing,
     Expired,
     Send(usize),
-}
-
-/// Tells whether a datagram carries data, not a handshake.
-pub fn is_data(datagram: &[u8]) -> bool {
-    datagram.first() == Some(&DATA)
-}
-
-/// Tells whether a datagram is the answer to an initiation.
-pub fn is_response(datagram: &[u8]) -> bool {
-    datagram.first() == Some(&RESPONSE)
-}
-
-/// Returns the index of the peer that a data message is for, if it is one.
-pub fn data_index(datagram: &[u8]) -> Option<u32> {
-    let [DATA, 0, 0, 0, index @ ..] = datagram.first_chunk::<8>()? else { return None };
-    Some(u32::from_le_bytes(*index) >> INDEX_BITS_OF_SESSION)
-}
-
-/// Counts the bytes of the datagram that a packet becomes.
-pub fn sealed_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
-    padded_bytes(packet_bytes, mtu_bytes) + OVERHEAD_BYTES
-}
-
-/// Rounds up to the padding, not past the MTU; a packet above the MTU stays as it is.
-fn padded_bytes(packet_bytes: usize, mtu_bytes: usize) -> usize {
-    packet_bytes.next_multiple_of(PADDING_BYTES).min(mtu_bytes).max(packet_bytes)
-}
-
-fn part_of(whole: Duration, random: u64) -> Duration {
-    let nanos = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(random % nanos.max(1))
-}
-
-fn refusal(error: &WireGuardError) -> Drop {
-    match error {
-        WireGuardError::InvalidMac => Drop::BadMac,
-        WireGuardError::UnderLoad => Drop::UnderLoad,
-        WireGuardError::WrongIndex | WireGuardError::NoCurrentSession => Drop::UnknownPeer,
-        WireGuardError::DestinationBufferTooSmall
-        | WireGuardError::IncorrectPacketLength
-        | WireGuardError::WrongPacketType => Drop::NotWireGuard,
-        WireGuardError::InvalidPacket => Drop::Malformed,
-        WireGuardError::WrongTai64nTimestamp => Drop::HandshakeReplayed,
-        WireGuardError::UnexpectedPacket
-        | WireGuardError::WrongKey
-        | WireGuardError::InvalidTai64nTimestamp
-        | WireGuardError::InvalidAeadTag
-        | WireGuardError::InvalidCounter
-        | WireGuardError::DuplicateCounter
-        | WireGuardError::LockFailed
-        | WireGuardError::ConnectionExpired => Drop::NotAuthentic,
-    }
 }
 
 #[cfg(test)]

@@ -3,14 +3,14 @@
 //! It never encrypts (`peer` does) and never sends.
 
 mod facts;
+mod hands;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 
 use super::allowed_ips::AllowedIps;
@@ -20,8 +20,8 @@ use super::flows::Flows;
 use super::peer::{Identity, OVERHEAD_BYTES, Peer};
 use super::settings::{PeerSettings, SetByWg};
 use super::udp::{self, Segments};
-use crate::config::{Endpoint, PublicKey};
-pub use facts::PeerFacts;
+use crate::config::{Endpoint, Name, PublicKey};
+pub use facts::{PeerFacts, Rotation};
 
 /// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
 /// would delay a message noticeably.
@@ -29,7 +29,7 @@ const SILENCE_MIN: Duration = Duration::from_secs(2);
 
 /// Is one peer of a running tunnel.
 pub struct PeerEntry {
-    /// Identifies the peer.
+    /// Identifies the entry: the key that the peer had when it came. It may have a newer one since.
     pub key: PublicKey,
     /// Counts what was dropped.
     pub drops: DropCounters,
@@ -44,6 +44,9 @@ pub struct PeerEntry {
     tx_bytes: AtomicU64,
     awake: watch::Sender<u64>,
     moved: Arc<Notify>,
+    proven: Arc<Notify>,
+    /// Tells that the peer was told this site's newest key.
+    told: AtomicBool,
 }
 
 #[derive(Default)]
@@ -175,6 +178,7 @@ impl PeerEntry {
         path.endpoint_error = None;
         std::mem::drop(path);
         self.moved.notify_one();
+        self.proven.notify_one();
         self.wake();
     }
 
@@ -236,6 +240,7 @@ pub struct Peers {
     /// `None` has a prefix that is changing hands.
     allowed_ips: AllowedIps<Option<Arc<PeerEntry>>>,
     moved: Arc<Notify>,
+    proven: Arc<Notify>,
 }
 
 /// Is a peer's place among those that follow.
@@ -266,6 +271,7 @@ impl Peers {
             by_index: HashMap::new(),
             allowed_ips: AllowedIps::new(),
             moved: Arc::default(),
+            proven: Arc::default(),
         }
     }
 
@@ -280,6 +286,7 @@ impl Peers {
             by_index: HashMap::new(),
             allowed_ips: AllowedIps::new(),
             moved: Arc::clone(&self.moved),
+            proven: Arc::clone(&self.proven),
         }
     }
 
@@ -307,6 +314,8 @@ impl Peers {
                     tx_bytes: AtomicU64::new(0),
                     awake: awake.clone(),
                     moved: Arc::clone(&self.moved),
+                    proven: Arc::clone(&self.proven),
+                    told: AtomicBool::new(false),
                 }))
             },
             Found::Kept,
@@ -318,7 +327,9 @@ impl Peers {
         for prefix in &set.peer.allowed_ips {
             self.allowed_ips.insert(*prefix, Some(Arc::clone(entry)));
         }
-        self.by_key.insert(entry.key, Arc::clone(entry));
+        for key in std::iter::once(set.peer.public_key).chain(set.peer.next_key) {
+            self.by_key.insert(key, Arc::clone(entry));
+        }
         self.all.push(Arc::clone(entry));
         found
     }
@@ -339,29 +350,6 @@ impl Peers {
         }
     }
 
-    /// Lists the prefixes of either that lead to another peer than before.
-    pub(super) fn changing_hands<'a>(
-        &self,
-        next: &Self,
-        settings: impl Iterator<Item = &'a PeerSettings>,
-    ) -> Vec<IpNet> {
-        let key = |entry: Option<&Option<Arc<PeerEntry>>>| entry.and_then(|entry| Some(entry.as_ref()?.key));
-        let changes = |prefix: &IpNet| {
-            let (was, is) = (key(self.allowed_ips.holder(*prefix)), key(next.allowed_ips.holder(*prefix)));
-            was.is_some() && is.is_some() && was != is
-        };
-        settings.flat_map(|set| &set.peer.allowed_ips).filter(|prefix| changes(prefix)).copied().collect()
-    }
-
-    /// Takes prefixes away from everybody.
-    pub(super) fn with_nobody_at(&self, prefixes: &[IpNet]) -> Self {
-        let mut peers = self.clone();
-        for prefix in prefixes {
-            peers.allowed_ips.insert(*prefix, None);
-        }
-        peers
-    }
-
     /// Lists all peers.
     pub fn all(&self) -> &[Arc<PeerEntry>] {
         &self.all
@@ -370,6 +358,16 @@ impl Peers {
     /// Waits until a peer was heard at another endpoint, or has a new session. For one task; cancel-safe.
     pub(super) async fn moved(&self) {
         self.moved.notified().await;
+    }
+
+    /// Waits until a session has begun: it may be the first one with a newer key. For one task; cancel-safe.
+    pub(super) async fn proven(&self) {
+        self.proven.notified().await;
+    }
+
+    /// Finds a peer by its name.
+    pub fn named(&self, name: &Name) -> Option<&Arc<PeerEntry>> {
+        self.all.iter().find(|entry| entry.settings().peer.name == *name)
     }
 
     /// Finds the peer with a static key.

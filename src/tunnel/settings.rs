@@ -14,6 +14,8 @@ use crate::config::{self, Config, Name, PublicKey, SecretKey, Target};
 pub(super) struct Settings {
     /// Is this site's secret; `wg` can take it away.
     pub private_key: Option<SecretKey>,
+    /// Is the one before, while it counts.
+    pub old_private_key: Option<SecretKey>,
     /// Is the UDP port; 0 lets the kernel choose.
     pub listen_port: u16,
     /// Marks the datagrams outside the tunnel; 0 sets no mark.
@@ -52,6 +54,7 @@ impl Settings {
         });
         Self {
             private_key: Some(config.tunnel.private_key.clone()),
+            old_private_key: config.tunnel.old_private_key.counting().cloned(),
             listen_port: config.tunnel.listen_port,
             fwmark: interface::mark(config),
             peers: peers.collect(),

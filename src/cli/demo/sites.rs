@@ -93,6 +93,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
         backend: Backend::Auto,
         udp_offload: UdpOffload::Auto,
         private_key,
+        old_private_key: crate::config::OldKey::None,
         listen_port: WIREGUARD_PORT,
         addresses: vec![host(site.tunnel)],
         mtu: 1420,
@@ -155,6 +156,8 @@ fn peer(site: Site, public_key: PublicKey, preshared: SecretKey, endpoint: Optio
     Peer {
         name: name(site.name),
         public_key,
+        next_key: None,
+        knows_new_key: false,
         preshared_key: Some(preshared),
         endpoint,
         allowed_ips: vec![host(site.tunnel)],

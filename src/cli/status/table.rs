@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::alarm::Alarm;
+use super::rotation::Rotation;
 use crate::cli::columns::{Row, line, table};
 
 /// Is what the tables show of a site's status.
@@ -27,6 +28,7 @@ pub(super) struct Status {
     alarms: Vec<Alarm>,
     #[serde(default)]
     set_by_wg: SetByWg,
+    rotation: Option<Rotation>,
     #[serde(default)]
     peers: Vec<Peer>,
     #[serde(default)]
@@ -210,6 +212,9 @@ pub(super) fn render(status: &Status) -> String {
     }
     for name in &status.set_by_wg.removed_peers {
         line(&mut text, &format!("  peer {name} is removed by wg, until the next reload"));
+    }
+    for said in status.rotation.iter().flat_map(Rotation::lines) {
+        line(&mut text, &format!("  {said}"));
     }
     let peers: Vec<_> = status.peers.iter().map(peer).collect();
     let titles = ["PEER", "STATUS", "SINCE", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"];

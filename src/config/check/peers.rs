@@ -90,6 +90,8 @@ fn peer(raw: &Spanned<raw::Peer>, tunnel: &tunnel::Draft, read_key: ReadKey<'_>,
         Some(Peer {
             name: name.clone()?.value,
             public_key: public_key?.value,
+            next_key: None,
+            knows_new_key: false,
             preshared_key: match preshared_key {
                 Some(key) => Some(key?),
                 None => None,

@@ -8,7 +8,7 @@ use serde_saphyr::{Location, Spanned};
 use super::{At, Findings, ReadKey, SecretKind};
 use crate::config::raw::{self, Text};
 use crate::config::value::{self, Judged};
-use crate::config::{Backend, PublicKey, Table, Tunnel, UdpOffload};
+use crate::config::{Backend, OldKey, PublicKey, Table, Tunnel, UdpOffload};
 
 /// Names the TUN interface unless the file says otherwise.
 const INTERFACE: &str = "wl0";
@@ -64,6 +64,16 @@ pub(super) fn check(
     let file = raw.private_key_file.as_ref();
     let private_key = file.and_then(|file| findings.key(file, SecretKind::Private, read_key));
     let public_key = private_key.as_ref().map(|key| key.public_key());
+    let old_private_key = raw.old_private_key_file.as_ref().map(|file| {
+        let key = findings.key(file, SecretKind::Private, read_key);
+        if key.as_ref().is_some_and(|old| Some(old.public_key()) == public_key) {
+            findings.value(
+                file.referenced,
+                "holds the key of private_key_file; write the file of the one before, or nothing",
+            );
+        }
+        key
+    });
     let link_port = match &raw.link_port {
         Some(text) => findings.read(text, value::port),
         None => Some(At { value: LINK_PORT, at: Location::UNKNOWN }),
@@ -87,6 +97,10 @@ pub(super) fn check(
             backend: backend?,
             udp_offload: udp_offload?,
             private_key: private_key?,
+            old_private_key: match old_private_key {
+                Some(key) => OldKey::Counts(key?),
+                None => OldKey::None,
+            },
             listen_port: listen_port?,
             endpoint: match endpoint.clone() {
                 Some(endpoint) => Some(endpoint?.value),

@@ -14,8 +14,7 @@ use bytes::BytesMut;
 use super::account::{Account, size};
 use super::wire::{Fault, Message, Record, View, encode};
 use super::{Answer, CommandKind, Held, Taken, Window};
-use crate::audit::Heads;
-use crate::link::wire::{Cause, ReceiverNews, put_ping};
+use crate::link::wire::{Cause, ReceiverNews, Told, put_ping};
 use crate::spool::{Digest, Divergence, FarView, Opening, Outcome, Sequence};
 
 /// Outcomes that wait to be written, in bytes of the receiver's answers and 64 for each: what goes beyond is read again
@@ -361,9 +360,9 @@ impl Far {
         encode(&Record::Receiver(news), &mut self.urgent);
     }
 
-    /// Asks for an echo, and tells how far the audit logs are.
-    pub(super) fn push_ping(&mut self, token: u64, heads: &Heads) {
-        put_ping(token, heads, &mut self.urgent);
+    /// Asks for an echo, and tells what goes with that.
+    pub(super) fn push_ping(&mut self, token: u64, told: &Told) {
+        put_ping(token, told, &mut self.urgent);
     }
 
     /// Says that it goes on no longer, and why.

@@ -15,8 +15,7 @@ use bytes::BytesMut;
 use super::account::{Account, size};
 use super::wire::{Fault, Message, PART_BYTES_MAX, Record, View, encode};
 use super::{Answer, CommandKind, Held};
-use crate::audit::Heads;
-use crate::link::wire::{ReceiverNews, put_ping};
+use crate::link::wire::{ReceiverNews, Told, put_ping};
 use crate::mllp::ack::AckCode;
 use crate::spool::{Divergence, FarView, Judgement, Opening, Outcome, Queued, Sequence, Verdict};
 
@@ -239,9 +238,9 @@ impl Near {
         self.barred_from.is_some_and(|from| sequence >= from)
     }
 
-    /// Asks for an echo, and tells how far the audit logs are.
-    pub(super) fn push_ping(&mut self, token: u64, heads: &Heads) {
-        put_ping(token, heads, &mut self.urgent);
+    /// Asks for an echo, and tells what goes with that.
+    pub(super) fn push_ping(&mut self, token: u64, told: &Told) {
+        put_ping(token, told, &mut self.urgent);
     }
 
     /// Says from which message on the queue is to be read, how many messages and how many bytes; nothing for now.

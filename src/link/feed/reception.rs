@@ -18,11 +18,10 @@ use super::far::{Event, Far};
 use super::station::Station;
 use super::wire::{Fault, Record, decode};
 use super::{Answer, Book, Command, CommandKind, Held, Taken};
-use crate::audit::Clerk;
 use crate::config::Name;
 use crate::link::FLUSH_WITHIN;
 use crate::link::carry::DRAIN_WITHIN;
-use crate::link::echo::Echo;
+use crate::link::echo::{Echo, Voice};
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
 use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::spool::{Divergence, Opening, Outcome, Sequence};
@@ -48,7 +47,7 @@ pub struct Reception {
     receiver: watch::Sender<ReceiverNews>,
     /// Is held by the connection that serves.
     serving: tokio::sync::Mutex<()>,
-    clerk: OnceLock<Clerk>,
+    voice: OnceLock<Voice>,
 }
 
 struct Inner {
@@ -90,7 +89,7 @@ impl Reception {
             book,
             transmit: Notify::new(),
             work: Notify::new(),
-            clerk: OnceLock::new(),
+            voice: OnceLock::new(),
             awake: Notify::new(),
             turn: watch::Sender::new(0),
             receiver: watch::Sender::new(ReceiverState::Unknown.into()),
@@ -203,9 +202,9 @@ impl Reception {
             Err(error) => return Ended::Store(error),
         };
         self.lock().far.handle_opening(opening.clone(), view);
-        let echo = Echo::new(self.clerk.get().cloned());
+        let echo = Echo::new(self.voice.get());
         let ping = |token| {
-            self.lock().far.push_ping(token, &echo.heads());
+            self.lock().far.push_ping(token, &echo.told());
             self.transmit.notify_one();
         };
         let (reader, writer) = tcp.split();
@@ -221,9 +220,9 @@ impl Reception {
         ended
     }
 
-    /// Says who knows of the audit logs; the first one that is said stays.
-    pub(in crate::link) fn set_clerk(&self, clerk: Clerk) {
-        self.clerk.get_or_init(|| clerk);
+    /// Says who knows what the two sites tell each other; the first one that is said stays.
+    pub(in crate::link) fn set_voice(&self, voice: Voice) {
+        self.voice.get_or_init(|| voice);
     }
 
     /// Tells the near site how the receiver is, on this connection and those to come.

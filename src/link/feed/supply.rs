@@ -18,8 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use super::near::{Event, Near};
 use super::wire::{Fault, decode};
 use super::{Answer, CommandKind, Held, Queue};
-use crate::audit::Clerk;
-use crate::link::echo::Echo;
+use crate::link::echo::{Echo, Voice};
 use crate::link::session::{Ended, READ_BYTES, UNSENT_BYTES, WRITE_BYTES};
 use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::spool::{Divergence, FarView, Queued, Sequence};
@@ -60,7 +59,7 @@ pub struct Supply {
     settle: Notify,
     settled: Notify,
     awake: Notify,
-    clerk: OnceLock<Clerk>,
+    voice: OnceLock<Voice>,
 }
 
 struct Inner {
@@ -98,13 +97,13 @@ impl Supply {
             settle: Notify::new(),
             settled: Notify::new(),
             awake: Notify::new(),
-            clerk: OnceLock::new(),
+            voice: OnceLock::new(),
         })
     }
 
-    /// Says who knows of the audit logs; the first one that is said stays.
-    pub(in crate::link) fn set_clerk(&self, clerk: Clerk) {
-        self.clerk.get_or_init(|| clerk);
+    /// Says who knows what the two sites tell each other; the first one that is said stays.
+    pub(in crate::link) fn set_voice(&self, voice: Voice) {
+        self.voice.get_or_init(|| voice);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -206,9 +205,9 @@ impl Supply {
         SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES).ok();
         self.lock().near.handle_connected(opening);
         let _connected = Connected(self);
-        let echo = Echo::new(self.clerk.get().cloned());
+        let echo = Echo::new(self.voice.get());
         let ping = |token| {
-            self.lock().near.push_ping(token, &echo.heads());
+            self.lock().near.push_ping(token, &echo.told());
             self.transmit.notify_one();
         };
         let (reader, writer) = tcp.split();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::super::echo::Voice;
 use super::{Inbound, printable};
 use crate::audit::{Account, Clerk, Event, Record, Subject};
 use crate::config::Name;
@@ -80,10 +81,11 @@ impl Inbound {
         self.account.get_or_init(|| account);
     }
 
-    /// Returns who knows of the audit logs of this site and a peer.
-    pub(super) fn clerk_for(&self, peer: &Name) -> Option<Clerk> {
+    /// Returns who knows what this site and a peer tell each other.
+    pub(super) fn voice_for(&self, peer: &Name) -> Voice {
         let subject = Subject { peer: Some(peer.as_str().into()), ..Subject::default() };
-        self.account.get().map(|account| account.clerk(subject))
+        let clerk = self.account.get().map(|account| account.clerk(subject));
+        Voice { clerk, keys: self.gate.keys.clone().map(|news| (news, peer.clone())) }
     }
 
     /// Records that a link came up or went down.

@@ -144,7 +144,7 @@ impl Inbound {
         let unretired = station.book.outcomes_after(opening.retired_through).await.map_err(failed)?;
         let attempted = station.book.attempted().await.map_err(failed)?;
         let reception = Reception::new(service.clone(), station, &unretired, attempted);
-        self.clerk_for(peer).into_iter().for_each(|clerk| reception.set_clerk(clerk));
+        reception.set_voice(self.voice_for(peer));
         let turn = reception.take_over();
         self.receptions().insert(key, Arc::clone(&reception));
         Ok((reception, turn))

@@ -26,6 +26,7 @@ fn gate() -> (Gate, mpsc::Receiver<Arrival>) {
         service: Box::new(move |service, _| Ok(name(service))),
         receiver: Box::new(|_| None),
         stations: None,
+        keys: None,
         arrivals,
         site: "lab".to_owned(),
         instance: Instance([1; 16]),

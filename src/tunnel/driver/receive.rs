@@ -14,7 +14,7 @@ use crate::tunnel::drops::Drop;
 use crate::tunnel::filter::{self, Verdict};
 use crate::tunnel::offload::{Run, VnetHeader};
 use crate::tunnel::packet::{self, IpPacket};
-use crate::tunnel::peer::{Action, Addressed, BUFFER_BYTES, REPLY_BYTES_MAX, data_index, is_response};
+use crate::tunnel::peer::{Action, Addressed, BUFFER_BYTES, Pair, REPLY_BYTES_MAX, Source, data_index, is_response};
 use crate::tunnel::peers::PeerEntry;
 use crate::tunnel::thinning::Thinning;
 use crate::tunnel::udp::{self, Path, Received};
@@ -114,15 +114,15 @@ impl<'a> Receiver<'a> {
     fn handle_message(&mut self, datagram: &[u8], path: Path) -> Result<(), TunnelError> {
         let shared = self.shared;
         let peers = shared.peers();
-        let entry = match peers.identity.handle_datagram(path.to.ip(), datagram, &mut self.out) {
-            Addressed::Key(key) => {
-                let entry = peers.by_key(&key);
+        let (entry, claim) = match peers.identity.handle_datagram(path.to.ip(), datagram, &mut self.out) {
+            Addressed::Key(pair) => {
+                let entry = peers.by_key(&pair.theirs);
                 if entry.is_none() {
-                    self.tell_of_stranger(&key, path);
+                    self.tell_of_stranger(&pair.theirs, path);
                 }
-                entry
+                (entry, Some(pair))
             }
-            Addressed::Index(index) => peers.by_index(index),
+            Addressed::Index(index) => (peers.by_index(index), None),
             Addressed::Cookie(cookie) => {
                 shared.drops.count(Drop::UnderLoad);
                 if shared.udp().send(cookie, cookie.len(), path).is_err() {
@@ -136,7 +136,7 @@ impl<'a> Receiver<'a> {
             }
         };
         match entry {
-            Some(entry) => self.handle_datagrams(&entry, datagram, datagram.len(), path),
+            Some(entry) => self.handle_datagrams(&entry, (datagram, datagram.len()), path, claim),
             None => {
                 shared.drops.count(Drop::UnknownPeer);
                 Ok(())
@@ -171,7 +171,7 @@ impl<'a> Receiver<'a> {
 
     fn handle_data(&mut self, index: u32, run: &[u8], segment_bytes: usize, path: Path) -> Result<(), TunnelError> {
         match self.shared.peers().by_index(index) {
-            Some(entry) => self.handle_datagrams(&entry, run, segment_bytes, path),
+            Some(entry) => self.handle_datagrams(&entry, (run, segment_bytes), path, None),
             None => {
                 self.shared.drops.count(Drop::UnknownPeer);
                 Ok(())
@@ -183,18 +183,19 @@ impl<'a> Receiver<'a> {
     fn handle_datagrams(
         &mut self,
         entry: &Arc<PeerEntry>,
-        datagrams: &[u8],
-        segment_bytes: usize,
+        (datagrams, segment_bytes): (&[u8], usize),
         path: Path,
+        claim: Option<Pair>,
     ) -> Result<(), TunnelError> {
         let (now, random) = (Instant::now(), self.shared.random());
+        let source = Source { address: path.to.ip(), claim };
         let (mut filled, mut heard_bytes, mut begins_session, mut reply_bytes) = (0, 0, false, 0);
         let mut spoiled = 0;
         self.packets.clear();
         let mut peer = entry.lock();
         for datagram in datagrams.chunks(segment_bytes) {
             let out = self.plain.get_mut(filled..).unwrap_or(&mut []);
-            let received = peer.handle_datagram(path.to.ip(), datagram, now, random, out);
+            let received = peer.handle_datagram(source, datagram, now, random, out);
             heard_bytes += if received.moves_endpoint { datagram.len() } else { 0 };
             begins_session |= received.begins_session;
             match received.action {

@@ -6,13 +6,15 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
+use super::Pair;
 use super::load::Load;
-use super::refusal;
+use super::message::refusal;
 use crate::config::{PublicKey, SecretKey};
 use crate::tunnel::drops::Drop;
 use crate::tunnel::thinning::Thinning;
@@ -22,23 +24,44 @@ const MAC_BYTES: usize = 16;
 /// Peer indices have 24 bits; the low 8 bits of a session's index are `Tunn`'s.
 pub(super) const INDEX_BITS_OF_SESSION: u32 = 8;
 
-/// Is this site's static key and what limits handshakes, for all peers together.
+/// Is this site's static key, with the one before while not every peer knows the newer one, and what limits handshakes,
+/// for all peers together.
+pub struct Identity {
+    newest: OwnKey,
+    older: Option<OwnKey>,
+    load: Mutex<Load>,
+}
+
+/// Is one static key of this site.
 ///
 /// `Tunn` has no bucket for each source and would count what was counted here, so its limiter checks MAC1 only; the
 /// other one asks for a cookie always, and `Load` says which is used.
-pub struct Identity {
+pub(super) struct OwnKey {
     pub(super) secret: x25519::StaticSecret,
     pub(super) public: x25519::PublicKey,
     pub(super) limiter: Arc<RateLimiter>,
     cookies: RateLimiter,
-    load: Mutex<Load>,
+}
+
+impl OwnKey {
+    fn new(secret: &SecretKey) -> Self {
+        let secret = x25519::StaticSecret::from(*secret.expose());
+        let public = x25519::PublicKey::from(&secret);
+        let limiter = Arc::new(RateLimiter::new(&public, u64::MAX));
+        let cookies = RateLimiter::new(&public, 0);
+        Self { secret, public, limiter, cookies }
+    }
+
+    fn limiter(&self, asks_for_cookies: bool) -> &RateLimiter {
+        if asks_for_cookies { &self.cookies } else { &self.limiter }
+    }
 }
 
 /// Says whom a datagram is for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Addressed<'a> {
-    /// An initiation that claims this static key.
-    Key(PublicKey),
+    /// An initiation to this key of ours that claims this static key.
+    Key(Pair),
     /// A message to the session of the peer with this index.
     Index(u32),
     /// Nobody yet: the cookie goes back to the source first.
@@ -50,16 +73,27 @@ pub enum Addressed<'a> {
 impl Identity {
     /// Derives the public key from the secret one.
     pub fn new(secret: &SecretKey) -> Self {
-        let secret = x25519::StaticSecret::from(*secret.expose());
-        let public = x25519::PublicKey::from(&secret);
-        let limiter = Arc::new(RateLimiter::new(&public, u64::MAX));
-        let cookies = RateLimiter::new(&public, 0);
-        Self { secret, public, limiter, cookies, load: Mutex::new(Load::new()) }
+        Self::with_older(secret, None)
+    }
+
+    /// Does the same beside an older key, by which some peers still know this site.
+    pub fn with_older(secret: &SecretKey, older: Option<&SecretKey>) -> Self {
+        Self { newest: OwnKey::new(secret), older: older.map(OwnKey::new), load: Mutex::new(Load::new()) }
     }
 
     /// Returns the public key of this site.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(self.public.to_bytes())
+        PublicKey(self.newest.public.to_bytes())
+    }
+
+    /// Returns the one before, while some peers know only that.
+    pub fn older_key(&self) -> Option<PublicKey> {
+        self.older.as_ref().map(|older| PublicKey(older.public.to_bytes()))
+    }
+
+    /// Returns the key with this public part; the newest where there is none.
+    pub(super) fn own(&self, key: PublicKey) -> &OwnKey {
+        self.older.as_ref().filter(|older| older.public.to_bytes() == key.0).unwrap_or(&self.newest)
     }
 
     /// Finds out whom a datagram is for, before any state of a peer is touched.
@@ -81,8 +115,8 @@ impl Identity {
             return Addressed::Refused(Drop::UnderLoad);
         }
         let is_high = load.is_high();
-        let limiter = if is_high { &self.cookies } else { &self.limiter };
-        let packet = match limiter.verify_packet(Some(source), datagram, out) {
+        let own = self.addressed_key(source, datagram);
+        let packet = match own.limiter(is_high).verify_packet(Some(source), datagram, out) {
             Ok(packet) => packet,
             Err(TunnResult::WriteToNetwork(cookie)) => {
                 load.count();
@@ -96,13 +130,25 @@ impl Identity {
             return Addressed::Refused(Drop::TooManyHandshakes);
         }
         match packet {
-            Packet::HandshakeInit(initiation) => match parse_handshake_anon(&self.secret, &self.public, &initiation) {
-                Ok(half) => Addressed::Key(PublicKey(half.peer_static_public)),
+            Packet::HandshakeInit(initiation) => match parse_handshake_anon(&own.secret, &own.public, &initiation) {
+                Ok(half) => Addressed::Key(Pair {
+                    own: PublicKey(own.public.to_bytes()),
+                    theirs: PublicKey(half.peer_static_public),
+                }),
                 Err(_) => Addressed::Refused(Drop::NotAuthentic),
             },
             Packet::HandshakeResponse(response) => index_of(response.receiver_idx),
             Packet::PacketCookieReply(_) | Packet::PacketData(_) => Addressed::Refused(Drop::NotWireGuard),
         }
+    }
+
+    /// Finds the key of ours by which a handshake's sender knows this site: MAC1 says so.
+    fn addressed_key(&self, source: IpAddr, datagram: &[u8]) -> &OwnKey {
+        let Some(older) = &self.older else { return &self.newest };
+        let mut unused = [0; super::REPLY_BYTES_MAX];
+        let verified = self.newest.limiter.verify_packet(Some(source), datagram, &mut unused);
+        let is_for_another = matches!(verified, Err(TunnResult::Err(WireGuardError::InvalidMac)));
+        if is_for_another { older } else { &self.newest }
     }
 
     /// Notes how long the last message took that [`Identity::handle_datagram`] was given, with all that came of it.

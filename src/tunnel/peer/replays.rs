@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use boringtun::noise::Tunn;
 use boringtun::x25519;
 
-use super::{Identity, REPLY_BYTES_MAX};
+use super::{Identity, Pair, REPLY_BYTES_MAX};
 
 /// A peer whose initiations carry an earlier time than its last is called instead, where it has been silent for so
 /// long: its clock was set back, and ours may be right. A replay by anybody else brings one handshake each 5 s, as
@@ -51,19 +51,26 @@ impl Replays {
     }
 
     /// Makes a `Tunn` and shows it the last initiation, so that no older one is accepted.
-    pub(super) fn remembering_tunn(&self, identity: &Identity, peer: &crate::config::Peer, index: u32) -> Tunn {
-        let Some(initiation) = &self.last else { return super::tunn(identity, peer, index) };
+    pub(super) fn remembering_tunn(
+        &self,
+        identity: &Identity,
+        peer: &crate::config::Peer,
+        pair: Pair,
+        index: u32,
+    ) -> Tunn {
+        let Some(initiation) = &self.last else { return super::tunn(identity, peer, pair, index) };
+        let own = identity.own(pair.own);
         // A limiter of its own lets it in whatever the load; the session that it begins is then cleared.
         let mut tunn = Tunn::new(
-            identity.secret.clone(),
-            x25519::PublicKey::from(peer.public_key.0),
+            own.secret.clone(),
+            x25519::PublicKey::from(pair.theirs.0),
             peer.preshared_key.as_ref().map(|key| *key.expose()),
             None,
             index & 0x00ff_ffff,
             None,
         );
         tunn.decapsulate(None, initiation, &mut [0; REPLY_BYTES_MAX]);
-        tunn.set_static_private(identity.secret.clone(), identity.public, Some(Arc::clone(&identity.limiter)));
+        tunn.set_static_private(own.secret.clone(), own.public, Some(Arc::clone(&own.limiter)));
         tunn
     }
 }

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use boringtun::noise::{Tunn, TunnResult};
 
+use super::candidates::Candidates;
 use super::identity::INDEX_BITS_OF_SESSION;
-use super::{BUFFER_BYTES, Identity, Peer, is_data};
+use super::replays::Replays;
+use super::{BUFFER_BYTES, Identity, Pair, Peer, is_data};
 
 /// Says what the session of before is still good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,33 +19,49 @@ pub enum Before {
     Serves,
     /// Only what is under way is still read: the peer may have forgotten it with our old key.
     IsHeard,
+    /// Nothing of it counts any more: whoever knows our old key could have begun it.
+    Ends,
 }
 
 /// Is the `Tunn` of before.
 pub(super) struct Old {
-    tunn: Tunn,
-    index: u32,
-    sends: bool,
+    pub(super) tunn: Tunn,
+    pub(super) index: u32,
+    pub(super) sends: bool,
 }
 
 impl Old {
+    pub(super) fn tunn(&mut self) -> &mut Tunn {
+        &mut self.tunn
+    }
+
     /// Tells whether packets leave in its session.
     fn serves(&self) -> bool {
         self.sends && self.tunn.time_since_last_handshake().is_some()
     }
 
-    /// Returns it, if a message to this session index is for it.
-    pub(super) fn addressed_by(&mut self, session: Option<u32>) -> Option<&mut Tunn> {
-        (session? >> INDEX_BITS_OF_SESSION == self.index).then_some(&mut self.tunn)
+    /// Tells whether a message to this session index is for it.
+    pub(super) fn is_addressed_by(&self, session: Option<u32>) -> bool {
+        session.is_some_and(|session| session >> INDEX_BITS_OF_SESSION == self.index)
     }
 }
 
 impl Peer {
     /// Begins anew with another key of ours or another preshared one, under another index; a handshake is then due.
+    /// Every candidate goes.
     ///
     /// Packets that waited for a session of the old keys are lost, as any packet may be.
     pub fn renew(&mut self, identity: &Identity, peer: &crate::config::Peer, index: u32, before: Before) {
-        let newer = self.replays.remembering_tunn(identity, peer, index);
+        let pairs = Pair::all(identity, peer);
+        let pair = if pairs.contains(&self.pair) { self.pair } else { Pair::newest(identity, peer) };
+        let newer = if pair == self.pair {
+            self.replays.remembering_tunn(identity, peer, pair, index)
+        } else {
+            self.replays = Replays::default();
+            super::tunn(identity, peer, pair, index)
+        };
+        self.pair = pair;
+        self.candidates = Candidates::new(pair);
         let older = std::mem::replace(&mut self.tunn, newer);
         let older_index = std::mem::replace(&mut self.index, index);
         // Without a session of its own it has nothing to hand over; the one before it may have.
@@ -52,6 +70,9 @@ impl Peer {
         }
         if let Some(old) = self.old.as_mut().filter(|_| before == Before::IsHeard) {
             old.sends = false;
+        }
+        if before == Before::Ends {
+            self.old = None;
         }
         self.initiator = false;
         self.initiation_pending = false;
@@ -69,7 +90,7 @@ impl Peer {
 
     /// Lists the indices that datagrams for this peer may bear.
     pub fn indices(&self) -> impl Iterator<Item = u32> {
-        std::iter::once(self.index).chain(self.old.as_ref().map(|old| old.index))
+        std::iter::once(self.index).chain(self.old.as_ref().map(|old| old.index)).chain(self.candidates.indices())
     }
 
     /// Returns the `Tunn` that packets leave with.
@@ -81,7 +102,9 @@ impl Peer {
     }
 
     /// Lets the newer one serve from now on; what is under way for the older one is still read.
-    pub(super) fn succeed(&mut self) {
+    pub(super) fn begin(&mut self) {
+        self.initiation_pending = false;
+        self.retry_at = None;
         if let Some(old) = &mut self.old {
             old.sends = false;
         }

@@ -2,7 +2,7 @@
 //!
 //! `Tunn` has a clock of its own. What takes minutes of it is in `virtual_time`, with the feature of that name.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::super::packet::tests::{ip_packet, tcp_packet};
 use super::super::packet::{IpPacket, TCP};
@@ -12,6 +12,7 @@ use super::*;
 use crate::config::{self, Name};
 use crate::config::{PublicKey, SecretKey};
 
+mod rotation;
 #[cfg(feature = "virtual-time")]
 mod upstream;
 #[cfg(feature = "virtual-time")]
@@ -72,6 +73,8 @@ fn configured(public_key: PublicKey, options: &Options) -> config::Peer {
     config::Peer {
         name: Name::new("other").unwrap(),
         public_key,
+        next_key: None,
+        knows_new_key: false,
         preshared_key: options.psk.map(SecretKey::new),
         endpoint: None,
         allowed_ips: Vec::new(),
@@ -131,11 +134,13 @@ impl End {
 
     fn receive_from(&mut self, source: IpAddr, datagram: &[u8], now: Instant, random: u64) -> Got {
         let early = |what| Got { what, moves_endpoint: false, begins_session: false };
-        match self.identity.handle_datagram(source, datagram, &mut self.out) {
-            Addressed::Key(_) | Addressed::Index(_) => {}
+        let claim = match self.identity.handle_datagram(source, datagram, &mut self.out) {
+            Addressed::Key(pair) => Some(pair),
+            Addressed::Index(_) => None,
             Addressed::Cookie(cookie) => return early(What::Cookie(cookie.to_vec())),
             Addressed::Refused(reason) => return early(What::Unaddressed(reason)),
-        }
+        };
+        let source = Source { address: source, claim };
         let received = self.peer.handle_datagram(source, datagram, now, random, &mut self.out);
         let what = match received.action {
             Action::None => What::Nothing,
@@ -494,7 +499,7 @@ fn an_index_has_twenty_four_bits_and_finds_its_peer() {
     let initiation = a.initiate();
     let response = b.receive(&initiation).what.reply();
     assert_eq!(a.identity.handle_datagram(SOURCE, &response, &mut a.out), Addressed::Index(0x12_3456));
-    let key = Addressed::Key(a.identity.public_key());
+    let key = Addressed::Key(Pair { own: b.identity.public_key(), theirs: a.identity.public_key() });
     assert_eq!(b.identity.handle_datagram(SOURCE, &initiation, &mut b.out), key);
     let keepalive = a.receive(&response).what.reply();
     assert_eq!(b.identity.handle_datagram(SOURCE, &keepalive, &mut b.out), Addressed::Index(7));
@@ -702,7 +707,8 @@ fn a_stranger_gets_nothing() {
     let mut out = vec![0; BUFFER_BYTES];
     let initiation = peer.initiate(&mut out).unwrap().to_vec();
     // the driver finds no peer by this key; were it given to the wrong one, it is refused
-    assert_eq!(b.identity.handle_datagram(SOURCE, &initiation, &mut b.out), Addressed::Key(stranger.public_key()));
+    let claim = Pair { own: b.identity.public_key(), theirs: stranger.public_key() };
+    assert_eq!(b.identity.handle_datagram(SOURCE, &initiation, &mut b.out), Addressed::Key(claim));
     assert_eq!(b.receive(&initiation).what, What::Refused(Drop::NotAuthentic));
     let for_another = {
         let another = Identity::new(&secret(4)).public_key();

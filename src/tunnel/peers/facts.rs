@@ -8,11 +8,22 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::PeerEntry;
-use crate::config::{Name, PublicKey};
+use crate::config::{self, Name, PublicKey};
 
 /// A session on which nothing was answered for so long is none: WireGuard begins a handshake then (KEEPALIVE_TIMEOUT
 /// and REKEY_TIMEOUT, paper section 6.5).
 const UNANSWERED_MAX: Duration = Duration::from_secs(15);
+
+/// Says how far a change of this site's key is with a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// It knows the newest key.
+    Done,
+    /// It was told the newest key over a link, and is waited for.
+    Told,
+    /// No link was there to tell it by.
+    NotTold,
+}
 
 /// Is what can be told about a peer.
 #[derive(Debug, Clone)]
@@ -21,8 +32,10 @@ pub struct PeerFacts {
     pub name: Name,
     /// Tells that `wg` set something of it since the configuration was read.
     pub set_by_wg: bool,
-    /// Identifies the peer.
+    /// Is its key now.
     pub key: PublicKey,
+    /// Says how far a change of this site's key is with it.
+    pub rotation: Rotation,
     /// Is when it became a peer of this site.
     pub added: SystemTime,
     /// Is where datagrams go.
@@ -46,6 +59,19 @@ pub struct PeerFacts {
 }
 
 impl PeerEntry {
+    fn rotation(&self, peer: &config::Peer) -> Rotation {
+        match (peer.knows_new_key, self.told.load(Ordering::Relaxed)) {
+            (true, _) => Rotation::Done,
+            (false, true) => Rotation::Told,
+            (false, false) => Rotation::NotTold,
+        }
+    }
+
+    /// Notes that the peer was told this site's newest key, or, where that is yet another one, that it was not.
+    pub(in crate::tunnel) fn set_told(&self, is_told: bool) {
+        self.told.store(is_told, Ordering::Relaxed);
+    }
+
     /// Tells what is known about the peer.
     pub fn facts(&self) -> PeerFacts {
         let has_keys = self.lock().has_session();
@@ -56,7 +82,8 @@ impl PeerEntry {
         PeerFacts {
             name: set.peer.name.clone(),
             set_by_wg: set.set_by_wg,
-            key: self.key,
+            key: set.peer.public_key,
+            rotation: self.rotation(&set.peer),
             added: self.added,
             endpoint: path.endpoint,
             endpoint_error: path.endpoint_error.clone(),

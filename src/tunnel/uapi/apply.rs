@@ -13,7 +13,7 @@ use super::Refusal;
 use super::request::{AllowedIp, Set, SetPeer};
 use crate::config::{self, Name, PublicKey};
 use crate::tunnel::filter::PeerRules;
-use crate::tunnel::settings::{PeerSettings, Settings};
+use crate::tunnel::settings::{PeerSettings, Settings, same_key};
 
 /// Peers at once: ten times a large hub; each takes some KiB.
 const PEERS_MAX: usize = 4096;
@@ -50,6 +50,8 @@ pub(in crate::tunnel) fn apply(now: &Settings, configured: &Settings, set: Set) 
     if let Some(own) = own {
         draft.remove(&own);
     }
+    let is_same_key = same_key(private_key.as_ref(), now.private_key.as_ref());
+    let old_private_key = now.old_private_key.clone().filter(|_| is_same_key);
     let Draft { peers, owners, pointed, begun, .. } = draft;
     let mut peers: Vec<PeerSettings> = peers.into_iter().flatten().collect();
     if peers.len() > PEERS_MAX.max(now.peers.len()) {
@@ -63,6 +65,7 @@ pub(in crate::tunnel) fn apply(now: &Settings, configured: &Settings, set: Set) 
     }
     let settings = Settings {
         private_key,
+        old_private_key,
         listen_port: set.listen_port.unwrap_or(now.listen_port),
         fwmark: set.fwmark.unwrap_or(now.fwmark),
         peers,
@@ -193,6 +196,8 @@ fn begin(key: PublicKey, configured: &Settings, is_taken: impl Fn(&Name) -> bool
     let peer = config::Peer {
         name: name(&key, is_taken)?,
         public_key: key,
+        next_key: None,
+        knows_new_key: false,
         preshared_key: None,
         endpoint: None,
         allowed_ips: Vec::new(),

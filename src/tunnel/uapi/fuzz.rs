@@ -12,7 +12,7 @@ use super::request::{Request, find_end, parse};
 use super::{answer, apply};
 use crate::config::{self, Endpoint, Host, Name, PublicKey, SecretKey};
 use crate::tunnel::filter::PeerRules;
-use crate::tunnel::peers::PeerFacts;
+use crate::tunnel::peers::{PeerFacts, Rotation};
 use crate::tunnel::settings::{PeerSettings, Settings, same_key};
 
 /// Is the port of the one configured peer that it may open.
@@ -47,6 +47,8 @@ fn configured() -> Option<Settings> {
     let peer = config::Peer {
         name: Name::new("peer")?,
         public_key: SecretKey::new(PEER).public_key(),
+        next_key: None,
+        knows_new_key: false,
         preshared_key: Some(SecretKey::new([3; 32])),
         endpoint: Some(Endpoint { host: Host::Name("peer.example.org".to_owned()), port: 51820 }),
         allowed_ips: vec!["10.98.0.2/32".parse().ok()?],
@@ -57,7 +59,13 @@ fn configured() -> Option<Settings> {
     };
     let rules = Arc::new(PeerRules { ports: HashSet::from([PORT]), ..PeerRules::default() });
     let peers = vec![PeerSettings { peer, rules, set_by_wg: false }];
-    Some(Settings { private_key: Some(SecretKey::new(SITE)), listen_port: 51820, fwmark: 0, peers })
+    Some(Settings {
+        private_key: Some(SecretKey::new(SITE)),
+        old_private_key: None,
+        listen_port: 51820,
+        fwmark: 0,
+        peers,
+    })
 }
 
 /// Checks what holds of any settings.
@@ -126,6 +134,7 @@ fn facts(set: &PeerSettings) -> PeerFacts {
         name: set.peer.name.clone(),
         set_by_wg: set.set_by_wg,
         key: set.peer.public_key,
+        rotation: Rotation::Done,
         added: SystemTime::UNIX_EPOCH,
         endpoint,
         endpoint_error: None,

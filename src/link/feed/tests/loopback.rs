@@ -103,6 +103,7 @@ pub(super) fn gate(
         service: Box::new(move |service, _| Ok(name(service))),
         receiver: Box::new(|_| None),
         stations: Some(Box::new(open)),
+        keys: None,
         arrivals: mpsc::channel(8).0,
         site: "lab".to_owned(),
         instance: Instance([1; 16]),

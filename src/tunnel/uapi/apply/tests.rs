@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::config::{Endpoint, Host, SecretKey};
-use crate::tunnel::peers::PeerFacts;
+use crate::tunnel::peers::{PeerFacts, Rotation};
 use crate::tunnel::uapi::answer;
 use crate::tunnel::uapi::request::{Request, parse};
 
@@ -25,6 +25,8 @@ fn configured_peer(name: &str, seed: u8, prefixes: &[&str], port: u16) -> PeerSe
     let peer = config::Peer {
         name: Name::new(name).unwrap(),
         public_key: key(seed),
+        next_key: None,
+        knows_new_key: false,
         preshared_key: None,
         endpoint: Some(Endpoint { host: Host::Name("lab.example.org".to_owned()), port: 51820 }),
         allowed_ips: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
@@ -41,6 +43,7 @@ fn configured_peer(name: &str, seed: u8, prefixes: &[&str], port: u16) -> PeerSe
 fn site() -> Settings {
     Settings {
         private_key: Some(secret(1)),
+        old_private_key: None,
         listen_port: 51820,
         fwmark: 0,
         peers: vec![
@@ -69,6 +72,7 @@ fn told(settings: &Settings) -> String {
         name: set.peer.name.clone(),
         set_by_wg: set.set_by_wg,
         key: set.peer.public_key,
+        rotation: Rotation::Done,
         added: SystemTime::UNIX_EPOCH,
         endpoint: Some(SocketAddr::from(([192, 0, 2, 1], 7))),
         endpoint_error: None,
