@@ -73,6 +73,10 @@ pub(super) struct Site {
     #[serde(default)]
     #[schemars(with = "Control")]
     pub control: Option<Control>,
+    /// Whether the site shuts itself in (Landlock, seccomp): auto, as far as the kernel can, or off. Default: auto.
+    #[serde(default)]
+    #[schemars(with = "schema::AutoOrOff")]
+    pub sandbox: Option<Text>,
 }
 
 /// This site's end of the WireGuard tunnel.
@@ -83,15 +87,13 @@ pub(super) struct Tunnel {
     #[serde(default)]
     #[schemars(with = "schema::Interface")]
     pub interface: Option<Text>,
-    /// How packets reach the kernel: offload hands over many at once (TSO, USO), plain one a system call; auto takes
-    /// offload where it works. Default: auto.
+    /// How packets reach the kernel: offload, many at once (TSO, USO); plain, one by one; auto, the first that works.
     #[serde(default)]
     #[schemars(with = "schema::Backend")]
     pub backend: Option<Text>,
-    /// Whether several datagrams may go and come in one system call (UDP GSO and GRO): auto, where the kernel does
-    /// that rightly, or off. Default: auto.
+    /// Whether several datagrams go in one system call (UDP GSO, GRO): auto, where the kernel does it rightly, or off.
     #[serde(default)]
-    #[schemars(with = "schema::UdpOffload")]
+    #[schemars(with = "schema::AutoOrOff")]
     pub udp_offload: Option<Text>,
     /// The file with this site's private key in base64, as `wardlink key gen` or `wg genkey` writes it; mode 0600. A
     /// relative path is looked up in $CREDENTIALS_DIRECTORY where that is set, else beside this file.
