@@ -322,11 +322,12 @@ fn peers_and_endpoints_change_under_load() {
 
 fn a_preshared_key_is_set_on_both_sides_under_load() {
     let loaded = Loaded::start();
-    let psk = loaded.pair.south.dir.join("psk.key");
-    write_secret(&psk, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=");
     let with = |of: &Site, peer: &Site| {
         let allowed = format!("{}/32", peer.inner);
         let endpoint = format!("endpoint: \"{}:51820\"", peer.outer);
+        // beside each site's own configuration: a reload takes no file from elsewhere
+        let psk = of.dir.join("psk.key");
+        write_secret(&psk, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=");
         let line = format!("preshared_key_file: {}", psk.display());
         Plan::of(of).peer_with(peer, &allowed, &[&endpoint, &line])
     };

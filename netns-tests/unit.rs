@@ -1,4 +1,5 @@
-//! The systemd unit: how exposed it leaves the program, and that the program does all it must under its system call filter.
+//! The systemd unit: how exposed it leaves the program, and that the program does all it must under its system call filter;
+//! and how the program shuts itself in.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,14 +10,17 @@ use std::time::Duration;
 
 use seccompiler::BpfProgram;
 
-use crate::harness::mllp::Behaviour;
+use crate::harness::mllp::{Behaviour, message};
 use crate::harness::pair::Pair;
+use crate::harness::plan::Plan;
+use crate::harness::site::{Site, write_secret};
 use crate::harness::{tests, until};
 use crate::stored_intake::send;
 
 tests![
     the_unit_leaves_little_exposed needs "systemd-analyze",
     a_site_does_all_it_must_under_the_units_filter needs "systemd-analyze",
+    a_site_shuts_itself_in_and_says_what_a_reload_may_not_open,
 ];
 
 /// Names the unit's directory in this tree.
@@ -139,4 +143,34 @@ fn a_site_does_all_it_must_under_the_units_filter() {
     pair.north.terminate();
     let (status, _) = pair.north.program().wait(SOON);
     assert!(status.success(), "{status:?}:\n{}", pair.north.log());
+}
+
+/// Reads a line of the program's state in the kernel.
+fn state(site: &Site, line: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{}/status", site.process_id())).expect("it runs");
+    let found = text.lines().find_map(|found| found.strip_prefix(line)).expect("the line");
+    found.trim().to_owned()
+}
+
+fn a_site_shuts_itself_in_and_says_what_a_reload_may_not_open() {
+    let mut pair = Pair::unstarted();
+    let (north, south) = pair.plans(&[]);
+    pair.south.start(&south.section("sandbox: off"));
+    pair.north.start(&north);
+    pair.is_linked();
+    assert_eq!((state(&pair.south, "Seccomp:"), state(&pair.south, "NoNewPrivs:")), ("0".into(), "0".into()));
+    assert_eq!((state(&pair.north, "Seccomp:"), state(&pair.north, "NoNewPrivs:")), ("2".into(), "1".into()));
+    assert!(pair.north.log().contains("sandbox files="), "{}", pair.north.log());
+    let elsewhere = pair.south.dir.join("elsewhere.psk");
+    write_secret(&elsewhere, &pair.north.public_key);
+    let line = format!("preshared_key_file: {}", elsewhere.display());
+    let wants = Plan::of(&pair.north).peer_with(&pair.south, &format!("{}/32", pair.south.inner), &[&line]);
+    pair.north.write(&wants);
+    let words = ["reload", "-c", &pair.north.config_path()].map(str::to_owned);
+    let words = pair.north.command(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let output = pair.north.namespace.output(&words.join(" "));
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success() && told.contains("elsewhere.psk") && told.contains("restart it"), "{told}");
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("1", 500));
 }

@@ -37,7 +37,7 @@ pub(crate) fn every_step(begins: Begins, lies: bool, stride: u64, seed: u64) -> 
     let disk = Disk::new(&pair.north.dir);
     pair.north.environment = disk.environment();
     let key = pair.north.dir.join("keys/spool.key").display().to_string();
-    let plan = Plan::of(&pair.north).peer(&pair.south).spool(&key);
+    let plan = Plan::of(&pair.north).peer(&pair.south).spool(&key).section("sandbox: off");
     pair.north.write(&plan.forward("orders", FORWARD, "south", "service: orders", &["delivery: stored"]));
     if lies {
         pair.north.restart();

@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{EXIT_NOT_PERMITTED, EXIT_USAGE};
-use crate::app::{AppError, LoadConfig, Reloader, Site};
+use crate::app::{self, AppError, LoadConfig, Reloader, Site};
 use crate::config::{self, Config};
 use crate::link::cause_chain;
 
@@ -57,6 +57,13 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    let path = args.config.clone();
+    // before there is any thread
+    let confined = config.sandbox.then(|| app::confine(&config, &path));
+    let load: LoadConfig = Arc::new(move || {
+        confined.as_ref().map_or(Ok(()), |confined| confined.check(&path))?;
+        config::load_to_run(&path)
+    });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -64,8 +71,7 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let path = args.config.clone();
-    let served = runtime.block_on(serve(config, Arc::new(move || config::load_to_run(&path))));
+    let served = runtime.block_on(serve(config, load));
     // Not dropped: that would wait for a look-up of a peer's name that no name server answers, 10 s and more.
     runtime.shutdown_background();
     match served {

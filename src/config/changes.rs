@@ -53,6 +53,7 @@ impl Changes {
                 ("state_dir", old.state_dir == new.state_dir),
                 ("spool", old.spool == new.spool),
                 ("audit", old.audit == new.audit),
+                ("sandbox", old.sandbox == new.sandbox),
                 ("control.socket", old.control_socket == new.control_socket),
                 ("health.listen", old.health_listen == new.health_listen),
                 ("health.agent_listen", old.agent_listen == new.agent_listen),

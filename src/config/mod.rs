@@ -14,6 +14,7 @@ mod errors;
 mod health;
 mod keys;
 mod load;
+mod named;
 mod outline;
 mod policy;
 mod raw;
@@ -45,6 +46,7 @@ pub use errors::{Errors, Issue, Position};
 pub use health::{Door, Token};
 pub use keys::{KeyFileError, PublicKey, SecretKey, read_key_file};
 pub use load::{fuzz_config, load, load_to_run, parse, parse_beside, schema};
+pub use named::{Names, names};
 pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
 pub use succession::OldKey;
 pub use value::socket_address as listen_address;
@@ -80,6 +82,8 @@ pub struct Config {
     pub alarms: Alarms,
     /// Gives the path of the control socket.
     pub control_socket: PathBuf,
+    /// Tells whether the site shuts itself in.
+    pub sandbox: bool,
 }
 
 impl Config {

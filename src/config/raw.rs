@@ -75,6 +75,10 @@ pub(super) struct Site {
     #[serde(default)]
     #[schemars(with = "Control")]
     pub control: Option<Control>,
+    /// Whether the site shuts itself in (Landlock, seccomp): auto, as far as the kernel can, or off. Default: auto.
+    #[serde(default)]
+    #[schemars(with = "schema::AutoOrOff")]
+    pub sandbox: Option<Text>,
 }
 
 /// A site at another end of the tunnel.

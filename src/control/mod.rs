@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ask::ask;
 use queue::QueueRequest;
-pub use serve::{Answers, ControlListener, bind, serve};
+pub use serve::{Answers, ControlListener, bind, make_directory, serve};
 
 /// Names the group whose members may read the status.
 pub const READER_GROUP: &str = "wardlink";

@@ -85,7 +85,10 @@ pub fn bind(path: &Path) -> Result<ControlListener, ControlError> {
 }
 
 /// Makes a missing directory 0755 whatever the umask is: readers must get to the socket. One that exists is left as it is.
-fn make_directory(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn make_directory(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.exists() {
         return Ok(());
     }

@@ -137,6 +137,7 @@ fn config(site: Site, private_key: SecretKey, far: Site, peer: Peer) -> Config {
     Config {
         site: name(site.name),
         control_socket: directory.join("control.sock"),
+        sandbox: false,
         state_dir: directory,
         tunnel,
         peers: vec![peer],

@@ -106,6 +106,7 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
     let socket = raw.control.as_ref().and_then(|control| control.socket.as_ref());
     let default = site.as_ref().map(|site| format!("{RUNTIME_DIR}/{}.sock", site.value)).unwrap_or_default();
     let control_socket = findings.optional(socket, default.into(), value::socket_path);
+    let sandbox = findings.optional(raw.sandbox.as_ref(), true, sandbox);
     Some(Config {
         site: site?.value,
         state_dir: state_dir?,
@@ -121,7 +122,12 @@ fn read_site(raw: &Spanned<raw::Site>, read_key: ReadKey<'_>, findings: &mut Fin
         agent_listen: agent.map(|agent| agent.value),
         alarms: alarms?,
         control_socket: control_socket?,
+        sandbox: sandbox?,
     })
+}
+
+fn sandbox(text: &str) -> Judged<bool> {
+    value::choice(text, &[("auto", true), ("off", false)])
 }
 
 /// Is a value with the place where it is written; unknown for a default.

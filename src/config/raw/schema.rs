@@ -38,7 +38,7 @@ shapes! {
     DurationOrNever = { "type": "string", "pattern": "^(never|[0-9]+ *[a-z]+( *[0-9]+ *[a-z]+)*)$" }
     Size = { "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB|TiB)$" }
     Backend = { "enum": ["auto", "offload", "plain"] }
-    UdpOffload = { "enum": ["auto", "off"] }
+    AutoOrOff = { "enum": ["auto", "off"] }
     Delivery = { "enum": ["transparent", "stored"] }
     OnFull = { "enum": ["close", "nak"] }
     ApplicationAck = { "enum": ["discard"] }

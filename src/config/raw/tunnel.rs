@@ -24,7 +24,7 @@ pub(in crate::config) struct Tunnel {
     /// Whether several datagrams may go and come in one system call (UDP GSO and GRO): auto, where the kernel does
     /// that rightly, or off. Default: auto.
     #[serde(default)]
-    #[schemars(with = "schema::UdpOffload")]
+    #[schemars(with = "schema::AutoOrOff")]
     pub udp_offload: Option<Text>,
     /// The file with this site's private key in base64, as `wardlink key gen` or `wg genkey` writes it; mode 0600. A
     /// relative path is looked up in $CREDENTIALS_DIRECTORY where that is set, else beside this file.

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::super::echo::Voice;
 use super::{Inbound, printable};
-use crate::audit::{Account, Clerk, Event, Record, Subject};
+use crate::audit::{Account, Event, Record, Subject};
 use crate::config::Name;
 use crate::link::wire::{Cause, Hello};
 

@@ -1,0 +1,293 @@
+//! Shuts the process in before it opens anything: files by Landlock, system calls by seccomp, whoever started it.
+//!
+//! It only ever takes away. What a kernel does not have is said in one line, and the site goes on: the systemd unit has its
+//! own limits beside these. Threads and programs that are started later inherit them; so a thread must not exist yet.
+
+mod calls;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
+    RulesetStatus,
+};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+use crate::config::{self, Config, SpoolKeyFile};
+use crate::control;
+
+/// Is the newest version of Landlock whose rights are asked for; an older kernel gives those that it has.
+const NEWEST: ABI = ABI::V5;
+
+/// Lists what the C library, the log and the look-up of names read.
+const READ: [&str; 16] = [
+    "/etc",
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/nix/store",
+    "/proc",
+    "/sys",
+    "/dev/null",
+    "/dev/random",
+    "/dev/urandom",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/connman",
+    "/run/nscd",
+    "/var/run/nscd",
+];
+
+/// Is where the kernel's settings of the network are; one is set for a default route.
+const NETWORK_SETTINGS: &str = "/proc/sys/net";
+/// Is the device that makes the interface.
+const TUN: &str = "/dev/net/tun";
+
+/// Is what the process may do from now on, as far as a new configuration may want more.
+#[derive(Debug)]
+pub struct Confined {
+    /// Lists what may be read; everything where a command of alarms is to run.
+    readable: Vec<PathBuf>,
+    runs_command: bool,
+}
+
+impl Confined {
+    /// Says what a changed file wants that the running site may not do.
+    ///
+    /// # Errors
+    /// Where it names a file that may not be opened, or a command and there was none.
+    pub fn check(&self, file: &Path) -> Result<(), config::Errors> {
+        let named = config::names(file);
+        if named.command && !self.runs_command {
+            return Err(named.restart("alarms.command", "may run no program"));
+        }
+        let is_readable = |path: &Path| self.readable.iter().any(|readable| path.starts_with(readable));
+        match named.paths.iter().find(|path| !is_readable(path)) {
+            Some(path) => Err(named.restart(&path.display().to_string(), "may not open it")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Shuts this thread in, and all that it starts; says in the log what holds from now on.
+pub fn confine(config: &Config, file: &Path) -> Confined {
+    let named = config::names(file);
+    let runs_command = named.command;
+    let writable = writable(config);
+    let readable = if runs_command { vec![PathBuf::from("/")] } else { readable(file, &named.paths) };
+    let files = restrict_files(&writable, &readable, runs_command);
+    let files = match files {
+        Ok(RulesetStatus::FullyEnforced) => "shut in",
+        Ok(RulesetStatus::PartiallyEnforced) => "shut in as far as this older kernel can",
+        Ok(RulesetStatus::NotEnforced) => "not shut in: this kernel has no Landlock",
+        Err(error) => {
+            tracing::warn!(%error, "files cannot be shut in by Landlock");
+            "not shut in"
+        }
+    };
+    let calls = match filter(runs_command).map(|filter| seccompiler::apply_filter(&filter)) {
+        Ok(Ok(())) => "filtered",
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "system calls cannot be filtered by seccomp");
+            "not filtered"
+        }
+        Err(reason) => {
+            tracing::warn!(reason, "system calls cannot be filtered by seccomp");
+            "not filtered"
+        }
+    };
+    let programs = if runs_command { "the command of alarms" } else { "none" };
+    tracing::info!(files, calls, programs, "sandbox");
+    Confined { readable, runs_command }
+}
+
+/// Lists what the site reads: the system's, beside its configuration, and where the files lie that it names.
+fn readable(file: &Path, named: &[PathBuf]) -> Vec<PathBuf> {
+    let mut readable: Vec<PathBuf> = READ.iter().map(PathBuf::from).collect();
+    let beside = file.parent().map(|beside| if beside.as_os_str().is_empty() { Path::new(".") } else { beside });
+    readable.extend(beside.and_then(|beside| fs::canonicalize(beside).ok()));
+    readable.extend(beside.map(Path::to_owned));
+    readable.extend(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from));
+    for path in named {
+        readable.push(around(path));
+        // what a link leads to, as with certificates that are renewed
+        readable.extend(fs::canonicalize(path).ok().map(|path| around(&path)));
+    }
+    readable
+}
+
+/// Returns the directory that a path is, or lies in, so that what takes its place is found too; never the whole root.
+fn around(path: &Path) -> PathBuf {
+    let directory = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    if directory == Path::new("/") { path.to_owned() } else { directory.to_owned() }
+}
+
+/// Lists what the site writes: its state, its queues, its sockets, and the key of its queues where that is to be made.
+fn writable(config: &Config) -> Vec<PathBuf> {
+    // made here as the site makes them, so that nothing around them need be written; what fails the site says then
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir).ok();
+    config.control_socket.parent().map(control::make_directory);
+    let uapi = config.tunnel.uapi_socket.as_ref().and_then(|socket| socket.parent());
+    uapi.map(|directory| fs::DirBuilder::new().mode(0o700).create(directory));
+    let sockets = std::iter::once(&config.control_socket).chain(&config.tunnel.uapi_socket);
+    let mut writable: Vec<PathBuf> = sockets.filter_map(|socket| Some(socket.parent()?.to_owned())).collect();
+    writable.push(config.state_dir.clone());
+    if let Some(spool) = &config.spool {
+        writable.push(spool.dir.clone());
+        if let SpoolKeyFile::File(key) = &spool.key
+            && !key.exists()
+        {
+            writable.extend(key.parent().map(Path::to_owned));
+        }
+    }
+    writable
+}
+
+/// Opens a path or, where it is to be made, what it will be made in.
+fn open(path: &Path) -> Option<PathFd> {
+    path.ancestors().find_map(|path| PathFd::new(path).ok())
+}
+
+fn restrict_files(
+    writable: &[PathBuf],
+    readable: &[PathBuf],
+    runs_command: bool,
+) -> Result<RulesetStatus, landlock::RulesetError> {
+    let all = AccessFs::from_all(NEWEST);
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let read = if runs_command { read | AccessFs::Execute } else { read };
+    let write = all & !BitFlags::from(AccessFs::Execute);
+    let mut rules: Vec<(PathFd, BitFlags<AccessFs>)> = Vec::new();
+    // a rule for what is no directory may not have rights of one
+    let mut allow = |path: Option<PathFd>, is_file: bool, rights: BitFlags<AccessFs>| {
+        let rights = if is_file { rights & AccessFs::from_file(NEWEST) } else { rights };
+        rules.extend(path.map(|path| (path, rights)));
+    };
+    for path in readable {
+        allow(PathFd::new(path).ok(), !path.is_dir(), read);
+    }
+    for path in writable {
+        allow(open(path), false, write);
+    }
+    if runs_command {
+        allow(PathFd::new("/tmp").ok(), false, write);
+    }
+    allow(PathFd::new(NETWORK_SETTINGS).ok(), false, read | AccessFs::WriteFile | AccessFs::Truncate);
+    allow(PathFd::new("/dev/null").ok(), true, read | AccessFs::WriteFile);
+    allow(PathFd::new(TUN).ok(), true, read | AccessFs::WriteFile | AccessFs::IoctlDev);
+    let rules = rules.into_iter().map(|(path, rights)| Ok::<_, landlock::RulesetError>(PathBeneath::new(path, rights)));
+    let ruleset = Ruleset::default().handle_access(all)?.create()?.add_rules(rules)?;
+    Ok(ruleset.restrict_self()?.ruleset)
+}
+
+/// Makes the filter; what is not listed is refused with EPERM, as by the unit.
+fn filter(runs_command: bool) -> Result<BpfProgram, &'static str> {
+    let here = std::env::consts::ARCH.try_into().map_err(|_| "not on this kind of processor")?;
+    let run: &[i64] = if runs_command { &calls::RUN } else { &[] };
+    let listed = calls::EVERYWHERE.iter().chain(calls::HERE).chain(run);
+    let rules: BTreeMap<_, _> = listed.map(|call| (*call, Vec::new())).collect();
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, here);
+    filter.and_then(TryInto::try_into).map_err(|_| "the filter cannot be made")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+
+    /// Says whether this kernel has Landlock.
+    fn has_landlock() -> bool {
+        fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|text| text.contains("landlock"))
+    }
+
+    /// Makes a directory outside of /tmp.
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir_in("/var/tmp").unwrap()
+    }
+
+    fn site(directory: &Path, more: &str) -> PathBuf {
+        let file = directory.join("etc/wardlink.yaml");
+        fs::create_dir_all(directory.join("etc")).unwrap();
+        let at = directory.display();
+        let text = format!(
+            "site: a\nstate_dir: {at}/state\ntunnel: {{private_key_file: private.key, address: [10.98.0.1]}}\n\
+             control: {{socket: {at}/run/a.sock}}\n{more}"
+        );
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn load(file: &Path) -> Config {
+        let text = fs::read_to_string(file).unwrap();
+        config::parse(&text, file, &|_: &Path| Ok(config::SecretKey::new([1; 32]))).unwrap()
+    }
+
+    /// Does something in a thread that is shut in; this process stays as it is.
+    fn confined<T: Send + 'static>(file: &Path, act: impl FnOnce(Confined) -> T + Send + 'static) -> T {
+        let (config, file) = (load(file), file.to_owned());
+        thread::spawn(move || act(confine(&config, &file))).join().unwrap()
+    }
+
+    #[test]
+    fn nothing_runs_and_nothing_is_written_but_what_is_the_sites() {
+        let directory = directory();
+        let (at, file) = (directory.path().to_owned(), site(directory.path(), ""));
+        fs::write(at.join("secret"), "of somebody else").unwrap();
+        let (run, inside, outside, read) = confined(&file, move |_| {
+            let run = Command::new("/bin/true").status().map(|_| ()).map_err(|error| error.kind());
+            let write = |path: &str| fs::write(at.join(path), "x").map_err(|error| error.kind());
+            let read = fs::read(at.join("secret")).map_err(|error| error.kind());
+            (run, write("state/x"), write("etc/x"), read)
+        });
+        assert_eq!(run, Err(io::ErrorKind::PermissionDenied));
+        assert_eq!(inside, Ok(()));
+        if has_landlock() {
+            assert_eq!((outside, read), (Err(io::ErrorKind::PermissionDenied), Err(io::ErrorKind::PermissionDenied)));
+        }
+    }
+
+    #[test]
+    fn a_command_of_alarms_runs_and_writes_nowhere_else() {
+        let directory = directory();
+        let file = site(directory.path(), "alarms: {command: [/bin/true]}\n");
+        let at = directory.path().to_owned();
+        let (run, outside) = confined(&file, move |_| {
+            let touch = Command::new("touch").arg(at.join("etc/x")).output().unwrap().status.success();
+            (Command::new("/bin/true").status().unwrap().success(), touch)
+        });
+        assert!(run);
+        assert!(!outside || !has_landlock());
+    }
+
+    #[test]
+    fn what_a_reload_may_not_open_needs_a_restart() {
+        let directory = directory();
+        let file = site(directory.path(), "");
+        let elsewhere = directory.path().join("elsewhere/lab.psk").display().to_string();
+        let asked = file.clone();
+        let at = directory.path().to_owned();
+        let answers = confined(&file, move |confined| {
+            // written by somebody else, whom nothing shuts in: the site only reads it
+            let ask = |more: &str| {
+                let (at, more) = (at.clone(), more.to_owned());
+                fs::write(at.join("state/next.yaml"), format!("x: {more}\n")).unwrap();
+                confined.check(&at.join("state/next.yaml")).map_err(|errors| errors.to_string())
+            };
+            let same = confined.check(&asked).map_err(|errors| errors.to_string());
+            [same, ask("/etc/wardlink/lab.psk"), ask(&elsewhere), ask("1\nalarms: {command: [/bin/true]}")]
+        });
+        let [same, beside, elsewhere, command] = answers;
+        assert_eq!((same, beside), (Ok(()), Ok(())));
+        let elsewhere = elsewhere.unwrap_err();
+        assert!(elsewhere.contains("elsewhere/lab.psk") && elsewhere.contains("restart"), "{elsewhere}");
+        assert!(command.clone().unwrap_err().contains("alarms.command"), "{command:?}");
+    }
+}

@@ -1,0 +1,47 @@
+//! What a configuration file names outside itself: absolute paths, and whether a command is to run.
+//!
+//! For what shuts the site in, which must know before it opens anything, and again before a reload.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Errors;
+
+/// Is what a file names.
+#[derive(Debug)]
+pub struct Names {
+    file: PathBuf,
+    /// Lists the absolute paths, of whatever key.
+    pub paths: Vec<PathBuf>,
+    /// Tells that alarms run a command.
+    pub command: bool,
+}
+
+impl Names {
+    /// Says that the running site may not do what the file wants.
+    pub fn restart(&self, what: &str, why: &str) -> Errors {
+        let message = format!(
+            "{what}: the running site {why}, by its sandbox: restart it (systemctl restart wardlink), or write what it was"
+        );
+        Errors::whole(&self.file, message)
+    }
+}
+
+/// Reads what a file names; a file that cannot be read names nothing, and is refused by who loads it.
+pub fn names(file: &Path) -> Names {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let value = serde_saphyr::from_str::<serde_json::Value>(&text).unwrap_or_default();
+    let command = value.get("alarms").is_some_and(|alarms| alarms.get("command").is_some());
+    let mut paths = Vec::new();
+    collect(&value, &mut paths);
+    Names { file: file.to_owned(), paths, command }
+}
+
+fn collect(value: &serde_json::Value, paths: &mut Vec<PathBuf>) {
+    match value {
+        serde_json::Value::String(text) if text.starts_with('/') => paths.push(PathBuf::from(text)),
+        serde_json::Value::Array(values) => values.iter().for_each(|value| collect(value, paths)),
+        serde_json::Value::Object(values) => values.values().for_each(|value| collect(value, paths)),
+        _ => {}
+    }
+}
