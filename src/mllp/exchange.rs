@@ -26,6 +26,8 @@ pub struct Answer {
     pub code: AckCode,
     /// Is the answer's payload as it came.
     pub payload: Vec<u8>,
+    /// Tells that it is the present message's; others come only where they are asked for ([`Exchange::tell_of_others`]).
+    pub is_own: bool,
 }
 
 /// Counts what came and is no answer to the message of its exchange.
@@ -73,6 +75,7 @@ struct Inner {
     /// Counts what matched nothing since the last message.
     unmatched: u32,
     dropped: Dropped,
+    tells_of_others: bool,
 }
 
 struct Waiting {
@@ -101,6 +104,11 @@ impl Exchange {
     pub fn speaking(release: Release, limits: Limits) -> Self {
         let inner = Inner { release, framing: limits.framing, ..Inner::default() };
         Self { reader: FrameReader::new(limits), inner }
+    }
+
+    /// Hands over also answers that name another message than the present one, from now on; they count as dropped.
+    pub fn tell_of_others(&mut self) {
+        self.inner.tells_of_others = true;
     }
 
     /// Takes note of the payload of a message that is about to be sent, to be answered before the deadline.
@@ -217,7 +225,7 @@ impl Inner {
             Read::Anomaly(_) => return count(&mut self.dropped.anomalies),
         };
         match FrameKind::of(&payload) {
-            FrameKind::Transport(code) => self.handle_commit(Answer { code, payload }, sink),
+            FrameKind::Transport(code) => self.handle_commit(Answer { code, payload, is_own: true }, sink),
             FrameKind::Empty | FrameKind::Control => count(&mut self.dropped.no_answer),
             FrameKind::Message => {
                 let is_answer = Header::parse_whole(&payload).is_some_and(|header| header.is_acknowledgement());
@@ -263,11 +271,13 @@ impl Inner {
         };
         let Some(waiting) = &mut self.waiting else {
             count(&mut self.dropped.late);
+            self.tell_of_other(AckCode::parse(msa.code()), payload, sink);
             return false;
         };
         if !waiting.control_id.is_empty() && msa.control_id() != waiting.control_id {
             let is_late = !self.answered.is_empty() && msa.control_id() == self.answered;
             count(if is_late { &mut self.dropped.late } else { &mut self.dropped.foreign });
+            self.tell_of_other(AckCode::parse(msa.code()), payload, sink);
             return false;
         }
         let code = AckCode::parse(msa.code());
@@ -275,7 +285,7 @@ impl Inner {
             // It has the message, then. Its commit may come yet, and would be taken for the next message's.
             self.is_out_of_step = true;
         }
-        self.handle_answer(Answer { code, payload }, sink);
+        self.handle_answer(Answer { code, payload, is_own: true }, sink);
         true
     }
 
@@ -290,6 +300,12 @@ impl Inner {
         }
         waiting.commit_due = false;
         self.tell(answer, sink);
+    }
+
+    fn tell_of_other(&self, code: AckCode, payload: Vec<u8>, sink: &mut dyn FnMut(Answer)) {
+        if self.tells_of_others {
+            sink(Answer { code, payload, is_own: false });
+        }
     }
 
     /// Tells of an answer; it ends the exchange where no other is due.

@@ -8,16 +8,18 @@ pub mod accounted;
 mod counted;
 mod dial;
 mod shared;
+mod slot;
 pub mod stored;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::counted::{Counted, Waiting};
+use self::counted::Counted;
+use self::slot::{Leaving, Slot};
 use crate::audit::Clerk;
 use crate::config::{self, Name, Probe};
 use crate::link::carry::{Ended, Leg, TcpLeg, Terms, carry};
@@ -29,8 +31,6 @@ use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::mllp::frame::Limits;
 use crate::tls::Socket;
 
-/// A stream that gets no free connection to the receiver within this is refused; the near site holds and tries again.
-const SLOT_WITHIN: Duration = Duration::from_secs(10);
 /// Unacknowledged bytes to a receiver end its connection after so long: its host is gone.
 const RECEIVER_TIMEOUT: Duration = Duration::from_secs(120);
 /// A receiver without live connections is probed this often, where the configuration asks for it.
@@ -47,6 +47,7 @@ pub struct Service {
     config: watch::Sender<Arc<config::Service>>,
     tally: Arc<Tally>,
     slots: Arc<Semaphore>,
+    leaving: Arc<Leaving>,
     waiting: watch::Sender<u64>,
     /// Is since when a sender waited in vain for a place, and none has been free.
     full_since: Mutex<Option<SystemTime>>,
@@ -79,6 +80,7 @@ impl Service {
             config: watch::Sender::new(Arc::new(config)),
             tally: Arc::default(),
             slots,
+            leaving: Arc::default(),
             waiting: watch::Sender::new(0),
             full_since: Mutex::default(),
             state: watch::Sender::new(news),
@@ -270,6 +272,7 @@ impl Service {
                 }
             } else if let Ok((receiver, slot)) = self.connect().await {
                 self.carry(&sender, &receiver, self.clerk_for(&peer)).await;
+                drop(receiver);
                 drop(slot);
             }
         };
@@ -304,44 +307,19 @@ impl Service {
     }
 
     /// Connects to the receiver as soon as it may have one more connection.
-    async fn connect(&self) -> Result<(TcpLeg, OwnedSemaphorePermit), Cause> {
-        let slot = self.slot().await?;
+    async fn connect(&self) -> Result<(TcpLeg, Slot), Cause> {
+        let mut slot = self.slot().await?;
         // One that ends a connection before it has begun may be tried again: no byte of a message was sent.
         let refused = |cause| if cause == Cause::ReceiverReset { Cause::ReceiverBusy } else { cause };
-        let socket = self.open(|| false).await.map_err(refused)?;
+        let socket = self.open(&mut slot, || false).await.map_err(refused)?;
         Ok((TcpLeg::receiver(socket), slot))
-    }
-
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, Cause> {
-        let slot = match Arc::clone(&self.slots).try_acquire_owned() {
-            Ok(slot) => Some(slot),
-            Err(_) => {
-                let _waiting = Waiting::new(&self.waiting);
-                let slot = tokio::time::timeout(SLOT_WITHIN, Arc::clone(&self.slots).acquire_owned()).await;
-                slot.ok().and_then(Result::ok)
-            }
-        };
-        let mut full_since = self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
-        match &slot {
-            Some(_) => *full_since = None,
-            None => drop(full_since.get_or_insert_with(SystemTime::now)),
-        }
-        slot.ok_or(Cause::ReceiverBusy)
     }
 
     /// Opens a connection, and does not say that the receiver is up where `is_known_down` knows better: one that takes
     /// connections and ends each is none.
-    async fn open(&self, is_known_down: impl FnOnce() -> bool) -> Result<Socket, Cause> {
+    async fn open(&self, slot: &mut Slot, is_known_down: impl FnOnce() -> bool) -> Result<Socket, Cause> {
         let config = self.config();
-        let result = match dial::dial(&config.target).await {
-            // One that takes connections and ends each at once is there all the same.
-            Ok(tcp) => match (tune(&tcp, RECEIVER_TIMEOUT), &config.tls) {
-                (Err(_), _) => Err(Cause::ReceiverReset),
-                (Ok(()), None) => Ok(Socket::plain(tcp)),
-                (Ok(()), Some(tls)) => Socket::connect(tcp, tls).await.map_err(Cause::from),
-            },
-            Err(cause) => Err(cause),
-        };
+        let result = self.meet(&config, slot).await;
         if let Err(cause) = &result {
             self.tally.refuse(cause.code());
         }

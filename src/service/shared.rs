@@ -6,6 +6,7 @@
 //! cases 24, 27 to 31 and 34.
 
 mod line;
+mod unasked;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,7 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use self::line::{Line, Place, keep, now};
-use super::{SLOT_WITHIN, Service};
+use self::unasked::Outbox;
+use super::Service;
+use super::slot::SLOT_WITHIN;
 use crate::audit::Clerk;
 use crate::config::AckKind;
 use crate::link::carry::{DRAIN_WITHIN, Leg, Turns};
@@ -26,7 +29,7 @@ use crate::mllp::ack::FrameKind;
 use crate::mllp::dialect::Release;
 use crate::mllp::exchange::Awaited;
 use crate::mllp::frame::{Anomaly, END_SILENCE, FrameReader, Limits, Read};
-use crate::mllp::message::Header;
+use crate::mllp::message::{Header, Mode};
 use crate::mllp::observe::Observation;
 use crate::mllp::trace::Trace;
 
@@ -106,6 +109,7 @@ impl Service {
             has_ended: false,
             drain,
             clerk,
+            outbox: Arc::default(),
         };
         sending.run().await.err().unwrap_or(Cause::SenderGone)
     }
@@ -122,6 +126,8 @@ struct Sending<'a, S> {
     has_ended: bool,
     drain: watch::Receiver<bool>,
     clerk: Option<Clerk>,
+    /// Takes answers that it has not asked for.
+    outbox: Arc<Outbox>,
 }
 
 impl<S> Drop for Sending<'_, S> {
@@ -134,6 +140,7 @@ impl<S: Leg> Sending<'_, S> {
     async fn run(&mut self) -> Result<(), Cause> {
         let mut turns = Turns::default();
         loop {
+            write_all(self.sender, &self.outbox.take()).await?;
             while let Some(payload) = self.whole.pop_front() {
                 let left = self.deliver(&payload).await?;
                 drop(payload);
@@ -203,6 +210,7 @@ impl<S: Leg> Sending<'_, S> {
                 reader.handle_silence(&mut |read| take(read, whole, &service.tally));
             }
             () = tokio::time::sleep(DRAIN_WITHIN), if is_told => return Err(Cause::Stopping),
+            () = self.outbox.filled() => {}
             _ = self.drain.wait_for(|drain| *drain), if !is_told => {}
         }
         Ok(())
@@ -228,6 +236,9 @@ impl<S: Leg> Sending<'_, S> {
         let config = service.config();
         let awaited = if config.stored.ack == AckKind::None { Awaited::Nothing } else { Awaited::AsAsked };
         let trace = self.clerk.as_ref().and_then(|clerk| clerk.passed(payload));
+        if awaited == Awaited::AsAsked && header.as_ref().is_some_and(asks_for_nothing) {
+            line.unasked.note(control_id, &self.outbox);
+        }
         let conversed = line.converse(payload, awaited, config.stored.ack_timeout, self.sender).await;
         let codes = std::mem::take(&mut line.codes);
         if let Some((clerk, trace)) = self.clerk.as_ref().zip(trace) {
@@ -245,6 +256,11 @@ impl<S: Leg> Sending<'_, S> {
             }
         }
     }
+}
+
+/// Tells whether a message says that it wants no answer. A receiver may give one all the same, and its sender await it.
+fn asks_for_nothing(header: &Header<'_>) -> bool {
+    matches!(header.mode(), Mode::Enhanced { accept, application } if !accept.is_due(true) && !application.is_due(true))
 }
 
 /// Takes what a sender's reader found.

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Service;
 use super::accounted::Accounted;
+use super::slot::Slot;
 use crate::config::{Name, ReceiverPolicy, Spool};
 use crate::link::feed::station::Station;
 use crate::link::feed::{Held, StoreError, Window};
@@ -155,11 +156,11 @@ impl Service {
         }
     }
 
-    async fn dial_for_stored(self: Arc<Self>) -> Result<(Socket, OwnedSemaphorePermit), &'static str> {
-        let slot = self.slot().await.map_err(Cause::code)?;
+    async fn dial_for_stored(self: Arc<Self>) -> Result<(Socket, Slot), &'static str> {
+        let mut slot = self.slot().await.map_err(Cause::code)?;
         let is_down = |talk: &Talk| matches!(talk.state.borrow().receiver, Receiver::Down(_));
         let is_known_down = || self.talks.lock().unwrap_or_else(PoisonError::into_inner).open.iter().any(is_down);
-        let socket = self.open(is_known_down).await.map_err(Cause::code)?;
+        let socket = self.open(&mut slot, is_known_down).await.map_err(Cause::code)?;
         Ok((socket, slot))
     }
 }

@@ -5,9 +5,11 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, OwnedSemaphorePermit, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 
+use super::super::slot::Slot;
+use super::unasked::Unasked;
 use crate::config;
 use crate::link::carry::{Leg, TcpLeg, Turns};
 use crate::link::streams::Moved;
@@ -37,12 +39,14 @@ pub(super) struct Line {
     exchange: Exchange,
     pub(super) control_ids: ControlIds,
     tally: Arc<Tally>,
+    /// Knows who asked for no answer.
+    pub(super) unasked: Unasked,
     /// Lists what the present message was answered.
     pub(super) codes: Vec<AckCode>,
     connection: u64,
     /// Is why it ends, as a stable code.
     code: &'static str,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
     keeper: AbortHandle,
 }
 
@@ -61,16 +65,19 @@ impl Line {
     pub(super) fn new(
         opened_for: Arc<config::Service>,
         receiver: Arc<TcpLeg>,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         tally: Arc<Tally>,
         keeper: AbortHandle,
     ) -> Self {
         let framing = opened_for.stored.dialect.framing;
         let limits = Limits { frame_bytes_max: ANSWER_FRAME_BYTES_MAX, framing, ..Limits::default() };
+        let mut exchange = Exchange::new(limits);
+        exchange.tell_of_others();
         Self {
             opened_for,
             receiver,
-            exchange: Exchange::new(limits),
+            exchange,
+            unasked: Unasked::default(),
             control_ids: ControlIds::default(),
             connection: tally.begin(),
             tally,
@@ -114,8 +121,15 @@ impl Line {
         let mut piece = [0; 4096];
         let (tally, at) = (Arc::clone(&self.tally), now());
         let before = self.exchange.dropped();
-        let (framing, codes) = (self.framing(), &mut self.codes);
+        let (framing, codes, unasked, mut handed_over) = (self.framing(), &mut self.codes, &mut self.unasked, 0);
         let mut sink = |answer: Answer| {
+            if !answer.is_own {
+                if unasked.hand_over(&answer.payload, &framing.encode(&answer.payload)) {
+                    tally.count(Observation::Ack { code: answer.code, latency: None }, at);
+                    handed_over += 1;
+                }
+                return;
+            }
             let latency = Some(at.saturating_duration_since(begun));
             tally.count(Observation::Ack { code: answer.code, latency }, at);
             codes.push(answer.code);
@@ -138,7 +152,8 @@ impl Line {
         let dropped = self.exchange.dropped();
         let is_more =
             [(dropped.late, before.late), (dropped.foreign, before.foreign), (dropped.no_answer, before.no_answer)];
-        for _ in 0..is_more.iter().map(|(after, before)| after.saturating_sub(*before)).sum() {
+        let dropped = is_more.iter().map(|(after, before)| after.saturating_sub(*before)).sum::<u64>();
+        for _ in handed_over..dropped {
             self.tally.count(Observation::Anomaly(Anomaly::AnswerUnmatched), at);
         }
         Ok(true)
@@ -214,6 +229,9 @@ impl Line {
                 let (tally, at, framing) = (Arc::clone(&self.tally), now(), self.framing());
                 let codes = &mut self.codes;
                 self.exchange.handle_silence(&mut |answer| {
+                    if !answer.is_own {
+                        return;
+                    }
                     let latency = Some(at.saturating_duration_since(sent));
                     tally.count(Observation::Ack { code: answer.code, latency }, at);
                     codes.push(answer.code);

@@ -151,6 +151,28 @@ async fn case_27_28_29_and_30_what_answers_another_message_or_none_reaches_nobod
 }
 
 #[tokio::test]
+async fn an_answer_that_was_not_asked_for_reaches_who_sent_its_message_and_nobody_else() {
+    let lab = Lab::open(|_, id| if id == "none" { String::new() } else { [ack(id), ack(id)].concat() }).await;
+    let (mut one, _one) = lab.sender().await;
+    let (mut two, _two) = lab.sender().await;
+    for id in ["none", "n1"] {
+        let message = format!("\x0bMSH|^~\\&|H|N|L|S|2026||ADT^A40|{id}|P|2.5|||NE|NE\r\x1c\r");
+        one.write_all(message.as_bytes()).await.unwrap();
+    }
+    send(&mut two, &["2"]).await;
+    expect(&mut two, &["2"]).await;
+    expect(&mut one, &["n1"]).await;
+    send(&mut one, &["3"]).await;
+    expect(&mut one, &["3"]).await;
+    let counted = || lab.service.tally().counts().anomalies.get("answer_unmatched").copied();
+    while counted() < Some(3) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let counts = lab.service.tally().counts();
+    assert_eq!((counted(), counts.acks["AA"]), (Some(3), 3), "each came twice, and nobody waited for the second");
+}
+
+#[tokio::test]
 async fn case_28_after_an_answer_that_did_not_come_the_next_message_gets_a_new_connection() {
     let lab = Lab::open(|_, id| if id == "lost" { String::new() } else { ack(id) }).await;
     let (mut one, first) = lab.sender().await;
