@@ -160,6 +160,59 @@ fn a_place_that_is_not_free_at_once_is_waited_for() {
 }
 
 #[test]
+fn a_slow_receiver_that_answers_one_after_the_other_loses_nothing() {
+    let serve = |mut stream: TcpStream| {
+        let mut bytes = Vec::new();
+        while let Some(id) = next_id(&mut stream, &mut bytes) {
+            thread::sleep(Duration::from_millis(250));
+            if stream.write_all(&ack(&id)).is_err() {
+                return;
+            }
+        }
+    };
+    let output = doctor(receiver(true, serve), &["--test-receiver", "--json", "--timeout", "600ms"]);
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(came(&found, "pipelining"), "3 of 3 answered, in order");
+    assert!(!found["yaml"].as_str().unwrap().contains("come together"), "{found}");
+}
+
+#[test]
+fn a_receiver_that_repeats_each_answer_many_times_loses_nothing() {
+    let serve = |mut stream: TcpStream| {
+        let mut bytes = Vec::new();
+        while let Some(id) = next_id(&mut stream, &mut bytes) {
+            if stream.write_all(&ack(&id).repeat(200)).is_err() {
+                return;
+            }
+        }
+    };
+    let (found, _) = found(receiver(true, serve));
+    assert!(came(&found, "pipelining").starts_with("3 of 3 answered"), "{found}");
+    assert!(!found["yaml"].as_str().unwrap().contains("come together"), "{found}");
+}
+
+#[test]
+fn a_size_limit_that_is_answered_is_seen() {
+    let serve = |mut stream: TcpStream| {
+        let (mut bytes, mut piece) = (Vec::new(), [0; 65536]);
+        while let Ok(count @ 1..) = stream.read(&mut piece) {
+            bytes.extend_from_slice(&piece[..count]);
+            while let Some(end) = bytes.windows(2).position(|pair| pair == b"\x1c\r") {
+                let frame: Vec<u8> = bytes.drain(..end + 2).collect();
+                let id = String::from_utf8_lossy(&frame).split('|').nth(9).unwrap().to_owned();
+                let answer = String::from_utf8(ack(&id)).unwrap();
+                let code = if frame.len() > 40_000 { "MSA|AR" } else { "MSA|AA" };
+                stream.write_all(answer.replace("MSA|AA", code).as_bytes()).ok();
+            }
+        }
+    };
+    let (found, code) = found(receiver(true, serve));
+    assert_eq!((code, set(&found, "max_message_size")), (Some(0), Some("16KiB")), "{found}");
+    assert!(came(&found, "size").contains("64KiB: AR"), "{found}");
+    assert!(found["yaml"].as_str().unwrap().contains("64KiB were answered AR"), "{found}");
+}
+
+#[test]
 fn one_message_a_connection_is_seen_and_what_meets_the_close_is_sent_again() {
     let serve = |mut stream: TcpStream| {
         if let Some(id) = next_id(&mut stream, &mut Vec::new()) {

@@ -42,10 +42,12 @@ pub(super) struct Facts {
     pub(super) at_once: Option<usize>,
     /// Is after how much silence it closed a connection.
     pub(super) idle_closed: Option<Duration>,
-    /// Is the largest size that was answered.
+    /// Is the largest size that was answered, and not refused for its size.
     pub(super) largest: Option<&'static str>,
-    /// Is the least size that was not answered.
+    /// Is the least size that was not answered, or refused where smaller messages were not.
     pub(super) too_large: Option<&'static str>,
+    /// Is the answer that refused that size.
+    pub(super) refuses_large: Option<AckCode>,
     /// Says that to that size nothing came in time: it is too large, or takes longer.
     pub(super) is_perhaps_slow: bool,
     /// Counts the frames that answered nothing that was sent.
@@ -118,12 +120,19 @@ pub(super) struct Pipelined {
     /// Is their order; `None` where they name no message and are only counted.
     pub(super) in_order: Option<bool>,
     pub(super) repeated: u64,
+    /// Says that more came than is looked at.
+    pub(super) is_cut: bool,
 }
 
 impl Pipelined {
+    /// Says whether messages were lost, as far as can be told.
+    pub(super) fn loses(&self) -> bool {
+        self.answered < self.sent && !self.is_cut
+    }
+
     /// Says what came.
     pub(super) fn words(&self) -> String {
-        let Self { sent, answered, in_order, repeated } = self;
+        let Self { sent, answered, in_order, repeated, .. } = self;
         let order = match in_order {
             Some(true) => "in order",
             Some(false) => "not in order",
@@ -135,14 +144,14 @@ impl Pipelined {
 
     /// Says what it means.
     pub(super) fn means(&self) -> &'static str {
-        if self.answered < self.sent {
+        if self.loses() {
             match self.in_order {
                 Some(_) => {
                     "it loses messages that come together: a sender must wait for each answer, as stored delivery does"
                 }
                 None => "it loses messages that come together: a sender must wait for each answer",
             }
-        } else if self.repeated > 0 {
+        } else if self.repeated > 0 || self.is_cut {
             "it answers more than once: a sender that counts answers goes wrong; stored delivery drops what is repeated"
         } else if self.in_order == Some(false) {
             "a sender must match answers by MSA-2, as stored delivery does"

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::facts::{Facts, Second};
+use super::facts::{Facts, Pipelined, Second};
 use super::probes::AT_ONCE;
 
 /// Is the least wait for an answer that is recommended, in seconds: the product's default for stored messages.
@@ -141,7 +141,7 @@ fn ack(facts: &Facts) -> Option<Setting> {
 fn ack_timeout(facts: &Facts) -> Option<Setting> {
     let seconds = facts.longest.saturating_mul(ACK_TIMEOUT_FACTOR).as_secs().saturating_add(1);
     let seconds = seconds.clamp(ACK_TIMEOUT_SECONDS_MIN, ACK_TIMEOUT_SECONDS_MAX);
-    let loses = facts.pipelined.as_ref().is_some_and(|pipelined| pipelined.answered < pipelined.sent);
+    let loses = facts.pipelined.as_ref().is_some_and(Pipelined::loses);
     let mut because = format!(
         "An answer took {} (median), at most {}; so long without one is a fault, and the connection is closed.",
         shown(facts.median),
@@ -182,6 +182,14 @@ fn in_doubt(facts: &Facts) -> Option<Setting> {
 
 fn size(facts: &Facts) -> Option<Setting> {
     let (too_large, largest) = (facts.too_large?, facts.largest?);
+    if let Some(code) = facts.refuses_large {
+        let code = code.code();
+        let because = format!(
+            "{too_large} were answered {code}, {largest} were not: a larger message is then refused to its sender, instead \
+             of being set aside on its way. Set it as near to the true limit as the receiver's manual tells."
+        );
+        return Some(Setting { place: Place::Forward, key: "max_message_size", value: largest.to_owned(), because });
+    }
     let advice = if facts.is_perhaps_slow {
         "A longer --timeout tells whether that is too large for it, or only slow."
     } else {
@@ -220,13 +228,14 @@ fn notes(facts: &Facts) -> Vec<String> {
     let pipelined = facts.pipelined.as_ref();
     let as_stored = if facts.takes_any { "" } else { ", as delivery: stored does" };
     note(
-        pipelined.is_some_and(|pipelined| pipelined.answered < pipelined.sent),
+        pipelined.is_some_and(Pipelined::loses),
         &format!("Messages that come together are lost: their senders must wait for each answer{as_stored}."),
     );
     note(
         facts.quirks.repeated > 0,
-        "It repeats answers: stored delivery drops and counts those (answer_unmatched), and so does connections: 1; in \
-         transparent delivery with more they reach the sender as they are.",
+        "It repeats answers: stored delivery drops and counts those (service_dropped_answers_total, kind late), and so does \
+         connections: 1 (service_anomalies_total, kind answer_unmatched); in transparent delivery with more they reach the \
+         sender as they are.",
     );
     note(facts.quirks.late > 0, "Some answers came when the next message was sent already.");
     note(facts.quirks.foreign > 0 && !facts.takes_any, "Some answers named another message than the one that waited.");

@@ -80,11 +80,28 @@ fn a_target_stays_one_yaml_string() {
     assert!(yaml.contains(r#"target: "a\": x\n\u0007b:1""#), "{yaml}");
 }
 
+fn three() -> Pipelined {
+    Pipelined { sent: 3, answered: 3, in_order: Some(true), repeated: 0, is_cut: false }
+}
+
+#[test]
+fn what_is_said_of_repeated_answers_names_the_counters_that_count_them() {
+    let mut facts = good();
+    facts.quirks.repeated = 2;
+    let yaml = Profile::of(&facts).yaml("a:1").replace("\n# ", " ");
+    assert!(yaml.contains("(service_dropped_answers_total, kind late)"), "{yaml}");
+    assert!(yaml.contains("connections: 1 (service_anomalies_total, kind answer_unmatched)"), "{yaml}");
+}
+
 #[test]
 fn what_comes_together_is_judged() {
     let means =
-        |answered, in_order, repeated| Pipelined { sent: 3, answered, in_order: Some(in_order), repeated }.means();
-    let counted = |answered| Pipelined { sent: 3, answered, in_order: None, repeated: 0 }.means();
+        |answered, in_order, repeated| Pipelined { answered, in_order: Some(in_order), repeated, ..three() }.means();
+    let counted = |answered| Pipelined { answered, in_order: None, ..three() }.means();
+    let flooded = Pipelined { answered: 2, repeated: 700, is_cut: true, ..three() };
+    assert!(flooded.means().starts_with("it answers more than once"), "what was not looked at is not lost");
+    let facts = Facts { pipelined: Some(flooded), ..good() };
+    assert!(!Profile::of(&facts).yaml("a:1").contains("come together"));
     assert!(means(1, true, 0).starts_with("it loses"));
     assert!(means(3, true, 3).starts_with("it answers more than once"));
     assert!(means(3, false, 0).contains("by MSA-2"));
@@ -92,7 +109,7 @@ fn what_comes_together_is_judged() {
     assert!(counted(3).contains("need not wait"));
     // stored delivery is no way out where answers name no message
     assert!(counted(1).starts_with("it loses") && !counted(1).contains("stored"));
-    let lost = Some(Pipelined { sent: 3, answered: 1, in_order: None, repeated: 0 });
+    let lost = Some(Pipelined { answered: 1, in_order: None, ..three() });
     let facts = Facts { takes_any: true, is_kept: true, pipelined: lost, untolerated: vec!["NUL behind"], ..good() };
     let yaml = Profile::of(&facts).yaml("a:1");
     assert!(yaml.contains("must wait for each answer") && !yaml.contains("delivery: stored"), "{yaml}");

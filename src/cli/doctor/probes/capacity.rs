@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{AT_ONCE, Came, Doctor, Gone, Line, Outcome, Talk, code_word, millis, not_kept};
 use crate::cli::doctor::facts::{SIZES, Second};
+use crate::mllp::ack::AckCode;
 
 /// Is the silence that is tried: longer than the shortest timeout that receivers are known to have, 5 s.
 const IDLE: Duration = Duration::from_secs(6);
@@ -18,6 +19,9 @@ impl Doctor<'_> {
         let (mut came, mut did) = (Vec::new(), Vec::new());
         let bytes_max = self.size_bytes_max;
         (self.facts.largest, self.facts.too_large, self.facts.is_perhaps_slow) = (None, None, false);
+        self.facts.refuses_large = None;
+        // Where it refuses every message of this type, that is not for its size.
+        let takes_small = self.facts.code.is_some_and(AckCode::is_positive);
         for (bytes, text) in SIZES.into_iter().filter(|(bytes, _)| *bytes <= bytes_max) {
             let message = self.messages.of_bytes(bytes);
             let mut talk = self.open().await?;
@@ -30,10 +34,18 @@ impl Doctor<'_> {
                 came.push(format!("{text}: {}", outcome.words()));
                 break;
             };
-            self.facts.largest = Some(text);
             came.push(format!("{text}: {} after {}", code_word(code), millis(after)));
+            if let Some(code) = code.filter(|code| takes_small && !code.is_positive()) {
+                (self.facts.too_large, self.facts.refuses_large) = (Some(text), Some(code));
+                break;
+            }
+            self.facts.largest = Some(text);
         }
         let means = match (self.facts.too_large, self.facts.largest) {
+            (Some(too_large), Some(largest)) if self.facts.refuses_large.is_some() => {
+                let code = code_word(self.facts.refuses_large);
+                format!("accepted up to {largest}, {code} from {too_large}: its limit is between them")
+            }
             (Some(too_large), _) if self.facts.is_perhaps_slow => {
                 format!("{too_large} are too large for it, or take longer than {:?} (--timeout)", self.timeout)
             }
@@ -119,16 +131,22 @@ impl Doctor<'_> {
                 talks.push((talk, self.messages.small()));
             }
         }
-        let (started, patience) = (Instant::now(), self.patience());
+        let (mut since, patience) = (Instant::now(), self.patience());
         for (talk, message) in &mut talks {
             talk.write(&message.frame, patience).await;
         }
-        let mut answered = 0_usize;
+        // One that serves them one after the other takes that much longer for the last, and that is not how long an
+        // answer takes.
+        let (mut answered, longest) = (0_usize, self.facts.longest);
         for (talk, message) in &mut talks {
-            let left = (started + patience).saturating_duration_since(Instant::now());
-            let served = self.answer(talk, message, started, left).await.is_answer();
+            let left = (since + patience).saturating_duration_since(Instant::now());
+            let served = self.answer(talk, message, since, left).await.is_answer();
             answered = answered.saturating_add(usize::from(served));
+            if served {
+                since = Instant::now();
+            }
         }
+        self.facts.longest = longest;
         for (talk, _) in talks {
             self.leave(talk).await;
         }

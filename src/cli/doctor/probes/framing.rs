@@ -31,7 +31,7 @@ impl Doctor<'_> {
         let repeated_before = self.facts.quirks.repeated;
         self.sent.extend(messages.iter().map(|message| message.control_id.clone().into_bytes()));
         talk.write(&stream, self.patience()).await;
-        let (order, end) = self.answers_to(&mut talk, &messages).await;
+        let (order, end, is_cut) = self.answers_to(&mut talk, &messages).await;
         self.afterthought(&mut talk).await;
         self.leave(talk).await;
         let pipelined = Pipelined {
@@ -39,6 +39,7 @@ impl Doctor<'_> {
             answered: order.len(),
             in_order: (!self.facts.takes_any).then(|| order.is_sorted()),
             repeated: self.facts.quirks.repeated.saturating_sub(repeated_before),
+            is_cut,
         };
         let mut came = pipelined.words();
         if let Some(end) = end {
@@ -49,19 +50,21 @@ impl Doctor<'_> {
         Ok(Line::new(name, &did, came, means))
     }
 
-    /// Waits for the answers to several messages; returns which came, in their order. Where none names its message they
-    /// are counted.
-    async fn answers_to(&mut self, talk: &mut Talk, messages: &[Message]) -> (Vec<usize>, Option<End>) {
-        let deadline = Instant::now() + self.patience();
+    /// Waits for the answers to several messages, for each as long as for one alone: a receiver answers one after the
+    /// other. Returns which came, in their order, how it ended, and whether more came than is looked at. Where none names
+    /// its message they are counted.
+    async fn answers_to(&mut self, talk: &mut Talk, messages: &[Message]) -> (Vec<usize>, Option<End>, bool) {
+        let mut deadline = Instant::now() + self.patience();
         let mut order = Vec::new();
-        for _ in 0..FRAMES_MAX {
+        for _ in 0..FRAMES_MAX.saturating_mul(messages.len()) {
             if order.len() == messages.len() {
-                break;
+                return (order, None, false);
             }
+            let had = order.len();
             let reply = match talk.next(deadline).await {
                 Came::Reply(reply) => reply,
-                Came::Silence => break,
-                Came::End(end) => return (order, Some(end)),
+                Came::Silence => return (order, None, false),
+                Came::End(end) => return (order, Some(end), false),
             };
             let due = messages.iter().position(|message| reply.control_id == message.control_id.as_bytes());
             match due.filter(|index| !order.contains(index)) {
@@ -76,8 +79,11 @@ impl Doctor<'_> {
                     }
                 }
             }
+            if order.len() > had {
+                deadline = Instant::now() + self.patience();
+            }
         }
-        (order, None)
+        (order, None, true)
     }
 
     pub(super) async fn pieces(&mut self) -> Result<Line, Gone> {
