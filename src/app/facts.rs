@@ -7,14 +7,14 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::queues::destinations;
+use super::queues::{Watch, destinations};
 use super::{INBOX_DIR, Parts, Running, account, atna, certificates};
 use crate::config::{Peer, Target};
 use crate::control::destinations::Destinations;
-use crate::forward::Forward;
+use crate::forward::{Forward, not_to_be_taken};
 use crate::health::facts::{
-    ForwardFacts, HeldQueue, Histogram, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts, Session, SetBy,
-    SetByWg, SiteFacts,
+    ForwardFacts, HeldQueue, Histogram, LastRefusal, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts,
+    Session, SetBy, SetByWg, SiteFacts,
 };
 use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
@@ -49,7 +49,7 @@ impl Parts {
             set_by_wg: self.set_by_wg(),
             peers: peers.iter().map(|peer| self.peer_facts(peer, configured(&peer.name))).collect(),
             forwards: running.forwards.iter().map(|forward| self.forward_facts(forward, &known)).collect(),
-            services: running.services.iter().map(|service| service_facts(service, &inbox)).collect(),
+            services: running.services.iter().map(|service| service_facts(service, &inbox, &self.watch)).collect(),
             orphans: running.orphans.iter().filter_map(|one| one.facts(&running.config, &self.watch)).collect(),
             alarms: self.alarms.facts(),
         }
@@ -134,6 +134,10 @@ impl Parts {
             ack_latency: latency(&counts),
             acks: counts.acks,
             anomalies: counts.anomalies,
+            last_refusal: counts.last_refusal.and_then(|(reason, at)| {
+                let told = not_to_be_taken(reason)?;
+                Some(LastRefusal { reason, told, age: now.saturating_duration_since(at) })
+            }),
             unknown_outcomes_total: counts.unknown_outcomes,
             closed: counts.closed,
             certificates: certificates::facts(certificates::of_forward(&config)),
@@ -193,7 +197,10 @@ fn what_it_does(cause: Cause) -> &'static str {
         Cause::TlsNotSpoken => "does not speak TLS",
         Cause::TlsTimeout => "does not finish the TLS handshake, as where it speaks plain MLLP",
         Cause::TlsFailed => "and this site do not agree on TLS",
-        Cause::AnswersCommits => "answers commits: where it speaks MLLP Release 1, leave mllp: release2 out",
+        Cause::AnswersCommits => {
+            "goes on with frames that answer nothing: where it speaks MLLP Release 1 it answers commits, leave mllp: release2 \
+             out; where it speaks Release 2 it repeats its own, look at the receiver"
+        }
         _ => "cannot be reached",
     }
 }
@@ -203,7 +210,7 @@ fn latency(counts: &Counts) -> Histogram {
     Histogram { bounds_seconds: &LATENCY_BOUNDS_SECONDS, counts: counts.latency.to_vec(), sum }
 }
 
-fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
+fn service_facts(service: &Service, inbox: &Path, watch: &Watch) -> ServiceFacts {
     let config = service.config();
     let counts = service.tally().counts();
     let (receiver, since) = service.receiver();
@@ -217,8 +224,21 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
     if stored.commits_answered > 0 {
         *closed.entry(Cause::AnswersCommits.code()).or_default() += stored.commits_answered;
     }
+    let trying = talks.iter().find_map(|talk| {
+        let trying = talk.state.borrow().trying?;
+        Some((talk.peer.to_string(), format!("message {}: {}", trying.sequence, trying.told())))
+    });
+    let ledger_failed = talks.iter().find_map(|talk| talk.state.borrow().ledger_failed.clone());
+    let disk_full = !talks.is_empty() && is_disk_full(inbox);
+    let trouble = match (&ledger_failed, disk_full, &trying) {
+        (Some(_), ..) => Some("ledger"),
+        (None, true, _) => Some("disk"),
+        (None, false, Some(_)) => Some("trying"),
+        (None, false, None) => None,
+    };
     ServiceFacts {
         name: config.name.to_string(),
+        trouble_since: watch.since_of_service(config.name.as_str(), trouble),
         receiver: receiver_facts(receiver, since, &target),
         target,
         listener: Part::Up,
@@ -232,13 +252,10 @@ fn service_facts(service: &Service, inbox: &Path) -> ServiceFacts {
         anomalies: counts.anomalies,
         dropped_answers: dropped_answers(&stored),
         in_doubt_total: stored.in_doubt_resends,
-        trying: talks.iter().find_map(|talk| {
-            let trying = talk.state.borrow().trying?;
-            Some((talk.peer.to_string(), format!("message {}: {}", trying.sequence, trying.told())))
-        }),
+        trying,
         held: talks.iter().filter_map(held_queue).collect(),
-        ledger_failed: talks.iter().find_map(|talk| talk.state.borrow().ledger_failed.clone()),
-        disk_full: !talks.is_empty() && is_disk_full(inbox),
+        ledger_failed,
+        disk_full,
         certificates: certificates::facts(certificates::of_service(&config)),
     }
 }

@@ -17,7 +17,7 @@ use crate::control::operate::{Courier, Desk, decisions, decisions_without_retry,
 use crate::control::queue::{QueueAction, QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
 use crate::forward::{Forward, Onward, Way};
-use crate::health::facts::{Queue, QueueFacts};
+use crate::health::facts::{Onsets, Queue, QueueFacts};
 use crate::health::rates::{Look, Rates};
 use crate::link::feed::Held;
 use crate::spool::delivery::Counts;
@@ -41,6 +41,8 @@ struct Watched {
     held_by: Option<(String, SystemTime)>,
     /// Is since when its disk was seen full.
     disk_full_since: Option<SystemTime>,
+    /// Is since when it was seen as it is.
+    onsets: Onsets,
     /// Is the standstill that the log has, by its state and message.
     logged: Option<(&'static str, u64)>,
 }
@@ -103,6 +105,19 @@ impl Watch {
         self.lock().entry(name.to_owned()).or_default().since(what)
     }
 
+    /// Says since when something has been seen of a service without a change; none where there is nothing.
+    pub(super) fn since_of_service(&self, name: &str, what: Option<&str>) -> Option<SystemTime> {
+        // no forward has such a name
+        let key = format!("service {name}");
+        match what {
+            Some(what) => Some(self.since(&key, what)),
+            None => {
+                self.lock().remove(&key);
+                None
+            }
+        }
+    }
+
     /// Tells of a forward's queue; none where it is not stored.
     pub(super) fn facts(&self, forward: &Forward, known: &Destinations) -> Option<QueueFacts> {
         let Way::Stored(store, onward) = forward.way() else { return None };
@@ -138,9 +153,10 @@ impl Watch {
         };
         // Of one that stands still there is no saying.
         let drained_in = pace.drained_in.filter(|_| state == Queue::Flowing);
-        Some(QueueFacts {
+        let mut facts = QueueFacts {
             state,
             trouble,
+            onsets: Onsets::default(),
             depth: known.map(|tail| tail.depth),
             depth_max: place.limits.messages_max,
             bytes: known.map(|tail| tail.bytes),
@@ -164,7 +180,10 @@ impl Watch {
             delivered: known.map(|tail| tail.delivered),
             delivered_kept_bytes: known.map(|tail| tail.delivered_bytes),
             shredded_early: known.map(|tail| tail.shredded_early),
-        })
+        };
+        watched.onsets = watched.onsets.followed(&facts, SystemTime::now());
+        facts.onsets = watched.onsets;
+        Some(facts)
     }
 }
 

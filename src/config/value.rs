@@ -101,7 +101,10 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Judged<Du
         format!("write a duration from {from} to {to}")
     };
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("{} has no unit; {}, such as {}s", quote(text), wanted(), cut(text)));
+        // What is suggested is taken.
+        let seconds = text.parse().map(Duration::from_secs).ok().filter(|seconds| range.contains(seconds));
+        let such = seconds.map(|_| format!(", such as {text}s")).unwrap_or_default();
+        return Err(format!("{} has no unit; {}{such}", quote(text), wanted()));
     }
     let parsed = humantime::parse_duration(text)
         .map_err(|_| format!("{} is not a duration; {}, such as 25s or 5m", quote(text), wanted()))?;
@@ -109,11 +112,6 @@ pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Judged<Du
         return Ok(parsed);
     }
     Err(format!("{} is out of range; {}", quote(text), wanted()))
-}
-
-/// Cuts a suggestion as short as a quote.
-fn cut(text: &str) -> &str {
-    text.get(..QUOTED_CHARS_MAX).unwrap_or(text)
 }
 
 /// Writes whole days as days: humantime would make months of them.

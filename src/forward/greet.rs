@@ -17,7 +17,7 @@ use crate::link::carry::TcpLeg;
 use crate::link::inside::tune;
 use crate::link::wire::Cause;
 use crate::mllp::exchange::ANSWERS_COMMITS;
-use crate::mllp::frame::Violation;
+use crate::mllp::frame::{Anomaly, Violation};
 use crate::tls::{Failure, Listener, Socket};
 
 /// What is to be done about senders that cannot be served is said this often, for each cause.
@@ -68,20 +68,40 @@ fn advice(code: &'static str, is_greeted: bool) -> Option<&'static str> {
     }
     if code == ANSWERS_COMMITS {
         return Some(
-            "it answers the commits that it gets; where it speaks MLLP Release 1, leave mllp: release2 out of the forward",
+            "it goes on with frames that answer nothing; where it speaks MLLP Release 1 it answers commits, leave mllp: \
+             release2 out of the forward; where it speaks Release 2 it repeats its own, look at the sender",
         );
     }
     if code == NO_MESSAGES {
         return Some("it sends frames without a message, and without a pause; find out what it is");
+    }
+    if let Some(told) = not_to_be_taken(code) {
+        return Some(told);
     }
     // Who left is often a check whether the port is open.
     let is_told = |failure: &Failure| !is_greeted && failure.code() == code && *failure != Failure::Gone;
     Failure::ALL.into_iter().find(is_told).map(Failure::of_sender)
 }
 
+/// Says what is wrong with a message that ended its sender's connection for what it is, by the connection's stable code, and
+/// what to do.
+pub fn not_to_be_taken(code: &str) -> Option<&'static str> {
+    if code == Violation::FrameTooLarge.code() {
+        return Some("it is larger than max_message_size; raise that, as far as the receiver takes such messages");
+    }
+    if code == Violation::WideText.code() {
+        return Some(
+            "it is UTF-16 or UTF-32, which MLLP cannot frame; have its sender write UTF-8 or one byte a character",
+        );
+    }
+    let is_header = code == Anomaly::HeaderTooLong.code();
+    is_header.then_some("its header (MSH) is longer than 64 KiB; look at its sender")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::tally::ENDS_BY_MESSAGE;
 
     #[test]
     fn advice_is_given_once_a_minute_for_each_cause_that_has_one() {
@@ -93,6 +113,9 @@ mod tests {
         assert!(
             ["tls_not_trusted", "tls_expired"].into_iter().all(|code| advice(code, true).is_none()),
             "a receiver's"
+        );
+        assert!(
+            ENDS_BY_MESSAGE.into_iter().all(|code| advice(code, true).is_some() && not_to_be_taken(code).is_some())
         );
         assert!(["tls", "answers_commits"].into_iter().all(|code| advice(code, true).is_some()));
         assert!(["tls_not_spoken", "tls_too_old"].into_iter().all(|code| advice(code, false).is_some()));

@@ -30,6 +30,7 @@ use crate::link::tally::Tally;
 use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::spool::store::Destination;
 use deliver::Delivery;
+pub use greet::not_to_be_taken;
 use greet::{Advice, greet};
 use sources::{Counted, Sources};
 use stored::here::Here;

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 pub use super::alarms::AlarmFacts;
 pub use super::audit::{AtnaFacts, AuditFacts, FailedAudit};
 pub use super::certificate::CertificateFacts;
-pub use super::queue::{HeldQueue, OrphanFacts, Queue, QueueFacts};
+pub use super::queue::{HeldQueue, Onsets, OrphanFacts, Queue, QueueFacts};
 
 /// Is the last second that RFC 3339 can write, 9999-12-31T23:59:59Z, in seconds since 1970.
 const RFC3339_SECONDS_MAX: u64 = 253_402_300_799;
@@ -210,6 +210,8 @@ pub struct ForwardFacts {
     /// Counts the answers by how long they took; in the metrics only.
     #[serde(skip)]
     pub ack_latency: Histogram,
+    /// Is the last message that was refused for what it is, whoever it was for.
+    pub last_refusal: Option<LastRefusal>,
     /// Counts messages whose connection ended before their answer came: the receiver may have taken them or not.
     pub unknown_outcomes_total: u64,
     /// Counts the senders' connections that ended, by reason.
@@ -284,6 +286,19 @@ pub struct NegativeAck {
     pub age: Duration,
 }
 
+/// Is a message that ended its sender's connection for what it is: sent again as it is, it does so again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LastRefusal {
+    /// Says what it is, as the stable code of the connection's end.
+    pub reason: &'static str,
+    /// Says so in words.
+    #[serde(skip)]
+    pub told: &'static str,
+    /// Is the time since.
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    pub age: Duration,
+}
+
 /// Counts durations in fixed buckets.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram {
@@ -329,6 +344,9 @@ pub struct ServiceFacts {
     pub dropped_answers: BTreeMap<&'static str, u64>,
     /// Counts the attempts to deliver stored messages that were made although the receiver may have them already.
     pub in_doubt_total: u64,
+    /// Says since when one of these three is seen.
+    #[serde(skip)]
+    pub trouble_since: Option<SystemTime>,
     /// Names a peer on whose message the receiver fails again and again, and says how.
     #[serde(skip)]
     pub trying: Option<(String, String)>,

@@ -60,6 +60,7 @@ pub(crate) fn site() -> SiteFacts {
             anomalies: BTreeMap::from([("answer_unmatched", 2)]),
             dropped_answers: BTreeMap::from([("foreign", 1)]),
             in_doubt_total: 0,
+            trouble_since: None,
             trying: None,
             held: Vec::new(),
             ledger_failed: None,
@@ -96,6 +97,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
         oldest_unanswered_age: None,
         last_ack_age: Some(Duration::from_secs(42)),
         last_negative_ack: None,
+        last_refusal: None,
         unknown_outcomes_total: 2,
         ack_latency: Histogram {
             bounds_seconds: &[0.01, 1.0],
@@ -114,6 +116,7 @@ pub(crate) fn stored() -> ForwardFacts {
     let queue = QueueFacts {
         state: Queue::Flowing,
         trouble: None,
+        onsets: Onsets::default(),
         depth: Some(3),
         depth_max: 1000,
         bytes: Some(1500),

@@ -18,6 +18,9 @@ pub struct QueueFacts {
     /// Is what keeps the first message for now and passes by itself, since when.
     #[serde(skip)]
     pub trouble: Option<(SystemTime, String)>,
+    /// Says since when it is what one look alone shows, as far as that was seen.
+    #[serde(skip)]
+    pub onsets: Onsets,
     /// Counts the messages that wait.
     #[serde(rename = "queue_depth")]
     pub depth: Option<u64>,
@@ -81,7 +84,72 @@ pub struct QueueFacts {
     pub shredded_early: Option<u64>,
 }
 
+/// Is the share of a limit from which somebody should look, in percent.
+const FILLING_PERCENT: u64 = 80;
+/// Is the time to a full disk from which somebody should look, where it has less room than the queue may take: a night.
+/// It comes from the pace of a quarter of an hour, which a program's long burst still changes.
+const DISK_FULL_SOON: Duration = Duration::from_secs(12 * 3600);
+
+/// Says since when a queue has been so in each look, without one between in which it was not; none: it is not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Onsets {
+    /// It is paused.
+    pub paused: Option<SystemTime>,
+    /// It has four fifths of what it may have.
+    pub filling: Option<SystemTime>,
+    /// It has as much as it may.
+    pub full: Option<SystemTime>,
+    /// Its disk soon is full.
+    pub disk_full_soon: Option<SystemTime>,
+    /// It has messages that are set aside.
+    pub parked: Option<SystemTime>,
+}
+
+impl Onsets {
+    /// Takes the next look at the queue.
+    #[must_use]
+    pub fn followed(self, queue: &QueueFacts, now: SystemTime) -> Self {
+        let onset = |before: Option<SystemTime>, is_so: bool| is_so.then(|| before.unwrap_or(now));
+        Self {
+            paused: onset(self.paused, queue.state == Queue::Paused),
+            filling: onset(self.filling, queue.is_filling()),
+            full: onset(self.full, queue.is_full()),
+            disk_full_soon: onset(self.disk_full_soon, queue.disk_full_soon().is_some()),
+            parked: onset(self.parked, queue.parked.is_some_and(|parked| parked > 0)),
+        }
+    }
+}
+
 impl QueueFacts {
+    /// Says how full it is by each limit, in percent. What is set aside fills it as well.
+    pub(super) fn fill_percent(&self) -> (u64, u64) {
+        let known = |count: Option<u64>| count.unwrap_or_default();
+        let percent = |count: u64, max: u64| count.saturating_mul(100) / max.max(1);
+        let messages = known(self.depth).saturating_add(known(self.parked));
+        let bytes = known(self.bytes).saturating_add(known(self.parked_bytes));
+        (percent(messages, self.depth_max), percent(bytes, self.bytes_max))
+    }
+
+    fn has_percent(&self, least: u64) -> bool {
+        let (messages, bytes) = self.fill_percent();
+        messages.max(bytes) >= least
+    }
+
+    /// Tells whether somebody should look, for it soon is full.
+    pub(super) fn is_filling(&self) -> bool {
+        self.has_percent(FILLING_PERCENT)
+    }
+
+    /// Tells whether it takes nothing more.
+    pub(super) fn is_full(&self) -> bool {
+        self.has_percent(100)
+    }
+
+    /// Says how long it takes until its disk is full, where somebody should look.
+    pub(super) fn disk_full_soon(&self) -> Option<Duration> {
+        self.disk_full_in.filter(|left| self.is_short_of_disk() && *left <= DISK_FULL_SOON)
+    }
+
     /// Tells whether its disk has less room than it may take: as long as there is, the pace of other programs is no alarm.
     pub(super) fn is_short_of_disk(&self) -> bool {
         self.disk_free_bytes.is_none_or(|free| free < self.bytes_max.saturating_sub(self.bytes.unwrap_or_default()))
@@ -182,4 +250,31 @@ pub struct OrphanFacts {
     /// Says why it cannot be looked into, or what is wrong in it.
     #[serde(skip)]
     pub fault: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::stored;
+    use super::*;
+
+    #[test]
+    fn an_onset_is_that_of_the_first_look_of_those_that_agree() {
+        let queue = |depth, parked, state| QueueFacts {
+            depth: Some(depth),
+            parked: Some(parked),
+            state,
+            ..stored().queue.unwrap()
+        };
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let seen = Onsets::default().followed(&queue(799, 0, Queue::Flowing), at(1));
+        assert_eq!(seen, Onsets::default());
+        let seen = seen.followed(&queue(800, 0, Queue::Flowing), at(2)).followed(&queue(990, 0, Queue::Paused), at(3));
+        assert_eq!((seen.filling, seen.full, seen.paused), (Some(at(2)), None, Some(at(3))));
+        let seen = seen.followed(&queue(990, 10, Queue::Paused), at(4)).followed(&queue(999, 1, Queue::Flowing), at(5));
+        assert_eq!((seen.filling, seen.full, seen.paused, seen.parked), (Some(at(2)), Some(at(4)), None, Some(at(4))));
+        let short =
+            QueueFacts { disk_full_in: Some(DISK_FULL_SOON), disk_free_bytes: Some(0), ..queue(3, 0, Queue::Flowing) };
+        let seen = seen.followed(&short, at(6));
+        assert_eq!(seen, Onsets { disk_full_soon: Some(at(6)), ..Onsets::default() });
+    }
 }

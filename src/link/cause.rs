@@ -234,7 +234,8 @@ impl fmt::Display for Cause {
             Self::TlsFailed => "the TLS handshake with the receiver failed",
             Self::ReceiverNameUnknown => "the receiver's name does not resolve",
             Self::AnswersCommits => {
-                "the receiver answers commits; where it speaks MLLP Release 1, leave mllp: release2 out"
+                "the receiver goes on with frames that answer nothing; where it speaks MLLP Release 1 it answers commits, \
+                 leave mllp: release2 out; where it speaks Release 2 it repeats its own, look at the receiver"
             }
         })
     }

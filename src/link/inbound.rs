@@ -135,7 +135,7 @@ impl Inbound {
             };
             let inbound = Arc::clone(&self);
             connections.spawn(async move {
-                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, from, peer)).await;
+                let greeted = tokio::time::timeout(GREET_WITHIN, inbound.greet(tcp, from, peer, &door)).await;
                 if let Ok(Some(greeted)) = greeted {
                     if greeted.hello.capabilities & CARRIES_STORED != 0
                         && let Some(open) = &inbound.gate.stations
@@ -165,7 +165,7 @@ impl Inbound {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn greet(&self, mut tcp: TcpStream, from: SocketAddr, peer: Name) -> Option<Greeted> {
+    async fn greet(&self, mut tcp: TcpStream, from: SocketAddr, peer: Name, door: &Door) -> Option<Greeted> {
         super::inside::tune(&tcp, super::USER_TIMEOUT).ok()?;
         let (hello, early) = read_hello(&mut tcp).await?;
         let refusal = match (self.gate.service)(&hello.service, &peer) {
@@ -177,7 +177,7 @@ impl Inbound {
             Ok(service) => return Some(Greeted { tcp, early, from, peer, hello, service }),
             Err(cause) => cause,
         };
-        tracing::warn!(%peer, forward = %printable(&hello.forward), service = %printable(&hello.service), cause = %refusal, "refused a link");
+        door.tell_of_refusal(&peer, &hello, refusal);
         let mut out = BytesMut::new();
         encode(&Record::Refuse(refusal), &mut out);
         tcp.write_all(&out).await.ok();

@@ -8,11 +8,16 @@ use std::time::{Duration, Instant};
 
 use crate::audit::Clerk;
 use crate::mllp::ack::AckCode;
+use crate::mllp::frame::{Anomaly, Violation};
 use crate::mllp::observe::Observation;
 
 /// Upper bounds of the latency of answers, in seconds: from a LAN to a receiver that a person waits for.
 pub const LATENCY_BOUNDS_SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0];
+
+/// Lists why connections end for what a message is: sent again as it is, it ends the next one too.
+pub const ENDS_BY_MESSAGE: [&str; 3] =
+    [Violation::FrameTooLarge.code(), Violation::WideText.code(), Anomaly::HeaderTooLong.code()];
 
 /// Counts what passes.
 #[derive(Default)]
@@ -50,6 +55,8 @@ pub struct Counts {
     pub last_ack: Option<Instant>,
     /// Is the last answer that was not positive, and when it came.
     pub last_negative: Option<(&'static str, Instant)>,
+    /// Is the last reason of [`ENDS_BY_MESSAGE`], and when it was.
+    pub last_refusal: Option<(&'static str, Instant)>,
     unanswered: HashMap<u64, (usize, Instant)>,
     next_connection: u64,
 }
@@ -92,6 +99,9 @@ impl Tally {
         let unanswered = counts.unanswered.remove(&connection).map_or(0, |(messages, _)| messages as u64);
         counts.unknown_outcomes += unanswered;
         *counts.closed.entry(reason).or_default() += 1;
+        if ENDS_BY_MESSAGE.contains(&reason) {
+            counts.last_refusal = Some((reason, Instant::now()));
+        }
         drop(counts);
         if let Some(clerk) = self.clerk().filter(|_| unanswered > 0) {
             clerk.unanswered(unanswered, reason);

@@ -24,6 +24,9 @@ pub const NOT_STORED_TEXT: &[u8] = b"Message cannot be stored now; send it again
 pub const NO_APPLICATION_ANSWER_TEXT: &[u8] =
     b"Message wants an answer of the application, which stored delivery cannot give; use transparent delivery";
 
+/// Is how many control bytes alone are a control frame, at the most: more is what should be a message.
+const CONTROL_BYTES_MAX: usize = 4;
+
 /// Is "application internal error" of HL7 table 0357, the only code there for what is not the message's fault.
 const REFUSAL_ERROR: &[u8] = b"207";
 
@@ -116,20 +119,20 @@ pub enum FrameKind {
     Empty,
     /// The commit acknowledgement of MLLP Release 2, or its negative.
     Transport(AckCode),
-    /// One other control byte.
+    /// A few control bytes, such as a commit that is none.
     Control,
     /// A message, or what should be one.
     Message,
 }
 
 impl FrameKind {
-    /// Judges a payload, given whole or at least its first two bytes.
+    /// Judges a payload, given whole or at least one byte more than a control frame may have.
     pub fn of(payload: &[u8]) -> Self {
         match payload {
             [] => Self::Empty,
             [COMMIT_ACK] => Self::Transport(AckCode::TransportAck),
             [COMMIT_NAK] => Self::Transport(AckCode::TransportNak),
-            [byte] if byte.is_ascii_control() => Self::Control,
+            bytes if bytes.len() <= CONTROL_BYTES_MAX && bytes.iter().all(u8::is_ascii_control) => Self::Control,
             _ => Self::Message,
         }
     }

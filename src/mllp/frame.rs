@@ -130,7 +130,7 @@ pub enum Anomaly {
 
 impl Anomaly {
     /// Returns the stable code, for counters and logs.
-    pub fn code(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
             Self::EndWithoutCr => "end_without_cr",
             Self::LineEndBetweenFrames => "line_end_between_frames",
@@ -179,7 +179,7 @@ pub enum Violation {
 
 impl Violation {
     /// Returns the stable code, for counters and logs.
-    pub fn code(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
             Self::FrameTooLarge => "frame_too_large",
             Self::TooMuchJunk => "too_much_junk",

@@ -19,6 +19,9 @@ fn durations_and_sizes_are_as_people_write_them() {
     for wrong in ["", "0", "-1s", "61m", "s", "1 fortnight", "99999999999999999999s", "1e9s"] {
         assert!(duration(wrong, range.clone()).is_err(), "{wrong}");
     }
+    assert!(duration("25", range.clone()).unwrap_err().ends_with("such as 25s"));
+    let zero = duration("0", range.clone()).unwrap_err();
+    assert!(zero.contains("has no unit") && !zero.contains("such as"), "what is suggested is taken: {zero}");
     let range = 1024..=1 << 30;
     assert_eq!(size_bytes("64MiB", range.clone()), Ok(64 << 20));
     assert_eq!(size_bytes("1 GiB", range.clone()), Ok(1 << 30));

@@ -96,21 +96,25 @@ fn no_session_cause(facts: &SiteFacts, peer: &PeerFacts) -> String {
 
 pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: SystemTime) -> Verdict {
     let peer = facts.peers.iter().find(|peer| peer.name == forward.peer);
+    let onward = || {
+        interface_fault(facts)
+            .or_else(|| peer.map(|peer| judge_peer(facts, peer, now)).filter(|verdict| verdict.status == Status::Down))
+            .or_else(|| link_fault(facts, forward))
+            .or_else(|| queue::divergence(forward))
+            .or_else(|| queue::hold(forward))
+            .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
+            .or_else(|| queue::trouble(forward))
+    };
     listener_fault(forward)
         .or_else(|| spool_fault(facts, forward))
-        .or_else(|| queue::fullness(facts, forward))
-        .or_else(|| interface_fault(facts))
-        .or_else(|| peer.map(|peer| judge_peer(facts, peer, now)).filter(|verdict| verdict.status == Status::Down))
-        .or_else(|| link_fault(facts, forward))
-        .or_else(|| queue::divergence(forward))
-        .or_else(|| queue::hold(forward))
-        .or_else(|| receiver_fault(&forward.receiver, &format!(" at {}", forward.peer)))
-        .or_else(|| queue::trouble(forward))
+        .or_else(|| queue::fullness(facts, forward, onward))
+        .or_else(onward)
         .or_else(|| queue::pause(facts, forward))
         .or_else(|| queue::shortage(facts, forward))
         .or_else(|| queue::set_aside(facts, forward))
         .or_else(|| overdue_answer(forward, now))
         .or_else(|| negative_answer(forward, now))
+        .or_else(|| refusal(forward, now))
         .or_else(|| certificate::expired(&forward.certificates))
         .or_else(|| missing_evidence(facts, forward, peer, now))
         .unwrap_or_else(|| Verdict::ok(ok_since(facts, forward, peer)))
@@ -161,6 +165,14 @@ fn negative_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
 }
 
 /// Answers where nothing tells that the receiver is there: it is unknown, or the idle session that showed it is gone.
+/// Notes a message that was refused for what it is: its sender hears of it by the end of its connection alone, and may send
+/// it for ever.
+fn refusal(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
+    let last = forward.last_refusal.filter(|last| last.age <= NEGATIVE_ACK_RECENT)?;
+    let text = format!("a message was refused {} ago: {}", age_text(last.age), last.told);
+    Some(Verdict::new(Status::Degraded, before(now, last.age), &text))
+}
+
 fn missing_evidence(
     facts: &SiteFacts,
     forward: &ForwardFacts,

@@ -1,6 +1,8 @@
 //! Tests of every rule of the verdict.
 
-use super::super::facts::{HeldQueue, Link, NegativeAck, OrphanFacts, Part, Queue, QueueFacts, Receiver, Session};
+use super::super::facts::{
+    HeldQueue, LastRefusal, Link, NegativeAck, Onsets, OrphanFacts, Part, Queue, QueueFacts, Receiver, Session,
+};
 use super::super::fixture::{NOW, ago, site};
 use super::rules::{ANSWER_OVERDUE, EVIDENCE_FRESH, NEGATIVE_ACK_RECENT};
 use super::*;
@@ -580,6 +582,57 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
     check("disk", &verdict, Status::Degraded, ago(10_000), text);
     let verdict = stored(|_, queue| soon(queue, (1 << 20) - 1500));
     assert_eq!(verdict.status, Status::Ok, "all that the queue may take has room: others' pace is no alarm");
+}
+
+#[test]
+fn a_queue_is_full_filling_paused_or_has_parked_since_that_was_seen_and_what_fills_it_is_said() {
+    let onsets = Onsets {
+        paused: Some(ago(3)),
+        filling: Some(ago(4)),
+        full: Some(ago(5)),
+        disk_full_soon: Some(ago(6)),
+        parked: Some(ago(7)),
+    };
+    let since = |depth, parked, state| {
+        let verdict = stored(move |_, queue| {
+            (queue.depth, queue.parked, queue.state, queue.onsets) = (Some(depth), Some(parked), state, onsets);
+        });
+        verdict.since
+    };
+    assert_eq!(since(1000, 0, Queue::Flowing), ago(5));
+    assert_eq!(since(1000, 0, Queue::Paused), ago(5));
+    assert_eq!(since(900, 0, Queue::Flowing), ago(4));
+    assert_eq!(since(1, 0, Queue::Paused), ago(3));
+    assert_eq!(since(1, 1, Queue::Flowing), ago(7));
+    let disk = stored(move |_, queue| {
+        queue.onsets = onsets;
+        (queue.disk_full_in, queue.disk_free_bytes) = (Some(Duration::from_secs(60)), Some(0));
+    });
+    assert_eq!(disk.since, ago(6));
+    let offline = stored(move |facts, queue| {
+        lose_session(facts);
+        (queue.depth, queue.parked, queue.onsets) = (Some(1000), Some(0), onsets);
+    });
+    assert_eq!(offline.since, ago(200), "what fills it is older");
+    let cause = offline.cause.unwrap();
+    assert!(cause.contains("1000 messages (max_queue_messages); no session with city-lab"), "{cause}");
+    let trying = service(|facts| {
+        facts.services[0].trying = Some(("city-lab".into(), "message 7".into()));
+        facts.services[0].trouble_since = Some(ago(8));
+    });
+    assert_eq!((trying.status, trying.since), (Status::Degraded, ago(8)));
+}
+
+#[test]
+fn a_message_that_is_refused_for_what_it_is_degrades_its_forward_for_a_while() {
+    let refused = |seconds| {
+        forward(0, |facts| {
+            let age = Duration::from_secs(seconds);
+            facts.forwards[0].last_refusal = Some(LastRefusal { reason: "frame_too_large", told: "it is large", age });
+        })
+    };
+    check("refused", &refused(9), Status::Degraded, ago(9), "a message was refused 9s ago: it is large");
+    assert_eq!(refused(301).status, Status::Ok);
 }
 
 #[test]

@@ -41,7 +41,11 @@ fn case_9_and_10_control_and_empty_frames_are_no_messages() {
     assert_eq!(FrameKind::of(b"\x04"), FrameKind::Control);
     assert_eq!(FrameKind::of(b""), FrameKind::Empty);
     assert_eq!(FrameKind::of(b"M"), FrameKind::Message);
-    assert_eq!(FrameKind::of(b"\x06\x06"), FrameKind::Message);
+    for garbage in [&b"\x06\x06"[..], b"\x15\x06", b"\x06\0\r\n"] {
+        assert_eq!(FrameKind::of(garbage), FrameKind::Control, "no commit, and no message either");
+    }
+    assert_eq!(FrameKind::of(b"\x06M"), FrameKind::Message);
+    assert_eq!(FrameKind::of(b"\x06\x06\x06\x06\x06"), FrameKind::Message);
 }
 
 #[test]

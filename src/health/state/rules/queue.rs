@@ -3,17 +3,11 @@
 //! Never looks at a clock. A queue that stands still is down, whoever has to decide; one that was paused on purpose, or
 //! that fills, is degraded. The rules are those of the design of delivery.
 
-use std::time::Duration;
+use std::time::SystemTime;
 
 use super::super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
 use super::super::{Status, Verdict};
 use super::age_text;
-
-/// Is the share of a limit from which somebody should look, in percent.
-const FILLING_PERCENT: u64 = 80;
-/// Is the time to a full disk from which somebody should look, where it has less room than the queue may take: a night.
-/// It comes from the pace of a quarter of an hour, which a program's long burst still changes.
-const DISK_FULL_SOON: Duration = Duration::from_secs(12 * 3600);
 
 /// Notes a spool that takes nothing.
 pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
@@ -37,10 +31,10 @@ pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -
 pub(in super::super) fn ledger_fault(facts: &SiteFacts, service: &ServiceFacts) -> Option<Verdict> {
     if let Some(cause) = &service.ledger_failed {
         let text = format!("stored messages wait: what becomes of them cannot be written down: {cause}");
-        return Some(Verdict::new(Status::Down, facts.started, &text));
+        return Some(Verdict::new(Status::Down, troubled_since(facts, service), &text));
     }
     let text = "the disk of state_dir is full: stored messages go on as long as a reserve lasts";
-    service.disk_full.then(|| Verdict::new(Status::Degraded, facts.started, text))
+    service.disk_full.then(|| Verdict::new(Status::Degraded, troubled_since(facts, service), text))
 }
 
 /// Judges a queue without a forward: messages that were acknowledged go nowhere.
@@ -95,35 +89,49 @@ pub(super) fn trouble(forward: &ForwardFacts) -> Option<Verdict> {
 /// Notes a queue that an operator has paused.
 pub(super) fn pause(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref().filter(|queue| queue.state == Queue::Paused)?;
-    Some(Verdict::new(Status::Degraded, facts.started, &paused(&forward.name, queue)))
+    let since = queue.onsets.paused.unwrap_or(facts.started);
+    Some(Verdict::new(Status::Degraded, since, &paused(&forward.name, queue)))
 }
 
 fn paused(name: &str, queue: &QueueFacts) -> String {
     format!("paused, {} wait; wardlink forward resume {name} ends it", queue.depth.unwrap_or_default())
 }
 
-/// Notes a queue that has as much as it may: messages are not taken.
-pub(super) fn fullness(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
-    let queue = forward.queue.as_ref()?;
-    let (mut text, percent) = fill(&forward.name, queue);
+/// Notes a queue that has as much as it may: messages are not taken. What keeps them is said with it, and since when the
+/// one or the other is so.
+pub(super) fn fullness(
+    facts: &SiteFacts,
+    forward: &ForwardFacts,
+    onward: impl FnOnce() -> Option<Verdict>,
+) -> Option<Verdict> {
+    let queue = forward.queue.as_ref().filter(|queue| queue.is_full())?;
+    let mut text = fill(&forward.name, queue);
+    let mut since = queue.onsets.full.unwrap_or(facts.started);
+    let onward = onward();
+    if let Some(fault) = onward.as_ref().filter(|fault| fault.status == Status::Down) {
+        since = since.min(fault.since);
+    }
     match &queue.state {
         Queue::Held { sequence, decide, .. } => text.push_str(&format!("; held at message {sequence}: {decide}")),
         Queue::Paused => text.push_str(&format!("; {}", paused(&forward.name, queue))),
-        Queue::Opening | Queue::Flowing | Queue::Diverged { .. } | Queue::Failed { .. } => {}
+        Queue::Opening | Queue::Flowing | Queue::Diverged { .. } | Queue::Failed { .. } => {
+            let cause = onward.and_then(|fault| fault.cause);
+            cause.into_iter().for_each(|cause| text.push_str(&format!("; {cause}")));
+        }
     }
-    (percent >= 100).then(|| Verdict::new(Status::Down, facts.started, &text))
+    Some(Verdict::new(Status::Down, since, &text))
 }
 
 /// Notes a queue or a disk that soon will be full.
 pub(super) fn shortage(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
     let queue = forward.queue.as_ref()?;
-    let (text, percent) = fill(&forward.name, queue);
-    if percent >= FILLING_PERCENT {
-        return Some(Verdict::new(Status::Degraded, facts.started, &text));
+    if queue.is_filling() {
+        let since = queue.onsets.filling.unwrap_or(facts.started);
+        return Some(Verdict::new(Status::Degraded, since, &fill(&forward.name, queue)));
     }
-    let left = queue.disk_full_in.filter(|left| queue.is_short_of_disk() && *left <= DISK_FULL_SOON)?;
+    let left = queue.disk_full_soon()?;
     let text = format!("the disk of the spool is full in {}, if it goes on so; {}", age_text(left), filled_by(queue));
-    Some(Verdict::new(Status::Degraded, facts.started, &text))
+    Some(Verdict::new(Status::Degraded, queue.onsets.disk_full_soon.unwrap_or(facts.started), &text))
 }
 
 /// Says what a queue has on its disk. Copies of delivered messages go before a message is refused.
@@ -143,21 +151,20 @@ fn filled_by(queue: &QueueFacts) -> String {
 
 /// Notes messages that are set aside: they go by somebody's word only, and nobody may know of them.
 pub(super) fn set_aside(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
-    let parked = forward.queue.as_ref()?.parked.filter(|parked| *parked > 0)?;
+    let queue = forward.queue.as_ref()?;
+    let parked = queue.parked.filter(|parked| *parked > 0)?;
     let text = format!(
         "{parked} parked: wardlink queue list {} --state parked shows them; release or discard each",
         forward.name
     );
-    Some(Verdict::new(Status::Degraded, facts.started, &text))
+    Some(Verdict::new(Status::Degraded, queue.onsets.parked.unwrap_or(facts.started), &text))
 }
 
-/// Says how full the queue is, by the limit that is nearer, in words and in percent. What is set aside fills it as well, and
-/// goes by an operator's word only.
-fn fill(forward: &str, queue: &QueueFacts) -> (String, u64) {
+/// Says how full the queue is, by the limit that is nearer. What is set aside goes by an operator's word only.
+fn fill(forward: &str, queue: &QueueFacts) -> String {
     let known = |count: Option<u64>| count.unwrap_or_default();
     let (parked, parked_bytes) = (known(queue.parked), known(queue.parked_bytes));
     let all = (known(queue.depth).saturating_add(parked), known(queue.bytes).saturating_add(parked_bytes));
-    let percent = |count: u64, max: u64| count.saturating_mul(100) / max.max(1);
     let say = |count: u64, parked: u64, max: u64, what: &str| {
         let full = format!("the queue has {count} of at most {max} {what}");
         match parked {
@@ -165,11 +172,11 @@ fn fill(forward: &str, queue: &QueueFacts) -> (String, u64) {
             parked => format!("{full}, {parked} of them parked: wardlink queue list {forward} --state parked"),
         }
     };
-    let (messages, bytes) = (percent(all.0, queue.depth_max), percent(all.1, queue.bytes_max));
+    let (messages, bytes) = queue.fill_percent();
     if messages >= bytes {
-        (say(all.0, parked, queue.depth_max, "messages (max_queue_messages)"), messages)
+        say(all.0, parked, queue.depth_max, "messages (max_queue_messages)")
     } else {
-        (say(all.1, parked_bytes, queue.bytes_max, "bytes (max_queue_bytes)"), bytes)
+        say(all.1, parked_bytes, queue.bytes_max, "bytes (max_queue_bytes)")
     }
 }
 
@@ -184,5 +191,10 @@ pub(super) fn held_at(service: &ServiceFacts) -> Option<Verdict> {
 /// Notes a peer's message on which the receiver fails again and again.
 pub(super) fn trying_at(facts: &SiteFacts, service: &ServiceFacts) -> Option<Verdict> {
     let (peer, told) = service.trying.as_ref()?;
-    Some(Verdict::new(Status::Degraded, facts.started, &format!("the queue of {peer} waits for {told}")))
+    let text = format!("the queue of {peer} waits for {told}");
+    Some(Verdict::new(Status::Degraded, troubled_since(facts, service), &text))
+}
+
+fn troubled_since(facts: &SiteFacts, service: &ServiceFacts) -> SystemTime {
+    service.trouble_since.unwrap_or(facts.started)
 }
