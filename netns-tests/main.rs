@@ -31,6 +31,7 @@ mod harness;
 mod health;
 mod health_beyond;
 mod hub;
+mod idle;
 #[allow(dead_code, unused_imports, reason = "what only its tool by hand and its own tests use")]
 mod impair;
 mod impairments;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
         health_beyond::tests(),
         status_page::tests(),
         hub::tests(),
+        idle::tests(),
         ipv6::tests(),
         atna::tests(),
         audit::tests(),

@@ -12,6 +12,7 @@ use crate::stored_intake::{done, run, send};
 
 tests![
     a_message_in_doubt_is_named_with_what_to_do_and_logged_once,
+    a_full_queue_says_since_when_and_names_the_receiver_that_fills_it,
     what_is_parked_fills_the_queue_and_says_so,
     a_restored_backup_is_seen_reconciled_and_logged,
     what_comes_during_a_pause_can_be_set_aside_and_what_was_delivered_sent_again,
@@ -101,6 +102,27 @@ fn what_is_parked_fills_the_queue_and_says_so() {
     assert!((pair.north.metric("forward_parked_bytes", "forward=\"orders\"") - 1000.0).abs() < 0.1);
     done(&pair, "queue discard orders 1 --reason test");
     assert_eq!(send(&pair, "3"), "AA 3");
+}
+
+fn a_full_queue_says_since_when_and_names_the_receiver_that_fills_it() {
+    let pair = started(&["max_queue_messages: 2"], &[]);
+    let at = |forward: &serde_json::Value| forward["since"].as_str().expect("a time").to_owned();
+    let start = at(&pair.north.health_of("forwards", "orders"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(send(&pair, "1"), "AA 1");
+    let (refused, _) = until(SOON, "the receiver is named", || {
+        let forward = pair.north.health_of("forwards", "orders");
+        forward["cause"].as_str().is_some_and(|cause| cause.contains("refuses connections")).then(|| at(&forward))
+    });
+    assert!(refused > start, "{refused}, and the start was {start}");
+    assert_eq!(send(&pair, "2"), "AA 2");
+    let (forward, _) = until(SOON, "it is full", || {
+        let forward = pair.north.health_of("forwards", "orders");
+        forward["cause"].as_str().is_some_and(|cause| cause.starts_with("the queue has 2 of")).then_some(forward)
+    });
+    let cause = forward["cause"].as_str().expect("a cause");
+    assert!(cause.contains("; receiver 127.0.0.1:6661 refuses connections at south"), "{forward}");
+    assert_eq!((at(&forward), &forward["status"]), (refused, &"down".into()), "{forward}");
 }
 
 fn a_restored_backup_is_seen_reconciled_and_logged() {

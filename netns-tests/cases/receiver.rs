@@ -1,10 +1,11 @@
 //! Cases in which the receiver, or the way to it, does what the field does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{Both, KEPT_TARGET, QUIET, SOON, sites};
-use crate::harness::mllp::{Behaviour, Lost, Sender, answer_to, control_id, framed, message};
+use super::{Both, KEPT, KEPT_TARGET, QUIET, SOON, sites};
+use crate::harness::mllp::{Behaviour, Lost, Receiver, Sender, answer_to, control_id, framed, message};
 use crate::harness::pair::{FORWARD, TARGET};
 use crate::harness::{tests, until};
 
@@ -85,6 +86,12 @@ fn case_22_receiver_closes_before_the_ack() {
     });
     both.held();
     assert_eq!((both.orders.payloads().len(), both.kept.payloads().len()), (1, 1), "nor sent again unasked");
+    // By default a stored one is sent again, three times in all, then held.
+    let both = Both::with(&[], &[], &["retry_min: 100ms"], Behaviour::Close);
+    sent(&both, &message("2", 300));
+    both.held();
+    assert_eq!(both.kept.payloads(), vec![message("2", 300); 3]);
+    assert!((both.pair.south.metric("service_in_doubt_total", "service=\"kept\"") - 2.0).abs() < 0.1);
 }
 
 fn case_25_receiver_accepts_then_closes_at_a_limit() {
@@ -169,6 +176,36 @@ fn case_28_late_or_duplicate_answer() {
     until(SOON, "what is dropped is counted", || counted().then_some(()));
     let service = shared.pair.south.health_of("services", "orders");
     assert_eq!(service["anomalies_total"]["answer_unmatched"], 1, "{service}");
+    answers_that_come_too_late();
+}
+
+/// After an answer that did not come in time the connection is closed, so that it meets no other message.
+fn answers_that_come_too_late() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    static IS_LATE: AtomicBool = AtomicBool::new(true);
+    let late_once = |payload: &[u8]| {
+        if IS_LATE.swap(false, Ordering::SeqCst) {
+            thread::sleep(TIMEOUT * 3 / 2);
+        }
+        vec![framed(&answer_to(payload, "AA"))]
+    };
+    let pair = sites(&[], &[], &["ack_timeout: 1s", "retry_min: 1s"]);
+    let kept = Receiver::start(&pair.south.namespace, KEPT_TARGET, Behaviour::Say(late_once));
+    let mut sender = Sender::connect(&pair.north.namespace, KEPT).expect("the forward listens");
+    for payload in [message("1", 300), message("2", 300)] {
+        sender.send(&payload).expect("open");
+        assert!(sender.answer(SOON).is_ok(), "it is stored");
+    }
+    let queue = || pair.north.health_of("forwards", "kept")["queue_depth"] == 0;
+    until(SOON, "both are settled", || queue().then_some(()));
+    assert_eq!(kept.payloads(), [message("1", 300), message("1", 300), message("2", 300)]);
+    assert_eq!(kept.connections(), 2, "what was answered late has lost its connection");
+    let _orders = Receiver::start(&pair.south.namespace, TARGET, Behaviour::AnswerAfter(TIMEOUT * 2));
+    let mut sender = pair.sender();
+    sender.send(&message("3", 300)).expect("open");
+    assert_eq!(sender.answer(SOON), Err(Lost::Closed));
+    let closed = || pair.north.health_of("forwards", "orders")["closed"]["ack_timeout"] == 1;
+    until(SOON, "it is counted", || closed().then_some(()));
 }
 
 fn case_29_reply_without_msa() {
@@ -216,8 +253,14 @@ fn case_31_commit_then_application_answer() {
     let mut senders = sent(&both, &one);
     passed(&mut senders.orders, &[answer_to(&one, "CA"), answer_to(&one, "AA")]);
     assert!(both.forwards()[0]["anomalies"].get("answer_unmatched").is_none());
-    both.delivered(&[one]);
+    both.delivered(std::slice::from_ref(&one));
     assert!(both.pair.south.metric("service_dropped_answers_total", "service=\"kept\"").abs() < 0.1);
+    // Where the service says so, the CA alone settles a stored one.
+    let commit = |payload: &[u8]| vec![framed(&answer_to(payload, "CA"))];
+    let both = Both::with(DISCARD, &[], &["ack: accept"], Behaviour::Say(commit));
+    let mut senders = sent(&both, &one);
+    passed(&mut senders.orders, &[answer_to(&one, "CA")]);
+    both.delivered(&[one]);
 }
 
 fn case_32_receiver_that_never_answers() {

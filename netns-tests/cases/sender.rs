@@ -209,6 +209,15 @@ fn case_16_one_mebibyte_in_an_obx() {
 fn case_17_large_messages() {
     let mut both = Both::start(&["max_message_size: 16MiB"]);
     both.refuses(&framed(&message("1", (16 << 20) + 1)), "frame_too_large", 1);
+    // Nobody else tells of it: the log does, once, and the status.
+    both.refuses(&framed(&message("1", (16 << 20) + 1)), "frame_too_large", 2);
+    for forward in both.forwards() {
+        assert_eq!(forward["status"], "degraded", "{forward}");
+        assert_eq!(forward["last_refusal"]["reason"], "frame_too_large");
+        let cause = forward["cause"].as_str().unwrap_or_default();
+        assert!(cause.contains("a message was refused") && cause.contains("max_message_size"), "{forward}");
+    }
+    assert_eq!(both.pair.north.log().matches("larger than max_message_size").count(), 2, "once for each forward");
     let one = message("2", 12 << 20);
     let mut senders = both.senders();
     senders.orders.exchange(&one);
@@ -368,6 +377,18 @@ fn case_34_missing_or_repeated_msh_10_and_other_delimiters() {
     assert!(both.orders.payloads() == payloads && both.orders.connections() == 1);
     both.delivered(&payloads);
     assert!(both.kept.connections() >= 3, "an answer to the one before cannot match: {}", both.kept.connections());
+    // Up to 64 KiB a header is kept and its MSH-10 answered whole; above that it is not, and passes where nothing is kept.
+    let (long, too_long) = ("7".repeat(64_000), "8".repeat(66_000));
+    let both = Both::start(&[]);
+    let (long, too_long) = (with(&long, b"\r"), with(&too_long, b"\r"));
+    both.passes(&[&framed(&long)], std::slice::from_ref(&long));
+    let mut senders = both.senders();
+    senders.orders.exchange(&too_long);
+    let _ = senders.kept.stream.write_all(&framed(&too_long));
+    assert_eq!(senders.kept.answer(SOON), Err(Lost::Closed));
+    let closed = || both.forwards()[1]["closed"]["header_too_long"] == 1;
+    until(SOON, "it is counted", || closed().then_some(()));
+    both.delivered(&[long]);
 }
 
 fn case_35_other_framing_bytes() {
@@ -402,10 +423,20 @@ fn case_36_other_protocols_and_port_scanners() {
     for (bytes, kind) in [
         (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], "http"),
         (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", "tls"),
-        (b"SSH-2.0-OpenSSH_9.9\r\n", "banner"),
         (b"\x01\0\0\0\0\xcd\0\x01\0\0ANY-SCP", "dicom"),
     ] {
         both.refuses(bytes, kind, 1);
+    }
+    let greetings: [&[u8]; 6] = [
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        b"220 mail.example.org ESMTP\r\n",
+        b"220-Welcome to this FTP server\r\n",
+        b"+OK POP3 ready\r\n",
+        b"* OK IMAP4rev1 ready\r\n",
+        b"RFB 003.008\n",
+    ];
+    for (times, greeting) in (1..).zip(greetings) {
+        both.refuses(greeting, "banner", times);
     }
     // A scanner that connects and goes.
     drop(both.senders());
