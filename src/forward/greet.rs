@@ -117,6 +117,8 @@ mod tests {
         assert!(
             ENDS_BY_MESSAGE.into_iter().all(|code| advice(code, true).is_some() && not_to_be_taken(code).is_some())
         );
+        let told = [advice("answers_commits", true).unwrap().to_owned(), Cause::AnswersCommits.to_string()];
+        assert!(told.iter().all(|told| told.contains("where it speaks Release 2 it repeats its own")), "{told:?}");
         assert!(["tls", "answers_commits"].into_iter().all(|code| advice(code, true).is_some()));
         assert!(["tls_not_spoken", "tls_too_old"].into_iter().all(|code| advice(code, false).is_some()));
     }

@@ -279,15 +279,11 @@ impl Census {
         let mut statement = connection.prepare(sql).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            match Message::read(row) {
-                Ok(message) => {
-                    census.count(&message, head.retired_through);
-                    if census.changed.len() < CHANGED_MAX && !tags::is_whole(tags, head, &message) {
-                        census.changed.push(message);
-                    }
-                }
-                // It is missing in the counts.
-                Err(_) => {}
+            // What is no row of a message is missing in the counts.
+            let Ok(message) = Message::read(row) else { continue };
+            census.count(&message, head.retired_through);
+            if census.changed.len() < CHANGED_MAX && !tags::is_whole(tags, head, &message) {
+                census.changed.push(message);
             }
         }
         Ok(census)
