@@ -31,7 +31,7 @@ const LEVELS: [&[&str]; 9] = [
 ];
 
 /// Lists what must be pure: a file with its submodules, or a whole room.
-const PURE: [&str; 55] = [
+const PURE: [&str; 56] = [
     "src/config/succession",
     "src/config/alarms",
     "src/config/card",
@@ -48,6 +48,7 @@ const PURE: [&str; 55] = [
     "src/health/history",
     "src/health/queue",
     "src/health/rates",
+    "src/health/settings",
     "src/mllp",
     "src/config/changes",
     "src/config/raw",

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod page;
 mod queue;
 pub mod rates;
+mod settings;
 pub mod state;
 
 #[cfg(test)]
