@@ -188,7 +188,10 @@ impl Core {
         let sql = "DELETE FROM contents WHERE sequence = ?1";
         self.execute("shred a message", sql, [stored(message.sequence)])?;
         self.count_content(message.day, false);
-        self.doomed.extend(message.file);
+        // Whose file it is, is what a changed row does not say; one that is left goes at a start that finds no such row.
+        if self.is_whole(message) {
+            self.doomed.extend(message.file);
+        }
         Ok(())
     }
 

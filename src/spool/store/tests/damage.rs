@@ -488,6 +488,15 @@ async fn a_spool_of_an_earlier_version_is_taken_over_and_what_comes_is_tagged() 
     assert_eq!(damage_of(&place), Damage::Decisions { expected: 3, found: 2 });
 }
 
+async fn spool_with_two_files() -> Place {
+    let place = Place::new();
+    let spool = place.open();
+    for _ in 0..2 {
+        spool.keep(vec![b'x'; INLINE_BYTES_MAX + 1]).await.unwrap();
+    }
+    place
+}
+
 #[tokio::test]
 async fn nothing_is_removed_by_what_a_changed_row_says() {
     let place = Place::new();
@@ -497,6 +506,12 @@ async fn nothing_is_removed_by_what_a_changed_row_says() {
     sql(&place, "UPDATE messages SET file = NULL");
     let spool = place.open();
     assert_eq!((place.files(), spool.show(1).await.unwrap().fault), (1, Some(CHANGED_ROW)));
+    drop(spool);
+    let other = spool_with_two_files().await;
+    sql(&other, "UPDATE messages SET file = (SELECT file FROM messages WHERE sequence = 1) WHERE sequence = 2");
+    let spool = other.open();
+    spool.discard(2, true, "anna", "damaged").await.unwrap();
+    assert!(spool.payload(1, "anna").await.unwrap() == vec![b'x'; INLINE_BYTES_MAX + 1]);
     drop(spool);
     // The key of a day goes with the last message of it, and that another one is of it does not show any more.
     let place = Place::keeping(Duration::from_secs(3600));
