@@ -25,6 +25,8 @@ use zeroize::Zeroizing;
 
 /// Stands for the content of every good key file.
 const KEY: [u8; 32] = [7; 32];
+/// Stands for the content of the file of the key before.
+const OLD_KEY: [u8; 32] = [9; 32];
 
 /// Gives a key for every file, but for those whose names say what is wrong with them.
 fn read_key(path: &Path) -> Result<SecretKey, KeyFileError> {
@@ -33,6 +35,7 @@ fn read_key(path: &Path) -> Result<SecretKey, KeyFileError> {
         Some("missing") => Err(KeyFileError::Missing { path }),
         Some("loose") => Err(KeyFileError::Mode { path, mode: 0o644 }),
         Some("garbage") => Err(KeyFileError::NotAKey { path }),
+        Some("old") => Ok(SecretKey::new(OLD_KEY)),
         _ => Ok(SecretKey::new(KEY)),
     }
 }
@@ -124,6 +127,8 @@ fn every_key_has_its_meaning() {
     assert_eq!(config.tunnel.interface, "wl-every");
     assert_eq!(config.tunnel.backend, Backend::Plain);
     assert_eq!(config.tunnel.private_key.expose(), &KEY);
+    assert_eq!(config.tunnel.old_private_key.counting().map(SecretKey::expose), Some(&OLD_KEY));
+    assert!(!config.sandbox);
     assert_eq!(config.tunnel.listen_port, 51821);
     assert_eq!(config.tunnel.addresses, ["10.98.0.1/24".parse().unwrap(), "fd98::1/128".parse().unwrap()]);
     assert_eq!((config.tunnel.mtu, config.tunnel.fwmark), (1380, 0xca6c));

@@ -305,12 +305,6 @@ impl<P> Running<P> {
         let mut is_all = true;
         tokio::select! {
             biased;
-            readiness = ready(self.connection.as_ref()) => {
-                is_all = self.read();
-                if readiness.is_writable {
-                    self.write();
-                }
-            }
             dialed = dialed(self.dialing.as_mut()) => {
                 self.dialing = None;
                 match dialed {
@@ -333,6 +327,12 @@ impl<P> Running<P> {
             Ok(()) = paused.changed() => {}
             Ok(_) = wanted.wait_for(|wanted| *wanted > 0), if !is_wanted => {}
             Ok(_) = stop.wait_for(|stop| *stop), if !is_stopped => {}
+            readiness = ready(self.connection.as_ref()) => {
+                is_all = self.read();
+                if readiness.is_writable {
+                    self.write();
+                }
+            }
             () = at(until) => self.look_for_drain(),
         }
         if *stop.borrow() {
