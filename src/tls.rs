@@ -11,12 +11,14 @@ mod listed;
 mod side;
 mod socket;
 mod stream;
+mod told;
 
 pub use expiry::{Certificate, EXPIRY_WARNING, Role};
 pub use failure::Failure;
 pub use files::{Anchors, Identity, Problem};
 pub use side::{Listener, Receiver};
 pub use socket::Socket;
+pub use told::Told;
 
 #[cfg(test)]
 pub(crate) mod fixture;

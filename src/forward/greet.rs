@@ -2,10 +2,8 @@
 //!
 //! It reads no byte of a message.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,10 +16,7 @@ use crate::link::inside::tune;
 use crate::link::wire::Cause;
 use crate::mllp::exchange::ANSWERS_COMMITS;
 use crate::mllp::frame::{Anomaly, Violation};
-use crate::tls::{Failure, Listener, Socket};
-
-/// What is to be done about senders that cannot be served is said this often, for each cause.
-const ADVISE_EVERY: Duration = Duration::from_secs(60);
+use crate::tls::{Failure, Listener, Socket, Told};
 
 /// Makes a leg of a sender's connection, with a handshake where there is TLS; a stable code where it cannot.
 pub(super) async fn greet(
@@ -37,26 +32,17 @@ pub(super) async fn greet(
     }
 }
 
-/// Remembers when what to do about senders was last said, by cause.
+/// Says what to do about senders.
 #[derive(Default)]
-pub(super) struct Advice(Mutex<BTreeMap<&'static str, Instant>>);
+pub(super) struct Advice(Told);
 
 impl Advice {
     /// Says what to do about a sender that speaks otherwise than is meant: at most once a minute for each cause.
     pub(super) fn give(&self, config: &config::Forward, from: SocketAddr, code: &'static str, is_greeted: bool) {
         let Some(advice) = advice(code, is_greeted) else { return };
-        if self.is_due(code, Instant::now()) {
+        if self.0.is_due(code, Instant::now()) {
             tracing::warn!(forward = %config.name, %from, cause = code, "cannot serve a sender: {advice}");
         }
-    }
-
-    fn is_due(&self, code: &'static str, now: Instant) -> bool {
-        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = given.get(code).is_none_or(|at| now.saturating_duration_since(*at) >= ADVISE_EVERY);
-        if is_due {
-            given.insert(code, now);
-        }
-        is_due
     }
 }
 
@@ -104,11 +90,7 @@ mod tests {
     use crate::link::tally::ENDS_BY_MESSAGE;
 
     #[test]
-    fn advice_is_given_once_a_minute_for_each_cause_that_has_one() {
-        let (given, now) = (Advice::default(), Instant::now());
-        let minute = Duration::from_secs(60);
-        assert!(given.is_due("tls", now) && given.is_due("tls_expired", now));
-        assert!(!given.is_due("tls", now + minute / 2) && given.is_due("tls", now + minute));
+    fn advice_is_given_for_each_cause_that_has_one() {
         assert!(["finished", "tls_gone", "http"].into_iter().all(|code| advice(code, false).is_none()));
         assert!(
             ["tls_not_trusted", "tls_expired"].into_iter().all(|code| advice(code, true).is_none()),

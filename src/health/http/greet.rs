@@ -2,19 +2,14 @@
 //!
 //! It reads no request.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::tls::{Failure, Listener, Socket};
-
-/// What is to be done about who cannot be answered is said this often, for each cause.
-const ADVISE_EVERY: Duration = Duration::from_secs(60);
+use crate::tls::{Failure, Listener, Socket, Told};
 
 /// Is what plain HTTP is answered.
 const SPEAKS_TLS: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 46\r\n\
@@ -44,9 +39,9 @@ async fn refuse(tcp: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Remembers when it was last said what to do about who cannot be answered, by cause.
+/// Says what to do about who cannot be answered: at most once a minute for each cause.
 #[derive(Debug, Default)]
-pub(super) struct Advice(Mutex<BTreeMap<&'static str, Instant>>);
+pub(super) struct Advice(Told);
 
 impl Advice {
     /// Says why a handshake failed, where that is a matter of how it is set up.
@@ -72,17 +67,8 @@ impl Advice {
     }
 
     fn say(&self, from: SocketAddr, cause: &'static str, text: &str) {
-        if self.is_due(cause, Instant::now()) {
+        if self.0.is_due(cause, Instant::now()) {
             tracing::warn!(%from, cause, "cannot answer who asks for health: {text}");
         }
-    }
-
-    fn is_due(&self, cause: &'static str, now: Instant) -> bool {
-        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = given.get(cause).is_none_or(|at| now.saturating_duration_since(*at) >= ADVISE_EVERY);
-        if is_due {
-            given.insert(cause, now);
-        }
-        is_due
     }
 }

@@ -122,6 +122,12 @@ impl Append {
         self.messages.iter().map(of_one).sum()
     }
 
+    /// Leaves the files of what is committed where they are, whether its answer is given or not.
+    fn keep_files(&mut self) {
+        let kept = self.outcome.kept.len();
+        self.messages.iter_mut().take(kept).for_each(|(_, draft)| draft.0 = None);
+    }
+
     /// Answers; whether a file belongs to a message is not known after a failed commit, so that it stays then.
     fn answer(mut self, failure: Option<&SpoolError>) {
         let kept = match failure {
@@ -163,6 +169,13 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// Takes note that it is committed.
+    pub(super) fn handle_committed(&mut self) {
+        if let Work::Append(append) = &mut self.work {
+            append.keep_files();
+        }
+    }
+
     /// Answers, with what was found or with what failed.
     pub(super) fn answer(self, failure: Option<&SpoolError>) {
         match self.work {

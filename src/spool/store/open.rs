@@ -173,6 +173,10 @@ fn verified(
     }
     let census = Census::take(&connection, path, &keys.rows, &head)?;
     census.compare(&head).map_err(damaged)?;
+    // Not all of them are known.
+    if census.changed.len() >= CHANGED_MAX {
+        return Err(damaged(Damage::Tampered("table of messages")));
+    }
     check_outbox(&connection, path, &head)?;
     tell_lost_keys(&connection, path, &census.days)?;
     // Whose a file is, and whose the key of a day, is what a changed row does not say.

@@ -220,6 +220,8 @@ impl Turn {
             Ok(()) => {
                 // First, so that who has an answer finds it in the tail.
                 tail.send_replace(core.tail());
+                // A runtime that ends drops what it has not run.
+                self.changes.iter_mut().for_each(Job::handle_committed);
                 match runtime.filter(|_| self.changes.len() > 1) {
                     // From there, an answer wakes who waits by a place in a list; from here by a write to the kernel.
                     Some(runtime) => drop(runtime.spawn(async move { self.answer(None) })),

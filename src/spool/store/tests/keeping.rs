@@ -425,3 +425,32 @@ async fn a_message_goes_by_no_time_that_somebody_wrote() {
         [(1, true), (2, false)]
     );
 }
+
+#[test]
+fn what_is_committed_stays_where_its_answer_is_lost_with_the_runtime() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (place, first) = (Place::new(), runtime());
+    let large = vec![b'x'; INLINE_BYTES_MAX + 1];
+    let spool = {
+        let _entered = first.enter();
+        place.open()
+    };
+    drop(first);
+    runtime().block_on(async {
+        // Both come into the turn behind this one.
+        let busy = spool.change(|_| {
+            std::thread::sleep(Duration::from_millis(200));
+            Ok(())
+        });
+        let appends = async { tokio::join!(spool.append(vec![large.clone()]), spool.append(vec![large.clone()])) };
+        let (_, (one, other)) = tokio::join!(busy, appends);
+        assert_eq!((one.kept.len(), other.kept.len()), (0, 0), "nobody is told");
+    });
+    drop(spool);
+    let spool = place.open();
+    runtime().block_on(async {
+        for sequence in 1..=2 {
+            assert!(spool.payload(sequence, "anna").await.unwrap() == large);
+        }
+    });
+}
