@@ -18,6 +18,7 @@ tests![
     nak_answers_cr_in_enhanced_mode,
     a_receiver_that_closes_before_its_answer_is_not_tried_again,
     a_receiver_that_never_answers_is_waited_for,
+    a_receiver_that_never_answers_degrades_its_forward_and_service,
     health_names_the_receiver_as_the_cause,
     a_receiver_that_restarts_is_found_again,
 ];
@@ -131,6 +132,22 @@ fn a_receiver_that_never_answers_is_waited_for() {
     assert_eq!(receiver.payloads().len(), 1);
     receiver.push(&crate::harness::mllp::framed(&answer_to(&message("1", 500), "AA")));
     assert_eq!(sender.answer(SOON), Ok(answer_to(&message("1", 500), "AA")));
+}
+
+fn a_receiver_that_never_answers_degrades_its_forward_and_service() {
+    let pair = Pair::start(&[]);
+    let _receiver = pair.receiver(Behaviour::Silent);
+    let mut sender = pair.sender();
+    sender.send(&message("1", 500)).expect("open");
+    assert_eq!(sender.answer(Duration::from_millis(5200)), Err(Lost::Late));
+    drop(sender);
+    for (site, list, name) in [(&pair.north, "forwards", "orders"), (&pair.south, "services", "orders")] {
+        let cause = until(SOON, "it is degraded", || {
+            let health = site.health_of(list, name);
+            (health["status"] == "degraded").then(|| health["cause"].as_str().expect("a cause").to_owned())
+        });
+        assert!(cause.0.starts_with("a message waited in vain for an answer of receiver "), "{}", cause.0);
+    }
 }
 
 fn health_names_the_receiver_as_the_cause() {

@@ -13,11 +13,11 @@ use crate::config::{Peer, Target};
 use crate::control::destinations::Destinations;
 use crate::forward::{Forward, not_to_be_taken};
 use crate::health::facts::{
-    ForwardFacts, HeldQueue, Histogram, LastRefusal, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts,
+    ForwardFacts, HeldQueue, Histogram, LastRefusal, Left, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts,
     Session, SetBy, SetByWg, SiteFacts,
 };
 use crate::link::outbound::{LinkState, Outbound};
-use crate::link::tally::{Counts, LATENCY_BOUNDS_SECONDS};
+use crate::link::tally::{self, Counts, LATENCY_BOUNDS_SECONDS};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::service::Service;
 use crate::service::stored::Talk;
@@ -139,6 +139,7 @@ impl Parts {
                 let told = not_to_be_taken(reason)?;
                 Some(LastRefusal { reason, told, age: now.saturating_duration_since(at) })
             }),
+            left_unanswered: left(counts.left),
             unknown_outcomes_total: counts.unknown_outcomes,
             closed: counts.closed,
             certificates: certificates::facts(certificates::of_forward(&config)),
@@ -214,6 +215,7 @@ fn latency(counts: &Counts) -> Histogram {
 fn service_facts(service: &Service, inbox: &Path, watch: &Watch) -> ServiceFacts {
     let config = service.config();
     let counts = service.tally().counts();
+    let left_unanswered = left(counts.left);
     let (receiver, since) = service.receiver();
     let target = config.target.to_string();
     let (talks, stored) = service.talks();
@@ -250,6 +252,7 @@ fn service_facts(service: &Service, inbox: &Path, watch: &Watch) -> ServiceFacts
         closed,
         messages_total: counts.messages.saturating_add(stored.delivered),
         acks,
+        left_unanswered,
         anomalies: counts.anomalies,
         dropped_answers: dropped_answers(&stored),
         in_doubt_total: stored.in_doubt_resends,
@@ -259,6 +262,11 @@ fn service_facts(service: &Service, inbox: &Path, watch: &Watch) -> ServiceFacts
         disk_full,
         certificates: certificates::facts(certificates::of_service(&config)),
     }
+}
+
+fn left(left: Option<tally::Left>) -> Option<Left> {
+    let age = |at: Instant| Instant::now().saturating_duration_since(at);
+    left.map(|left| Left { messages: left.messages, first_age: age(left.first), age: age(left.last) })
 }
 
 /// Counts by kind what a receiver said to stored messages and is no answer to the one that was sent.

@@ -175,6 +175,8 @@ pub struct ForwardFacts {
     pub ack_latency: Histogram,
     /// Is the last message that was refused for what it is, whoever it was for.
     pub last_refusal: Option<LastRefusal>,
+    /// Is what the receiver has left without an answer since its last one.
+    pub left_unanswered: Option<Left>,
     /// Counts messages whose connection ended before their answer came: the receiver may have taken them or not.
     pub unknown_outcomes_total: u64,
     /// Counts the senders' connections that ended, by reason.
@@ -262,6 +264,19 @@ pub struct LastRefusal {
     pub age: Duration,
 }
 
+/// Counts messages whose connection ended after they had waited for an answer for some seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// Counts them.
+    pub messages: u64,
+    /// Is the time since the first of these ends.
+    #[serde(skip)]
+    pub first_age: Duration,
+    /// Is the time since the last of them.
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    pub age: Duration,
+}
+
 /// Counts durations in fixed buckets.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram {
@@ -299,6 +314,8 @@ pub struct ServiceFacts {
     pub messages_total: u64,
     /// Counts the receiver's answers by their code (MSA-1).
     pub acks: BTreeMap<&'static str, u64>,
+    /// Is what the receiver has left without an answer since its last one.
+    pub left_unanswered: Option<Left>,
     /// Counts deviations in what senders and the receiver sent to each other, by code.
     #[serde(rename = "anomalies_total")]
     pub anomalies: BTreeMap<&'static str, u64>,

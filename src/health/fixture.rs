@@ -58,6 +58,7 @@ pub(crate) fn site() -> SiteFacts {
             closed: BTreeMap::from([("receiver_refuses", 3)]),
             messages_total: 7,
             acks: BTreeMap::from([("AA", 7)]),
+            left_unanswered: None,
             anomalies: BTreeMap::from([("answer_unmatched", 2)]),
             dropped_answers: BTreeMap::from([("foreign", 1)]),
             in_doubt_total: 0,
@@ -99,6 +100,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
         last_ack_age: Some(Duration::from_secs(42)),
         last_negative_ack: None,
         last_refusal: None,
+        left_unanswered: None,
         unknown_outcomes_total: 2,
         ack_latency: Histogram {
             bounds_seconds: &[0.01, 1.0],

@@ -134,8 +134,11 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
     let forwards: Vec<_> = facts.forwards.iter().map(entries).collect();
     let peers: Vec<_> =
         facts.peers.iter().map(|peer| Entry { verdict: judge_peer(facts, peer, now), facts: peer }).collect();
-    let services: Vec<_> =
-        facts.services.iter().map(|service| Entry { verdict: judge_service(facts, service), facts: service }).collect();
+    let services: Vec<_> = facts
+        .services
+        .iter()
+        .map(|service| Entry { verdict: judge_service(facts, service, now), facts: service })
+        .collect();
     let orphans = facts.orphans.iter().map(|orphan| Entry { verdict: judge_orphan(orphan), facts: orphan }).collect();
     let unready = unready(facts);
     // That nothing tells of a peer that `wg` added says nothing of this site: no message goes there.

@@ -150,7 +150,7 @@ impl Cause {
     }
 
     /// Returns the stable code that metrics show.
-    pub fn code(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
             Self::ReceiverRefuses => "receiver_refuses",
             Self::ReceiverSilent => "receiver_silent",

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::audit::Clerk;
+use crate::link::cause::Cause;
 use crate::mllp::ack::AckCode;
 use crate::mllp::frame::{Anomaly, Violation};
 use crate::mllp::observe::Observation;
@@ -18,6 +19,12 @@ pub const LATENCY_BOUNDS_SECONDS: [f64; 14] =
 /// Lists why connections end for what a message is: sent again as it is, it ends the next one too.
 pub const ENDS_BY_MESSAGE: [&str; 3] =
     [Violation::FrameTooLarge.code(), Violation::WideText.code(), Anomaly::HeaderTooLong.code()];
+
+/// A message whose connection ends before it has waited so long is its sender's haste, not its receiver's silence.
+const LEFT_AFTER: Duration = Duration::from_secs(5);
+
+/// Lists the ends of a connection that leave a receiver's silence behind, and no other fault.
+const ENDS_IN_SILENCE: [&str; 3] = [Cause::SenderGone.code(), Cause::AckTimeout.code(), "unanswered"];
 
 /// Counts what passes.
 #[derive(Default)]
@@ -57,8 +64,21 @@ pub struct Counts {
     pub last_negative: Option<(&'static str, Instant)>,
     /// Is the last reason of [`ENDS_BY_MESSAGE`], and when it was.
     pub last_refusal: Option<(&'static str, Instant)>,
+    /// Is what the receiver has left without an answer since its last one.
+    pub left: Option<Left>,
     unanswered: HashMap<u64, (usize, Instant)>,
     next_connection: u64,
+}
+
+/// Counts messages whose connection ended when they had waited for an answer for [`LEFT_AFTER`] or longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Counts them.
+    pub messages: u64,
+    /// Is when the first of their connections ended.
+    pub first: Instant,
+    /// Is when the last of them did.
+    pub last: Instant,
 }
 
 impl Counts {
@@ -94,13 +114,20 @@ impl Tally {
 
     /// Ends it; `reason` is a stable code.
     pub fn end(&self, connection: u64, reason: &'static str) {
+        let now = Instant::now();
         let mut counts = self.lock();
         counts.connections = counts.connections.saturating_sub(1);
-        let unanswered = counts.unanswered.remove(&connection).map_or(0, |(messages, _)| messages as u64);
+        let waited = counts.unanswered.remove(&connection);
+        let unanswered = waited.map_or(0, |(messages, _)| messages as u64);
         counts.unknown_outcomes += unanswered;
+        let in_vain = waited.is_some_and(|(_, since)| now.saturating_duration_since(since) >= LEFT_AFTER);
+        if in_vain && ENDS_IN_SILENCE.contains(&reason) {
+            let before = counts.left.map_or((0, now), |left| (left.messages, left.first));
+            counts.left = Some(Left { messages: before.0 + unanswered, first: before.1, last: now });
+        }
         *counts.closed.entry(reason).or_default() += 1;
         if ENDS_BY_MESSAGE.contains(&reason) {
-            counts.last_refusal = Some((reason, Instant::now()));
+            counts.last_refusal = Some((reason, now));
         }
         drop(counts);
         if let Some(clerk) = self.clerk().filter(|_| unanswered > 0) {
@@ -132,6 +159,7 @@ impl Tally {
             Observation::Ack { code, latency } => {
                 *counts.acks.entry(code.code()).or_default() += 1;
                 counts.last_ack = Some(now);
+                counts.left = None;
                 // The commit of Release 2 is no answer yet, and no refusal.
                 if !code.is_positive() && code != AckCode::TransportAck {
                     counts.last_negative = Some((code.code(), now));
@@ -191,5 +219,22 @@ mod tests {
         tally.end(first, "unanswered");
         tally.end(second, "finished");
         assert_eq!((tally.counts().unknown_outcomes, tally.counts().unanswered()), (3, 0));
+        assert_eq!(tally.counts().left, None, "nobody waited for long");
+    }
+
+    #[test]
+    fn a_receiver_leaves_messages_until_it_answers_one() {
+        let tally = Tally::default();
+        let end_after = |(seconds, reason)| {
+            let connection = tally.begin();
+            tally.waits(connection, 2, Instant::now().checked_sub(Duration::from_secs(seconds)));
+            tally.end(connection, reason);
+            tally.counts().left.map(|left| left.messages)
+        };
+        let ends =
+            [(9, "receiver_reset"), (4, "sender_gone"), (6, "unanswered"), (4, "ack_timeout"), (9, "sender_gone")];
+        assert_eq!(ends.map(end_after), [None, None, Some(2), Some(2), Some(4)]);
+        tally.count(Observation::Ack { code: AckCode::ApplicationAccept, latency: None }, Instant::now());
+        assert_eq!(tally.counts().left, None);
     }
 }

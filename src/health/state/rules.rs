@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::certificate;
 use super::super::facts::{
-    ForwardFacts, Link, Part, PeerFacts, Receiver, ServiceFacts, Session, SiteFacts, rfc3339_text,
+    ForwardFacts, Left, Link, Part, PeerFacts, Receiver, ServiceFacts, Session, SiteFacts, rfc3339_text,
 };
 use super::{Status, Verdict};
 
@@ -113,6 +113,7 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
         .or_else(|| queue::shortage(facts, forward))
         .or_else(|| queue::set_aside(facts, forward))
         .or_else(|| overdue_answer(forward, now))
+        .or_else(|| silence(forward.left_unanswered, &receiver_of(forward), now))
         .or_else(|| negative_answer(forward, now))
         .or_else(|| refusal(forward, now))
         .or_else(|| certificate::expired(&forward.certificates))
@@ -145,12 +146,29 @@ fn receiver_fault(receiver: &Receiver, place: &str) -> Option<Verdict> {
 
 fn overdue_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
     let age = forward.oldest_unanswered_age.filter(|age| *age > ANSWER_OVERDUE)?;
-    let who = match &forward.queue {
+    let text = format!(
+        "{} is slow: {} unanswered, the oldest for {}",
+        receiver_of(forward),
+        forward.unanswered,
+        age_text(age)
+    );
+    Some(Verdict::new(Status::Degraded, before(now, age.saturating_sub(ANSWER_OVERDUE)), &text))
+}
+
+/// Names who answers a forward's senders.
+fn receiver_of(forward: &ForwardFacts) -> String {
+    match &forward.queue {
         None => format!("receiver at {}", forward.peer),
         Some(_) => "the spool".to_owned(),
-    };
-    let text = format!("{who} is slow: {} unanswered, the oldest for {}", forward.unanswered, age_text(age));
-    Some(Verdict::new(Status::Degraded, before(now, age.saturating_sub(ANSWER_OVERDUE)), &text))
+    }
+}
+
+/// Notes what a receiver leaves without an answer: its senders gave up, or `ack_timeout` did, before an answer was overdue.
+fn silence(left: Option<Left>, who: &str, now: SystemTime) -> Option<Verdict> {
+    let left = left.filter(|left| left.age <= NEGATIVE_ACK_RECENT)?;
+    let messages = if left.messages == 1 { "a message".to_owned() } else { format!("{} messages", left.messages) };
+    let text = format!("{messages} waited in vain for an answer of {who}, the last until {} ago", age_text(left.age));
+    Some(Verdict::new(Status::Degraded, before(now, left.first_age), &text))
 }
 
 fn negative_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
@@ -164,7 +182,6 @@ fn negative_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
     Some(Verdict::new(Status::Degraded, before(now, last.age), &text))
 }
 
-/// Answers where nothing tells that the receiver is there: it is unknown, or the idle session that showed it is gone.
 /// Notes a message that was refused for what it is: its sender hears of it by the end of its connection alone, and may send
 /// it for ever.
 fn refusal(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
@@ -173,6 +190,7 @@ fn refusal(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
     Some(Verdict::new(Status::Degraded, before(now, last.age), &text))
 }
 
+/// Answers where nothing tells that the receiver is there: it is unknown, or the idle session that showed it is gone.
 fn missing_evidence(
     facts: &SiteFacts,
     forward: &ForwardFacts,
@@ -219,7 +237,7 @@ fn ok_since(facts: &SiteFacts, forward: &ForwardFacts, peer: Option<&PeerFacts>)
     [session, link, receiver].into_iter().flatten().fold(facts.started, SystemTime::max)
 }
 
-pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdict {
+pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts, now: SystemTime) -> Verdict {
     let unknown = || {
         let text = format!(
             "whether receiver {} answers is not known: nobody connected lately, and no probe tells",
@@ -235,6 +253,7 @@ pub(super) fn judge_service(facts: &SiteFacts, service: &ServiceFacts) -> Verdic
         .or_else(|| receiver_fault(&service.receiver, ""))
         .or_else(|| all_taken(service))
         .or_else(|| queue::trying_at(facts, service))
+        .or_else(|| silence(service.left_unanswered, &format!("receiver {}", service.target), now))
         .or_else(|| ledger_fault(facts, service))
         .or_else(|| certificate::expired(&service.certificates))
         .unwrap_or_else(|| match service.receiver {

@@ -1,7 +1,7 @@
 //! Tests of every rule of the verdict.
 
 use super::super::facts::{
-    HeldQueue, LastRefusal, Link, NegativeAck, Onsets, OrphanFacts, Part, Queue, QueueFacts, Receiver, Session,
+    HeldQueue, LastRefusal, Left, Link, NegativeAck, Onsets, OrphanFacts, Part, Queue, QueueFacts, Receiver, Session,
 };
 use super::super::fixture::{NOW, ago, site};
 use super::rules::{ANSWER_OVERDUE, EVIDENCE_FRESH, NEGATIVE_ACK_RECENT};
@@ -633,6 +633,21 @@ fn a_message_that_is_refused_for_what_it_is_degrades_its_forward_for_a_while() {
     };
     check("refused", &refused(9), Status::Degraded, ago(9), "a message was refused 9s ago: it is large");
     assert_eq!(refused(301).status, Status::Ok);
+}
+
+#[test]
+fn messages_that_wait_in_vain_degrade_their_forward_and_service_for_a_while() {
+    let left = |messages, seconds: u64| {
+        let (first_age, age) = (Duration::from_secs(seconds + 20), Duration::from_secs(seconds));
+        Some(Left { messages, first_age, age })
+    };
+    let text = "3 messages waited in vain for an answer of receiver at city-lab, the last until 9s ago";
+    let verdict = |left| forward(0, |facts| facts.forwards[0].left_unanswered = left);
+    check("left", &verdict(left(3, 9)), Status::Degraded, ago(29), text);
+    assert_eq!(verdict(left(3, 301)).status, Status::Ok);
+    let text = "a message waited in vain for an answer of receiver 192.168.10.40:6661, the last until 9s ago";
+    let verdict = service(|facts| facts.services[0].left_unanswered = left(1, 9));
+    check("left at the service", &verdict, Status::Degraded, ago(29), text);
 }
 
 #[test]
