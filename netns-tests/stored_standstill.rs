@@ -20,6 +20,7 @@ tests![
     a_queue_without_its_key_is_told_once_and_its_numbers_are_not_known,
     a_queue_for_two_destinations_drains_to_both,
     what_is_in_doubt_comes_behind_no_newer_message,
+    what_an_own_delivery_has_before_it_can_be_set_aside_after_a_restart,
 ];
 
 /// Bounds what two sites do by themselves.
@@ -321,6 +322,35 @@ fn a_queue_for_two_destinations_drains_to_both() {
     assert_eq!(send(&pair, "6"), "AA 6");
     arrived(&images, &["3", "4", "5", "6"]);
     assert_eq!(orders.payloads().len(), 2);
+}
+
+fn what_an_own_delivery_has_before_it_can_be_set_aside_after_a_restart() {
+    let mut pair = Pair::unstarted();
+    let key = pair.north.dir.join("spool.key").display().to_string();
+    let to = format!("to: \"{}:6661\"", pair.south.inner);
+    let north = Plan::of(&pair.north).peer(&pair.south).spool(&key);
+    pair.north.start(&north.forward("orders", FORWARD, "south", &to, &["delivery: stored"]));
+    let south = Plan::of(&pair.south).peer(&pair.north).service("orders", TARGET, "north", &["port: 6661"]);
+    pair.south.start(&south);
+    // The first is attempted, and the ones behind it are read, as nobody answers.
+    let silent = pair.receiver(Behaviour::Silent);
+    for id in ["1", "2", "3", "4"] {
+        assert_eq!(send(&pair, id), format!("AA {id}"));
+    }
+    until(SOON, "the first is there", || (silent.payloads().len() == 1).then_some(()));
+    done(&pair, "forward pause orders");
+    pair.north.kill();
+    pair.north.restart();
+    assert!(done(&pair, "queue discard orders 3 --reason x").contains("message 3 is given up"));
+    assert!(done(&pair, "queue park orders 1").contains("message 1 is set aside"));
+    drop(silent);
+    let receiver = pair.receiver(Behaviour::Answer("AA"));
+    done(&pair, "forward resume orders");
+    until(SOON, "the others arrive", || {
+        let payloads = receiver.payloads();
+        let ids: Vec<&[u8]> = payloads.iter().map(|payload| control_id(payload)).collect();
+        (ids == [b"2", b"4"]).then_some(())
+    });
 }
 
 /// The kernel repeats what it has not brought over yet, also on a connection that was closed meanwhile.

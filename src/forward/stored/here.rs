@@ -139,6 +139,8 @@ impl Here {
     }
 
     async fn converse(self: Arc<Self>, spool: Arc<Spool>) {
+        // Where it fails the spool says why, and what was handed out before counts as sent.
+        spool.hand_anew(&self.destination).await.ok();
         let (messages, source) = mpsc::channel(SOURCE_MAX);
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let (reports, mut reported) = mpsc::channel(REPORTS_MAX);

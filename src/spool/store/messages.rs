@@ -331,6 +331,25 @@ impl Core {
         message.state == State::Queued && message.sequence <= self.handed_through
     }
 
+    /// Tells whether a queued message was attempted, where this spool is the ledger of its receiver.
+    pub(super) fn is_attempted(&self, message: &Message) -> bool {
+        let attempting = self.live.head.attempting.is_some_and(|attempt| attempt.sequence == message.sequence);
+        attempting && message.state == State::Queued
+    }
+
+    /// Takes note that nobody has a message of the queue who delivers it to this destination, from here: whoever had any
+    /// is gone, and which was attempted is written down.
+    pub(super) fn hand_anew(&mut self, to: &Destination) {
+        let is_its_own = |id| {
+            let was_moved = self.live.formers.get(id).is_some_and(|formers| !formers.is_empty());
+            self.live.destinations.get(id) == Some(to) && !was_moved
+        };
+        // Others may be where nobody here can look.
+        if self.live.waiting.iter().all(|(id, count)| *count == 0 || is_its_own(id)) {
+            self.handed_through = self.live.head.retired_through;
+        }
+    }
+
     /// Raises what may have been sent; part of a transaction.
     pub(super) fn reserve_sent(&mut self, through: Sequence) {
         self.live.head.sent_through = self.live.head.sent_through.max(through);

@@ -82,7 +82,7 @@ impl Core {
             accepted: (fault != Some(CHANGED_ROW)).then(|| time_of(message.accepted)),
             settled: (message.settled > 0 && fault != Some(CHANGED_ROW)).then(|| time_of(message.settled)),
             destination,
-            may_be_sent: self.may_be_sent(message),
+            may_be_sent: self.may_be_sent(message) || self.is_attempted(message),
             outcome,
             fault,
             decisions: self.decisions(message)?,

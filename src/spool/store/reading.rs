@@ -45,6 +45,19 @@ impl Spool {
         Ok(queued)
     }
 
+    /// Begins a delivery by this site itself: what an earlier one had read, and did not attempt, was not sent.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn hand_anew(&self, to: &Destination) -> Result<(), SpoolError> {
+        let to = to.clone();
+        self.look(move |core| {
+            core.hand_anew(&to);
+            Ok(())
+        })
+        .await
+    }
+
     /// Reads a payload, and digests it.
     pub(super) async fn whole(&self, content: Content) -> Result<(Vec<u8>, Fingerprint), SpoolError> {
         let key = self.digest_key.clone();

@@ -3,6 +3,10 @@
 use super::*;
 use crate::spool::{Attempt, Finished, Ledger as _};
 
+fn to(target: &str) -> Destination {
+    Destination { peer_key: [5; 32], target: target.to_owned() }
+}
+
 async fn states(spool: &Spool) -> Vec<State> {
     spool.list(1, None, 99).await.unwrap().iter().map(|one| one.state).collect()
 }
@@ -56,6 +60,43 @@ async fn what_may_be_sent_is_not_touched_before_it_was_withdrawn() {
 }
 
 #[tokio::test]
+async fn what_an_own_delivery_read_and_did_not_attempt_was_not_sent() {
+    let place = Place::new();
+    let spool = place.open();
+    for number in 1..=4 {
+        spool.keep(message(number)).await.unwrap();
+    }
+    let (orders, images) = (to("orders"), to("images"));
+    assert_eq!(spool.read_for(&orders, 1, 9, usize::MAX).await.unwrap().len(), 4);
+    let attempt = Attempt { sequence: 1, number: 2, in_doubt: 0, interrupted: 0, under_way: true };
+    spool.commit(None, Some(attempt)).await.unwrap();
+    spool.pause(true, "anna").await.unwrap();
+    drop(spool);
+    let spool = place.open();
+    let sent = async |spool: &Spool| {
+        let listed = spool.list(1, None, 9).await.unwrap();
+        listed.iter().map(|one| one.may_be_sent).collect::<Vec<_>>()
+    };
+    assert_eq!(sent(&spool).await, [true; 4]);
+    spool.hand_anew(&images).await.unwrap();
+    assert_eq!(sent(&spool).await, [true; 4], "another may have them");
+    spool.hand_anew(&orders).await.unwrap();
+    assert_eq!(sent(&spool).await, [true, false, false, false]);
+    spool.discard(3, false, "anna", "why").await.unwrap();
+    spool.park(1, false, "anna").await.unwrap();
+    let first = spool.show(1).await.unwrap();
+    assert_eq!(first.outcome.map(|outcome| (outcome.attempts, outcome.in_doubt)), Some((2, 1)));
+    // What is read again is asked for again.
+    spool.pause(false, "anna").await.unwrap();
+    assert_eq!(spool.read_for(&orders, 1, 1, usize::MAX).await.unwrap().len(), 1);
+    assert!(matches!(spool.park(2, false, "anna").await, Err(SpoolError::Sent { sequence: 2 })));
+    // What was sent elsewhere before it was moved here may be there.
+    assert_eq!(spool.move_to(orders, images.clone(), "anna").await.unwrap(), 2);
+    spool.hand_anew(&images).await.unwrap();
+    assert!(matches!(spool.park(2, false, "anna").await, Err(SpoolError::Sent { sequence: 2 })));
+}
+
+#[tokio::test]
 async fn what_was_never_read_cannot_have_been_sent() {
     let place = Place::new();
     let spool = place.open();
@@ -90,7 +131,6 @@ async fn a_pause_outlives_a_restart() {
 
 #[tokio::test]
 async fn messages_wait_for_their_own_destination_until_they_are_moved() {
-    let to = |target: &str| Destination { peer_key: [5; 32], target: target.to_owned() };
     let place = Place::new();
     let spool = place.open();
     for number in 1..=3 {
@@ -129,7 +169,6 @@ async fn messages_wait_for_their_own_destination_until_they_are_moved() {
 
 #[tokio::test]
 async fn a_move_leaves_what_was_delivered_as_it_was() {
-    let to = |target: &str| Destination { peer_key: [5; 32], target: target.to_owned() };
     let place = Place::new();
     let spool = place.open();
     for number in 1..=4 {
