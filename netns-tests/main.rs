@@ -55,6 +55,7 @@ mod self_test;
 mod status_page;
 mod stored_faults;
 mod stored_intake;
+mod stored_rotation;
 mod stored_standstill;
 mod tls;
 mod torrent;
@@ -135,6 +136,7 @@ fn main() -> ExitCode {
         flood::tests(),
         stored_faults::tests(),
         stored_intake::tests(),
+        stored_rotation::tests(),
         stored_standstill::tests(),
         tunnel::tests(),
         tls::tests(),

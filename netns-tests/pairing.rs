@@ -17,6 +17,7 @@ tests![
     from_nothing_to_a_first_message_in_eight_commands needs "ipv6",
     without_ipv6_an_address_is_demanded_and_used needs "ipv6",
     running_sites_pair_in_either_order needs "ipv6",
+    what_a_running_site_was_not_told_of_is_taken_up_when_it_is_said_again needs "ipv6",
     what_a_running_site_refuses_is_put_back needs "ipv6",
     an_address_that_this_host_reaches_otherwise_is_refused needs "ipv6",
     the_words_and_the_site_are_shown_before_a_card_is_taken needs "ipv6" "script" "sh",
@@ -203,6 +204,21 @@ fn running_sites_pair_in_either_order() {
         south.run(&format!("pair --remove north-{test}"));
         assert_eq!((north.site.process_id(), south.site.process_id()), processes, "no site was restarted");
     }
+}
+
+fn what_a_running_site_was_not_told_of_is_taken_up_when_it_is_said_again() {
+    let wire = Wire::new();
+    let (mut north, mut south) = (Made::new(&wire, "north", "again"), Made::new(&wire, "south", "again"));
+    north.init("");
+    let card = south.init(&format!("--endpoint {}", endpoint(&south.site)));
+    north.start();
+    let words = south.run("card --fingerprint").trim().replace(' ', "-");
+    // as a kill leaves it between the file and the reload
+    let again = format!("pair {} --yes --fingerprint {words}", card.trim());
+    north.run(&format!("{again} --no-reload"));
+    assert!(north.run(&again).contains("reloaded: peers: 1 added (south-again)"));
+    let said = north.run(&again);
+    assert!(said.contains("nothing is to be changed\n"), "{said}");
 }
 
 fn what_a_running_site_refuses_is_put_back() {

@@ -18,6 +18,7 @@ tests![
     both_sites_rotate_at_once,
     a_peer_that_was_down_moves_when_it_is_back,
     a_kill_at_each_step_leaves_two_sites_that_find_each_other,
+    a_new_key_that_the_running_site_was_not_told_of_is_taken_up,
     a_compromised_key_is_cut_off_at_once,
     a_plain_peer_is_named_and_known_by_the_old_key_until_it_has_the_new_one needs "wireguard-go" "wg" "ping",
 ];
@@ -36,7 +37,7 @@ fn try_run(site: &Site, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[track_caller]
-fn run(site: &Site, arguments: &[&str]) -> String {
+pub(crate) fn run(site: &Site, arguments: &[&str]) -> String {
     let (code, said) = try_run(site, arguments);
     assert_eq!(code, Some(0), "{}: {arguments:?}: {said}", site.name);
     said
@@ -184,6 +185,19 @@ fn a_kill_at_each_step_leaves_two_sites_that_find_each_other() {
     assert_eq!(pair.south.health()["rotation"]["is_done"], true, "it is known after a restart");
     run(&pair.south, &["rotate", "--finish"]);
     passes(&pair, "three");
+}
+
+fn a_new_key_that_the_running_site_was_not_told_of_is_taken_up() {
+    let pair = Pair::start(HOLD);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    // as a kill leaves it between the file and the reload
+    for again in [&["rotate", "--finish"][..], &["rotate"]] {
+        run(&pair.south, &["rotate", "--no-reload"]);
+        assert!(pair.south.health()["rotation"].is_null());
+        let said = run(&pair.south, again);
+        assert!(said.contains("had not been told") && said.contains("the old key of this site is gone"), "{said}");
+        passes(&pair, again[again.len() - 1]);
+    }
 }
 
 fn a_compromised_key_is_cut_off_at_once() {

@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 use super::queue::Told;
 use super::site::{SOCKET_DIRECTORY, SiteArgs, SiteError};
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
-use crate::config::{self, Config, Errors, Peer, edit};
+use crate::config::{self, Config, Errors, NOTHING_CHANGED, Peer, edit};
 use crate::control::{Reloaded, Request};
 
 /// Is a site's configuration unless `-c` says otherwise.
 pub(super) const CONFIG: &str = "/etc/wardlink/wardlink.yaml";
 /// Limits what is read of a configuration, in bytes: one more than it may have.
 const READ_BYTES_MAX: u64 = (1 << 20) + 1;
+
+const UNCHANGED: &str = "nothing is to be changed";
 
 /// Names the configuration file.
 #[derive(Debug, clap::Args)]
@@ -105,7 +107,10 @@ pub(super) fn change(
     current.text = with_newest_keys(&current);
     let text = edit_text(&current)?;
     if text == before {
-        return Ok("nothing is to be changed".to_owned());
+        return match reload.no_reload {
+            true => Ok(UNCHANGED.to_owned()),
+            false => caught_up(&path),
+        };
     }
     config::parse_beside(&text, &path).map_err(|errors| wrong(&errors, &path))?;
     let write = |text: &str| replace(&path, text, &lock).map_err(|error| cannot("write", &path, &error));
@@ -114,7 +119,7 @@ pub(super) fn change(
         return Ok(format!("{} is changed; `wardlink reload{}` has it taken up", path.display(), flag(&path)));
     }
     match take_up(&path) {
-        Ok(said) => Ok(said),
+        Ok(taken_up) => Ok(taken_up.told(&path)),
         Err((code, why)) => {
             write(&before)?;
             // The site keeps in mind that a reload failed until one does not.
@@ -122,6 +127,31 @@ pub(super) fn change(
             let path = path.display();
             Err(Told::new(code, format!("wardlink: {why}\nwardlink: {path} is as it was: nothing was changed\n")))
         }
+    }
+}
+
+/// Has a running site take up the file as it is: a command that was killed may have changed it, and told nobody.
+fn caught_up(path: &Path) -> Result<String, Told> {
+    match take_up(path) {
+        Ok(TakenUp::Changed(changes)) => Ok(format!("{UNCHANGED} in {}; reloaded: {changes}", path.display())),
+        Ok(TakenUp::Unchanged | TakenUp::NotRunning(_)) => Ok(UNCHANGED.to_owned()),
+        Err((code, why)) => Err(Told::new(code, format!("wardlink: {UNCHANGED} in {}, but {why}\n", path.display()))),
+    }
+}
+
+/// Does that for a command that then asks the running site; says what the site had not known.
+///
+/// # Errors
+/// It does not take the file up: says why.
+pub(super) fn catch_up(path: &Path, reload: &ReloadArgs) -> Result<Option<String>, Told> {
+    if reload.no_reload {
+        return Ok(None);
+    }
+    let path = fs::canonicalize(path).map_err(|error| cannot_read(path, &error))?;
+    match take_up(&path) {
+        Ok(TakenUp::Changed(changes)) => Ok(Some(changes)),
+        Ok(TakenUp::Unchanged | TakenUp::NotRunning(_)) => Ok(None),
+        Err((code, why)) => Err(Told::new(code, format!("wardlink: {why}\nwardlink: nothing was changed\n"))),
     }
 }
 
@@ -179,18 +209,39 @@ fn write_like(new: &Path, text: &str, old: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Is what came of a reload.
+enum TakenUp {
+    /// The site ran this already.
+    Unchanged,
+    /// It runs this from now on: says what differs.
+    Changed(String),
+    /// It does not run.
+    NotRunning(String),
+}
+
+impl TakenUp {
+    fn told(&self, path: &Path) -> String {
+        match self {
+            Self::Unchanged => format!("reloaded: {NOTHING_CHANGED}"),
+            Self::Changed(changes) => format!("reloaded: {changes}"),
+            Self::NotRunning(site) => {
+                format!("site {site} does not run: `wardlink run{}` starts it with this", flag(path))
+            }
+        }
+    }
+}
+
 /// Has the site that runs take the file up; one that does not run is no failure.
-fn take_up(path: &Path) -> Result<String, (u8, String)> {
+fn take_up(path: &Path) -> Result<TakenUp, (u8, String)> {
     let site = SiteArgs { config: Some(path.to_owned()), socket: None };
     let answer = match site.ask(Request::Reload, Path::new(SOCKET_DIRECTORY)) {
         Ok((_, answer)) => answer,
-        Err(SiteError::NotRunning { site, .. }) => {
-            return Ok(format!("site {site} does not run: `wardlink run{}` starts it with this", flag(path)));
-        }
+        Err(SiteError::NotRunning { site, .. }) => return Ok(TakenUp::NotRunning(site)),
         Err(error) => return Err((error.exit_code(), error.to_string())),
     };
     match serde_json::from_value(answer) {
-        Ok(Reloaded::Done { changes }) => Ok(format!("reloaded: {changes}")),
+        Ok(Reloaded::Done { changes }) if changes == NOTHING_CHANGED => Ok(TakenUp::Unchanged),
+        Ok(Reloaded::Done { changes }) => Ok(TakenUp::Changed(changes)),
         Ok(Reloaded::BadFile { errors }) => Err((EXIT_USAGE, format!("the running site refuses it: {errors}"))),
         Ok(Reloaded::Failed { cause }) => {
             let cause = format!(

@@ -15,7 +15,7 @@ use super::queue::{Told, say};
 use super::{EXIT_FAILED, EXIT_USAGE, card as card_words};
 use crate::config::card::{Admission, Admitted, CARD_BYTES_MAX, Card, Route, admit, ipv4_routes, ipv6_routes};
 use crate::config::edit::{self, Entry, NotEdited, Value};
-use crate::config::{Config, Forward, Name, Peer, Target};
+use crate::config::{Config, Delivery, Forward, Name, Peer, Target};
 
 /// Is how often a site sends to a peer that it calls: below the patience of usual NATs.
 const KEEPALIVE: &str = "25s";
@@ -82,7 +82,7 @@ fn pair(args: &Args, source: &str) -> Result<String, Told> {
     // Before anybody is asked; and again when nothing can change any more.
     judge(&Current::read(&args.file.config)?.config)?;
     confirm(args, &card)?;
-    let (mut note, mut is_new, mut unused) = ("", false, Vec::new());
+    let (mut note, mut is_new, mut unused, mut queues) = ("", false, Vec::new(), Vec::new());
     let said = change(&args.file.config, &args.reload, |current| {
         let admitted = judge(&current.config)?;
         if card.endpoint.is_none() && current.config.tunnel.endpoint.is_none() {
@@ -91,6 +91,7 @@ fn pair(args: &Args, source: &str) -> Result<String, Told> {
         }
         is_new = matches!(admitted, Admitted::New(_));
         unused = services_unused(&card, args.name.as_ref().unwrap_or(&card.name), &current.config);
+        queues = queues_held(&admitted, &card, &current.config);
         match admitted {
             Admitted::New(name) => edit::append(&current.text, "peers", &entry(&card, &name)),
             Admitted::Known(name) => updated(current, &card, &name),
@@ -101,6 +102,13 @@ fn pair(args: &Args, source: &str) -> Result<String, Told> {
     let what = if is_new { "paired with" } else { "the card is taken of" };
     let mut text = format!("{what} {name}, {} inside the tunnel\n{said}\n", card.address);
     text.push_str(note);
+    if !queues.is_empty() {
+        text.push_str(&format!(
+            "what {} took in for the key of before is held until you say where it goes: `wardlink status{flag}` says what \
+             waits, and the `wardlink queue move` that sends it there\n",
+            queues.join(", ")
+        ));
+    }
     text.push_str(&format!("{name} must take this site's card too, if it has not: `wardlink card{flag}` prints it\n"));
     for service in unused {
         text.push_str(&format!(
@@ -109,6 +117,16 @@ fn pair(args: &Args, source: &str) -> Result<String, Told> {
         ));
     }
     Ok(text)
+}
+
+/// Names the stored forwards to a peer that has another key from now on.
+fn queues_held(admitted: &Admitted, card: &Card, config: &Config) -> Vec<String> {
+    let Admitted::Known(name) = admitted else { return Vec::new() };
+    if config.peer(name).is_none_or(|peer| peer.public_key == card.key) {
+        return Vec::new();
+    }
+    let is_stored = |forward: &&Forward| forward.peer == *name && matches!(forward.delivery, Delivery::Stored(_));
+    config.forwards.iter().filter(is_stored).map(|forward| forward.name.to_string()).collect()
 }
 
 /// Lists what the card offers and no forward here leads to.
@@ -212,7 +230,7 @@ fn routes() -> Vec<Route> {
         let storage = found.address?;
         let v4 = storage.as_sockaddr_in().map(|address| std::net::IpAddr::V4(address.ip()));
         let address = v4.or_else(|| storage.as_sockaddr_in6().map(|address| std::net::IpAddr::V6(address.ip())))?;
-        Some(Route { net: IpNet::from(address), interface: found.interface_name })
+        Some(Route { net: IpNet::from(address), interface: found.interface_name, is_own: true })
     });
     routes.extend(own);
     routes

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::change::{Current, FileArgs, ReloadArgs, change};
+use super::change::{Current, FileArgs, ReloadArgs, catch_up, change};
 use super::pair::not_edited;
 use super::queue::{Told, say};
 use super::site::{SOCKET_DIRECTORY, SiteArgs};
@@ -79,6 +79,9 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Told {
 }
 
 fn rotate(args: &Args) -> Result<String, Told> {
+    if let Some(changes) = goes_on(args)? {
+        return follow(args, format!("{changes}\n"));
+    }
     let flag = args.file.flag();
     let judge = |current: &Current| match current.config.tunnel.old_private_key {
         OldKey::None | OldKey::Retired => Ok(()),
@@ -88,10 +91,27 @@ fn rotate(args: &Args) -> Result<String, Told> {
         ))),
     };
     let said = replace_key(args, judge, true)?;
-    let mut text = format!("this site has a new key beside the old one\n{said}\n");
-    if args.reload.no_reload {
-        return Ok(text);
+    let text = format!("this site has a new key beside the old one\n{said}\n");
+    if args.reload.no_reload { Ok(text) } else { follow(args, text) }
+}
+
+/// Has the running site take up a change of the key that it was not told of: the command that made it was killed. Says what
+/// that is; nothing where there is no such change.
+fn goes_on(args: &Args) -> Result<Option<String>, Told> {
+    let path = &args.file.config;
+    match Current::read(path)?.config.tunnel.old_private_key {
+        OldKey::None | OldKey::Retired => Ok(None),
+        OldKey::Counts(_) => Ok(catch_up(path, &args.reload)?.map(|changes| {
+            format!(
+                "a change of this site's key was begun, and the running site had not been told: it is now ({changes})"
+            )
+        })),
     }
+}
+
+/// Waits for the peers, and removes the old key where all use the new one; says how far it came.
+fn follow(args: &Args, mut text: String) -> Result<String, Told> {
+    let flag = args.file.flag();
     match await_peers(args) {
         Some(rotation) if rotation.is_done => text.push_str(&finish(args)?),
         Some(rotation) => {
@@ -220,6 +240,11 @@ fn numbered(named: &str, number: u32) -> String {
 }
 
 fn finish(args: &Args) -> Result<String, Told> {
+    let mut told = String::new();
+    if let Some(changes) = goes_on(args)? {
+        told = format!("{changes}\n");
+        await_peers(args);
+    }
     let mut old = None;
     let said = change(&args.file.config, &args.reload, |current| {
         let Some(named) = edit::key_of(&current.text, SECTION, OLD_KEY) else {
@@ -227,7 +252,7 @@ fn finish(args: &Args) -> Result<String, Told> {
         };
         if current.config.tunnel.old_private_key.counting().is_some() && !args.cut_off {
             return Err(refused(format!(
-                "the old key counts yet, for {}; a peer that is gone for good, or will be paired again with the new card, may \
+                "{told}the old key counts yet, for {}; a peer that is gone for good, or will be paired again with the new card, may \
                  be cut off: --finish --cut-off",
                 waited_for(current)
             )));
@@ -236,7 +261,7 @@ fn finish(args: &Args) -> Result<String, Told> {
         edit::remove_key(&current.text, SECTION, OLD_KEY).map_err(|error| not_edited(current, &error))
     })?;
     let removed = removed(old.as_slice());
-    Ok(format!("the old key of this site is gone\n{said}{removed}\n"))
+    Ok(format!("{told}the old key of this site is gone\n{said}{removed}\n"))
 }
 
 fn compromised(args: &Args) -> ExitCode {

@@ -9,6 +9,9 @@ use super::{Config, Name, Peer, SecretKey, Tunnel};
 /// Names that one line lists before it only counts.
 const NAMES_MAX: usize = 8;
 
+/// Is what is said where nothing differs.
+pub const NOTHING_CHANGED: &str = "nothing changed";
+
 /// Says how a new configuration differs from the one that runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -150,7 +153,7 @@ impl fmt::Display for Changes {
             parts.push(format!("what wg had set is undone: {} ({shown}{more})", self.undone.len()));
         }
         if parts.is_empty() {
-            return f.write_str("nothing changed");
+            return f.write_str(NOTHING_CHANGED);
         }
         f.write_str(&parts.join("; "))
     }

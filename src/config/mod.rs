@@ -37,7 +37,7 @@ use crate::tls;
 
 pub use alarms::{AlarmLimits, Alarms, Path as WebhookPath, Webhook};
 pub use atna::Atna;
-pub use changes::{Changes, Named};
+pub use changes::{Changes, NOTHING_CHANGED, Named};
 pub use check::{ReadKey, ReadKeys};
 pub use delivery::{
     ApplicationAck, Delivery, OnFull, OnUnreachable, STORED_MESSAGE_BYTES_MAX, Spool, SpoolKeyFile, Stored, Transparent,
@@ -209,6 +209,9 @@ pub struct Peer {
     pub name: Name,
     /// Identifies the peer (WireGuard).
     pub public_key: PublicKey,
+    /// Is the first key of the line that led to it, each proven in a session: what was accepted for any of them is this
+    /// peer's.
+    pub first_key: PublicKey,
     /// Is the key that the peer has announced to be its next, until a session has shown that it has it.
     pub next_key: Option<PublicKey>,
     /// Tells that a session has shown that the peer knows this site's newest key.

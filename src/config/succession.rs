@@ -135,9 +135,11 @@ impl Succession {
             };
             let key = Some(self.newest_of(peer.public_key)).filter(is_free).unwrap_or(peer.public_key);
             let next = self.next_of(key).filter(is_free);
+            let first = Some(self.first_of(key)).filter(is_free).unwrap_or(key);
             let knows = own.is_some_and(|own| own.known_to.contains(&key));
             if let Some(peer) = config.peers.get_mut(at) {
                 (peer.public_key, peer.next_key, peer.knows_new_key) = (key, next, knows);
+                peer.first_key = first;
             }
         }
     }
@@ -147,6 +149,17 @@ impl Succession {
         for _ in 0..self.steps.len() {
             match self.steps.iter().rev().find(|step| step.from == key && step.is_proven) {
                 Some(step) => key = step.to,
+                None => break,
+            }
+        }
+        key
+    }
+
+    /// Follows a line of keys back to where it begins.
+    fn first_of(&self, mut key: PublicKey) -> PublicKey {
+        for _ in 0..self.steps.len() {
+            match self.steps.iter().find(|step| step.to == key && step.is_proven) {
+                Some(step) => key = step.from,
                 None => break,
             }
         }

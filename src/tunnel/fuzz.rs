@@ -148,6 +148,7 @@ fn configured(public_key: PublicKey) -> Option<config::Peer> {
     Some(config::Peer {
         name: Name::new("peer")?,
         public_key,
+        first_key: public_key,
         next_key: None,
         knows_new_key: false,
         preshared_key: None,

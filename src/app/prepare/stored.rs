@@ -60,22 +60,26 @@ impl Ground<'_> {
     /// # Errors
     /// One would, or it cannot be known because its spool is not open.
     pub(super) fn strands_none(&self, site: &Config) -> Result<(), AppError> {
-        self.running.forwards.iter().try_for_each(|forward| strands_none(forward, site))
+        self.running.forwards.iter().try_for_each(|forward| strands_none(forward, &self.running.config, site))
     }
 }
 
-fn strands_none(forward: &Forward, site: &Config) -> Result<(), AppError> {
+fn strands_none(forward: &Forward, before: &Config, site: &Config) -> Result<(), AppError> {
     let way = forward.way();
     let Some(store) = way.store() else { return Ok(()) };
     let was = store.place();
     let named = |name: &config::Name| site.forwards.iter().find(|next| next.name == *name);
     let drains_as = || named(was.moved_to.as_ref()?);
     let next = named(&forward.config().name).or_else(drains_as);
+    let led = next.and_then(|next| destination(before, next));
     let next = next.and_then(|next| match next.delivery {
         Delivery::Stored(terms) => place(site, next, terms),
         Delivery::Transparent(_) => None,
     });
-    if next.as_ref().is_some_and(|next| next.destination == was.destination && next.directory == was.directory) {
+    // A peer that was paired again with another key must be taken, whatever waits: what was accepted for its key of before
+    // is held, and an operator says where it goes.
+    let leads_there = |next: &Place| next.destination == was.destination || led == was.destination;
+    if next.as_ref().is_some_and(|next| leads_there(next) && next.directory == was.directory) {
         return Ok(());
     }
     let messages = match store.opened() {
@@ -93,7 +97,7 @@ pub(in crate::app) fn destination(site: &Config, config: &config::Forward) -> Op
         Target::Service(name) => name.to_string(),
         Target::Address(address) => address.to_string(),
     };
-    Some(Destination { peer_key: site.peer(&config.peer)?.public_key.0, target })
+    Some(Destination { peer_key: site.peer(&config.peer)?.first_key.0, target })
 }
 
 /// Says where the spool of a forward is, and what it is for.

@@ -15,7 +15,7 @@ use crate::spool::store::Destination;
 
 /// Knows how destinations are named in a configuration.
 pub(in crate::app) fn destinations(config: &Config) -> Destinations {
-    let peers = config.peers.iter().map(|peer| (peer.public_key.0, peer.name.to_string())).collect();
+    let peers = config.peers.iter().map(|peer| (peer.first_key.0, peer.name.to_string())).collect();
     let stored = config.forwards.iter().filter(|forward| orphans::stores(forward));
     let led = stored.filter_map(|forward| Some((forward.name.to_string(), destination(config, forward)?)));
     Destinations { peers, forwards: led.collect() }

@@ -157,6 +157,7 @@ fn peer(site: Site, public_key: PublicKey, preshared: SecretKey, endpoint: Optio
     Peer {
         name: name(site.name),
         public_key,
+        first_key: public_key,
         next_key: None,
         knows_new_key: false,
         preshared_key: Some(preshared),

@@ -51,7 +51,7 @@ pub fn admit(admission: Admission<'_>, config: &Config, routes: &[Route]) -> Res
     }
     let known = known(card.key, name, config, admission.may_change_key)?;
     if let Some(endpoint) = &card.endpoint {
-        self::endpoint(endpoint)?;
+        self::endpoint(endpoint, config, routes)?;
     }
     address(card.address, known.map(|peer| &peer.name), config, routes)?;
     Ok(if known.is_some() { Admitted::Known(name.clone()) } else { Admitted::New(name.clone()) })
@@ -84,8 +84,12 @@ fn known<'a>(
 }
 
 /// Refuses an endpoint at which no other host reaches its site.
-fn endpoint(endpoint: &Endpoint) -> Result<(), Refusal> {
-    is_elsewhere(endpoint).map_err(|why| {
+fn endpoint(endpoint: &Endpoint, config: &Config, routes: &[Route]) -> Result<(), Refusal> {
+    let at = |own: &&Route| matches!(endpoint.host, Host::Address(at) if own.net.addr() == at.to_canonical());
+    let is_here = config.tunnel.endpoint.as_ref() == Some(endpoint)
+        || routes.iter().filter(|route| route.is_own).any(|own| at(&own));
+    let judged = if is_here { Err("is this host") } else { is_elsewhere(endpoint) };
+    judged.map_err(|why| {
         Refusal(format!(
             "has the endpoint {endpoint}, which {why}; have the other site make its card with the endpoint by which it is \
              reached from here (tunnel.endpoint)"
@@ -131,7 +135,7 @@ fn address(address: IpAddr, known: Option<&Name>, config: &Config, routes: &[Rou
         return refuse(format!("claims the address {address}, and that is {what}{whose}; {instead}"));
     }
     let by_another = |route: &&Route| route.net.contains(&address) && route.interface != config.tunnel.interface;
-    if let Some(Route { net, interface }) = routes.iter().find(by_another) {
+    if let Some(Route { net, interface, .. }) = routes.iter().find(by_another) {
         let interface = interface.escape_debug();
         return refuse(format!("claims the address {address}, and this host reaches {net} by {interface}; {instead}"));
     }

@@ -18,6 +18,8 @@ pub struct Route {
     pub net: IpNet,
     /// Names the interface.
     pub interface: String,
+    /// Tells that it is an address of this host's own.
+    pub is_own: bool,
 }
 
 /// Reads /proc/net/route: the words of host order in hex, with a line of headings.
@@ -28,7 +30,7 @@ pub fn ipv4_routes(table: &str) -> Vec<Route> {
         let address = |index: usize| Some(Ipv4Addr::from(word(index)?.to_ne_bytes()));
         let net = IpNet::with_netmask(IpAddr::V4(address(1)?), IpAddr::V4(address(7)?)).ok()?;
         let interface = (*fields.first()?).to_owned();
-        (word(3)? & UP != 0 && net.prefix_len() > 0).then_some(Route { net, interface })
+        (word(3)? & UP != 0 && net.prefix_len() > 0).then_some(Route { net, interface, is_own: false })
     };
     table.lines().take(ROUTES_MAX).filter_map(route).collect()
 }
@@ -42,7 +44,7 @@ pub fn ipv6_routes(table: &str) -> Vec<Route> {
         let net = IpNet::new(IpAddr::V6(address), length).ok()?;
         let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
         let interface = (*fields.get(9)?).to_owned();
-        (flags & UP != 0 && length > 0).then_some(Route { net, interface })
+        (flags & UP != 0 && length > 0).then_some(Route { net, interface, is_own: false })
     };
     table.lines().take(ROUTES_MAX).filter_map(route).collect()
 }
@@ -59,7 +61,7 @@ mod tests {
                      eth1\t0000000A\t010200C0\t0000\t0\t0\t0\t000000FF\t0\t0\t0\n";
         // On a host of the other byte order the file has the other order too.
         if cfg!(target_endian = "little") {
-            let route = Route { net: "192.0.2.0/24".parse().unwrap(), interface: "eth0".to_owned() };
+            let route = Route { net: "192.0.2.0/24".parse().unwrap(), interface: "eth0".to_owned(), is_own: false };
             assert_eq!(ipv4_routes(table), [route]);
         }
         let table = "fd000000000000000000000000000000 40 00000000000000000000000000000000 00 \
@@ -67,7 +69,7 @@ mod tests {
                      00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
                      fd000000000000000000000000000001 00000400 00000002 00000000 00000003     eth0\n\
                      junk\n\n";
-        let route = Route { net: "fd00::/64".parse().unwrap(), interface: "eth0".to_owned() };
+        let route = Route { net: "fd00::/64".parse().unwrap(), interface: "eth0".to_owned(), is_own: false };
         assert_eq!(ipv6_routes(table), [route]);
     }
 }

@@ -154,10 +154,18 @@ fn hostile_cards_with_a_good_check_are_refused() {
 
 fn judged(card: &Card, more: &str) -> Result<Admitted, String> {
     let routes = [
-        Route { net: "192.168.10.0/24".parse().unwrap(), interface: "eth0".to_owned() },
-        Route { net: "10.98.0.2/32".parse().unwrap(), interface: "wl0".to_owned() },
-        Route { net: "fd77::/64".parse().unwrap(), interface: "eth\u{1b}".to_owned() },
+        ("192.168.10.0/24", "eth0", false),
+        ("10.98.0.2/32", "wl0", false),
+        ("fd77::/64", "eth\u{1b}", false),
+        ("203.0.113.7/32", "eth0", true),
+        ("2001:db8::7/128", "eth0", true),
+        ("203.0.113.8/32", "eth0", false),
     ];
+    let routes = routes.map(|(net, interface, is_own)| Route {
+        net: net.parse().unwrap(),
+        interface: interface.to_owned(),
+        is_own,
+    });
     let admission = Admission { card, name: None, may_change_key: false };
     admit(admission, &config(more), &routes).map_err(|refusal| refusal.to_string())
 }
@@ -168,6 +176,8 @@ fn a_new_site_is_admitted_and_a_known_one_known() {
     assert_eq!(judged(&card(), ""), Ok(Admitted::New(named.clone())));
     let v4 = Card { address: "10.98.0.2".parse().unwrap(), ..card() };
     assert_eq!(judged(&v4, ""), Ok(Admitted::New(named.clone())), "a network of the tunnel's own is for peers");
+    let routed = Card { endpoint: Some("203.0.113.8:1".parse().unwrap()), ..card() };
+    assert_eq!(judged(&routed, ""), Ok(Admitted::New(named.clone())), "a host with a route of its own is another one");
     let peer = format!("peers: [{{name: city-lab, public_key: \"{KEY}\", allowed_ips: [fd98::2]}}]\n");
     assert_eq!(judged(&card(), &peer), Ok(Admitted::Known(named)));
 }
@@ -213,6 +223,9 @@ fn a_card_that_claims_what_is_here_is_refused() {
         (calls("localhost:51820"), "that host itself"),
         (calls("x.LocalHost.:51820"), "that host itself"),
         (calls("[fe80::1%eth0]:51820"), "on its own host only"),
+        (calls("203.0.113.7:1"), "is this host"),
+        (calls("[::ffff:203.0.113.7]:1"), "is this host"),
+        (calls("[2001:db8::7]:51820"), "is this host"),
     ] {
         let refusal = judged(&card, &parts).unwrap_err();
         assert!(refusal.contains(why), "{card}: {refusal}");

@@ -89,7 +89,8 @@ fn peer(raw: &Spanned<raw::Peer>, tunnel: &tunnel::Draft, read_key: ReadKey<'_>,
     let complete = || {
         Some(Peer {
             name: name.clone()?.value,
-            public_key: public_key?.value,
+            public_key: public_key.as_ref()?.value,
+            first_key: public_key.as_ref()?.value,
             next_key: None,
             knows_new_key: false,
             preshared_key: match preshared_key {

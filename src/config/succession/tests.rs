@@ -136,3 +136,31 @@ fn who_knows_this_sites_key_is_remembered_for_that_key_only() {
     assert_eq!(knows(&keys), [false, false], "of another key nothing is known");
     assert!(applied(&keys).tunnel.old_private_key.counting().is_some());
 }
+
+#[test]
+fn what_was_for_any_key_of_a_line_is_for_the_peer_that_has_the_last_one() {
+    let first = |keys: &Succession, of: &str| applied(keys).peer(&name(of)).unwrap().first_key;
+    let mut keys = Succession::default();
+    assert_eq!((first(&keys, "a"), first(&keys, "b")), (key(2), key(3)));
+    for next in [4, 5, 6] {
+        offer(&mut keys, "a", next);
+        assert_eq!(first(&keys, "a"), key(2), "an announced key proves nothing");
+        keys.prove(key(next));
+        assert_eq!((first(&keys, "a"), peer(&keys, "a").0), (key(2), key(next)));
+    }
+    // the file says the newest key by now, or one that an operator wrote
+    let written = |keys: &Succession, public: PublicKey| {
+        let mut config = config();
+        config.peers[0].public_key = public;
+        keys.apply(&mut config);
+        config.peers[0].first_key
+    };
+    assert_eq!([4, 6].map(|one| written(&keys, key(one))), [key(2); 2]);
+    assert_eq!(written(&keys, key(7)), key(7), "of another line");
+    assert_eq!(written(&Succession::default(), key(6)), key(6), "of a line that nobody knows");
+    // nobody has what another peer began
+    let mut config = config();
+    (config.peers[0].public_key, config.peers[1].public_key) = (key(6), key(2));
+    keys.apply(&mut config);
+    assert_eq!((config.peers[0].first_key, config.peers[1].first_key), (key(6), key(2)));
+}

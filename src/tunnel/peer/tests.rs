@@ -73,6 +73,7 @@ fn configured(public_key: PublicKey, options: &Options) -> config::Peer {
     config::Peer {
         name: Name::new("other").unwrap(),
         public_key,
+        first_key: public_key,
         next_key: None,
         knows_new_key: false,
         preshared_key: options.psk.map(SecretKey::new),

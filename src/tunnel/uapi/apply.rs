@@ -196,6 +196,7 @@ fn begin(key: PublicKey, configured: &Settings, is_taken: impl Fn(&Name) -> bool
     let peer = config::Peer {
         name: name(&key, is_taken)?,
         public_key: key,
+        first_key: key,
         next_key: None,
         knows_new_key: false,
         preshared_key: None,

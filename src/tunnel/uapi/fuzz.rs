@@ -47,6 +47,7 @@ fn configured() -> Option<Settings> {
     let peer = config::Peer {
         name: Name::new("peer")?,
         public_key: SecretKey::new(PEER).public_key(),
+        first_key: SecretKey::new(PEER).public_key(),
         next_key: None,
         knows_new_key: false,
         preshared_key: Some(SecretKey::new([3; 32])),

@@ -25,6 +25,7 @@ fn configured_peer(name: &str, seed: u8, prefixes: &[&str], port: u16) -> PeerSe
     let peer = config::Peer {
         name: Name::new(name).unwrap(),
         public_key: key(seed),
+        first_key: key(seed),
         next_key: None,
         knows_new_key: false,
         preshared_key: None,
