@@ -38,13 +38,17 @@ pub(super) struct Board {
     alarms: Mutex<Alarms>,
     path: PathBuf,
     changed: watch::Sender<()>,
+    /// Is held by who writes the file; and from before something is to be told until that is in the file, by who looks: who
+    /// tells takes nothing that is not.
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl Board {
     /// Goes on from what an earlier run kept.
     pub(super) fn new(state_dir: &Path, started: SystemTime) -> Self {
         let path = state_dir.join(FILE_NAME);
-        Self { alarms: Mutex::new(Alarms::new(load(&path), started)), path, changed: watch::Sender::new(()) }
+        let alarms = Mutex::new(Alarms::new(load(&path), started));
+        Self { alarms, path, changed: watch::Sender::new(()), writing: tokio::sync::Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Alarms> {
@@ -56,8 +60,21 @@ impl Board {
         self.lock().raised()
     }
 
-    /// Replaces the file, outside of the runtime's thread: the disk may be slow.
-    async fn keep(&self) {
+    /// Returns what is to be told next, once it is in the file.
+    async fn next(&self, teller: Teller) -> Option<Event> {
+        let _writing = self.writing.lock().await;
+        self.lock().news.next(teller)
+    }
+
+    /// Takes note that somebody was told.
+    async fn told(&self, teller: Teller, id: u64) {
+        let writing = self.writing.lock().await;
+        self.lock().news.told(teller, id);
+        self.keep(&writing).await;
+    }
+
+    /// Replaces the file, outside of the runtime's thread: the disk may be slow. One at a time, so that the last one has all.
+    async fn keep(&self, _writing: &tokio::sync::MutexGuard<'_, ()>) {
         let (kept, path) = (self.lock().kept(), self.path.clone());
         let stored = tokio::task::spawn_blocking(move || store(&path, &kept)).await;
         if let Ok(Err(error)) = stored {
@@ -74,6 +91,7 @@ impl Parts {
             tokio::time::sleep(LOOK_EVERY).await;
             let config = self.now.get().config.alarms.clone();
             let facts = self.facts();
+            let writing = self.alarms.writing.lock().await;
             let events = {
                 let mut alarms = self.alarms.lock();
                 let events = alarms.handle_look(&facts, &config.limits, Instant::now(), SystemTime::now());
@@ -82,7 +100,7 @@ impl Parts {
             };
             if !events.is_empty() || kept_at.elapsed() >= KEEP_EVERY {
                 kept_at = Instant::now();
-                self.alarms.keep().await;
+                self.alarms.keep(&writing).await;
                 events.iter().for_each(log);
                 self.alarms.changed.send_replace(());
             }
@@ -122,8 +140,7 @@ impl Parts {
         let (mut pause, mut tries) = (RETRY_MIN, 0);
         loop {
             changed.borrow_and_update();
-            let next = self.alarms.lock().news.next(teller);
-            let Some(event) = next else {
+            let Some(event) = self.alarms.next(teller).await else {
                 changed.changed().await.ok();
                 continue;
             };
@@ -144,8 +161,7 @@ impl Parts {
                 tracing::info!(tries, "told of an alarm by the {}", word(teller));
             }
             (pause, tries) = (RETRY_MIN, 0);
-            self.alarms.lock().news.told(teller, id);
-            self.alarms.keep().await;
+            self.alarms.told(teller, id).await;
         }
     }
 }
@@ -207,4 +223,45 @@ fn store(path: &Path, kept: &Kept) -> io::Result<()> {
     std::fs::write(&fresh, serde_json::to_vec(kept)?)?;
     std::fs::File::open(&fresh)?.sync_all()?;
     std::fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of which one part is from one state and one from another, or none, is what writers at once would leave.
+    #[tokio::test]
+    async fn who_is_told_at_once_leaves_the_file_as_the_last_one_had_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let board = Arc::new(Board::new(directory.path(), SystemTime::now()));
+        let event = |id: u64| {
+            let text = format!(
+                r#"{{"id":{id},"site":"a","event":"start","alarm":"down","of":"forward a","since":"2026-01-01T00:00:00Z",
+                    "at":"2026-01-01T00:00:00Z","cause":"{}"}}"#,
+                "c".repeat(200)
+            );
+            serde_json::from_str::<Event>(&text).unwrap()
+        };
+        for id in 1..=200 {
+            board.lock().news.push(Teller::Webhook, event(id));
+            board.lock().news.push(Teller::Command, event(id));
+        }
+        let telling = [Teller::Webhook, Teller::Command].map(|teller| {
+            let board = Arc::clone(&board);
+            tokio::spawn(async move {
+                while let Some(event) = board.next(teller).await {
+                    board.told(teller, event.id).await;
+                    assert!(board.path.exists());
+                    let kept = std::fs::read(&board.path).unwrap();
+                    serde_json::from_slice::<Kept>(&kept).unwrap();
+                }
+            })
+        });
+        for one in telling {
+            one.await.unwrap();
+        }
+        assert!(!board.path.with_extension("new").exists(), "what was written took its place");
+        let kept: Kept = serde_json::from_slice(&std::fs::read(&board.path).unwrap()).unwrap();
+        assert_eq!(kept, board.lock().kept());
+    }
 }
