@@ -22,6 +22,7 @@ tests![
     what_was_done_to_the_log_shows,
     a_full_disk_holds_up_no_message_and_loses_nothing_stored,
     a_log_that_was_put_back_is_known_by_what_the_peer_was_told,
+    a_log_that_was_taken_away_with_its_key_shows_at_both_sites,
 ];
 
 /// Bounds what a site does by itself.
@@ -221,6 +222,7 @@ fn what_was_done_to_the_log_shows() {
     pair.north.restart();
     assert_eq!(send(&pair, "2"), "AA 2");
     awaited(&pair.north, "broken", 1);
+    needs_a_look(&pair.north, "the audit log is not as it was written: the log ends at entry");
     let (code, text) = audit(&pair.north, "verify");
     assert!(code == Some(1) && text.contains("are missing"), "{text}");
     assert!(pair.north.log().contains("the audit log is not as it was written"));
@@ -267,6 +269,36 @@ fn known_to(site: &Site, peer: &str) -> Option<u64> {
     line.split(',').next()?.parse().ok()
 }
 
+/// Tells that a site is degraded, why, and that its monitoring hears of it.
+fn needs_a_look(site: &Site, why: &str) {
+    assert_eq!(site.health()["status"], "degraded");
+    let words = format!("check -c {}", site.config_path());
+    let words = site.command(&words.split(' ').collect::<Vec<_>>());
+    let output = site.namespace.output(&words.join(" "));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && text.contains(why), "{text}");
+}
+
+fn a_log_that_was_taken_away_with_its_key_shows_at_both_sites() {
+    let mut pair = Pair::start(&[]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    until(SOON * 2, "south keeps the head of north's log", || known_to(&pair.north, "south"));
+    let mut sender = pair.sender();
+    (1..22).for_each(|n| sender.exchange(&message(&n.to_string(), 500)));
+    drop(sender);
+    until(SOON * 2, "south knows more", || known_to(&pair.north, "south").filter(|known| *known > 20));
+    pair.north.terminate();
+    pair.north.program().wait(SOON);
+    fs::remove_dir_all(log_directory(&pair.north)).expect("removed");
+    pair.north.restart();
+    assert_eq!(awaited(&pair.south, "peer-log", 1)[0]["peer"], "north");
+    needs_a_look(&pair.south, "the audit log of north is not what it was: it ends at entry");
+    assert_eq!(awaited(&pair.north, "broken", 1)[0]["peer"], "south");
+    needs_a_look(&pair.north, "the audit log is not as it was written: the peer knows one up to entry");
+    let (code, text) = audit(&pair.north, "verify");
+    assert!(code == Some(0) && text.contains("no peer confirms it"), "{text}");
+}
+
 fn a_log_that_was_put_back_is_known_by_what_the_peer_was_told() {
     // Of stored messages the log would catch up at once, and be as long as before.
     let mut pair = Pair::start(&[]);
@@ -293,10 +325,12 @@ fn a_log_that_was_put_back_is_known_by_what_the_peer_was_told() {
     is_whole(&pair.north);
     pair.north.restart();
     until(SOON * 2, "the site says so", || pair.north.health()["audit"]["contradicted"]["cause"].as_str().map(drop));
-    assert_eq!(pair.north.health()["status"], "degraded");
-    assert!(done(&pair, "status").contains("the audit log was cut off or restored"));
+    needs_a_look(&pair.north, "the audit log is not as it was written: it ended at entry");
+    assert!(done(&pair, "status").contains("the audit log is not as it was written, as is known since"));
     assert_eq!(awaited(&pair.north, "broken", 1)[0]["peer"], "south");
     assert_eq!(awaited(&pair.south, "peer-log", 1)[0]["peer"], "north");
+    needs_a_look(&pair.south, "the audit log of north is not what it was: it ends at entry");
+    assert!(pair.south.metric("audit_peer_contradicted", "peer=\"north\"") > 0.5);
     until(SOON, "it is written down", || (audit(&pair.north, "verify").0 == Some(1)).then_some(()));
     let (_, text) = audit(&pair.north, "verify");
     assert!(text.contains("the end was cut off") || text.contains("south was told of"), "{text}");

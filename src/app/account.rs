@@ -14,7 +14,7 @@ use crate::audit::{Account, Clerk, Event, Limits, Position, Record, Subject};
 use crate::config::{self, Config};
 use crate::control::queue::{QueueAction, QueueAnswer, QueueRequest};
 use crate::forward::stored::store::{Opened, Store};
-use crate::health::facts::{AtnaFacts, AuditFacts, FailedAudit};
+use crate::health::facts::{AtnaFacts, AuditFacts, FailedAudit, PeerLog};
 use crate::mllp::ack::AckCode;
 use crate::mllp::trace::Trace;
 use crate::service::accounted::{settled, source_of};
@@ -74,11 +74,14 @@ pub(super) fn started(account: &Account, config: &Config) {
 }
 
 /// Tells how the log is.
-pub(super) fn facts(account: &Account, atna: Option<AtnaFacts>) -> AuditFacts {
+pub(super) fn facts(account: &Account, config: &Config, atna: Option<AtnaFacts>) -> AuditFacts {
     let facts = account.facts();
     let said = |(since, cause)| FailedAudit { since, cause };
     let (failed, contradicted) = (facts.failed.map(said), facts.contradicted.map(said));
-    AuditFacts { last_entry: facts.head.map_or(0, |(n, _)| n), lost: facts.lost, failed, contradicted, atna }
+    let is_configured = |name: &String| config.peers.iter().any(|peer| peer.name.as_str() == name);
+    let peers = facts.peers.into_iter().filter(|(name, _)| is_configured(name));
+    let peers = peers.map(|(peer, fault)| PeerLog { peer, fault: fault.map(said) }).collect();
+    AuditFacts { last_entry: facts.head.map_or(0, |(n, _)| n), lost: facts.lost, failed, contradicted, peers, atna }
 }
 
 /// Says what a configuration has, by name.

@@ -38,7 +38,7 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION"),
             started: self.started,
             config: self.reloader.facts(),
-            audit: account::facts(&self.account, atna::facts(&self.atna, &self.account)),
+            audit: account::facts(&self.account, &running.config, atna::facts(&self.atna, &self.account)),
             certificates: certificates::of_site(&running.config),
             interface: self.interface_facts(),
             interface_restored: self.tunnel.restored(),

@@ -101,8 +101,10 @@ pub struct AuditFacts {
     pub failed: Option<(SystemTime, String)>,
     /// Is the last entry that is durable, and the hash at it: what peers are told.
     pub synced: Option<(u64, Chain)>,
-    /// Says since when it is known that the log is not what peers were told, and how.
+    /// Says since when it is known that the log is not as it was written or what peers were told, and how.
     pub contradicted: Option<(SystemTime, String)>,
+    /// Lists the peers that said how far their logs go, and where one is not what it was, since when that is known, and how.
+    pub peers: BTreeMap<String, Option<(SystemTime, String)>>,
 }
 
 /// Is what waits for the thread.

@@ -104,13 +104,22 @@ impl Account {
             // Until what was known is read, nothing is compared with it, and nothing takes its place.
             let Some(known) = known.as_mut() else { return };
             let one = known.entry(peer.to_owned()).or_default();
-            one.handle_heads(heads, &issued, &self.0.proof_key, seconds)
+            // Who has no key cannot tell what is its own.
+            let kept = if self.0.has_key { heads.kept.clone() } else { Vec::new() };
+            one.handle_heads(&Heads { own: heads.own, kept }, &issued, &self.0.proof_key, seconds)
         };
         drop(issued);
+        if heads.own.is_some() {
+            self.0.lock_facts().peers.entry(peer.to_owned()).or_default();
+        }
         for one in news {
             let subject = Subject { peer: Some(peer.into()), ..Subject::default() };
             let (event, detail) = match one {
-                News::PeersLog(text) => (Event::PeerLog, text),
+                News::PeersLog(text) => {
+                    let mut facts = self.0.lock_facts();
+                    facts.peers.entry(peer.to_owned()).or_default().get_or_insert((now, text.clone()));
+                    (Event::PeerLog, text)
+                }
                 News::OwnLog(text) => {
                     self.0.lock_facts().contradicted.get_or_insert((now, format!("{text} ({peer})")));
                     (Event::Broken, text)

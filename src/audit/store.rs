@@ -149,6 +149,8 @@ pub(super) struct Store {
     n: u64,
     chain: Chain,
     standing: Standing,
+    /// Says how the log was found not to be as it was written.
+    pub(super) fault: Option<String>,
 }
 
 /// Is how a start finds a log.
@@ -194,11 +196,12 @@ impl Store {
             n,
             chain,
             standing: found.standing,
+            fault: found.fault,
         };
-        if store.segments.is_empty() || found.fault.is_some() {
+        if store.segments.is_empty() || store.fault.is_some() {
             store.begin_segment()?;
         }
-        if let Some(fault) = found.fault {
+        if let Some(fault) = store.fault.clone() {
             tracing::error!(%fault, "the audit log is not as it was written: `wardlink audit verify` says more");
             store
                 .append(&Record { detail: fault, ..Record::new(SystemTime::now(), Event::Broken, Subject::default()) });

@@ -92,6 +92,22 @@ fn every_changed_line_is_named_by_its_entry() {
 }
 
 #[test]
+fn a_changed_line_that_a_start_finds_is_known_of_the_site() {
+    for changes in [false, true] {
+        let directory = written(3);
+        let last = files(directory.path()).pop().unwrap();
+        if changes {
+            let text = fs::read_to_string(&last).unwrap();
+            fs::write(&last, text.replacen("hospital", "hospitaL", 1)).unwrap();
+        }
+        let account = Account::start(directory.path(), "hospital", LIMITS);
+        account.stop();
+        let found = account.facts().contradicted.map(|(_, cause)| cause);
+        assert_eq!(found.as_ref().map(|cause| cause.contains("is not as it was written")), changes.then_some(true));
+    }
+}
+
+#[test]
 fn files_that_are_gone_are_missed() {
     for place in 0..3 {
         let directory = written(30);

@@ -1,7 +1,8 @@
 //! What two sites know of each other's audit logs: each keeps the other's heads, and says which it keeps. Pure.
 //!
 //! Never believes a head of this site's own that this site did not give out: its proof is made with the key of the log. So
-//! a peer can tell the truth about this log or be silent; whoever writes the log anew cannot make the peer forget.
+//! a peer can tell the truth about this log or be silent; whoever writes the log anew cannot make the peer forget. That the
+//! latest head which a peer keeps is of another key is named all the same: who takes the log away takes its key too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -170,6 +171,9 @@ pub struct Known {
     /// Tells that this site's log was found to be another one than the peer was told of, since the start.
     #[serde(skip)]
     is_accused: bool,
+    /// Tells that the peer keeps a head of it that another key made, and that this was said since the start.
+    #[serde(skip)]
+    is_foreign: bool,
     /// Tells that there is something to write.
     #[serde(skip)]
     pub(super) is_changed: bool,
@@ -180,7 +184,7 @@ pub struct Known {
 pub enum News {
     /// The peer's log is shorter than it was, or another one.
     PeersLog(String),
-    /// This site's log is shorter than it was.
+    /// This site's log is shorter than it was, or was begun anew.
     OwnLog(String),
 }
 
@@ -205,6 +209,13 @@ impl Known {
     pub fn handle_heads(&mut self, heads: &Heads, issued: &Issued, key: &ProofKey, now: u64) -> Vec<News> {
         let mut news = Vec::new();
         news.extend(heads.own.as_ref().and_then(|head| self.handle_peers(head, now)));
+        let latest = heads.kept.iter().max_by_key(|head| head.n);
+        if let Some(head) = latest.filter(|head| !key.is_own(head))
+            && !std::mem::replace(&mut self.is_foreign, true)
+        {
+            let text = format!("the peer knows one up to entry {} that another key made: it was begun anew", head.n);
+            news.push(News::OwnLog(text));
+        }
         for head in heads.kept.iter().filter(|head| key.is_own(head)) {
             self.is_changed |= self.told.insert(Line::from(head));
             if issued.is_contradicted_by(head) && !std::mem::replace(&mut self.is_accused, true) {
@@ -282,7 +293,10 @@ mod tests {
         issued.note(&key().head(7, Chain([7; 32])));
         let (said, made_up) = (key().head(4, Chain([4; 32])), ProofKey::new(&[8; 32]).head(9, Chain([9; 32])));
         let heads = Heads { own: None, kept: vec![said, made_up] };
-        assert_eq!(known.handle_heads(&heads, &issued, &key(), NOW), []);
+        let news = known.handle_heads(&heads, &issued, &key(), NOW);
+        let text = "the peer knows one up to entry 9 that another key made: it was begun anew";
+        assert_eq!(news, [News::OwnLog(text.to_owned())], "a log that is gone with its key shows");
+        assert_eq!(known.handle_heads(&heads, &issued, &key(), NOW), [], "once");
         assert_eq!(known.told().collect::<Vec<_>>(), [said]);
         let ahead = Heads { own: None, kept: vec![key().head(7, Chain([7; 32])), key().head(8, Chain([8; 32]))] };
         let news = known.handle_heads(&ahead, &issued, &key(), NOW);

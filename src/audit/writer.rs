@@ -98,6 +98,9 @@ impl Writer {
                 // What an earlier run wrote and did not sync was synced as it was read.
                 self.shared.lock_facts().synced = Some(store.head()).filter(|_| store.pending_bytes() == 0);
                 self.shared.issued.lock().unwrap_or_else(PoisonError::into_inner).after = Some(store.head().0);
+                if let Some(fault) = &store.fault {
+                    self.shared.lock_facts().contradicted.get_or_insert((SystemTime::now(), fault.clone()));
+                }
                 let known = peers::load(&self.directory);
                 *self.shared.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
                 none.insert(store)

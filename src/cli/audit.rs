@@ -252,6 +252,9 @@ fn verify(directory: &Path, out: &mut impl Write) -> Result<(), Failure> {
     let mut known: Vec<_> = witnesses.into_iter().map(|witness| (witness.name, witness.n)).collect();
     known.sort();
     known.reverse();
+    if known.is_empty() {
+        writeln!(out, "no peer confirms it: none has told this site so far of a log that this log's key made")?;
+    }
     known.dedup_by(|next, latest| next.0 == latest.0);
     for (name, n) in known.into_iter().rev() {
         writeln!(out, "{name} knows it up to entry {n}, as it is")?;

@@ -43,6 +43,8 @@ pub enum Kind {
     Certificate,
     /// The disk of a spool fills.
     Disk,
+    /// The audit log cannot be written, or is not what it was, here or at a peer.
+    Audit,
     /// The audit log cannot be sent.
     Atna,
 }
@@ -60,6 +62,7 @@ impl Kind {
             Self::NoSession => "no_session",
             Self::Certificate => "certificate",
             Self::Disk => "disk",
+            Self::Audit => "audit",
             Self::Atna => "atna",
         }
     }

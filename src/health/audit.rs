@@ -19,9 +19,12 @@ pub struct AuditFacts {
     /// Says since when it cannot be written, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<FailedAudit>,
-    /// Says since when it is known that it is not what peers were told, and how.
+    /// Says since when it is known that it is not as it was written, or not what peers were told, and how.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contradicted: Option<FailedAudit>,
+    /// Says of each peer that told how far its log goes whether that is what it was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerLog>,
     /// Says how it is sent to a repository of IHE ATNA, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub atna: Option<AtnaFacts>,
@@ -47,6 +50,16 @@ pub struct AtnaFacts {
     pub failed: Option<FailedAudit>,
 }
 
+/// Says how the log of a peer is, as far as this site sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PeerLog {
+    /// Names the peer.
+    pub peer: String,
+    /// Says since when it is known that it is not what it was, and how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<FailedAudit>,
+}
+
 /// Is how long it may be that the log cannot be sent before the site is degraded: a repository that restarts is back.
 const UNSENT_FOR: Duration = Duration::from_secs(60);
 
@@ -60,18 +73,29 @@ pub struct FailedAudit {
     pub cause: String,
 }
 
-/// Says what is wrong, where something is.
-pub(super) fn fault(facts: &AuditFacts, now: SystemTime) -> Option<Verdict> {
-    let text =
-        |what: &str, one: &FailedAudit| Verdict::new(Status::Degraded, one.since, &format!("{what}: {}", one.cause));
-    let failed = facts.failed.as_ref().map(|one| text("the audit log cannot be written", one));
-    let failed =
-        failed.or_else(|| facts.contradicted.as_ref().map(|one| text("the audit log was cut off or restored", one)));
-    failed.or_else(|| {
-        let (atna, failed) = facts.atna.as_ref().and_then(|atna| Some((atna, atna.failed.as_ref()?)))?;
-        let is_long = now.duration_since(failed.since).is_ok_and(|age| age >= UNSENT_FOR);
-        is_long.then(|| Verdict::new(Status::Degraded, failed.since, &unsent(atna, failed)))
-    })
+/// Lists what is wrong, the worst for whoever looks first.
+pub(super) fn faults(facts: &AuditFacts, now: SystemTime) -> Vec<Verdict> {
+    let verdict = |since, text: String| Verdict::new(Status::Degraded, since, &text);
+    let own = own(facts).map(|(since, text)| verdict(since, text));
+    let peers = facts.peers.iter().filter_map(of_peer).map(|(since, text)| verdict(since, text));
+    let atna = facts.atna.as_ref().and_then(|atna| Some((atna, atna.failed.as_ref()?)));
+    let is_long = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age >= UNSENT_FOR);
+    let atna = atna.filter(|(_, failed)| is_long(failed.since));
+    let atna = atna.map(|(atna, failed)| verdict(failed.since, unsent(atna, failed)));
+    own.chain(peers).chain(atna).collect()
+}
+
+/// Says what is wrong with this site's log, and since when.
+pub(super) fn own(facts: &AuditFacts) -> impl Iterator<Item = (SystemTime, String)> {
+    let failed = facts.failed.iter().map(|one| (one.since, format!("the audit log cannot be written: {}", one.cause)));
+    let changed = |one: &FailedAudit| (one.since, format!("the audit log is not as it was written: {}", one.cause));
+    failed.chain(facts.contradicted.iter().map(changed))
+}
+
+/// Says what is wrong with the log of a peer, and since when.
+pub(super) fn of_peer(log: &PeerLog) -> Option<(SystemTime, String)> {
+    let fault = log.fault.as_ref()?;
+    Some((fault.since, format!("the audit log of {} is not what it was: {}", log.peer, fault.cause)))
 }
 
 /// Says in one line that the log cannot be sent.

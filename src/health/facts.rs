@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 
 pub use super::alarms::AlarmFacts;
-pub use super::audit::{AtnaFacts, AuditFacts, FailedAudit};
+pub use super::audit::{AtnaFacts, AuditFacts, FailedAudit, PeerLog};
 pub use super::certificate::CertificateFacts;
 pub use super::queue::{HeldQueue, Onsets, OrphanFacts, Queue, QueueFacts};
 pub use super::settings::{ConfigFacts, FailedReload, RotationFacts, SetBy, SetByWg};

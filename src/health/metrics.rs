@@ -16,7 +16,10 @@ use prometheus_client::registry::Registry;
 
 use super::facts::{AuditFacts, ForwardFacts, Link, PeerFacts, ServiceFacts, Session, SiteFacts};
 use super::state::{Entry, Report, assess};
-use family::{Metric, age, count, counter, counts, family, gauge, label, number, receiver, states};
+use crate::link::tally::ends;
+use family::{
+    Metric, age, anomalies, codes, count, counter, counts, drops, family, gauge, label, number, receiver, states,
+};
 
 /// Is the content type of what [`encode`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -91,9 +94,14 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
     family(encoder, gauge("audit_written", help), &[audit.failed.is_none()], |to, written| {
         to.encode_gauge(&u64::from(*written))
     })?;
-    let help = "1 where the audit log is not what a peer was told of it: cut off, or put back from a backup";
+    let help =
+        "1 where the audit log is not as it was written, or not what a peer was told: changed, cut off, put back";
     family(encoder, gauge("audit_contradicted", help), &[audit.contradicted.is_some()], |to, contradicted| {
         to.encode_gauge(&u64::from(*contradicted))
+    })?;
+    let help = "1 where the audit log of a peer is not what it was: cut off, put back from a backup, or begun anew";
+    family(encoder, gauge("audit_peer_contradicted", help), &audit.peers, |to, log| {
+        number(to, ("peer", &log.peer), u64::from(log.fault.is_some()))
     })?;
     atna(encoder, audit)?;
     let ready = report.unready.is_empty();
@@ -116,9 +124,8 @@ fn site(encoder: &mut DescriptorEncoder, facts: &SiteFacts, report: &Report) -> 
         number(to, ("place", place), u64::from(**offload))
     })?;
     let help = "Datagrams and packets that were dropped before a peer was known, by reason";
-    let dropped: Vec<_> = report.dropped.iter().collect();
-    family(encoder, counter("dropped", help), &dropped, |to, (reason, dropped)| {
-        count(to, &[("reason", reason)], **dropped)
+    family(encoder, counter("dropped", help), &[report.dropped], |to, dropped| {
+        counts(to, &[], ("reason", drops()), dropped)
     })
 }
 
@@ -143,7 +150,7 @@ fn peers(encoder: &mut DescriptorEncoder, peers: &[Entry<PeerFacts>]) -> fmt::Re
     })?;
     let help = "Packets from the peer that were dropped, by reason";
     family(encoder, counter("peer_dropped_packets", help), peers, |to, peer| {
-        counts(to, label(peer), "reason", &peer.facts.dropped_packets)
+        counts(to, &[label(peer)], ("reason", drops()), &peer.facts.dropped_packets)
     })
 }
 
@@ -183,7 +190,7 @@ fn forwards(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -
     })?;
     let help = "Connections of senders that ended, by reason";
     family(encoder, counter("forward_closed_connections", help), forwards, |to, forward| {
-        counts(to, label(forward), "reason", &forward.facts.closed)
+        counts(to, &[label(forward)], ("reason", ends()), &forward.facts.closed)
     })
 }
 
@@ -198,14 +205,14 @@ fn forward_messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFa
     })?;
     let help = "What was odd in framing or answers, by kind";
     family(encoder, counter("forward_anomalies", help), forwards, |to, forward| {
-        counts(to, label(forward), "kind", &forward.facts.anomalies)
+        counts(to, &[label(forward)], ("kind", anomalies()), &forward.facts.anomalies)
     })
 }
 
 fn forward_answers(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -> fmt::Result {
     let help = "Answers to senders, by their code (MSA-1)";
     family(encoder, counter("forward_acks", help), forwards, |to, forward| {
-        counts(to, label(forward), "code", &forward.facts.acks)
+        counts(to, &[label(forward)], ("code", codes()), &forward.facts.acks)
     })?;
     let help = "Messages that wait for an answer now";
     family(encoder, gauge("forward_unanswered_messages", help), forwards, |to, forward| {
@@ -283,7 +290,7 @@ fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -
     })?;
     let help = "Connections to the receiver that ended or were not made, by reason";
     family(encoder, counter("service_closed_connections", help), services, |to, service| {
-        counts(to, label(service), "reason", &service.facts.closed)
+        counts(to, &[label(service)], ("reason", ends()), &service.facts.closed)
     })?;
     let help = "Messages delivered to the receiver";
     family(encoder, counter("service_messages", help), services, |to, service| {
@@ -291,15 +298,15 @@ fn services(encoder: &mut DescriptorEncoder, services: &[Entry<ServiceFacts>]) -
     })?;
     let help = "Answers of the receiver, by their code (MSA-1)";
     family(encoder, counter("service_acks", help), services, |to, service| {
-        counts(to, label(service), "code", &service.facts.acks)
+        counts(to, &[label(service)], ("code", codes()), &service.facts.acks)
     })?;
     let help = "What was odd in framing or answers between senders and the receiver, by kind";
     family(encoder, counter("service_anomalies", help), services, |to, service| {
-        counts(to, label(service), "kind", &service.facts.anomalies)
+        counts(to, &[label(service)], ("kind", anomalies()), &service.facts.anomalies)
     })?;
     let help = "What the receiver said to stored messages and answers none that was sent, by kind";
     family(encoder, counter("service_dropped_answers", help), services, |to, service| {
-        counts(to, label(service), "kind", &service.facts.dropped_answers)
+        counts(to, &[label(service)], ("kind", []), &service.facts.dropped_answers)
     })?;
     let help = "Attempts to deliver stored messages that the receiver may have had already: it may have one twice";
     family(encoder, counter("service_in_doubt", help), services, |to, service| {

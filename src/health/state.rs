@@ -108,6 +108,9 @@ pub struct Report<'a> {
     pub certificates: &'a [CertificateFacts],
     /// Says what this site itself lacks to do its part, one line each; none: it is ready.
     pub unready: Vec<String>,
+    /// Says what of this site itself is degraded, such as its audit log; none: nothing is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<Verdict>,
     /// Counts what was dropped before a peer was known, by reason.
     pub dropped: &'a BTreeMap<&'static str, u64>,
     /// Says what `wg` has set of this site's end since the configuration was read.
@@ -141,12 +144,13 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         .collect();
     let orphans = facts.orphans.iter().map(|orphan| Entry { verdict: judge_orphan(orphan), facts: orphan }).collect();
     let unready = unready(facts);
+    let degraded: Vec<_> =
+        audit::faults(&facts.audit, now).into_iter().chain(certificate::expired(&facts.certificates)).collect();
     // That nothing tells of a peer that `wg` added says nothing of this site: no message goes there.
     let counts = |entry: &&Entry<'_, PeerFacts>| entry.facts.is_configured || entry.verdict.status > Status::Unknown;
     let own = if unready.is_empty() { Status::Ok } else { Status::Down };
     let status = std::iter::once(own)
-        .chain(audit::fault(&facts.audit, now).map(|fault| fault.status))
-        .chain(certificate::expired(&facts.certificates).map(|fault| fault.status))
+        .chain(degraded.iter().map(|fault| fault.status))
         .chain(peers.iter().filter(counts).map(|entry| entry.verdict.status))
         .chain(forwards.iter().map(|entry| entry.verdict.status))
         .chain(services.iter().map(|entry| entry.verdict.status))
@@ -164,6 +168,7 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         audit,
         certificates: &facts.certificates,
         unready,
+        degraded,
         dropped,
         set_by_wg,
         rotation: &facts.rotation,

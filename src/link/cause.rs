@@ -72,7 +72,8 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 29] = [
+    /// Lists them.
+    pub const ALL: [Self; 29] = [
         Self::ReceiverRefuses,
         Self::ReceiverSilent,
         Self::ReceiverUnreachable,

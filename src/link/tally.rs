@@ -26,6 +26,30 @@ const LEFT_AFTER: Duration = Duration::from_secs(5);
 /// Lists the ends of a connection that leave a receiver's silence behind, and no other fault.
 const ENDS_IN_SILENCE: [&str; 3] = [Cause::SenderGone.code(), Cause::AckTimeout.code(), "unanswered"];
 
+/// Lists why messages of stored delivery are not taken.
+pub const REFUSALS: [&str; 4] = ["queue_full", "disk_full", "spool_failed", "application_answer_required"];
+
+/// Lists why connections end, or are not let in, beside violations of MLLP and the causes that links tell of.
+const OWN_ENDS: [&str; 11] = [
+    "finished",
+    "unanswered",
+    "idle_timeout",
+    "frame_too_slow",
+    "frames_without_message",
+    "too_many_bytes_held",
+    "answer_not_committed",
+    "unreachable",
+    "not_allowed",
+    "too_many_connections",
+    "too_many_from_source",
+];
+
+/// Lists why connections end, or are not let in, as far as that has a name of its own.
+pub fn ends() -> impl Iterator<Item = &'static str> {
+    let violations = Violation::ALL.into_iter().map(Violation::code);
+    OWN_ENDS.into_iter().chain(violations).chain(Cause::ALL.into_iter().map(Cause::code))
+}
+
 /// Counts what passes.
 #[derive(Default)]
 pub struct Tally {

@@ -129,6 +129,25 @@ pub enum Anomaly {
 }
 
 impl Anomaly {
+    /// Lists them.
+    pub const ALL: [Self; 15] = [
+        Self::EndWithoutCr,
+        Self::LineEndBetweenFrames,
+        Self::NulBetweenFrames,
+        Self::JunkBetweenFrames,
+        Self::StartedOver,
+        Self::FsInPayload,
+        Self::VtInPayload,
+        Self::EmptyFrame,
+        Self::TruncatedFrame,
+        Self::ControlFrame,
+        Self::NoHeader,
+        Self::HeaderTooLong,
+        Self::AnswerUnmatched,
+        Self::AnswerSkipped,
+        Self::OutstandingOverflow,
+    ];
+
     /// Returns the stable code, for counters and logs.
     pub const fn code(self) -> &'static str {
         match self {
@@ -178,6 +197,10 @@ pub enum Violation {
 }
 
 impl Violation {
+    /// Lists them.
+    pub const ALL: [Self; 7] =
+        [Self::FrameTooLarge, Self::TooMuchJunk, Self::Http, Self::Tls, Self::Banner, Self::Dicom, Self::WideText];
+
     /// Returns the stable code, for counters and logs.
     pub const fn code(self) -> &'static str {
         match self {

@@ -87,6 +87,28 @@ fn the_worst_is_told_first_on_one_line() {
 }
 
 #[test]
+fn what_only_the_site_itself_has_is_no_ok() {
+    let mut facts = health::fixture::site();
+    let since = *health::fixture::NOW;
+    let fault = |cause: &str| Some(health::facts::FailedAudit { since, cause: cause.to_owned() });
+    facts.audit.contradicted = fault("entry 2 is another one");
+    facts.audit.peers = vec![health::facts::PeerLog { peer: "city-lab".into(), fault: fault("it ends at entry 4") }];
+    let report = health::state::assess(&facts, since);
+    let status: Status = serde_json::from_value(serde_json::to_value(report).expect("JSON")).expect("understood");
+    let (state, line) = told(&status, None, &[], &[]);
+    assert_eq!(state, State::Warning, "{line}");
+    assert!(line.contains("the audit log is not as it was written: entry 2 is another one"), "{line}");
+    assert!(line.contains("the audit log of city-lab is not what it was: it ends at entry 4"), "{line}");
+    assert_eq!(told(&status, Some("orders"), &[], &[]).0, State::Ok, "its forwards are well");
+    // A later version knows of faults that this one does not.
+    for (word, wanted) in [("degraded", State::Warning), ("down", State::Critical)] {
+        let (state, line) = told(&site(|status| status["status"] = json!(word)), None, &[], &[]);
+        assert_eq!(state, wanted);
+        assert!(line.contains(&format!("north is {word}: wardlink status says why")), "{line}");
+    }
+}
+
+#[test]
 fn a_forward_that_is_not_there_cannot_be_told() {
     let (state, line) = told(&site(|_| {}), Some("order"), &[], &[]);
     assert_eq!(state, State::Unknown);

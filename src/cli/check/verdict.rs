@@ -84,8 +84,11 @@ impl fmt::Display for Verdict {
 #[derive(Debug, Deserialize)]
 pub(super) struct Status {
     site: String,
+    status: Option<String>,
     #[serde(default)]
     unready: Vec<String>,
+    #[serde(default)]
+    degraded: Vec<Own>,
     #[serde(default)]
     peers: Vec<Peer>,
     #[serde(default)]
@@ -94,6 +97,14 @@ pub(super) struct Status {
     services: Vec<Entry>,
     #[serde(default)]
     orphans: Vec<Entry>,
+}
+
+/// Is what of the site itself needs a look.
+#[derive(Debug, Deserialize)]
+struct Own {
+    status: String,
+    since: Option<String>,
+    cause: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -152,6 +163,20 @@ pub(super) fn judge(status: &Status, forward: Option<&str>, warning: &[Limit], c
         faults.extend(status.unready.iter().map(|line| (State::Critical, line.clone())));
         let others = peers.iter().map(|peer| &peer.entry).chain(&status.services).chain(&status.orphans);
         faults.extend(entries.chain(others).filter_map(fault));
+        let own = status.degraded.iter().filter_map(|own| why(&own.status, own.cause.as_deref(), own.since.as_deref()));
+        faults.extend(own);
+        // Whatever is not listed above: what the site says of itself holds.
+        let whole = status.status.as_deref().map_or(State::Ok, State::of);
+        if whole > State::Ok && faults.iter().all(|(state, _)| *state < whole) {
+            faults.push((
+                whole,
+                format!(
+                    "{} is {}: wardlink status says why",
+                    status.site,
+                    status.status.as_deref().unwrap_or_default()
+                ),
+            ));
+        }
     } else {
         faults.extend(entries.filter_map(fault));
     }
@@ -181,11 +206,16 @@ pub(super) fn judge(status: &Status, forward: Option<&str>, warning: &[Limit], c
 
 /// Says what is wrong with a thing, and since when.
 fn fault(entry: &Entry) -> Option<(State, String)> {
-    let state = State::of(&entry.status);
-    let cause = entry.cause.as_deref().unwrap_or(&entry.status);
-    let since = entry.since.as_ref().filter(|_| !cause.contains(" since "));
+    let (state, text) = why(&entry.status, entry.cause.as_deref(), entry.since.as_deref())?;
+    Some((state, format!("{}: {text}", entry.name)))
+}
+
+fn why(status: &str, cause: Option<&str>, since: Option<&str>) -> Option<(State, String)> {
+    let state = State::of(status);
+    let cause = cause.unwrap_or(status);
+    let since = since.filter(|_| !cause.contains(" since "));
     let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
-    (state > State::Ok).then(|| (state, format!("{}: {cause}{since}", entry.name)))
+    (state > State::Ok).then(|| (state, format!("{cause}{since}")))
 }
 
 fn told(faults: &[(State, String)]) -> String {

@@ -51,7 +51,16 @@ struct Audit {
     lost: u64,
     failed: Option<Failed>,
     contradicted: Option<Failed>,
+    #[serde(default)]
+    peers: Vec<PeerLog>,
     atna: Option<Atna>,
+}
+
+/// Is how the audit log of a peer is.
+#[derive(Debug, Deserialize)]
+struct PeerLog {
+    peer: String,
+    fault: Option<Failed>,
 }
 
 /// Is how the audit log is sent.
@@ -174,7 +183,12 @@ fn account(text: &mut String, audit: &Audit) {
         line(text, &format!("  the audit log cannot be written since {since}: {cause}"));
     }
     if let Some(Failed { since, cause }) = &audit.contradicted {
-        line(text, &format!("  the audit log was cut off or restored, as is known since {since}: {cause}"));
+        line(text, &format!("  the audit log is not as it was written, as is known since {since}: {cause}"));
+    }
+    for PeerLog { peer, fault } in &audit.peers {
+        if let Some(Failed { since, cause }) = fault {
+            line(text, &format!("  the audit log of {peer} is not what it was, as is known since {since}: {cause}"));
+        }
     }
     if let Some(Atna { server, unsent, failed: Some(Failed { since, cause }) }) = &audit.atna {
         let waits = format!("{unsent} entries wait");

@@ -29,6 +29,7 @@ pub(super) fn conditions(alarms: &Alarms, facts: &SiteFacts, limits: &AlarmLimit
     for one in &facts.certificates {
         certificates(one.of.unwrap_or_default(), std::slice::from_ref(one), &mut all, now);
     }
+    account(facts, &report, &mut all, now);
     atna(facts, &mut all, now);
     down(alarms, &report, &mut all, now);
     for entry in &report.forwards {
@@ -94,6 +95,27 @@ fn peers(report: &Report<'_>, all: &mut Conditions<'_>, now: SystemTime) {
             Status::Ok | Status::Degraded => Level::Within,
         };
         all.add(Kind::NoSession, &format!("peer {}", entry.facts.name), level);
+    }
+}
+
+/// That the audit log cannot be written, by the limit of what is down; and that it, or a peer's, is not what it was.
+fn account(facts: &SiteFacts, report: &Report<'_>, all: &mut Conditions<'_>, now: SystemTime) {
+    let Some(limit) = all.limits.down else { return };
+    let level = match audit::own(&facts.audit).next() {
+        Some((since, cause)) if facts.audit.contradicted.is_some() || age(since, now) >= limit => Level::Beyond(cause),
+        Some(_) => Level::Between,
+        None => Level::Within,
+    };
+    all.add(Kind::Audit, "audit log", level);
+    for peer in report.peers.iter().filter(|peer| peer.facts.is_configured) {
+        let name = &peer.facts.name;
+        let level = match facts.audit.peers.iter().find(|log| log.peer == *name).map(audit::of_peer) {
+            Some(Some((_, cause))) => Level::Beyond(cause),
+            Some(None) => Level::Within,
+            // It has not said anything since the start.
+            None => Level::Between,
+        };
+        all.add(Kind::Audit, &format!("audit log of {name}"), level);
     }
 }
 

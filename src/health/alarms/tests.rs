@@ -209,6 +209,30 @@ fn a_certificate_and_a_disk_are_told_in_time() {
 }
 
 #[test]
+fn a_log_that_is_not_what_it_was_is_told_here_and_at_the_peer() {
+    let mut world = World::new();
+    let fault = |world: &World, cause: &str| {
+        Some(super::super::facts::FailedAudit { since: world.now(), cause: cause.to_owned() })
+    };
+    let log = |fault| vec![super::super::facts::PeerLog { peer: "city-lab".into(), fault }];
+    world.facts.audit.contradicted = fault(&world, "entry 2 is another one");
+    assert_eq!(world.pass(90), start(Kind::Audit, "audit log"));
+    assert_eq!(world.causes.last().unwrap(), "the audit log is not as it was written: entry 2 is another one");
+    world.facts.audit.peers = log(fault(&world, "it ends at entry 4, and went on to entry 9 before"));
+    assert_eq!(world.pass(90), start(Kind::Audit, "audit log of city-lab"));
+    world.restart();
+    world.facts.audit.peers = Vec::new();
+    assert_eq!(world.pass(600), [], "until the peer says how its log is nothing is known");
+    world.facts.audit.peers = log(None);
+    assert_eq!(world.pass(90), clear(Kind::Audit, "audit log of city-lab"));
+    world.facts.audit.contradicted = None;
+    world.facts.audit.failed = fault(&world, "no room");
+    assert_eq!(world.pass(100), [], "one that cannot be written has the time of what is down");
+    world.facts.audit.failed = None;
+    assert_eq!(world.pass(90), clear(Kind::Audit, "audit log"));
+}
+
+#[test]
 fn a_log_that_cannot_be_sent_is_told_after_the_time_of_what_is_down() {
     let mut world = World::new();
     let failed = super::super::facts::FailedAudit { since: world.now(), cause: "refused".into() };

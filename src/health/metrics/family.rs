@@ -12,6 +12,10 @@ use prometheus_client::registry::Unit;
 
 use super::super::facts::{ForwardFacts, PeerFacts, Receiver, ServiceFacts};
 use super::super::state::{Entry, Status};
+use crate::mllp::ack::AckCode;
+use crate::mllp::frame::Anomaly;
+use crate::spool::codes::CODES;
+use crate::tunnel::drops::Drop;
 
 /// Describes a metric, by its name without prefix and unit.
 pub(super) struct Metric {
@@ -92,13 +96,35 @@ pub(super) fn count(to: &mut MetricEncoder, labels: &[Label], value: u64) -> fmt
     to.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
+/// Writes counts by a label; what is known to have a count and has none yet is 0, because `increase` and `rate` see no rise
+/// from what is not there: the first message that is refused would raise no alert.
 pub(super) fn counts(
     to: &mut MetricEncoder,
-    of: Label,
-    key: &'static str,
+    of: &[Label],
+    (key, known): (&'static str, impl IntoIterator<Item = &'static str>),
     values: &BTreeMap<&'static str, u64>,
 ) -> fmt::Result {
-    values.iter().try_for_each(|(name, value)| count(to, &[of, (key, name)], *value))
+    let mut all: BTreeMap<&str, u64> = known.into_iter().map(|name| (name, 0)).collect();
+    all.extend(values);
+    all.into_iter().try_for_each(|(name, value)| {
+        let labels: Vec<_> = of.iter().copied().chain([(key, name)]).collect();
+        count(to, &labels, value)
+    })
+}
+
+/// Lists the codes of answers.
+pub(super) fn codes() -> impl Iterator<Item = &'static str> {
+    CODES.into_iter().map(AckCode::code)
+}
+
+/// Lists what may be odd in framing or answers.
+pub(super) fn anomalies() -> impl Iterator<Item = &'static str> {
+    Anomaly::ALL.into_iter().map(Anomaly::code)
+}
+
+/// Lists why packets are dropped.
+pub(super) fn drops() -> impl Iterator<Item = &'static str> {
+    Drop::ALL.iter().map(|reason| reason.code())
 }
 
 /// Writes an age, and nothing where there is none: what never happened has no age.

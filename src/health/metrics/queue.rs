@@ -8,7 +8,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 
 use super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts};
 use super::super::state::Entry;
-use super::family::{Label, Metric, age, count, counter, counts, family, gauge, label, number};
+use super::family::{Label, Metric, age, codes, count, counter, counts, family, gauge, label, number};
+use crate::link::tally::REFUSALS;
 
 /// Writes those of queues that have no forward any more.
 pub(super) fn orphans(encoder: &mut DescriptorEncoder, orphans: &[OrphanFacts]) -> fmt::Result {
@@ -83,7 +84,7 @@ fn messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -
     })?;
     let help = "Messages that were not taken, by reason";
     each(encoder, counter("forward_refused_messages", help), forwards, |to, of, queue| {
-        counts(to, of, "reason", &queue.refused)
+        counts(to, &[of], ("reason", REFUSALS), &queue.refused)
     })?;
     let help =
         "Messages settled since the start after an attempt whose end is not known: the receiver may have them twice";
@@ -92,12 +93,14 @@ fn messages(encoder: &mut DescriptorEncoder, forwards: &[Entry<ForwardFacts>]) -
     })?;
     let help = "Answers of the receiver by their code (MSA-1), where this site delivers (to:)";
     each(encoder, counter("forward_receiver_acks", help), forwards, |to, of, queue| {
-        counts(to, of, "code", &queue.receiver_acks)
+        // Where a link delivers, its service has them.
+        let known = codes().filter(|_| !queue.dropped_answers.is_empty());
+        counts(to, &[of], ("code", known), &queue.receiver_acks)
     })?;
     let help =
         "What the receiver said to stored messages and answers none that was sent, by kind, where this site delivers";
     each(encoder, counter("forward_dropped_answers", help), forwards, |to, of, queue| {
-        counts(to, of, "kind", &queue.dropped_answers)
+        counts(to, &[of], ("kind", []), &queue.dropped_answers)
     })?;
     let help = "Time since the receiver last settled a message";
     each(encoder, gauge("forward_last_settled_age", help).seconds(), forwards, |to, of, queue| {

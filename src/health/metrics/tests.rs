@@ -112,6 +112,55 @@ wardlink_forward_spool_disk_free_bytes{forward="results"} 1073741824
 "#;
 
 #[test]
+fn a_peers_log_that_is_not_what_it_was_is_1() {
+    let mut facts = site();
+    let fault = super::super::facts::FailedAudit { since: *NOW, cause: "it ends at entry 4".into() };
+    facts.audit.peers = vec![super::super::facts::PeerLog { peer: "city-lab".into(), fault: Some(fault) }];
+    let samples = parse(&encode(facts, *NOW).expect("encodes"));
+    assert_eq!(value(&samples, "wardlink_audit_peer_contradicted", r#"peer="city-lab""#), Some(1.0));
+}
+
+#[test]
+fn a_count_that_has_a_name_is_there_at_0_before_it_counts_for_an_increase_to_be_seen() {
+    let (mut facts, mut queue) = (site(), stored());
+    let stored = queue.queue.as_mut().expect("queue");
+    stored.refused.clear();
+    stored.receiver_acks.clear();
+    facts.forwards.push(queue);
+    facts.dropped.clear();
+    facts.peers[0].dropped_packets.clear();
+    for forward in &mut facts.forwards {
+        forward.acks.clear();
+        forward.anomalies.clear();
+        forward.closed.clear();
+    }
+    let service = &mut facts.services[0];
+    service.acks.clear();
+    service.anomalies.clear();
+    service.closed.clear();
+    let samples = parse(&encode(facts, *NOW).expect("encodes"));
+    for (name, of, label) in [
+        ("forward_refused_messages", "forward=\"results\",", "reason=\"queue_full\""),
+        ("forward_refused_messages", "forward=\"results\",", "reason=\"application_answer_required\""),
+        ("forward_receiver_acks", "forward=\"results\",", "code=\"AE\""),
+        ("forward_acks", "forward=\"orders\",", "code=\"AA\""),
+        ("forward_acks", "forward=\"orders\",", "code=\"NAK\""),
+        ("forward_anomalies", "forward=\"orders\",", "kind=\"started_over\""),
+        ("forward_closed_connections", "forward=\"orders\",", "reason=\"too_many_connections\""),
+        ("forward_closed_connections", "forward=\"orders\",", "reason=\"receiver_refuses\""),
+        ("forward_closed_connections", "forward=\"orders\",", "reason=\"http\""),
+        ("service_acks", "service=\"results\",", "code=\"AR\""),
+        ("service_anomalies", "service=\"results\",", "kind=\"answer_unmatched\""),
+        ("service_closed_connections", "service=\"results\",", "reason=\"receiver_refuses\""),
+        ("peer_dropped_packets", "peer=\"city-lab\",", "reason=\"not_authentic\""),
+        ("dropped", "", "reason=\"unknown_peer\""),
+    ] {
+        let found = value(&samples, &format!("wardlink_{name}_total"), &format!("{of}{label}"));
+        assert_eq!(found, Some(0.0), "{name} {of}{label}");
+    }
+}
+
+#[test]
 fn a_stored_forward_shows_its_queue_and_a_transparent_one_has_none() {
     let mut facts = site();
     facts.forwards.push(stored());

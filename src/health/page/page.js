@@ -50,7 +50,8 @@ function faults(site) {
   }
   of("audit log", "it cannot be written", site.audit?.failed);
   if (site.audit?.atna?.failed) of("audit log", `it cannot be sent to ${site.audit.atna.server}`, site.audit.atna.failed);
-  of("audit log", "it was cut off or restored", site.audit?.contradicted);
+  of("audit log", "it is not as it was written", site.audit?.contradicted);
+  for (const { peer, fault } of site.audit?.peers ?? []) of(`audit log of ${peer}`, "it is not what it was", fault);
   return all.sort((a, b) => (a.status === b.status ? 0 : a.status === "down" ? -1 : 1));
 }
 
