@@ -22,6 +22,7 @@ tests![
     an_address_that_this_host_reaches_otherwise_is_refused needs "ipv6",
     the_words_and_the_site_are_shown_before_a_card_is_taken needs "ipv6" "script" "sh",
     a_site_with_a_new_key_is_taken_again_and_keeps_its_address needs "ipv6",
+    two_sites_of_one_name_are_told_apart_by_their_files needs "ipv6",
 ];
 
 /// Bounds the time until a first message is answered.
@@ -331,4 +332,40 @@ fn a_site_with_a_new_key_is_taken_again_and_keeps_its_address() {
     let said = north.run(&format!("pair {} --new-key --yes --fingerprint {words}", card.trim()));
     assert!(said.contains("reloaded: peers: 1 changed (south-key)"), "{said}");
     passes(&north.site, &south.site);
+}
+
+fn two_sites_of_one_name_are_told_apart_by_their_files() {
+    let wire = Wire::new();
+    let (mut north, mut twin) = (Made::new(&wire, "north", "twin"), Made::new(&wire, "south", "twin"));
+    let mut third = Made::new(&wire, "third", "twin");
+    twin.name.clone_from(&north.name);
+    north.init("");
+    twin.init("");
+    let card = third.init("");
+    north.start();
+    twin.start();
+    for made in [&mut north, &mut twin] {
+        assert!(made.run("status").starts_with("north-twin: "), "both run, and each answers for itself");
+    }
+    // now the file of one that does not run names the socket of the other
+    twin.site.kill();
+    let socket = |made: &Made| made.site.dir.join("run/control.sock").display().to_string();
+    let text = twin.file().replace(&socket(&twin), &socket(&north));
+    fs::write(twin.site.config_path(), text).expect("another socket");
+    let file = north.site.config_path();
+    for (command, exit_code) in [("status", 64), ("reload", 64), ("forward pause orders", 64), ("check", 2)] {
+        let (code, out, errors) = twin.try_run(command);
+        assert_eq!(code, Some(exit_code), "{command}: {out}{errors}");
+        let said = out + &errors;
+        assert!(said.contains("another site north-twin answers") && said.contains(&format!("-c {file}")), "{said}");
+    }
+    let said = twin.pair(&card, &mut third);
+    assert!(said.contains("nothing was reloaded") && said.contains(&file), "{said}");
+    assert!(twin.file().contains("- name: third-twin"), "the file is changed");
+    assert!(!north.site.log().contains("reloaded"), "{}", north.site.log());
+    // by a link to its file it is the same site
+    let link = north.site.dir.join("link.yaml");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let by_link = north.site.command(&["reload", "-c", &link.display().to_string()]).join(" ");
+    assert!(north.site.namespace.output(&by_link).status.success());
 }

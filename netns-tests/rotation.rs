@@ -84,6 +84,8 @@ fn a_pair_rotates_and_loses_neither_a_message_nor_a_connection() {
     let receiver = pair.receiver(Behaviour::Answer("AA"));
     let load = Load::start(&pair.north.namespace, FORWARD, SENDERS);
     let old_keys = (key_of(&pair.north, "south"), key_of(&pair.south, "north"));
+    let since = |pair: &Pair| ["peers", "forwards"].map(|list| pair.north.health()[list][0]["since"].clone());
+    let since_when = since(&pair);
     let words = run(&pair.south, &["card", "--fingerprint"]);
     for site in [&pair.south, &pair.north] {
         let said = run(site, &["rotate"]);
@@ -96,6 +98,7 @@ fn a_pair_rotates_and_loses_neither_a_message_nor_a_connection() {
     assert_ne!(run(&pair.south, &["card", "--fingerprint"]), words);
     assert_ne!(key_of(&pair.north, "south"), old_keys.0);
     assert_ne!(key_of(&pair.south, "north"), old_keys.1);
+    assert_eq!(since(&pair), since_when, "a new handshake is no new beginning: there was no gap");
     let report = load.finish();
     report.holds(&[&receiver]);
     assert_eq!((report.lost, receiver.connections()), (0, SENDERS), "no connection ended");

@@ -157,6 +157,7 @@ pub struct Site {
     health: Option<TcpListener>,
     agent: Option<TcpListener>,
     control: ControlListener,
+    file: Option<PathBuf>,
 }
 
 /// Is what lives as long as the site.
@@ -253,7 +254,13 @@ impl Site {
         };
         parts.inbound.set_account(parts.account.clone());
         account::started(&parts.account, &prepared.config);
-        Ok(Self { parts: Arc::new(parts), prepared, arrivals, requests, health, agent, control })
+        Ok(Self { parts: Arc::new(parts), prepared, arrivals, requests, health, agent, control, file: None })
+    }
+
+    /// Says which file the site runs from: commands that mean another one are refused.
+    #[must_use]
+    pub fn with_file(self, file: &Path) -> Self {
+        Self { file: Some(std::path::absolute(file).unwrap_or_else(|_| file.to_owned())), ..self }
     }
 
     /// Tells what is known about the site now.
@@ -271,11 +278,11 @@ impl Site {
     /// # Errors
     /// A part that must not end ended by itself.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), AppError> {
-        let Self { parts, prepared, arrivals, mut requests, health, agent, control } = self;
+        let Self { parts, prepared, arrivals, mut requests, health, agent, control, file } = self;
         let mut tasks = Tasks::default();
         commit(&parts, prepared, &mut tasks);
         tasks.serving.spawn(serve::serve_streams(Arc::clone(&parts.now), arrivals, stop.clone()));
-        serve::serve_watchers(&parts, (health, agent), control, &mut tasks);
+        serve::serve_watchers(&parts, (health, agent), (control, file), &mut tasks);
         let result = loop {
             let ended = tokio::select! {
                 biased; // told to stop, the parts end by themselves: that is no failure

@@ -91,7 +91,10 @@ impl Parts {
             endpoint_error: peer.endpoint_error.clone(),
             is_configured: configured.is_some(),
             set_by: if peer.set_by_wg { SetBy::Wg } else { SetBy::Config },
-            session: if peer.has_session { Session::Up { since } } else { Session::Down { since: lost } },
+            session: match peer.has_session {
+                true => Session::Up { since: peer.session_since.unwrap_or(since) },
+                false => Session::Down { since: lost },
+            },
             session_wanted: configured.is_some_and(|peer| peer.persistent_keepalive.is_some()),
             latest_handshake_age: peer.latest_handshake_age,
             rx_bytes: peer.rx_bytes,

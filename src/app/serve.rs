@@ -4,6 +4,7 @@
 //! Nothing here can fail.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -198,7 +199,7 @@ fn commit_service(parts: &Parts, next: NextService, tasks: &mut Tasks) -> Arc<Se
 pub(super) fn serve_watchers(
     parts: &Arc<Parts>,
     (health, agent): (Option<TcpListener>, Option<TcpListener>),
-    control: ControlListener,
+    (control, file): (ControlListener, Option<PathBuf>),
     tasks: &mut Tasks,
 ) {
     let (never, until) = watch::channel(false);
@@ -234,6 +235,7 @@ pub(super) fn serve_watchers(
     let (reloader, now) = (parts.reloader.clone(), Arc::clone(&parts.now));
     let (again, account) = (reloader.clone(), parts.account.clone());
     let answers = Answers {
+        file,
         status: Arc::new(move || {
             let facts = source();
             serde_json::to_value(assess(&facts, SystemTime::now())).unwrap_or_default()

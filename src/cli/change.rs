@@ -134,7 +134,7 @@ pub(super) fn change(
 fn caught_up(path: &Path) -> Result<String, Told> {
     match take_up(path) {
         Ok(TakenUp::Changed(changes)) => Ok(format!("{UNCHANGED} in {}; reloaded: {changes}", path.display())),
-        Ok(TakenUp::Unchanged | TakenUp::NotRunning(_)) => Ok(UNCHANGED.to_owned()),
+        Ok(TakenUp::Unchanged | TakenUp::NotRunning(_) | TakenUp::RunsElsewhere { .. }) => Ok(UNCHANGED.to_owned()),
         Err((code, why)) => Err(Told::new(code, format!("wardlink: {UNCHANGED} in {}, but {why}\n", path.display()))),
     }
 }
@@ -150,7 +150,7 @@ pub(super) fn catch_up(path: &Path, reload: &ReloadArgs) -> Result<Option<String
     let path = fs::canonicalize(path).map_err(|error| cannot_read(path, &error))?;
     match take_up(&path) {
         Ok(TakenUp::Changed(changes)) => Ok(Some(changes)),
-        Ok(TakenUp::Unchanged | TakenUp::NotRunning(_)) => Ok(None),
+        Ok(TakenUp::Unchanged | TakenUp::NotRunning(_) | TakenUp::RunsElsewhere { .. }) => Ok(None),
         Err((code, why)) => Err(Told::new(code, format!("wardlink: {why}\nwardlink: nothing was changed\n"))),
     }
 }
@@ -217,6 +217,8 @@ enum TakenUp {
     Changed(String),
     /// It does not run.
     NotRunning(String),
+    /// It does not run, and one of the same name does, from another file.
+    RunsElsewhere { site: String, runs: PathBuf },
 }
 
 impl TakenUp {
@@ -226,6 +228,13 @@ impl TakenUp {
             Self::Changed(changes) => format!("reloaded: {changes}"),
             Self::NotRunning(site) => {
                 format!("site {site} does not run: `wardlink run{}` starts it with this", flag(path))
+            }
+            Self::RunsElsewhere { site, runs } => {
+                let (path, flag, runs) = (path.display(), flag(path), runs.display());
+                format!(
+                    "{path} is changed, and nothing was reloaded: it does not run; the site {site} that runs here runs from \
+                     {runs}: `wardlink run{flag}` starts this one, with a `control.socket` of its own"
+                )
             }
         }
     }
@@ -237,6 +246,7 @@ fn take_up(path: &Path) -> Result<TakenUp, (u8, String)> {
     let answer = match site.ask(Request::Reload, Path::new(SOCKET_DIRECTORY)) {
         Ok((_, answer)) => answer,
         Err(SiteError::NotRunning { site, .. }) => return Ok(TakenUp::NotRunning(site)),
+        Err(SiteError::OtherFile { site, runs, .. }) => return Ok(TakenUp::RunsElsewhere { site, runs }),
         Err(error) => return Err((error.exit_code(), error.to_string())),
     };
     match serde_json::from_value(answer) {

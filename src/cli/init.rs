@@ -19,7 +19,7 @@ use super::queue::{Told, say};
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE, card, key};
 use crate::config::card::{Card, address_of, is_elsewhere, is_private};
 use crate::config::edit::scalar;
-use crate::config::{self, Config, Endpoint, Name, SecretKey};
+use crate::config::{self, Config, Endpoint, Name, SOCKET_PATH_BYTES_MAX, SecretKey};
 
 /// Names the user that the service runs as, and its group.
 const USER: &str = "wardlink";
@@ -27,6 +27,8 @@ const USER: &str = "wardlink";
 const DIRECTORY: &str = "/etc/wardlink";
 /// Names the private key beside the configuration.
 const PRIVATE_KEY: &str = "private.key";
+/// Is the control socket from the directory of the configuration: alone in its own, which the site may write.
+const CONTROL_SOCKET: &str = "run/control.sock";
 /// Names the key of the spools beside the configuration.
 pub(super) const SPOOL_KEY: &str = "spool.key";
 /// Is the UDP port where no endpoint names one: WireGuard's usual one.
@@ -192,12 +194,22 @@ pub(super) fn service_user() -> Option<(u32, u32)> {
     Some((user.uid.as_raw(), user.gid.as_raw()))
 }
 
+/// Names a control socket that no other site has, whatever its name; where the path would be too long for one, none.
+fn control(directory: &Path) -> String {
+    let socket = directory.join(CONTROL_SOCKET).display().to_string();
+    if socket.len() > SOCKET_PATH_BYTES_MAX {
+        return String::new();
+    }
+    let socket = scalar(&socket);
+    format!("\n# Where commands reach this site while it runs.\ncontrol:\n  socket: {socket}\n")
+}
+
 fn yaml(args: &Args, paths: &Paths, secret: &SecretKey) -> String {
     let quoted = |path: PathBuf| scalar(&path.display().to_string());
     let (site, key) = (&args.site, quoted(paths.key.clone()));
     let is_usual = paths.directory == Path::new(DIRECTORY);
-    let (state_dir, interface, commands) = if is_usual {
-        ("# state_dir: /var/lib/wardlink".to_owned(), "# interface: wl0".to_owned(), String::new())
+    let (state_dir, interface, commands, control) = if is_usual {
+        ("# state_dir: /var/lib/wardlink".to_owned(), "# interface: wl0".to_owned(), String::new(), String::new())
     } else {
         let name: String = site.as_str().chars().take(INTERFACE_NAME_BYTES).collect();
         let config = paths.config.display();
@@ -205,6 +217,7 @@ fn yaml(args: &Args, paths: &Paths, secret: &SecretKey) -> String {
             format!("state_dir: {}", quoted(paths.directory.join("state"))),
             format!("interface: {}", scalar(&format!("wl-{name}"))),
             format!("# All commands that are named here also need `-c {config}`.\n"),
+            control(&paths.directory),
         )
     };
     let listen_port = args.endpoint.as_ref().map_or(LISTEN_PORT, |endpoint| endpoint.port);
@@ -236,6 +249,6 @@ fn yaml(args: &Args, paths: &Paths, secret: &SecretKey) -> String {
          # Receivers that this site offers to its peers.\n\
          # `wardlink service add NAME --target HOST:PORT --allow-peer PEER` adds one.\nservices: []\n\n\
          # Seals what stored forwards keep; made with the first of them. Keep a copy apart from backups.\n\
-         spool:\n  key_file: {spool_key}\n"
+         spool:\n  key_file: {spool_key}\n{control}"
     )
 }

@@ -2,6 +2,7 @@
 //!
 //! It reads no configuration itself: the site reads the file that it was started with, and says what came of it.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ fn reload(args: &Args, directory: &Path) -> (u8, String) {
         Ok(answered) => answered,
         Err(error) => {
             return match &args.site.config {
-                Some(config) if error.exit_code() == EXIT_USAGE => (EXIT_USAGE, bad_file(config, &error, directory)),
+                Some(config) if error.is_about_file() => (EXIT_USAGE, bad_file(config, &error, directory)),
                 _ => (error.exit_code(), format!("wardlink: {error}\n")),
             };
         }
@@ -67,25 +68,23 @@ fn reload(args: &Args, directory: &Path) -> (u8, String) {
     }
 }
 
-/// Says what is wrong with a file that does not even name a site. The only site that runs here is asked all the same:
-/// it most likely has this file, and notes that its reload failed.
+/// Says what is wrong with a file that does not even name a site. The only site that runs here is asked all the same: where
+/// it runs from this file, it notes that its reload failed.
 fn bad_file(config: &Path, error: &SiteError, directory: &Path) -> String {
     let faults = match config::load(config) {
         Err(errors) => errors.to_string(),
         Ok(_) => error.to_string(),
     };
     let asked = only_socket(directory).ok().and_then(|socket| {
-        let answer = control::ask(&socket, Request::Reload).ok()?;
-        Some((socket, serde_json::from_value(answer).ok()?))
+        let file = fs::canonicalize(config).ok()?;
+        let answer = control::ask_for(&socket, Some(&file), Request::Reload).ok()?;
+        serde_json::from_value(answer).ok()
     });
     let outcome = match asked {
-        Some((_, Reloaded::BadFile { .. } | Reloaded::Failed { .. })) => {
-            "nothing was changed; the site noted it".to_owned()
-        }
-        Some((socket, Reloaded::Done { changes })) => {
-            format!("the site behind {} has another file, and reloaded that: {changes}", socket.display())
-        }
-        Some((_, Reloaded::NotPermitted)) | None => "nothing was changed, and no running site was told".to_owned(),
+        Some(Reloaded::BadFile { .. } | Reloaded::Failed { .. }) => "nothing was changed; the site noted it".to_owned(),
+        // mended in the meantime
+        Some(Reloaded::Done { changes }) => format!("the site found it mended meanwhile, and reloaded it: {changes}"),
+        Some(Reloaded::NotPermitted) | None => "nothing was changed, and no running site was told".to_owned(),
     };
     format!("{faults}\nwardlink: {outcome}\n")
 }

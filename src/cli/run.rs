@@ -4,7 +4,7 @@
 //! WATCHDOG (sd_notify(3)).
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let served = runtime.block_on(serve(config, load));
+    let served = runtime.block_on(serve(config, &args.config, load));
     // Not dropped: that would wait for a look-up of a peer's name that no name server answers, 10 s and more.
     runtime.shutdown_background();
     match served {
@@ -102,12 +102,12 @@ fn start_log(format: LogFormat) {
     }
 }
 
-async fn serve(config: Config, load: LoadConfig) -> Result<(), AppError> {
+async fn serve(config: Config, file: &Path, load: LoadConfig) -> Result<(), AppError> {
     // From now on: a signal during the start is not lost, and SIGHUP does not end the process.
     let hangup = signal(SignalKind::hangup()).ok();
     let (stop, stopped) = watch::channel(false);
     let site_name = config.site.clone();
-    let site = Site::start(config, load).await?;
+    let site = Site::start(config, load).await?.with_file(file);
     tracing::info!(site = %site_name, version = env!("CARGO_PKG_VERSION"), "runs");
     tell_systemd(&[NotifyState::Ready]);
     let watchdog = tokio::spawn(feed_watchdog());

@@ -41,15 +41,20 @@ impl SiteArgs {
     }
 }
 
-/// Asks the site that a configuration names; where none answers, says which name that is and which sites there are.
+/// Asks the site that runs from a configuration file, and no other of its name; where it does not answer, says which name
+/// that is and which sites there are.
 fn ask_named(config: &Path, request: Request, directory: &Path) -> Result<(PathBuf, serde_json::Value), SiteError> {
     let place = place_of(config)?;
     let (site, socket) = (place.site.clone(), place.socket());
-    match control::ask(&socket, request) {
+    let file = fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
+    match control::ask_for(&socket, Some(&file), request) {
         Ok(answer) => Ok((socket, answer)),
         Err(ControlError::Connect { source, .. }) if is_absent(&source) => {
             let sockets = sockets_in(directory).unwrap_or_default();
             Err(SiteError::NotRunning { config: config.to_owned(), site, socket, sockets })
+        }
+        Err(ControlError::OtherFile { path: socket, runs }) => {
+            Err(SiteError::OtherFile { config: file, site, socket, runs })
         }
         Err(error) => Err(error.into()),
     }
@@ -130,6 +135,12 @@ pub(super) enum SiteError {
          `wardlink run -c FILE` or `systemctl start wardlink`){}", renamed(.sockets)
     )]
     NotRunning { config: PathBuf, site: String, socket: PathBuf, sockets: Vec<PathBuf> },
+    #[error(
+        "the site of {config} does not run: another site {site} answers at {socket}, and runs from {runs}; nothing was \
+         asked of it (for that one write -c {runs} or --socket {socket}; for both on one host give this file a \
+         `control.socket` of its own, and run it in another network namespace)"
+    )]
+    OtherFile { config: PathBuf, site: String, socket: PathBuf, runs: PathBuf },
     #[error("cannot list {path}: {source}")]
     ReadDirectory { path: PathBuf, source: io::Error },
     #[error("cannot read {path}: {source} (give --socket PATH instead)")]
@@ -144,13 +155,18 @@ impl SiteError {
     /// Tells whether the site does not run or does not answer; all else is about the question, not the site.
     pub(super) fn is_down(&self) -> bool {
         match self {
-            Self::NoSocket { .. } | Self::NotRunning { .. } => true,
+            Self::NoSocket { .. } | Self::NotRunning { .. } | Self::OtherFile { .. } => true,
             Self::Control(_) => self.exit_code() == EXIT_FAILED,
             Self::ManySockets { .. }
             | Self::ReadDirectory { .. }
             | Self::ReadConfig { .. }
             | Self::ParseConfig { .. } => false,
         }
+    }
+
+    /// Tells whether the configuration file does not even say which site is meant.
+    pub(super) fn is_about_file(&self) -> bool {
+        matches!(self, Self::ReadConfig { .. } | Self::ParseConfig { .. }) && self.exit_code() == EXIT_USAGE
     }
 
     pub(super) fn exit_code(&self) -> u8 {
@@ -162,7 +178,9 @@ impl SiteError {
             {
                 EXIT_NOT_PERMITTED
             }
-            Self::ManySockets { .. } | Self::ReadConfig { .. } | Self::ParseConfig { .. } => EXIT_USAGE,
+            Self::ManySockets { .. } | Self::OtherFile { .. } | Self::ReadConfig { .. } | Self::ParseConfig { .. } => {
+                EXIT_USAGE
+            }
             Self::NoSocket { .. } | Self::NotRunning { .. } | Self::ReadDirectory { .. } | Self::Control(_) => {
                 EXIT_FAILED
             }

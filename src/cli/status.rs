@@ -4,8 +4,10 @@
 
 mod alarm;
 pub(super) mod rotation;
+mod screen;
 mod table;
 
+use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use super::EXIT_FAILED;
 use super::site::{SOCKET_DIRECTORY, SiteArgs, SiteError};
 use crate::control::Request;
+use screen::Screen;
 
 /// Shows the peers, forwards and services of a running site, and what is wrong with them.
 ///
@@ -27,7 +30,7 @@ pub struct Args {
     /// Print JSON, as /healthz gives it
     #[arg(long)]
     json: bool,
-    /// Show it again every two seconds, until it is interrupted
+    /// Show it again every two seconds, until it is interrupted; on a terminal as much as fits, the worst first
     #[arg(long, conflicts_with = "json")]
     watch: bool,
 }
@@ -35,15 +38,12 @@ pub struct Args {
 /// Is the pause between two looks of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
-/// Puts the cursor at the top left and clears the screen from there (ECMA-48, CUP and ED).
-const CLEAR: &str = "\x1b[H\x1b[J";
-
 /// Runs the command; returns its exit code.
 pub fn run(args: &Args) -> ExitCode {
     if args.watch {
         return watch(args);
     }
-    match shown(args, Path::new(SOCKET_DIRECTORY)) {
+    match shown(args, Path::new(SOCKET_DIRECTORY), None) {
         // A reader that goes early (head) is no failure.
         Ok(text) => match io::stdout().write_all(text.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_FAILED),
@@ -57,11 +57,14 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Shows it until nobody reads any more; a site that does not answer may be back the next time.
+/// Shows it until nobody reads any more; a site that does not answer may be back the next time. On a terminal each look
+/// takes the place of the one before, and fits; elsewhere it follows it.
 fn watch(args: &Args) -> ExitCode {
-    let clear = if io::stdout().is_terminal() { CLEAR } else { "" };
+    let terminal = env::var("TERM").ok();
+    let is_screen = io::stdout().is_terminal() && screen::is_addressable(terminal.as_deref());
     loop {
-        let text = match shown(args, Path::new(SOCKET_DIRECTORY)) {
+        let screen = is_screen.then(|| Screen::of(io::stdout()));
+        let text = match shown(args, Path::new(SOCKET_DIRECTORY), screen) {
             Ok(text) => text,
             Err(error) if error.exit_code() == EXIT_FAILED => format!("wardlink: {error}\n"),
             Err(error) => {
@@ -69,7 +72,8 @@ fn watch(args: &Args) -> ExitCode {
                 return ExitCode::from(error.exit_code());
             }
         };
-        let written = io::stdout().write_all(format!("{clear}{text}\n").as_bytes());
+        let text = screen.map_or_else(|| format!("{text}\n"), |screen| screen.drawn(&text));
+        let written = io::stdout().write_all(text.as_bytes());
         if let Err(error) = written.and_then(|()| io::stdout().flush()) {
             let code = if error.kind() == io::ErrorKind::BrokenPipe { 0 } else { EXIT_FAILED };
             return ExitCode::from(code);
@@ -78,13 +82,18 @@ fn watch(args: &Args) -> ExitCode {
     }
 }
 
-fn shown(args: &Args, directory: &Path) -> Result<String, StatusError> {
+/// Returns what is to be shown, whole or as much as a screen has room for.
+fn shown(args: &Args, directory: &Path, screen: Option<Screen>) -> Result<String, StatusError> {
     let (socket, answer) = args.site.ask(Request::Status, directory)?;
     let understood = |source| StatusError::Malformed { socket: socket.clone(), source };
     if args.json {
         return serde_json::to_string_pretty(&answer).map(|text| text + "\n").map_err(understood);
     }
-    Ok(table::render(&serde_json::from_value(answer).map_err(understood)?))
+    let status = serde_json::from_value(answer).map_err(understood)?;
+    Ok(match screen {
+        Some(screen) => screen.shown(status),
+        None => table::render(&status),
+    })
 }
 
 /// Says why there is no status to show, and what to do.

@@ -49,6 +49,7 @@ pub use load::{fuzz_config, load, load_to_run, parse, parse_beside, schema};
 pub use named::{Names, names};
 pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
 pub use succession::OldKey;
+pub(crate) use value::SOCKET_PATH_BYTES_MAX;
 pub use value::socket_address as listen_address;
 
 /// Holds a whole, validated site.

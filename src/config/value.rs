@@ -18,7 +18,7 @@ const HOST_NAME_BYTES_MAX: usize = 253;
 /// Limits an interface name, in bytes (Linux IFNAMSIZ without its NUL).
 const INTERFACE_BYTES_MAX: usize = 15;
 /// Limits the path of a Unix socket, in bytes (Linux sun_path without its NUL).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Says what is wrong and what to write instead.
 pub(super) type Judged<T> = Result<T, String>;

@@ -5,11 +5,11 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{ANSWER_BYTES_MAX, Answer, CHANGE_TIME_MAX, ControlError, Request};
+use super::{ANSWER_BYTES_MAX, Answer, Asked, CHANGE_TIME_MAX, ControlError, Request};
 
-/// Limits the wait for a site to take the request or go on with its answer: it answers from memory, within milliseconds.
+/// Limits the wait for a site to take the request, and for its whole answer: it answers from memory, within milliseconds.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Asks the site that serves this socket, and returns what it answers.
@@ -17,31 +17,85 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// Where no site answers, its answer is not understood, or it refuses.
 pub fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ControlError> {
+    ask_for(path, None, request)
+}
+
+/// Asks it where it runs from this file (in its canonical form), and no other site.
+///
+/// # Errors
+/// As [`ask`], and where the site runs from another file.
+pub fn ask_for(path: &Path, file: Option<&Path>, request: Request) -> Result<serde_json::Value, ControlError> {
     let connect = |source| ControlError::Connect { path: path.to_owned(), source };
     let stream = UnixStream::connect(path).map_err(connect)?;
-    let line = exchange(&stream, request).map_err(|source| ControlError::Exchange { path: path.to_owned(), source })?;
+    let asked = Asked { file: file.map(|file| file.to_string_lossy().into_owned()), request };
+    let line = exchange(&stream, &asked).map_err(|source| ControlError::Exchange { path: path.to_owned(), source })?;
     let malformed = |source| ControlError::Malformed { path: path.to_owned(), source };
     match serde_json::from_str(&line).map_err(malformed)? {
         Answer::Ok(value) => Ok(value),
+        Answer::OtherFile(runs) => Err(ControlError::OtherFile { path: path.to_owned(), runs: runs.into() }),
         Answer::Error(cause) => Err(ControlError::Refused { path: path.to_owned(), cause }),
     }
 }
 
-fn exchange(mut stream: &UnixStream, request: Request) -> io::Result<String> {
-    let answer_time_max = match request {
+fn exchange(mut stream: &UnixStream, asked: &Asked) -> io::Result<String> {
+    let answer_time_max = match asked.request {
         Request::Status => ANSWER_TIME_MAX,
         Request::Reload | Request::Queue(_) => CHANGE_TIME_MAX,
     };
-    stream.set_read_timeout(Some(answer_time_max))?;
     stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
-    let mut bytes = serde_json::to_vec(&request)?;
+    let mut bytes = serde_json::to_vec(asked)?;
     bytes.push(b'\n');
     // A site that has no place for one more says so without reading, and what it said is still there.
     let written = stream.write_all(&bytes);
     let mut line = String::new();
-    let read = BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line);
+    let timed = Timed { stream, until: Instant::now() + answer_time_max };
+    let read = BufReader::new(timed.take(ANSWER_BYTES_MAX)).read_line(&mut line).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("not within {} s", answer_time_max.as_secs()))
+        }
+        _ => error,
+    });
     if line.ends_with('\n') {
         return Ok(line);
     }
     written.and(read).and(Err(io::ErrorKind::UnexpectedEof.into()))
+}
+
+/// Reads until a time, however little comes at once.
+struct Timed<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_trickles_is_not_waited_for_longer_than_what_does_not_come() {
+        let (here, mut there) = UnixStream::pair().expect("a pair");
+        let trickle = std::thread::spawn(move || {
+            while there.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let mut timed = Timed { stream: &here, until: Instant::now() + Duration::from_millis(200) };
+        let mut answer = Vec::new();
+        let error = timed.read_to_end(&mut answer).expect_err("there is no end");
+        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+        assert!(!answer.is_empty(), "something came");
+        drop(here);
+        trickle.join().expect("no panic");
+    }
 }

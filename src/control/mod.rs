@@ -16,15 +16,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use ask::ask;
+pub use ask::{ask, ask_for};
 use queue::QueueRequest;
 pub use serve::{Answers, ControlListener, bind, make_directory, serve};
 
 /// Names the group whose members may read the status.
 pub const READER_GROUP: &str = "wardlink";
 
-/// Limits a request, in bytes: the longest gives a message up for a reason.
-const REQUEST_BYTES_MAX: u64 = 4 * 1024;
+/// Limits a request, in bytes: the longest gives a message up for a reason, and names a file (PATH_MAX, 4096).
+const REQUEST_BYTES_MAX: u64 = 8 * 1024;
 
 /// Limits an answer, in bytes: hundreds of peers and forwards fit, at about 1 KiB each.
 const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -43,6 +43,16 @@ pub enum Request {
     Reload,
     /// Something of the queue of a stored forward.
     Queue(QueueRequest),
+}
+
+/// Is a request as it is sent.
+#[derive(Debug, Serialize, Deserialize)]
+struct Asked {
+    /// Is the configuration file that the site that is meant runs from; none: whichever site serves the socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(flatten)]
+    request: Request,
 }
 
 /// Is what came of a reload.
@@ -76,6 +86,8 @@ enum Answer {
     Ok(serde_json::Value),
     /// Why it is not given.
     Error(String),
+    /// The site runs from this file, not from the one that is meant: nothing was done.
+    OtherFile(String),
 }
 
 /// Says why the control socket cannot be offered or asked.
@@ -148,6 +160,14 @@ pub enum ControlError {
         path: PathBuf,
         /// Says where.
         source: serde_json::Error,
+    },
+    /// Another site than the one that is meant serves the socket; it did nothing.
+    #[error("the site behind {path} runs from {runs}")]
+    OtherFile {
+        /// Is the socket.
+        path: PathBuf,
+        /// Is the file that it runs from.
+        runs: PathBuf,
     },
     /// The site refused.
     #[error("the site behind {path} refused: {cause}")]

@@ -22,7 +22,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::queue::{QueueAnswer, QueueRequest};
-use super::{Answer, CHANGE_TIME_MAX, ControlError, READER_GROUP, REQUEST_BYTES_MAX, Reloaded, Request};
+use super::{Answer, Asked, CHANGE_TIME_MAX, ControlError, READER_GROUP, REQUEST_BYTES_MAX, Reloaded, Request};
 use crate::tunnel::places::{CONNECTIONS_OF_USER_MAX, Place, Places, may_change};
 
 /// Limits a connection from its acceptance to its request: a command sends it at once.
@@ -40,6 +40,8 @@ type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Gives the site's answers.
 #[derive(Clone)]
 pub struct Answers {
+    /// Is the file that the site runs from, as an absolute path; none: it runs from no file.
+    pub file: Option<PathBuf>,
     /// Gives the status as JSON; called on each request, so it must not block.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Reads the configuration again and takes it up, for the user that is named.
@@ -218,25 +220,46 @@ async fn answer(line: &str, credentials: UCred, answers: &Answers) -> Answer {
     if !line.ends_with('\n') {
         return Answer::Error(format!("a request is one line of at most {REQUEST_BYTES_MAX} bytes"));
     }
-    let Ok(request) = serde_json::from_str(line) else {
+    let Ok(Asked { file, request }) = serde_json::from_str(line) else {
         return Answer::Error("this version knows no such command".to_owned());
     };
     let (uid, gid) = (Uid::from_raw(credentials.uid()), Gid::from_raw(credentials.gid()));
+    let other = match file {
+        Some(file) => other_file(&file, answers.file.as_deref()).await,
+        None => None,
+    };
     match request {
         Request::Status if !is_reader(uid, gid).await => {
             Answer::Error(format!("only root and members of the group {READER_GROUP} may ask"))
         }
-        Request::Status => Answer::Ok((answers.status)()),
+        Request::Status => other.unwrap_or_else(|| Answer::Ok((answers.status)())),
         Request::Reload => {
-            let reloaded = if may_change(uid) { (answers.reload)(operator(uid)).await } else { Reloaded::NotPermitted };
+            let reloaded = match (may_change(uid), other) {
+                (false, _) => Reloaded::NotPermitted,
+                (true, Some(other)) => return other,
+                (true, None) => (answers.reload)(operator(uid)).await,
+            };
             Answer::Ok(serde_json::to_value(reloaded).unwrap_or_default())
         }
         Request::Queue(request) => {
             let may = if request.action.is_for_root() { may_change(uid) } else { is_reader(uid, gid).await };
-            let answered = if may { (answers.queue)(request, operator(uid)).await } else { QueueAnswer::NotPermitted };
+            let answered = match (may, other) {
+                (false, _) => QueueAnswer::NotPermitted,
+                (true, Some(other)) => return other,
+                (true, None) => (answers.queue)(request, operator(uid)).await,
+            };
             Answer::Ok(serde_json::to_value(answered).unwrap_or_default())
         }
     }
+}
+
+/// Says which file the site runs from, where that is not the one that is meant.
+async fn other_file(meant: &str, runs: Option<&Path>) -> Option<Answer> {
+    let Some(runs) = runs else { return Some(Answer::OtherFile("no file".to_owned())) };
+    // Now, not at the start: what a link leads to is what the next reload reads.
+    let runs = tokio::fs::canonicalize(runs).await.unwrap_or_else(|_| runs.to_owned());
+    let runs = runs.to_string_lossy();
+    (runs != meant).then(|| Answer::OtherFile(runs.into_owned()))
 }
 
 /// Names a user for the account.

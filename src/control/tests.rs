@@ -31,6 +31,7 @@ async fn served() -> Served {
     let listener = bind(&path).expect("bind");
     let (stop, stopped) = watch::channel(false);
     let answers = Answers {
+        file: Some(directory.path().join("link.yaml")),
         status: Arc::new(|| json!({ "site": "north-hospital" })),
         reload: Arc::new(|_| Box::pin(async { Reloaded::Done { changes: "nothing changed".to_owned() } })),
         queue: Arc::new(|request, _| {
@@ -73,14 +74,43 @@ async fn a_command_gets_the_status() {
 }
 
 #[tokio::test]
+async fn a_site_that_runs_from_another_file_does_nothing() {
+    let served = served().await;
+    let (path, directory) = (served.path.clone(), served.directory.path().canonicalize().expect("a directory"));
+    let (own, link, other) = (directory.join("own.yaml"), directory.join("link.yaml"), directory.join("other.yaml"));
+    fs::write(&own, "").expect("write");
+    std::os::unix::fs::symlink(&own, &link).expect("link");
+    let asked = spawn_blocking(move || {
+        let requests = || {
+            let retry = QueueRequest { forward: "orders".to_owned(), action: QueueAction::Retry { sequence: None } };
+            [Request::Status, Request::Reload, Request::Queue(retry)]
+        };
+        let by_own: Vec<_> = requests().into_iter().map(|request| ask_for(&path, Some(&own), request)).collect();
+        let by_other: Vec<_> = requests().into_iter().map(|request| ask_for(&path, Some(&other), request)).collect();
+        (own, by_own, by_other)
+    });
+    let (own, by_own, by_other) = asked.await.expect("no panic");
+    for answer in by_own {
+        answer.expect("it is the one that is meant");
+    }
+    for answer in by_other {
+        let error = answer.expect_err("another site");
+        assert!(matches!(&error, ControlError::OtherFile { runs, .. } if *runs == own), "{error}");
+    }
+    // what a site of an earlier version is asked, and one of a later version by an earlier command
+    let plain = served.raw(b"{\"command\":\"status\"}\n".to_vec()).await;
+    assert_eq!(plain, "{\"ok\":{\"site\":\"north-hospital\"}}\n");
+}
+
+#[tokio::test]
 async fn what_is_not_a_request_gets_an_error() {
     let served = served().await;
     let unknown = "{\"error\":\"this version knows no such command\"}\n";
     for request in ["{\"command\":\"reboot\"}\n", "status\n", "\n", "{}\n", "[]\n"] {
         assert_eq!(served.raw(request.into()).await, unknown, "{request}");
     }
-    let long = "{\"error\":\"a request is one line of at most 4096 bytes\"}\n";
-    assert_eq!(served.raw(vec![b' '; 4096]).await, long);
+    let long = "{\"error\":\"a request is one line of at most 8192 bytes\"}\n";
+    assert_eq!(served.raw(vec![b' '; 8192]).await, long);
     assert_eq!(served.raw(Vec::new()).await, long);
     assert_eq!(served.raw("{\"command\":\"status\"}".into()).await, long, "no end of line");
 }

@@ -4,6 +4,7 @@
 
 mod facts;
 mod hands;
+mod unbroken;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use super::settings::{PeerSettings, SetByWg};
 use super::udp::{self, Segments};
 use crate::config::{Endpoint, Name, PublicKey};
 pub use facts::{PeerFacts, Rotation};
+use unbroken::Unbroken;
 
 /// A peer that was not heard for so long and is heard again wakes who waits for it; shorter than any TCP backoff that
 /// would delay a message noticeably.
@@ -62,6 +64,7 @@ struct Path {
     unanswered_since: Option<Instant>,
     latest_handshake: Option<SystemTime>,
     session_began: Option<Instant>,
+    unbroken: Unbroken,
 }
 
 impl PeerEntry {
@@ -159,7 +162,9 @@ impl PeerEntry {
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
         let moved = path.endpoint.replace(source.to) != Some(source.to);
         path.source = source.from;
-        path.unanswered_since = None;
+        if let Some(since) = path.unanswered_since.take() {
+            path.unbroken.answered(SystemTime::now(), now.saturating_duration_since(since));
+        }
         let silent = path.heard.replace(now).is_none_or(|heard| now.duration_since(heard) >= SILENCE_MIN);
         std::mem::drop(path);
         if silent {
@@ -174,7 +179,8 @@ impl PeerEntry {
     pub(super) fn begin_session(&self, now: SystemTime) {
         let mut path = self.path.write().unwrap_or_else(PoisonError::into_inner);
         path.latest_handshake = Some(now);
-        path.session_began = Some(Instant::now());
+        let before = path.session_began.replace(Instant::now());
+        path.unbroken.begin(now, before.map(|at| at.elapsed()));
         path.endpoint_error = None;
         std::mem::drop(path);
         self.moved.notify_one();

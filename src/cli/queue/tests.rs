@@ -19,6 +19,7 @@ pub(in crate::cli) fn site_that(
     let directory = TempDir::new().expect("directory");
     let listener = control::bind(&directory.path().join("site.sock")).expect("bind");
     let answers = Answers {
+        file: None,
         status: Arc::new(|| serde_json::Value::Null),
         reload: Arc::new(|_| Box::pin(async { Reloaded::NotPermitted })),
         queue: Arc::new(move |request, _| {

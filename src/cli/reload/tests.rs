@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use super::super::queue::tests::site_that;
 use super::*;
 use crate::control::Answers;
 use crate::control::queue::QueueAnswer;
@@ -25,6 +26,7 @@ async fn asked_for(outcome: Reloaded, text: Option<&str>) -> (u8, String) {
     let listener = control::bind(&directory.path().join("site.sock")).expect("bind");
     let (_stop, stopped) = watch::channel(false);
     let answers = Answers {
+        file: config.as_ref().map(|config| config.canonicalize().expect("a file")),
         status: Arc::new(|| serde_json::Value::Null),
         reload: Arc::new(move |_| {
             let outcome = outcome.clone();
@@ -66,7 +68,19 @@ async fn a_file_that_names_no_site_is_explained_and_the_only_site_is_told() {
         assert!(!said.contains("--socket"), "{said}");
     }
     let (code, said) = asked_for(Reloaded::Done { changes: "nothing changed".into() }, Some("")).await;
-    assert!(code == 64 && said.contains("has another file"), "{code} {said}");
+    assert!(code == 64 && said.contains("mended meanwhile"), "{code} {said}");
+}
+
+#[tokio::test]
+async fn a_wrong_file_is_not_put_on_the_only_site_that_runs_from_another() {
+    let directory = TempDir::new().expect("directory");
+    let config = directory.path().join("other.yaml");
+    std::fs::write(&config, "site: [lab\n").expect("a file");
+    let (site, sockets) = site_that(|_| QueueAnswer::NotPermitted);
+    let args = Args { site: SiteArgs { config: Some(config), socket: None } };
+    let said = tokio::task::spawn_blocking(move || reload(&args, sockets.path())).await.expect("no panic");
+    site.abort();
+    assert!(said.0 == 64 && said.1.ends_with("nothing was changed, and no running site was told\n"), "{}", said.1);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! Understands what it needs of the status and leaves out what a site of another version does not say.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -95,6 +96,18 @@ struct Verdict {
     status: String,
     since: String,
     cause: Option<String>,
+}
+
+impl Verdict {
+    /// Says how much it asks for a look.
+    fn weight(&self) -> u8 {
+        match self.status.as_str() {
+            "ok" => 0,
+            "unknown" => 1,
+            "degraded" => 2,
+            _ => 3,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -201,6 +214,19 @@ fn account(text: &mut String, audit: &Audit) {
 
 /// Writes the status as people read it.
 pub(super) fn render(status: &Status) -> String {
+    let tables: String = tables(status).into_iter().map(|(_, table)| table).collect();
+    head(status) + &tables
+}
+
+/// Puts what is worst first, in each table.
+pub(super) fn worst_first(status: &mut Status) {
+    status.peers.sort_by_key(|peer| Reverse(peer.verdict.weight()));
+    status.forwards.sort_by_key(|forward| Reverse(forward.verdict.weight()));
+    status.services.sort_by_key(|service| Reverse(service.verdict.weight()));
+}
+
+/// Writes what is to be said of the site as a whole.
+pub(super) fn head(status: &Status) -> String {
     let mut text =
         format!("{}: {} (wardlink {}, started {})\n", status.site, status.status, status.version, status.started);
     if let Some(config) = &status.config {
@@ -230,12 +256,22 @@ pub(super) fn render(status: &Status) -> String {
     for said in status.rotation.iter().flat_map(Rotation::lines) {
         line(&mut text, &format!("  {said}"));
     }
+    text
+}
+
+/// Writes the tables, each with the weight of the worst in it; why a queue is not ok its forward says, where it has one.
+pub(super) fn tables(status: &Status) -> [(u8, String); 4] {
+    let written = |titles: &[&str], rows: &[Row<'_>]| {
+        let mut text = String::new();
+        table(&mut text, titles, rows);
+        text
+    };
     let peers: Vec<_> = status.peers.iter().map(peer).collect();
     let titles = ["PEER", "STATUS", "SINCE", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"];
-    table(&mut text, &titles, &peers);
+    let peers = (worst(status.peers.iter().map(|peer| &peer.verdict)), written(&titles, &peers));
     let forwards: Vec<_> = status.forwards.iter().map(forward).collect();
     let titles = ["FORWARD", "STATUS", "SINCE", "LISTEN", "TO", "SENDERS", "MESSAGES", "LAST ACK"];
-    table(&mut text, &titles, &forwards);
+    let forwards = (worst(status.forwards.iter().map(|forward| &forward.verdict)), written(&titles, &forwards));
     let queues = status.forwards.iter().filter_map(|forward| {
         let state = &forward.queued.queue.as_ref()?.state;
         Some(queue(&forward.verdict, state, &forward.queued, None))
@@ -247,11 +283,15 @@ pub(super) fn render(status: &Status) -> String {
     let queues: Vec<_> = queues.chain(orphans).collect();
     let titles =
         ["QUEUE", "STATE", "WAITING", "OLDEST", "PARKED", "USED", "IN/S", "OUT/S", "DRAINED IN", "DISK FULL IN"];
-    table(&mut text, &titles, &queues);
+    let queues = (worst(status.orphans.iter().map(|orphan| &orphan.verdict)), written(&titles, &queues));
     let services: Vec<_> = status.services.iter().map(service).collect();
     let titles = ["SERVICE", "STATUS", "SINCE", "RECEIVER", "CONNECTIONS", "MESSAGES"];
-    table(&mut text, &titles, &services);
-    text
+    let services = (worst(status.services.iter().map(|service| &service.verdict)), written(&titles, &services));
+    [peers, forwards, queues, services]
+}
+
+fn worst<'a>(verdicts: impl Iterator<Item = &'a Verdict>) -> u8 {
+    verdicts.map(Verdict::weight).max().unwrap_or(0)
 }
 
 /// Says which configuration runs, and why the last reload changed nothing.

@@ -22,12 +22,13 @@ async fn asked(status: serde_json::Value, json: bool) -> Result<String, StatusEr
     let listener = control::bind(&directory.path().join("site.sock")).expect("bind");
     let (_stop, stopped) = watch::channel(false);
     let answers = Answers {
+        file: None,
         status: Arc::new(move || status.clone()),
         reload: Arc::new(|_| Box::pin(async { Reloaded::NotPermitted })),
         queue: Arc::new(|_, _| Box::pin(async { QueueAnswer::NotPermitted })),
     };
     let site = tokio::spawn(control::serve(listener, answers, stopped));
-    let ask = move || shown(&args(None, None, json), directory.path());
+    let ask = move || shown(&args(None, None, json), directory.path(), None);
     let shown = tokio::task::spawn_blocking(ask).await.expect("no panic");
     site.abort();
     shown
@@ -84,12 +85,12 @@ async fn a_status_of_another_shape_is_an_error() {
 fn a_site_that_is_not_running() {
     let directory = TempDir::new().expect("directory");
     for here in [directory.path().to_owned(), directory.path().join("none")] {
-        let error = shown(&args(None, None, false), &here).expect_err("none");
+        let error = shown(&args(None, None, false), &here, None).expect_err("none");
         assert_eq!(error.exit_code(), 1);
         assert!(error.to_string().contains(&here.display().to_string()), "{error}");
     }
     let socket = directory.path().join("gone.sock");
-    let error = shown(&args(Some(socket.clone()), None, false), directory.path()).expect_err("none");
+    let error = shown(&args(Some(socket.clone()), None, false), directory.path(), None).expect_err("none");
     assert_eq!(error.exit_code(), 1);
     let text = error.to_string();
     assert!(text.contains(&socket.display().to_string()) && text.contains("is not running"), "{text}");
@@ -101,7 +102,7 @@ fn several_sites_need_a_choice() {
     for name in ["b.sock", "a.sock", "note.txt"] {
         fs::write(directory.path().join(name), "").expect("write");
     }
-    let error = shown(&args(None, None, false), directory.path()).expect_err("two");
+    let error = shown(&args(None, None, false), directory.path(), None).expect_err("two");
     assert_eq!(error.exit_code(), 64);
     let text = error.to_string();
     assert!(text.ends_with("b.sock") && text.contains("a.sock\n") && !text.contains("note.txt"), "{text}");

@@ -12,7 +12,7 @@ use crate::config::{self, Name, PublicKey};
 
 /// A session on which nothing was answered for so long is none: WireGuard begins a handshake then (KEEPALIVE_TIMEOUT
 /// and REKEY_TIMEOUT, paper section 6.5).
-const UNANSWERED_MAX: Duration = Duration::from_secs(15);
+pub(super) const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 
 /// Says how far a change of this site's key is with a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct PeerFacts {
     pub endpoint_error: Option<String>,
     /// Tells whether there is a session to send with.
     pub has_session: bool,
+    /// Is since when there has been one without a gap; none: there never was one.
+    pub session_since: Option<SystemTime>,
     /// Says for how long the peer has answered nothing that asked for an answer.
     pub unanswered_for: Option<Duration>,
     /// Is when the latest handshake was completed.
@@ -88,6 +90,7 @@ impl PeerEntry {
             endpoint: path.endpoint,
             endpoint_error: path.endpoint_error.clone(),
             has_session,
+            session_since: path.unbroken.since(),
             unanswered_for,
             latest_handshake: path.latest_handshake,
             latest_handshake_age: path.session_began.map(|at| at.elapsed()),

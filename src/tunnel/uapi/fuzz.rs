@@ -140,6 +140,7 @@ fn facts(set: &PeerSettings) -> PeerFacts {
         endpoint,
         endpoint_error: None,
         has_session: false,
+        session_since: None,
         unanswered_for: None,
         latest_handshake: None,
         latest_handshake_age: None,

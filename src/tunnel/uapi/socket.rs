@@ -16,7 +16,10 @@ pub(super) enum SocketError {
     #[error("cannot make the directory {}", path.display())]
     Directory { path: PathBuf, source: io::Error },
     /// Another program serves an interface of this name.
-    #[error("another program serves it")]
+    #[error(
+        "another program serves an interface of this name, such as a site in another network namespace: `wg` shows that one; \
+         name this one otherwise (tunnel.interface)"
+    )]
     InUse,
     /// The path is something else's.
     #[error("it is no socket")]

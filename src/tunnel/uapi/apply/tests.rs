@@ -78,6 +78,7 @@ fn told(settings: &Settings) -> String {
         endpoint: Some(SocketAddr::from(([192, 0, 2, 1], 7))),
         endpoint_error: None,
         has_session: true,
+        session_since: None,
         unanswered_for: None,
         latest_handshake: Some(SystemTime::UNIX_EPOCH + Duration::new(1_800_000_000, 5)),
         latest_handshake_age: None,
