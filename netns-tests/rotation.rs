@@ -207,7 +207,9 @@ fn a_compromised_key_is_cut_off_at_once() {
     let pair = Pair::start(HOLD);
     let receiver = pair.receiver(Behaviour::Answer("AA"));
     passes(&pair, "before");
-    let said = run(&pair.south, &["rotate", "--compromised"]);
+    // nobody is asked without a terminal
+    assert!(refused(&pair.south, &["rotate", "--compromised"]).contains("--yes"));
+    let said = run(&pair.south, &["rotate", "--compromised", "--yes"]);
     let card = said.lines().find(|line| line.starts_with("wardlink1:")).expect("the new card").to_owned();
     assert!(said.contains("must be paired again (north)") && said.contains("--new-key"), "{said}");
     assert!(!pair.south.dir.join("private.key").exists() && !config(&pair.south).contains("old_private_key_file"));

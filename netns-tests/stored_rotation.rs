@@ -103,7 +103,7 @@ fn a_peer_that_is_paired_again_gets_what_waits_when_an_operator_says_so() {
     let (pair, _) = started();
     done(&pair, PAUSE);
     assert_eq!([send(&pair, "1"), send(&pair, "2")], ["AA 1", "AA 2"]);
-    let said = run(&pair.south, &["rotate", "--compromised"]);
+    let said = run(&pair.south, &["rotate", "--compromised", "--yes"]);
     let card = said.lines().find(|line| line.starts_with("wardlink1:")).expect("the new card").to_owned();
     let words = run(&pair.south, &["card", "--fingerprint"]).trim().replace(' ', "-");
     let said = run(&pair.north, &["pair", &card, "--new-key", "--yes", "--fingerprint", &words]);

@@ -106,11 +106,15 @@ fn a_site_is_made_whole_and_never_over_another() {
     assert!(!file.contains(key.trim()) && !card.contains(key.trim()), "a secret is shown");
     assert!(sites.refused("lab", &["init", "--site", "lab"]).contains("exists already"));
     assert_eq!(fs::read_to_string(sites.path("lab/private.key")).unwrap(), key);
-    // a key without a configuration may be what another program needs
+    // a key without a configuration may be what another program needs, or what a kill left
     fs::remove_file(sites.path("lab/wardlink.yaml")).unwrap();
     let output = sites.try_run("lab", &["init", "--site", "lab"]);
     assert!(stderr(&output).contains("private.key exists already"), "{}", stderr(&output));
     assert_eq!(fs::read_dir(sites.path("lab")).unwrap().count(), 1, "nothing was left");
+    let said = stderr(&output);
+    let remove = said.lines().find_map(|line| line.trim().strip_prefix("rm ")).unwrap();
+    fs::remove_file(remove).unwrap();
+    sites.init("lab", LAB);
 }
 
 #[test]
@@ -337,4 +341,63 @@ fn a_link_to_the_file_stays_one_and_its_mode_too() {
     assert!(sites.path("north/wardlink.yaml").is_symlink());
     assert_eq!(sites.mode("north/real.yaml"), 0o604);
     assert!(sites.file("north").contains("- name: b"));
+}
+
+#[test]
+fn names_and_paths_that_mean_something_to_others_are_taken_as_they_are() {
+    let sites = Sites::new();
+    let file = |site: &str| sites.path(&format!("{site}/wardlink.yaml")).display().to_string();
+    for (site, name) in [("a b", "null"), ("it's", "-"), ("x\ntrue", "true"), ("plain", "0")] {
+        let made = sites.try_run(site, &["init", "--site", name, "--address", "fd98:7::3/128"]);
+        assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+        assert!(sites.run(site, &["check-config"]).contains(&format!("site {name}, 0 peers")), "{}", file(site));
+        // what is printed is pasted
+        let said = stderr(&made);
+        let next = said.split("    wardlink pair CARD").nth(1).unwrap().trim_end();
+        let shell =
+            Command::new("sh").args(["-c", &format!("printf %s {}", next.trim_start().replacen("-c", "", 1))]).output();
+        assert_eq!(String::from_utf8(shell.unwrap().stdout).unwrap(), format!("{site}/wardlink.yaml"), "{said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_printed_is_said() {
+    let sites = paired();
+    for arguments in
+        [&["card"][..], &["card", "--fingerprint"], &["init", "--site", "full", "--address", "fd98:7::4/128"]]
+    {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wardlink"));
+        let file = if arguments[0] == "init" { "full/wardlink.yaml" } else { "north/wardlink.yaml" };
+        command.current_dir(sites.0.path()).args(arguments).args(["-c", file]);
+        let output = command.stdout(fs::File::create("/dev/full").unwrap()).output().unwrap();
+        let said = stderr(&output);
+        assert!(output.status.code() == Some(1) && said.contains("not written to standard output"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_suggested_and_refused_says_what_to_write() {
+    let sites = paired();
+    let said = sites.refused("lab", &["pair", "--remove", "x"]);
+    assert!(said.contains("there is no peer yet"), "{said}");
+    let bad = |site: &str, arguments: &[&str]| stderr(&sites.try_run(site, arguments));
+    assert!(bad("north", &["rotate", "--wait", "junk"]).contains("such as 30s"));
+    assert!(bad("north", &["rotate", "--compromised", "--cut-off"]).contains("cannot be used with"));
+    let add = ["forward", "add", "one", "--listen", "127.0.0.1:2575", "--peer", "lab", "--service", "one"];
+    assert!(bad("north", &[&add[..], &["--allow-from", "junk"]].concat()).contains("192.168.10.0/24"));
+    sites.run("north", &[&add[..], &["--allow-from", "192.168.10.40", "--delivery", "stored"]].concat());
+    assert!(sites.file("north").contains("192.168.10.40/32"));
+    // ports that are free here, another one for each service
+    sites.run("lab", &["pair", &sites.run("north", &["card"]), "--yes", "--fingerprint", &sites.words("north")]);
+    for service in ["two", "three"] {
+        let add = ["service", "add", service, "--target", "127.0.0.1:6661"];
+        sites.run("lab", &[&add[..], &["--allow-peer", "north", "--allow-peer", "north"]].concat());
+    }
+    assert_eq!(sites.file("lab").matches("allow_peers: [north]").count(), 2, "{}", sites.file("lab"));
+    let card = sites.run("lab", &["card"]);
+    let said = sites.run("north", &["pair", card.trim(), "--yes", "--fingerprint", &sites.words("lab")]);
+    let port = |service: &str, port: u16| said.contains(&format!("forward add {service} --listen 0.0.0.0:{port} "));
+    assert!(port("three", 2576) && port("two", 2577) || port("two", 2576) && port("three", 2577), "{said}");
+    let said = sites.run("north", &["forward", "remove", "one"]);
+    assert!(said.contains("queue list one -c north/wardlink.yaml"), "{said}");
 }

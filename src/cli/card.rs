@@ -55,7 +55,11 @@ fn card(args: &Args) -> Result<Card, Told> {
 
 /// Prints a card, and its words beside it.
 pub(super) fn print(card: &Card) -> ExitCode {
-    if writeln!(io::stdout(), "{card}").is_err() {
+    if let Err(error) = writeln!(io::stdout(), "{card}").and_then(|()| io::stdout().flush()) {
+        let text = format!(
+            "wardlink: the card was not written to standard output ({error}): `wardlink card` prints it again\n"
+        );
+        io::stderr().write_all(text.as_bytes()).ok();
         return ExitCode::from(EXIT_FAILED);
     }
     let words = shown(&card.fingerprint());

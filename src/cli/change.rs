@@ -39,7 +39,14 @@ impl FileArgs {
 
 /// Writes what a command must be given to mean this file too: nothing for the default.
 pub(super) fn flag(config: &Path) -> String {
-    if config == Path::new(CONFIG) { String::new() } else { format!(" -c {}", config.display()) }
+    if config == Path::new(CONFIG) { String::new() } else { format!(" -c {}", quoted_path(config)) }
+}
+
+/// Writes a path as a shell takes it as one word.
+pub(super) fn quoted_path(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Is a configuration file as it is.

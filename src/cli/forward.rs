@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -80,7 +80,7 @@ struct Add {
     #[arg(long, value_name = "NAME", value_parser = name)]
     service: Name,
     /// Who may connect, such as 192.168.10.0/24; may be given several times; anybody by default
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
     allow_from: Vec<IpNet>,
     /// transparent: the receiver's own acknowledgements come back; stored: messages are kept, acknowledged here, and
     /// delivered in order
@@ -88,6 +88,12 @@ struct Add {
     delivery: HowDelivered,
     #[command(flatten)]
     reload: ReloadArgs,
+}
+
+/// Reads an address or a network.
+fn prefix(text: &str) -> Result<IpNet, String> {
+    let net = text.parse().or_else(|_| text.parse().map(|address: IpAddr| IpNet::from(address)));
+    net.map_err(|_| "write an address or a network, such as 192.168.10.40 or 192.168.10.0/24".to_owned())
 }
 
 /// Says how messages are delivered.
@@ -223,8 +229,15 @@ fn remove(forward: &Name, path: &Path, reload: &ReloadArgs) -> Result<String, To
         let edited = edit::remove(&current.text, "forwards", forward.as_str());
         edited.map_err(|error| not_edited(current, &error))
     })?;
-    let queue = "what its queue holds stays there: `wardlink queue list` shows it as orphaned\n";
-    Ok(format!("forward {forward} is removed\n{said}\n{}", if is_stored { queue } else { "" }))
+    // A site that runs lets go of none whose queue holds anything.
+    let queue = match is_stored && !said.starts_with("reloaded") {
+        true => format!(
+            "what its queue holds, if anything, stays there: `wardlink queue list {forward}{}` shows it when the site runs\n",
+            flag(path)
+        ),
+        false => String::new(),
+    };
+    Ok(format!("forward {forward} is removed\n{said}\n{queue}"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
 
-use super::change::FileArgs;
+use super::change::{FileArgs, flag, quoted_path};
 use super::import::{create, name};
 use super::queue::{Told, say};
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE, card, key};
@@ -109,12 +109,22 @@ fn made(args: &Args) -> Result<(Card, Paths), Told> {
     let config = std::path::absolute(&args.file.config).map_err(|error| failed("use", &error))?;
     let directory = config.parent().unwrap_or(Path::new("/")).to_owned();
     let paths = Paths { key: directory.join(PRIVATE_KEY), directory, config };
-    if let Some(there) = [&paths.config, &paths.key].into_iter().find(|path| fs::symlink_metadata(path).is_ok()) {
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    if is_there(&paths.config) {
         let flag = args.file.flag();
         let text = format!(
             "wardlink: {} exists already, and is left as it is; `wardlink card{flag}` prints the card of a site that is \
              there; for another site on this host name another directory: -c DIR/wardlink.yaml\n",
-            there.display()
+            paths.config.display()
+        );
+        return Err(Told::new(EXIT_USAGE, text));
+    }
+    if is_there(&paths.key) {
+        let text = format!(
+            "wardlink: {} exists already, and is left as it is: a key without a configuration, as an init that was killed \
+             leaves it; where nobody needs it, remove it, and give this command again:\n    rm {}\n",
+            paths.key.display(),
+            quoted_path(&paths.key)
         );
         return Err(Told::new(EXIT_USAGE, text));
     }
@@ -212,11 +222,16 @@ fn yaml(args: &Args, paths: &Paths, secret: &SecretKey) -> String {
         ("# state_dir: /var/lib/wardlink".to_owned(), "# interface: wl0".to_owned(), String::new(), String::new())
     } else {
         let name: String = site.as_str().chars().take(INTERFACE_NAME_BYTES).collect();
-        let config = paths.config.display();
+        // A path that is no single line would be more than a comment.
+        let shown = flag(&paths.config);
+        let commands = match shown.contains(char::is_control) {
+            true => String::new(),
+            false => format!("# All commands that are named here also need `{}`.\n", shown.trim_start()),
+        };
         (
             format!("state_dir: {}", quoted(paths.directory.join("state"))),
             format!("interface: {}", scalar(&format!("wl-{name}"))),
-            format!("# All commands that are named here also need `-c {config}`.\n"),
+            commands,
             control(&paths.directory),
         )
     };
@@ -231,7 +246,7 @@ fn yaml(args: &Args, paths: &Paths, secret: &SecretKey) -> String {
     };
     let address = format!("address: [{}]", scalar(&address.to_string()));
     let (private_key, listen_port) = (format!("private_key_file: {key}"), format!("listen_port: {listen_port}"));
-    let (site_line, spool_key) = (format!("site: {site}"), quoted(paths.directory.join(SPOOL_KEY)));
+    let (site_line, spool_key) = (format!("site: {}", scalar(site.as_str())), quoted(paths.directory.join(SPOOL_KEY)));
     format!(
         "# The site {site}, made by `wardlink init`. After a change: `wardlink check-config`, then `wardlink reload`.\n\
          # Every key, its meaning and its default: `wardlink check-config --schema`.\n{commands}\n\

@@ -12,11 +12,14 @@ use ipnet::IpNet;
 use super::change::{Current, FileArgs, ReloadArgs, change};
 use super::import::name;
 use super::queue::{Told, say};
+use super::service::is_known;
 use super::{EXIT_FAILED, EXIT_USAGE, card as card_words};
 use crate::config::card::{Admission, Admitted, CARD_BYTES_MAX, Card, Route, admit, ipv4_routes, ipv6_routes};
 use crate::config::edit::{self, Entry, NotEdited, Value};
 use crate::config::{Config, Delivery, Forward, Name, Peer, Target};
 
+/// Is the port of MLLP (IANA: hl7).
+const MLLP_PORT: u16 = 2575;
 /// Is how often a site sends to a peer that it calls: below the patience of usual NATs.
 const KEEPALIVE: &str = "25s";
 /// Limits what is read of a card's file, in bytes: a card, and white space around and in it.
@@ -90,7 +93,8 @@ fn pair(args: &Args, source: &str) -> Result<String, Told> {
                     both must, else no tunnel comes up\n";
         }
         is_new = matches!(admitted, Admitted::New(_));
-        unused = services_unused(&card, args.name.as_ref().unwrap_or(&card.name), &current.config);
+        let unused_here = services_unused(&card, args.name.as_ref().unwrap_or(&card.name), &current.config);
+        unused = unused_here.into_iter().zip(free_ports(&current.config)).collect();
         queues = queues_held(&admitted, &card, &current.config);
         match admitted {
             Admitted::New(name) => edit::append(&current.text, "peers", &entry(&card, &name)),
@@ -110,9 +114,9 @@ fn pair(args: &Args, source: &str) -> Result<String, Told> {
         ));
     }
     text.push_str(&format!("{name} must take this site's card too, if it has not: `wardlink card{flag}` prints it\n"));
-    for service in unused {
+    for (service, port) in unused {
         text.push_str(&format!(
-            "{name} offers {service}; to send there:\n    wardlink forward add {service} --listen 0.0.0.0:2575 --peer {name} \
+            "{name} offers {service}; to send there:\n    wardlink forward add {service} --listen 0.0.0.0:{port} --peer {name} \
              --service {service}{flag}\n"
         ));
     }
@@ -127,6 +131,14 @@ fn queues_held(admitted: &Admitted, card: &Card, config: &Config) -> Vec<String>
     }
     let is_stored = |forward: &&Forward| forward.peer == *name && matches!(forward.delivery, Delivery::Stored(_));
     config.forwards.iter().filter(is_stored).map(|forward| forward.name.to_string()).collect()
+}
+
+/// Lists ports from that of MLLP on that nothing of this configuration listens at.
+fn free_ports(config: &Config) -> impl Iterator<Item = u16> {
+    let others = [config.health_listen, config.agent_listen].into_iter().flatten();
+    let taken: Vec<u16> =
+        config.forwards.iter().map(|forward| forward.listen).chain(others).map(|at| at.port()).collect();
+    (MLLP_PORT..=u16::MAX).filter(move |port| !taken.contains(port))
 }
 
 /// Lists what the card offers and no forward here leads to.
@@ -199,7 +211,10 @@ fn confirm(args: &Args, card: &Card) -> Result<(), Told> {
     ));
     match ask(&shown) {
         Some(true) => Ok(()),
-        Some(false) => Err(Told::new(EXIT_FAILED, "wardlink: not paired: nothing was changed\n")),
+        Some(false) => Err(Told::new(
+            EXIT_FAILED,
+            "wardlink: not paired: nothing was changed; where all eight words agree, answer with the whole word yes\n",
+        )),
         None => Err(refused(
             "there is no terminal to ask at whether the words of the card agree; give the words that the other admin read \
              out: --yes --fingerprint \"WORD WORD ...\"",
@@ -208,7 +223,7 @@ fn confirm(args: &Args, card: &Card) -> Result<(), Told> {
 }
 
 /// Asks at the terminal; standard input may be the card. `None` where there is no terminal.
-fn ask(question: &str) -> Option<bool> {
+pub(super) fn ask(question: &str) -> Option<bool> {
     let mut answer = String::new();
     if io::stdin().is_terminal() {
         io::stderr().write_all(question.as_bytes()).ok()?;
@@ -275,10 +290,7 @@ fn remove(args: &Args, peer: &Name) -> Result<String, Told> {
     let flag = args.file.flag();
     let said = change(&args.file.config, &args.reload, |current| {
         let Config { peers, forwards, services, .. } = &current.config;
-        if current.config.peer(peer).is_none() {
-            let known: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
-            return Err(refused(format!("no peer is named {peer}; known: {}", known.join(", "))));
-        }
+        is_known("peer", peer, &peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>())?;
         let uses = forwards.iter().filter(|forward| forward.peer == *peer);
         let mut first: Vec<String> =
             uses.map(|forward| format!("    wardlink forward remove {}{flag}", forward.name)).collect();

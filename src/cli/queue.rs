@@ -171,7 +171,11 @@ pub(super) fn say(told: &Told) -> ExitCode {
         if told.code == 0 { io::stdout().write_all(&told.bytes) } else { io::stderr().write_all(&told.bytes) };
     match written {
         // A reader that goes early (head) is no failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_FAILED),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let text = format!("wardlink: the answer was not written to standard output ({error})\n");
+            io::stderr().write_all(text.as_bytes()).ok();
+            ExitCode::from(EXIT_FAILED)
+        }
         _ => ExitCode::from(told.code),
     }
 }

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::change::{Current, FileArgs, ReloadArgs, catch_up, change};
-use super::pair::not_edited;
+use super::pair::{ask, not_edited};
 use super::queue::{Told, say};
 use super::site::{SOCKET_DIRECTORY, SiteArgs};
 use super::status::rotation::Rotation;
@@ -46,16 +46,23 @@ pub struct Args {
     #[arg(long, conflicts_with = "compromised")]
     finish: bool,
     /// Removes it although peers do not use the new one: they must be paired again
-    #[arg(long, requires = "finish")]
+    #[arg(long, requires = "finish", conflicts_with = "compromised")]
     cut_off: bool,
     /// Drops the old key at once, because others may know it: every peer must be paired again
     #[arg(long)]
     compromised: bool,
+    /// Does not ask whether the old key is to go at once
+    #[arg(long, requires = "compromised")]
+    yes: bool,
     /// How long to wait for the peers
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     wait: Duration,
     #[command(flatten)]
     reload: ReloadArgs,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a time, such as 30s or 5m".to_owned())
 }
 
 /// Runs the command.
@@ -80,7 +87,7 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Told {
 
 fn rotate(args: &Args) -> Result<String, Told> {
     if let Some(changes) = goes_on(args)? {
-        return follow(args, format!("{changes}\n"));
+        return follow(args, &format!("{changes}\n"));
     }
     let flag = args.file.flag();
     let judge = |current: &Current| match current.config.tunnel.old_private_key {
@@ -92,7 +99,7 @@ fn rotate(args: &Args) -> Result<String, Told> {
     };
     let said = replace_key(args, judge, true)?;
     let text = format!("this site has a new key beside the old one\n{said}\n");
-    if args.reload.no_reload { Ok(text) } else { follow(args, text) }
+    if args.reload.no_reload { Ok(text) } else { follow(args, &text) }
 }
 
 /// Has the running site take up a change of the key that it was not told of: the command that made it was killed. Says what
@@ -109,18 +116,27 @@ fn goes_on(args: &Args) -> Result<Option<String>, Told> {
     }
 }
 
-/// Waits for the peers, and removes the old key where all use the new one; says how far it came.
-fn follow(args: &Args, mut text: String) -> Result<String, Told> {
+/// Says what was done, waits for the peers, and removes the old key where all use the new one; returns how far it came.
+fn follow(args: &Args, done: &str) -> Result<String, Told> {
     let flag = args.file.flag();
+    // Before the wait: who ends this command meanwhile must know that the key is another one.
+    let wait = humantime::format_duration(args.wait);
+    let said =
+        format!("{done}waits for the peers, {wait} at the most; they are told also when this command is ended\n");
+    io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush()).ok();
+    let mut text = String::new();
     match await_peers(args) {
-        Some(rotation) if rotation.is_done => text.push_str(&finish(args)?),
-        Some(rotation) => {
+        Seen::Nothing => text.push_str(
+            "the site that runs changes no key any more: another command has ended it; `wardlink card` prints its card of now\n",
+        ),
+        Seen::Rotation(rotation) if rotation.is_done => text.push_str(&finish(args)?),
+        Seen::Rotation(rotation) => {
             rotation.lines().iter().for_each(|line| text.push_str(&format!("{line}\n")));
             text.push_str(&format!(
                 "`wardlink status{flag}` says how far it is; when every peer uses the new key:\n    wardlink rotate --finish{flag}\n"
             ));
         }
-        None => text.push_str("the peers are told when the site runs\n"),
+        Seen::NotRunning => text.push_str("the peers are told when the site runs\n"),
     }
     Ok(text)
 }
@@ -132,18 +148,29 @@ fn waited_for(current: &Current) -> String {
     if names.is_empty() { "nobody: the site that runs says so as soon as it does".to_owned() } else { names.join(", ") }
 }
 
-/// Asks the running site until no peer is waited for any more, or for as long as there is time; `None`: it does not run.
-fn await_peers(args: &Args) -> Option<Rotation> {
-    let config = fs::canonicalize(&args.file.config).ok()?;
+/// Is what the running site says of a change of its key.
+enum Seen {
+    NotRunning,
+    /// There is none.
+    Nothing,
+    Rotation(Rotation),
+}
+
+/// Asks the running site until no peer is waited for any more, or for as long as there is time.
+fn await_peers(args: &Args) -> Seen {
+    let Ok(config) = fs::canonicalize(&args.file.config) else { return Seen::NotRunning };
     let site = SiteArgs { config: Some(config), socket: None };
     let until = Instant::now() + args.wait;
     loop {
-        let (_, mut answer) = site.ask(Request::Status, Path::new(SOCKET_DIRECTORY)).ok()?;
-        let rotation: Rotation = serde_json::from_value(answer.get_mut("rotation")?.take()).ok()?;
-        if rotation.is_done || Instant::now() >= until {
-            return Some(rotation);
+        let Ok((_, mut answer)) = site.ask(Request::Status, Path::new(SOCKET_DIRECTORY)) else {
+            return Seen::NotRunning;
+        };
+        let rotation = answer.get_mut("rotation").map(serde_json::Value::take);
+        match rotation.map(serde_json::from_value::<Rotation>) {
+            Some(Ok(rotation)) if rotation.is_done || Instant::now() >= until => return Seen::Rotation(rotation),
+            Some(Ok(_)) => thread::sleep(ASK_EVERY),
+            Some(Err(_)) | None => return Seen::Nothing,
         }
-        thread::sleep(ASK_EVERY);
     }
 }
 
@@ -264,8 +291,30 @@ fn finish(args: &Args) -> Result<String, Told> {
     Ok(format!("{told}the old key of this site is gone\n{said}{removed}\n"))
 }
 
+/// Asks whether every session is to end.
+fn confirm(args: &Args) -> Result<(), Told> {
+    let peers = Current::read(&args.file.config)?.config.peers;
+    let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    let question = format!(
+        "This ends every session now, and nothing passes until each peer has taken this site's new card, by telephone: {}.\n\
+         A key that nobody else knows is changed without that: `wardlink rotate`.\nDrop the old key? [yes/no] ",
+        if names.is_empty() { "there is none".to_owned() } else { names.join(", ") }
+    );
+    match if args.yes { Some(true) } else { ask(&question) } {
+        Some(true) => Ok(()),
+        Some(false) => Err(Told::new(
+            EXIT_FAILED,
+            "wardlink: nothing was changed; to drop the key, answer with the whole word yes\n",
+        )),
+        None => Err(refused("there is no terminal to ask at whether every session is to end; say so: --yes")),
+    }
+}
+
 fn compromised(args: &Args) -> ExitCode {
-    match replace_key(args, |_| Ok(()), false).and_then(|said| Ok((said, Current::read(&args.file.config)?))) {
+    match confirm(args)
+        .and_then(|()| replace_key(args, |_| Ok(()), false))
+        .and_then(|said| Ok((said, Current::read(&args.file.config)?)))
+    {
         Err(told) => say(&told),
         Ok((said, current)) => {
             let names: Vec<&str> = current.config.peers.iter().map(|peer| peer.name.as_str()).collect();

@@ -62,6 +62,7 @@ fn told(args: &Args) -> Result<String, Told> {
     let (path, flag) = (&args.file.config, args.file.flag());
     match &args.command {
         Command::Add { service, target, allow_peer, reload } => {
+            let mut offered_to = String::new();
             let said = change(path, reload, |current| {
                 if current.config.services.iter().any(|there| there.name == *service) {
                     return Err(refused(format!(
@@ -70,7 +71,13 @@ fn told(args: &Args) -> Result<String, Told> {
                     )));
                 }
                 known(current, allow_peer, &flag)?;
-                let peers = allow_peer.iter().map(ToString::to_string).collect();
+                let mut peers: Vec<String> = Vec::new();
+                for peer in allow_peer.iter().map(ToString::to_string) {
+                    if !peers.contains(&peer) {
+                        peers.push(peer);
+                    }
+                }
+                offered_to = peers.join(", ");
                 let keys = vec![
                     ("name", Value::text(service)),
                     ("target", Value::text(target)),
@@ -79,8 +86,7 @@ fn told(args: &Args) -> Result<String, Told> {
                 let edited = edit::append(&current.text, "services", &Entry { keys, offers: None });
                 edited.map_err(|error| not_edited(current, &error))
             })?;
-            let peers: Vec<&str> = allow_peer.iter().map(Name::as_str).collect();
-            Ok(format!("service {service} is offered to {}\n{said}\n", peers.join(", ")))
+            Ok(format!("service {service} is offered to {offered_to}\n{said}\n"))
         }
         Command::Remove { service, reload } => {
             let said = change(path, reload, |current| {

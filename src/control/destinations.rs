@@ -56,7 +56,9 @@ impl Destinations {
         match (whole, by_target.next(), by_target.next()) {
             (Some((to, _)), ..) | (None, Some((to, _)), None) => Ok(to.clone()),
             (None, Some(_), Some(_)) => Err(format!("{name} is at several peers: write one of {}", self.listed(held))),
-            (None, None, _) if held.is_empty() => Err("nothing waits and nothing is parked".to_owned()),
+            (None, None, _) if held.is_empty() => {
+                Err("nothing waits and nothing is parked: there is nothing to move".to_owned())
+            }
             (None, None, _) => {
                 Err(format!("nothing was accepted for {name}; what waits or is parked is for {}", self.listed(held)))
             }

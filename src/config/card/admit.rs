@@ -53,6 +53,13 @@ pub fn admit(admission: Admission<'_>, config: &Config, routes: &[Route]) -> Res
     if let Some(endpoint) = &card.endpoint {
         self::endpoint(endpoint, config, routes)?;
     }
+    if let (None, true, Some(peer)) = (known, admission.may_change_key, holder(card.address, config)) {
+        let peer = &peer.name;
+        return refuse(format!(
+            "has a new key and the address {} of peer {peer}; where it is that site's new card, take it as that one: --as {peer}",
+            card.address
+        ));
+    }
     address(card.address, known.map(|peer| &peer.name), config, routes)?;
     Ok(if known.is_some() { Admitted::Known(name.clone()) } else { Admitted::New(name.clone()) })
 }
@@ -83,12 +90,17 @@ fn known<'a>(
     }
 }
 
+/// Finds the peer that has this one address.
+fn holder(address: IpAddr, config: &Config) -> Option<&Peer> {
+    config.peers.iter().find(|peer| peer.allowed_ips.contains(&IpNet::from(address)))
+}
+
 /// Refuses an endpoint at which no other host reaches its site.
 fn endpoint(endpoint: &Endpoint, config: &Config, routes: &[Route]) -> Result<(), Refusal> {
     let at = |own: &&Route| matches!(endpoint.host, Host::Address(at) if own.net.addr() == at.to_canonical());
     let is_here = config.tunnel.endpoint.as_ref() == Some(endpoint)
         || routes.iter().filter(|route| route.is_own).any(|own| at(&own));
-    let judged = if is_here { Err("is this host") } else { is_elsewhere(endpoint) };
+    let judged = is_elsewhere(endpoint).and(if is_here { Err("is this host") } else { Ok(()) });
     judged.map_err(|why| {
         Refusal(format!(
             "has the endpoint {endpoint}, which {why}; have the other site make its card with the endpoint by which it is \

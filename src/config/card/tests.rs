@@ -241,7 +241,10 @@ fn a_name_or_a_key_is_changed_where_that_is_said() {
     assert_eq!(admit(admission, &config, &[]), Ok(Admitted::Known(lab.clone())));
     let moved = Card { key: SecretKey::new([9; 32]).public_key(), ..card() };
     let admission = Admission { card: &moved, may_change_key: true, ..admission };
-    assert_eq!(admit(admission, &config, &[]), Ok(Admitted::Known(lab)));
+    assert_eq!(admit(admission, &config, &[]), Ok(Admitted::Known(lab.clone())));
+    let other = Name::new("other").unwrap();
+    let refusal = admit(Admission { name: Some(&other), ..admission }, &config, &[]).unwrap_err().to_string();
+    assert!(refusal.contains("take it as that one: --as lab"), "{refusal}");
 }
 
 #[test]
