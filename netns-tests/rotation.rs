@@ -201,6 +201,11 @@ fn a_new_key_that_the_running_site_was_not_told_of_is_taken_up() {
         assert!(said.contains("had not been told") && said.contains("the old key of this site is gone"), "{said}");
         passes(&pair, again[again.len() - 1]);
     }
+    run(&pair.south, &["rotate", "--wait", "0s"]);
+    has_rotated(&pair.south);
+    run(&pair.south, &["rotate", "--finish", "--no-reload"]);
+    assert!(run(&pair.south, &["rotate", "--finish"]).contains("had not been told"));
+    assert!(refused(&pair.south, &["rotate", "--finish"]).contains("nothing to finish"));
 }
 
 fn a_compromised_key_is_cut_off_at_once() {

@@ -1,5 +1,5 @@
-//! Keys that change while messages are stored: a queue follows the peer whose new key was proven, whatever is reloaded or
-//! restarted; a key that an operator wrote gets nothing that was accepted for another one.
+//! Keys that change while messages are stored: a queue follows the peer whose new key was proven, whatever is reloaded
+//! or restarted; a key that an operator wrote gets nothing that was accepted for another one.
 
 use std::sync::mpsc::{self, TryRecvError};
 use std::thread;

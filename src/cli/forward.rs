@@ -232,7 +232,8 @@ fn remove(forward: &Name, path: &Path, reload: &ReloadArgs) -> Result<String, To
     // A site that runs lets go of none whose queue holds anything.
     let queue = match is_stored && !said.starts_with("reloaded") {
         true => format!(
-            "what its queue holds, if anything, stays there: `wardlink queue list {forward}{}` shows it when the site runs\n",
+            "what its queue holds, if anything, stays there: `wardlink queue list {forward}{}` shows it when the site \
+             runs\n",
             flag(path)
         ),
         false => String::new(),

@@ -116,8 +116,8 @@ fn pair(args: &Args, source: &str) -> Result<String, Told> {
     text.push_str(&format!("{name} must take this site's card too, if it has not: `wardlink card{flag}` prints it\n"));
     for (service, port) in unused {
         text.push_str(&format!(
-            "{name} offers {service}; to send there:\n    wardlink forward add {service} --listen 0.0.0.0:{port} --peer {name} \
-             --service {service}{flag}\n"
+            "{name} offers {service}; to send there:\n    wardlink forward add {service} --listen 0.0.0.0:{port} --peer \
+             {name} --service {service}{flag}\n"
         ));
     }
     Ok(text)

@@ -102,8 +102,8 @@ fn rotate(args: &Args) -> Result<String, Told> {
     if args.reload.no_reload { Ok(text) } else { follow(args, &text) }
 }
 
-/// Has the running site take up a change of the key that it was not told of: the command that made it was killed. Says what
-/// that is; nothing where there is no such change.
+/// Has the running site take up a change of the key that it was not told of: the command that made it was killed. Says
+/// what that is; nothing where there is no such change.
 fn goes_on(args: &Args) -> Result<Option<String>, Told> {
     let path = &args.file.config;
     match Current::read(path)?.config.tunnel.old_private_key {
@@ -127,7 +127,8 @@ fn follow(args: &Args, done: &str) -> Result<String, Told> {
     let mut text = String::new();
     match await_peers(args) {
         Seen::Nothing => text.push_str(
-            "the site that runs changes no key any more: another command has ended it; `wardlink card` prints its card of now\n",
+            "the site that runs changes no key any more: another command has ended it; `wardlink card` prints its card of \
+             now\n",
         ),
         Seen::Rotation(rotation) if rotation.is_done => text.push_str(&finish(args)?),
         Seen::Rotation(rotation) => {
@@ -268,6 +269,12 @@ fn numbered(named: &str, number: u32) -> String {
 
 fn finish(args: &Args) -> Result<String, Told> {
     let mut told = String::new();
+    let path = &args.file.config;
+    if edit::key_of(&Current::read(path)?.text, SECTION, OLD_KEY).is_none()
+        && let Some(changes) = catch_up(path, &args.reload)?
+    {
+        return Ok(format!("the old key was gone, and the running site had not been told: it is now ({changes})\n"));
+    }
     if let Some(changes) = goes_on(args)? {
         told = format!("{changes}\n");
         await_peers(args);
@@ -296,8 +303,8 @@ fn confirm(args: &Args) -> Result<(), Told> {
     let peers = Current::read(&args.file.config)?.config.peers;
     let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
     let question = format!(
-        "This ends every session now, and nothing passes until each peer has taken this site's new card, by telephone: {}.\n\
-         A key that nobody else knows is changed without that: `wardlink rotate`.\nDrop the old key? [yes/no] ",
+        "This ends every session now, and nothing passes until each peer has taken this site's new card, by telephone: \
+         {}.\nA key that nobody else knows is changed without that: `wardlink rotate`.\nDrop the old key? [yes/no] ",
         if names.is_empty() { "there is none".to_owned() } else { names.join(", ") }
     );
     match if args.yes { Some(true) } else { ask(&question) } {

@@ -64,7 +64,7 @@ pub struct Limits {
 /// Is where the messages of a forward go; each is kept for the one that it was accepted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// Is the peer's public key, the first one of its line: a key that takes its place in a session changes nothing here.
+    /// Is the first key of the peer's line: one that takes its place in a session changes nothing here.
     pub peer_key: [u8; 32],
     /// Is the service's name or ADDRESS:PORT.
     pub target: String,

@@ -76,8 +76,8 @@ fn strands_none(forward: &Forward, before: &Config, site: &Config) -> Result<(),
         Delivery::Stored(terms) => place(site, next, terms),
         Delivery::Transparent(_) => None,
     });
-    // A peer that was paired again with another key must be taken, whatever waits: what was accepted for its key of before
-    // is held, and an operator says where it goes.
+    // A peer that was paired again with another key must be taken, whatever waits: what was accepted for its key of
+    // before is held, and an operator says where it goes.
     let leads_there = |next: &Place| next.destination == was.destination || led == was.destination;
     if next.as_ref().is_some_and(|next| leads_there(next) && next.directory == was.directory) {
         return Ok(());

@@ -56,7 +56,8 @@ pub fn admit(admission: Admission<'_>, config: &Config, routes: &[Route]) -> Res
     if let (None, true, Some(peer)) = (known, admission.may_change_key, holder(card.address, config)) {
         let peer = &peer.name;
         return refuse(format!(
-            "has a new key and the address {} of peer {peer}; where it is that site's new card, take it as that one: --as {peer}",
+            "has a new key and the address {} of peer {peer}; where it is that site's new card, take it as that one: --as \
+             {peer}",
             card.address
         ));
     }
