@@ -29,7 +29,7 @@ const SENDERS: usize = 4;
 const HOLD: &[&str] = &["hold_for: 30s"];
 
 /// Runs a command of the program at a site; returns the exit code and all that was printed, standard output first.
-fn try_run(site: &Site, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn try_run(site: &Site, arguments: &[&str]) -> (Option<i32>, String) {
     let config = site.config_path();
     let words: Vec<&str> = arguments.iter().copied().chain(["-c", &config]).collect();
     let output = site.namespace.output(&site.command(&words).join(" "));

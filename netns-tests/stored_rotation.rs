@@ -1,6 +1,7 @@
 //! Keys that change while messages are stored: a queue follows the peer whose new key was proven, whatever is reloaded
 //! or restarted; a key that an operator wrote gets nothing that was accepted for another one.
 
+use std::fs;
 use std::sync::mpsc::{self, TryRecvError};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::harness::pair::{FORWARD, Pair, TARGET, loopback};
 use crate::harness::plan::Plan;
 use crate::harness::site::Site;
 use crate::harness::{tests, until};
-use crate::rotation::run;
+use crate::rotation::{run, try_run};
 use crate::stored_intake::{done, send};
 
 tests![
@@ -118,6 +119,14 @@ fn a_peer_that_is_paired_again_gets_what_waits_when_an_operator_says_so() {
     let from = cause.split("--from-destination ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a command");
     // nothing else is kept from being changed
     assert!(run(&pair.north, &["reload"]).contains("reloaded"));
+    // but the queue itself
+    let file = pair.north.config_path();
+    let text = fs::read_to_string(&file).expect("the configuration");
+    fs::write(&file, text.replace("service: orders", "service: others")).expect("another one");
+    let (code, said) = try_run(&pair.north, &["reload"]);
+    assert!(code == Some(1) && said.contains("would be stranded"), "{said}");
+    fs::write(&file, text).expect("the one before");
+    run(&pair.north, &["reload"]);
     assert_eq!(receiver.payloads().len(), 0, "nothing goes to a key that it was not accepted for");
     done(&pair, &format!("queue move orders --from-destination {from}"));
     until(SOON, "all are delivered", || (receiver.payloads().len() == 3).then_some(()));
