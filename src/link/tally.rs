@@ -94,7 +94,7 @@ pub struct Counts {
     next_connection: u64,
 }
 
-/// Counts messages whose connection ended when they had waited for an answer for [`LEFT_AFTER`] or longer.
+/// Counts messages whose connection ended when they had waited for an answer for `LEFT_AFTER` or longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Left {
     /// Counts them.
