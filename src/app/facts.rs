@@ -189,7 +189,7 @@ fn what_it_does(cause: Cause) -> &'static str {
         Cause::ReceiverRefuses => "refuses connections",
         Cause::ReceiverSilent => "does not answer to connection attempts",
         Cause::ReceiverNameUnknown => "is not found: its name does not resolve",
-        Cause::ReceiverUnreachable => "cannot be reached: no way leads there",
+        Cause::ReceiverUnreachable => "cannot be reached by any route",
         Cause::ReceiverBusy => "has as many connections as it may have",
         Cause::ReceiverReset => "ends its connections before it answers",
         Cause::AckTimeout => "does not acknowledge in time",
@@ -201,7 +201,7 @@ fn what_it_does(cause: Cause) -> &'static str {
         Cause::TlsTooOld => "speaks nothing newer than TLS 1.1",
         Cause::TlsNotSpoken => "does not speak TLS",
         Cause::TlsTimeout => "does not finish the TLS handshake, as where it speaks plain MLLP",
-        Cause::TlsFailed => "and this site do not agree on TLS",
+        Cause::TlsFailed => "fails the TLS handshake",
         Cause::AnswersCommits => {
             "goes on with frames that answer nothing: where it speaks MLLP Release 1 it answers commits, leave mllp: release2 \
              out; where it speaks Release 2 it repeats its own, look at the receiver"

@@ -9,6 +9,7 @@ mod verdict;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::site::{SOCKET_DIRECTORY, SiteArgs};
 use crate::control::Request;
@@ -25,8 +26,11 @@ use verdict::{State, Verdict};
 /// commas. Figures of a forward: queue_depth, parked, oldest_queued_age, oldest_unanswered_age, last_ack_age, connections.
 /// Of a peer: handshake_age. A figure at or above its limit counts.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: wardlink check --forward orders --warning oldest_queued_age=1m,parked=1 \
-    --critical oldest_queued_age=15m")]
+#[command(
+    version,
+    after_help = "Example: wardlink check --forward orders --warning oldest_queued_age=1m,parked=1 \
+    --critical oldest_queued_age=15m"
+)]
 pub struct Args {
     #[command(flatten)]
     site: SiteArgs,
@@ -39,6 +43,12 @@ pub struct Args {
     /// CRITICAL from these figures on
     #[arg(short = 'C', long, value_name = "LIMITS", value_delimiter = ',', value_parser = limits::parse)]
     critical: Vec<Limit>,
+    /// Give up after so long, such as 5 or 5s
+    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = limits::time)]
+    timeout: Duration,
+    /// Taken as the guidelines have it; there is no more to say
+    #[arg(short, long, action = clap::ArgAction::Count, hide = true)]
+    verbose: u8,
 }
 
 /// Runs the command; returns its exit code.
@@ -60,7 +70,7 @@ fn say(verdict: &Verdict) -> ExitCode {
 }
 
 fn judged(args: &Args, directory: &Path) -> Verdict {
-    match args.site.ask(Request::Status, directory) {
+    match args.site.ask_within(Request::Status, directory, Some(args.timeout)) {
         Ok((_, answer)) => match serde_json::from_value(answer) {
             Ok(status) => verdict::judge(&status, args.forward.as_deref(), &args.warning, &args.critical),
             Err(error) => Verdict::unknown(&format!("this version does not understand the site's status: {error}")),

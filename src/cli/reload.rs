@@ -77,7 +77,7 @@ fn bad_file(config: &Path, error: &SiteError, directory: &Path) -> String {
     };
     let asked = only_socket(directory).ok().and_then(|socket| {
         let file = fs::canonicalize(config).ok()?;
-        let answer = control::ask_for(&socket, Some(&file), Request::Reload).ok()?;
+        let answer = control::ask_for(&socket, Some(&file), Request::Reload, None).ok()?;
         serde_json::from_value(answer).ok()
     });
     let outcome = match asked {

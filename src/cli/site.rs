@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -31,23 +32,38 @@ impl SiteArgs {
     /// # Errors
     /// Says why there is no answer, and what to do.
     pub(super) fn ask(&self, request: Request, directory: &Path) -> Result<(PathBuf, serde_json::Value), SiteError> {
+        self.ask_within(request, directory, None)
+    }
+
+    /// Does so, and waits for so long.
+    pub(super) fn ask_within(
+        &self,
+        request: Request,
+        directory: &Path,
+        within: Option<Duration>,
+    ) -> Result<(PathBuf, serde_json::Value), SiteError> {
         let socket = match (&self.socket, &self.config) {
             (Some(socket), _) => socket.clone(),
-            (None, Some(config)) => return ask_named(config, request, directory),
+            (None, Some(config)) => return ask_named(config, request, directory, within),
             (None, None) => only_socket(directory)?,
         };
-        let answer = control::ask(&socket, request)?;
+        let answer = control::ask_for(&socket, None, request, within)?;
         Ok((socket, answer))
     }
 }
 
 /// Asks the site that runs from a configuration file, and no other of its name; where it does not answer, says which name
 /// that is and which sites there are.
-fn ask_named(config: &Path, request: Request, directory: &Path) -> Result<(PathBuf, serde_json::Value), SiteError> {
+fn ask_named(
+    config: &Path,
+    request: Request,
+    directory: &Path,
+    within: Option<Duration>,
+) -> Result<(PathBuf, serde_json::Value), SiteError> {
     let place = place_of(config)?;
     let (site, socket) = (place.site.clone(), place.socket());
     let file = fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
-    match control::ask_for(&socket, Some(&file), request) {
+    match control::ask_for(&socket, Some(&file), request, within) {
         Ok(answer) => Ok((socket, answer)),
         Err(ControlError::Connect { source, .. }) if is_absent(&source) => {
             let sockets = sockets_in(directory).unwrap_or_default();

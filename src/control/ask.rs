@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, SockAddr, Socket, Type};
+
 use super::{ANSWER_BYTES_MAX, Answer, Asked, CHANGE_TIME_MAX, ControlError, Request};
 
 /// Limits the wait for a site to take the request, and for its whole answer: it answers from memory, within milliseconds.
@@ -17,18 +19,40 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// Where no site answers, its answer is not understood, or it refuses.
 pub fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ControlError> {
-    ask_for(path, None, request)
+    ask_for(path, None, request, None)
 }
 
-/// Asks it where it runs from this file (in its canonical form), and no other site.
+/// Asks it where it runs from this file (in its canonical form), and no other site; waits for so long, if not as long as
+/// what is asked may take.
 ///
 /// # Errors
 /// As [`ask`], and where the site runs from another file.
-pub fn ask_for(path: &Path, file: Option<&Path>, request: Request) -> Result<serde_json::Value, ControlError> {
+pub fn ask_for(
+    path: &Path,
+    file: Option<&Path>,
+    request: Request,
+    within: Option<Duration>,
+) -> Result<serde_json::Value, ControlError> {
+    let within = within.unwrap_or(match request {
+        Request::Status => ANSWER_TIME_MAX,
+        Request::Reload | Request::Queue(_) => CHANGE_TIME_MAX,
+    });
+    let until = Instant::now() + within;
+    let late = |source: io::Error| match source.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} s", within.as_secs_f64()))
+        }
+        _ => source,
+    };
     let connect = |source| ControlError::Connect { path: path.to_owned(), source };
-    let stream = UnixStream::connect(path).map_err(connect)?;
+    let stream = connected(path, within.min(ANSWER_TIME_MAX)).map_err(|source| match source.kind() {
+        // it is there, and takes nobody
+        io::ErrorKind::WouldBlock => ControlError::Exchange { path: path.to_owned(), source: late(source) },
+        _ => connect(source),
+    })?;
     let asked = Asked { file: file.map(|file| file.to_string_lossy().into_owned()), request };
-    let line = exchange(&stream, &asked).map_err(|source| ControlError::Exchange { path: path.to_owned(), source })?;
+    let exchanged = exchange(&stream, &asked, until);
+    let line = exchanged.map_err(|source| ControlError::Exchange { path: path.to_owned(), source: late(source) })?;
     let malformed = |source| ControlError::Malformed { path: path.to_owned(), source };
     match serde_json::from_str(&line).map_err(malformed)? {
         Answer::Ok(value) => Ok(value),
@@ -37,24 +61,21 @@ pub fn ask_for(path: &Path, file: Option<&Path>, request: Request) -> Result<ser
     }
 }
 
-fn exchange(mut stream: &UnixStream, asked: &Asked) -> io::Result<String> {
-    let answer_time_max = match asked.request {
-        Request::Status => ANSWER_TIME_MAX,
-        Request::Reload | Request::Queue(_) => CHANGE_TIME_MAX,
-    };
-    stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+/// Connects; where more wait already than the socket's queue has room for, not for ever.
+fn connected(path: &Path, within: Duration) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(within))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
+fn exchange(mut stream: &UnixStream, asked: &Asked, until: Instant) -> io::Result<String> {
     let mut bytes = serde_json::to_vec(asked)?;
     bytes.push(b'\n');
     // A site that has no place for one more says so without reading, and what it said is still there.
     let written = stream.write_all(&bytes);
     let mut line = String::new();
-    let timed = Timed { stream, until: Instant::now() + answer_time_max };
-    let read = BufReader::new(timed.take(ANSWER_BYTES_MAX)).read_line(&mut line).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            io::Error::new(io::ErrorKind::TimedOut, format!("not within {} s", answer_time_max.as_secs()))
-        }
-        _ => error,
-    });
+    let read = BufReader::new(Timed { stream, until }.take(ANSWER_BYTES_MAX)).read_line(&mut line);
     if line.ends_with('\n') {
         return Ok(line);
     }
@@ -97,5 +118,22 @@ mod tests {
         assert!(!answer.is_empty(), "something came");
         drop(here);
         trickle.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_site_that_hangs_is_given_up_in_time() {
+        let directory = tempfile::TempDir::new().expect("directory");
+        let path = directory.path().join("site.sock");
+        let hung = socket2::Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        hung.bind(&SockAddr::unix(&path).expect("a path")).expect("bound");
+        hung.listen(0).expect("listens");
+        let within = Duration::from_millis(100);
+        // the first waits in the queue for an answer, and the next find it full
+        for _ in 0..3 {
+            let error = ask_for(&path, None, Request::Status, Some(within)).expect_err("nobody answers");
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            assert!(matches!(error, ControlError::Exchange { .. }), "{error}");
+            assert_eq!(source, "nothing within 0.1 s");
+        }
     }
 }

@@ -85,8 +85,9 @@ async fn a_site_that_runs_from_another_file_does_nothing() {
             let retry = QueueRequest { forward: "orders".to_owned(), action: QueueAction::Retry { sequence: None } };
             [Request::Status, Request::Reload, Request::Queue(retry)]
         };
-        let by_own: Vec<_> = requests().into_iter().map(|request| ask_for(&path, Some(&own), request)).collect();
-        let by_other: Vec<_> = requests().into_iter().map(|request| ask_for(&path, Some(&other), request)).collect();
+        let by_own: Vec<_> = requests().into_iter().map(|request| ask_for(&path, Some(&own), request, None)).collect();
+        let by_other: Vec<_> =
+            requests().into_iter().map(|request| ask_for(&path, Some(&other), request, None)).collect();
         (own, by_own, by_other)
     });
     let (own, by_own, by_other) = asked.await.expect("no panic");

@@ -12,9 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::facts::SiteFacts;
+use super::facts::{SiteFacts, rfc3339_text};
 use super::http::Source;
-use super::state::{Report, Status, assess};
+use super::state::{Report, Status, Verdict, assess};
 
 /// Limits the connections at once: as many as with HTTP; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -94,9 +94,7 @@ fn judge(facts: &SiteFacts, line: &[u8], now: SystemTime) -> String {
     let down = match name.trim() {
         "" => site(&report),
         name => match report.forwards.iter().find(|entry| entry.facts.name == name) {
-            Some(entry) if entry.verdict.status == Status::Down => {
-                Some(entry.verdict.cause.clone().unwrap_or_default())
-            }
+            Some(entry) if entry.verdict.status == Status::Down => Some(told(&entry.verdict)),
             Some(_) => None,
             None => Some("no forward has the name in agent-send".to_owned()),
         },
@@ -118,16 +116,19 @@ fn site(report: &Report<'_>) -> Option<String> {
     if let Some(cause) = report.unready.first() {
         return Some(cause.clone());
     }
-    let down =
-        |status: Status, cause: &Option<String>| (status == Status::Down).then(|| cause.clone().unwrap_or_default());
-    let forwards = report.forwards.iter().filter_map(|entry| {
-        Some(format!("{}: {}", entry.facts.name, down(entry.verdict.status, &entry.verdict.cause)?))
-    });
-    let services = report.services.iter().filter_map(|entry| {
-        Some(format!("{}: {}", entry.facts.name, down(entry.verdict.status, &entry.verdict.cause)?))
-    });
-    let peers = report.peers.iter().filter_map(|entry| down(entry.verdict.status, &entry.verdict.cause));
+    let down = |verdict: &Verdict| (verdict.status == Status::Down).then(|| told(verdict));
+    let forwards =
+        report.forwards.iter().filter_map(|entry| Some(format!("{}: {}", entry.facts.name, down(&entry.verdict)?)));
+    let services =
+        report.services.iter().filter_map(|entry| Some(format!("{}: {}", entry.facts.name, down(&entry.verdict)?)));
+    let peers = report.peers.iter().filter_map(|entry| down(&entry.verdict));
     peers.chain(forwards).chain(services).next()
+}
+
+/// Writes a cause with since when, where it does not say so itself.
+fn told(verdict: &Verdict) -> String {
+    let cause = verdict.cause.clone().unwrap_or_default();
+    if cause.contains(" since ") { cause } else { format!("{cause} (since {})", rfc3339_text(verdict.since)) }
 }
 
 #[cfg(test)]
@@ -162,6 +163,11 @@ mod tests {
             assert!(answer.len() <= ANSWER_BYTES_MAX && answer.is_ascii() && answer.ends_with('\n'), "{answer}");
             assert_eq!(answer.lines().count(), 1, "{answer}");
         }
+        let mut down = site();
+        let cause = "service orders is not known at city-lab".to_owned();
+        down.forwards[0].link = Link::Down { since: ago(60), cause };
+        let said = format!("not known at city-lab (since {})\n", rfc3339_text(ago(60)));
+        assert!(judge(&down, b"orders\n", *NOW).ends_with(&said), "{}", judge(&down, b"orders\n", *NOW));
         assert_eq!(judge(&site(), b"", *NOW), "up\n");
         assert_eq!(judge(&facts, &[0xff; 128], *NOW), "down #no forward has the name in agent-send\n");
     }

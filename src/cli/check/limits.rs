@@ -1,5 +1,10 @@
 //! The limits that `wardlink check` takes on its command line. Pure.
 
+use std::time::Duration;
+
+/// Limits how long a plugin may wait: schedulers end one long before.
+const TIME_MAX: Duration = Duration::from_secs(600);
+
 /// Names a figure that may have a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Figure {
@@ -69,6 +74,14 @@ pub(super) fn parse(text: &str) -> Result<Limit, String> {
         _ => format!("write {name}=1000"),
     })?;
     Ok(Limit { figure, value })
+}
+
+/// Reads how long to wait, in seconds or with a unit.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let whole = text.parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()));
+    let time =
+        whole.or_else(|| humantime::parse_duration(text).ok()).filter(|time| !time.is_zero() && *time <= TIME_MAX);
+    time.ok_or_else(|| format!("write 5, 5s or 1m, at most {}s", TIME_MAX.as_secs()))
 }
 
 fn count(number: u32) -> f64 {

@@ -54,6 +54,31 @@ fn what_health_serves_is_understood() {
 }
 
 #[test]
+fn a_cause_that_keeps_the_site_from_its_part_is_said_once() {
+    let status = site(|status| {
+        status["forwards"][0]["status"] = json!("down");
+        status["forwards"][0]["cause"] = json!("spool: the disk is full");
+        status["unready"] = json!(["forward orders: spool: the disk is full", "the interface is gone"]);
+    });
+    let (state, line) = told(&status, None, &[], &[]);
+    let said = line.split(" | ").next().unwrap_or_default();
+    assert_eq!(
+        (state, said),
+        (State::Critical, "WARDLINK CRITICAL: the interface is gone; orders: spool: the disk is full")
+    );
+}
+
+#[test]
+fn a_timeout_is_a_time() {
+    for (text, milliseconds) in [("5", 5_000), ("5s", 5_000), ("1m", 60_000), ("250ms", 250)] {
+        assert_eq!(limits::time(text), Ok(std::time::Duration::from_millis(milliseconds)), "{text}");
+    }
+    for text in ["", "0", "-1", "soon", "1h", "4294967296"] {
+        assert!(limits::time(text).is_err_and(|error| error.starts_with("write 5")), "{text}");
+    }
+}
+
+#[test]
 fn a_limit_makes_it_worse_from_its_value_on() {
     let status = site(|_| {});
     assert_eq!(told(&status, None, &["queue_depth=8"], &[]).0, State::Ok);
@@ -81,7 +106,7 @@ fn the_worst_is_told_first_on_one_line() {
     assert!(line.starts_with("WARDLINK CRITICAL: fault 0; fault 1; fault 2; and 2 more |"), "{line}");
     let (state, line) = told(&status, Some("orders"), &[], &[]);
     assert_eq!(state, State::Critical);
-    let head = "WARDLINK CRITICAL: orders: receiver refuses / at city-lab since 2026-01-01T14:02:00Z | 'orders ";
+    let head = "WARDLINK CRITICAL: orders: receiver refuses / at city-lab (since 2026-01-01T14:02:00Z) | 'orders ";
     assert!(line.starts_with(head) && !line.contains('\n') && line.contains("'city-lab handshake_age'"), "{line}");
     assert_eq!(told(&status, Some("images"), &[], &[]).0, State::Warning);
 }

@@ -160,9 +160,12 @@ pub(super) fn judge(status: &Status, forward: Option<&str>, warning: &[Limit], c
     let mut faults: Vec<(State, String)> = Vec::new();
     let entries = chosen.iter().map(|one| &one.entry);
     if forward.is_none() {
-        faults.extend(status.unready.iter().map(|line| (State::Critical, line.clone())));
         let others = peers.iter().map(|peer| &peer.entry).chain(&status.services).chain(&status.orphans);
-        faults.extend(entries.chain(others).filter_map(fault));
+        let entries: Vec<&Entry> = entries.chain(others).collect();
+        let causes = entries.iter().filter_map(|entry| entry.cause.as_deref()).filter(|cause| !cause.is_empty());
+        let unready = status.unready.iter().filter(|line| !causes.clone().any(|cause| line.ends_with(cause)));
+        faults.extend(unready.map(|line| (State::Critical, line.clone())));
+        faults.extend(entries.into_iter().filter_map(fault));
         let own = status.degraded.iter().filter_map(|own| why(&own.status, own.cause.as_deref(), own.since.as_deref()));
         faults.extend(own);
         // Whatever is not listed above: what the site says of itself holds.
@@ -214,7 +217,7 @@ fn why(status: &str, cause: Option<&str>, since: Option<&str>) -> Option<(State,
     let state = State::of(status);
     let cause = cause.unwrap_or(status);
     let since = since.filter(|_| !cause.contains(" since "));
-    let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
+    let since = since.map(|since| format!(" (since {since})")).unwrap_or_default();
     (state > State::Ok).then(|| (state, format!("{cause}{since}")))
 }
 
@@ -239,7 +242,7 @@ fn well(status: &Status, chosen: &[&Forward], forward: Option<&str>) -> String {
         if unknown.is_empty() { String::new() } else { format!(", nothing known yet of {}", unknown.join(", ")) };
     match forward {
         Some(name) if unknown.is_empty() => format!("{name} is ok"),
-        Some(name) => format!("{name}: nothing was sent yet, and nothing speaks against it"),
+        Some(name) => format!("{name}: nothing was sent since the site started, and nothing speaks against it"),
         None => {
             let counted = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
             let (forwards, services) = (counted(chosen.len(), "forward"), counted(status.services.len(), "service"));

@@ -17,6 +17,6 @@ pub(super) struct Alarm {
 
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "alarm {} since {}, {}: {}", self.alarm, self.since, self.of, self.cause)
+        write!(f, "alarm {} raised {}, {}: {}", self.alarm, self.since, self.of, self.cause)
     }
 }

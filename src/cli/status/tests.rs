@@ -45,7 +45,10 @@ async fn what_health_says_is_what_is_shown() {
     let status = serde_json::to_value(report).expect("serializes");
     let text = asked(status.clone(), false).await.expect("shown");
     assert!(text.starts_with("north-hospital: ok (wardlink 0.1.0, started "), "{text}");
-    assert!(text.contains("  alarm queue_age since 2026-11-22T13:00:00Z, forward orders: it waits for 1h\n"), "{text}");
+    assert!(
+        text.contains("  alarm queue_age raised 2026-11-22T13:00:00Z, forward orders: it waits for 1h\n"),
+        "{text}"
+    );
     for name in ["city-lab", "orders", "images", "results"] {
         assert!(text.lines().any(|line| line.starts_with(name)), "{name} in\n{text}");
     }

@@ -4,7 +4,7 @@ import { feeds, inWords, takeHistory } from "./hour.js";
 import { Card, Figures, Table, WORDS, el, icon, write } from "./parts.js";
 import { age, bytes, count, when, why } from "./words.js";
 
-const SILENT_AFTER = 8_000;   // four events that did not come
+const SILENT_AFTER = 5_000;   // two events that did not come, and a busy network
 const AGAIN_AFTER = 20_000;   // a stream that is silent for so long is opened anew
 const RETRY_EVERY = 3_000;
 const $ = (id) => document.getElementById(id);

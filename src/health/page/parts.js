@@ -136,8 +136,8 @@ export class Card {
     const queued = forward.queue_depth_max != null;
     const oldest = forward.unanswered ? `oldest ${age(forward.oldest_unanswered_age_seconds)}` : "";
     this.figures.show([
-      ["Last minute", said ? count(said.now) : "–", "messages"],
-      ["Last hour", said ? count(said.hour) : "–", "messages"],
+      ["Last minute", said ? count(said.now) : "–", said?.now === 1 ? "message" : "messages"],
+      ["Last hour", said ? count(said.hour) : "–", said?.hour === 1 ? "message" : "messages"],
       ["ACK p50", said ? latency(said.p50) : "–"],
       ["ACK p99", said ? latency(said.p99) : "–"],
       ["Senders", count(forward.connections), forward.held ? `${count(forward.held)} held` : ""],

@@ -18,7 +18,7 @@ export const localized = (cause, now) => cause.replace(/\d{4}-\d\d-\d\dT\d\d:\d\
 export function why(entry, now) {
   const cause = localized(entry.cause ?? "", now);
   if (!cause || !entry.since || /\bsince\b/.test(cause)) return cause;
-  return `${cause}, since ${when(entry.since, now)}`;
+  return `${cause} (since ${when(entry.since, now)})`;
 }
 
 export function age(seconds) {
