@@ -3,6 +3,7 @@
 //! Judges nothing itself and needs no key.
 
 mod alarm;
+mod audit;
 pub(super) mod rotation;
 mod screen;
 mod table;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::alarm::Alarm;
+use super::audit::{Audit, account};
 use super::rotation::Rotation;
 use crate::cli::columns::{Row, line, table};
 
@@ -45,37 +46,6 @@ pub(super) struct Status {
 struct SetByWg {
     tunnel: Vec<String>,
     removed_peers: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Audit {
-    lost: u64,
-    failed: Option<Failed>,
-    contradicted: Option<Failed>,
-    #[serde(default)]
-    peers: Vec<PeerLog>,
-    atna: Option<Atna>,
-}
-
-/// Is how the audit log of a peer is.
-#[derive(Debug, Deserialize)]
-struct PeerLog {
-    peer: String,
-    fault: Option<Failed>,
-}
-
-/// Is how the audit log is sent.
-#[derive(Debug, Deserialize)]
-struct Atna {
-    server: String,
-    unsent: u64,
-    failed: Option<Failed>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Failed {
-    since: String,
-    cause: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -189,27 +159,6 @@ struct Service {
     messages_total: Option<u64>,
     #[serde(default)]
     certificates: Vec<Certificate>,
-}
-
-fn account(text: &mut String, audit: &Audit) {
-    if let Some(Failed { since, cause }) = &audit.failed {
-        line(text, &format!("  the audit log cannot be written since {since}: {cause}"));
-    }
-    if let Some(Failed { since, cause }) = &audit.contradicted {
-        line(text, &format!("  the audit log is not as it was written, as is known since {since}: {cause}"));
-    }
-    for PeerLog { peer, fault } in &audit.peers {
-        if let Some(Failed { since, cause }) = fault {
-            line(text, &format!("  the audit log of {peer} is not what it was, as is known since {since}: {cause}"));
-        }
-    }
-    if let Some(Atna { server, unsent, failed: Some(Failed { since, cause }) }) = &audit.atna {
-        let waits = format!("{unsent} entries wait");
-        line(text, &format!("  the audit log cannot be sent to {server} since {since}: {cause}; {waits}"));
-    }
-    if audit.lost > 0 {
-        line(text, &format!("  {} events are not in the audit log: it could not be written as fast", audit.lost));
-    }
 }
 
 /// Writes the status as people read it.
