@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::Parts;
 use crate::config::Alarms as Config;
-use crate::health::alarms::{AlarmFacts, Alarms, Course, EVENTS_WAITING_MAX, Event, Kept, Teller};
+use crate::health::alarms::{AlarmFacts, Alarms, Course, EVENTS_WAITING_MAX, Event, Kept, Teller, latency_limits};
 use crate::link::cause_chain;
 
 /// Is the time between two looks: an alarm is a matter of minutes, and a look gathers all facts of the site.
@@ -90,6 +90,8 @@ impl Parts {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let config = self.now.get().config.alarms.clone();
+            let latencies = latency_limits(&config.limits);
+            self.now.get().forwards.iter().for_each(|forward| forward.tally().watch_latency(latencies));
             let facts = self.facts();
             let writing = self.alarms.writing.lock().await;
             let events = {

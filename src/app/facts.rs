@@ -14,10 +14,10 @@ use crate::control::destinations::Destinations;
 use crate::forward::{Forward, not_to_be_taken};
 use crate::health::facts::{
     ForwardFacts, HeldQueue, Histogram, LastRefusal, Left, Link, NegativeAck, Part, PeerFacts, Receiver, ServiceFacts,
-    Session, SetBy, SetByWg, SiteFacts,
+    Session, SetBy, SetByWg, SiteFacts, SlowAnswers,
 };
 use crate::link::outbound::{LinkState, Outbound};
-use crate::link::tally::{self, Counts, LATENCY_BOUNDS_SECONDS};
+use crate::link::tally::{self, Counts, LATENCY_BOUNDS_SECONDS, Slow};
 use crate::link::wire::{Cause, ReceiverState};
 use crate::service::Service;
 use crate::service::stored::Talk;
@@ -136,6 +136,7 @@ impl Parts {
                 .last_negative
                 .map(|(code, at)| NegativeAck { code, age: now.saturating_duration_since(at) }),
             ack_latency: latency(&counts),
+            slow: slow(&counts),
             acks: counts.acks,
             anomalies: counts.anomalies,
             last_refusal: counts.last_refusal.and_then(|(reason, at)| {
@@ -213,6 +214,11 @@ fn what_it_does(cause: Cause) -> &'static str {
 fn latency(counts: &Counts) -> Histogram {
     let sum: Duration = counts.latency_sum;
     Histogram { bounds_seconds: &LATENCY_BOUNDS_SECONDS, counts: counts.latency.to_vec(), sum }
+}
+
+fn slow(counts: &Counts) -> SlowAnswers {
+    let Slow { answers, near, beyond, .. } = counts.slow;
+    SlowAnswers { answers, near, beyond }
 }
 
 fn service_facts(service: &Service, inbox: &Path, watch: &Watch) -> ServiceFacts {

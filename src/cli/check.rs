@@ -9,7 +9,7 @@ mod verdict;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::site::{SOCKET_DIRECTORY, SiteArgs};
 use crate::control::Request;
@@ -24,7 +24,8 @@ use verdict::{State, Verdict};
 ///
 /// A limit is FIGURE=VALUE, such as queue_depth=1000 or oldest_queued_age=5m (units s, m, h, d); several are separated by
 /// commas. Figures of a forward: queue_depth, parked, oldest_queued_age, oldest_unanswered_age, last_ack_age, connections.
-/// Of a peer: handshake_age. A figure at or above its limit counts.
+/// Of a peer: handshake_age. A figure at or above its limit counts; an answer or handshake that never came has the age of
+/// the site's start. A limit that nothing here can reach is refused.
 #[derive(Debug, clap::Args)]
 #[command(
     version,
@@ -70,9 +71,14 @@ fn say(verdict: &Verdict) -> ExitCode {
 }
 
 fn judged(args: &Args, directory: &Path) -> Verdict {
+    if let Some(fault) = limits::fault(&args.warning, &args.critical) {
+        return Verdict::unknown(&fault);
+    }
     match args.site.ask_within(Request::Status, directory, Some(args.timeout)) {
         Ok((_, answer)) => match serde_json::from_value(answer) {
-            Ok(status) => verdict::judge(&status, args.forward.as_deref(), &args.warning, &args.critical),
+            Ok(status) => {
+                verdict::judge(&status, args.forward.as_deref(), &args.warning, &args.critical, SystemTime::now())
+            }
             Err(error) => Verdict::unknown(&format!("this version does not understand the site's status: {error}")),
         },
         Err(error) if error.is_down() => Verdict::new(State::Critical, &error.to_string()),

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::{SiteFacts, rfc3339};
 use crate::config::AlarmLimits;
 use board::Board;
+pub use judge::latency_limits;
 pub use news::{Course, EVENTS_WAITING_MAX, Event, News, Teller};
 use silence::Feed;
 use windows::Windows;
@@ -83,6 +84,8 @@ enum Level {
     Beyond(String),
     /// It is so near to its limit, or so little is known of it, that what was said of it stays.
     Between,
+    /// Nothing tells how it is. Where it was seen not to work that stays; else all is well.
+    Unknown,
     /// It is well within its limit.
     Within,
 }
@@ -94,6 +97,8 @@ struct Condition {
     level: Level,
     /// Says how long it must be so before it counts.
     hold: Duration,
+    /// Tells that what is beyond its limit stays so until something shows that it is not, as of a receiver that is down.
+    lasts: bool,
 }
 
 /// Is an alarm that is raised.
@@ -115,6 +120,8 @@ pub struct AlarmFacts {
 #[serde(default)]
 pub struct Kept {
     raised: Vec<AlarmFacts>,
+    /// Is what of it stays until something shows that it is over, each with the cause that was seen last.
+    lasting: Vec<AlarmFacts>,
     feeds: BTreeMap<String, Feed>,
     news: News,
 }
@@ -134,8 +141,8 @@ pub struct Alarms {
 impl Alarms {
     /// Goes on from what was kept.
     pub fn new(kept: Kept, started: SystemTime) -> Self {
-        let Kept { raised, feeds, news } = kept;
-        Self { board: Board::new(raised), feeds, windows: Windows::default(), news, started }
+        let Kept { raised, lasting, feeds, news } = kept;
+        Self { board: Board::new(raised, lasting), feeds, windows: Windows::default(), news, started }
     }
 
     /// Looks at a site; returns what is to be told now, in order.
@@ -158,7 +165,8 @@ impl Alarms {
 
     /// Returns what is to survive a restart.
     pub fn kept(&self) -> Kept {
-        Kept { raised: self.raised(), feeds: self.feeds.clone(), news: self.news.clone() }
+        let lasting = self.board.lasting();
+        Kept { raised: self.raised(), lasting, feeds: self.feeds.clone(), news: self.news.clone() }
     }
 }
 

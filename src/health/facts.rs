@@ -173,6 +173,9 @@ pub struct ForwardFacts {
     /// Counts the answers by how long they took; in the metrics only.
     #[serde(skip)]
     pub ack_latency: Histogram,
+    /// Counts the answers that are slow for the alarm; in no JSON.
+    #[serde(skip)]
+    pub slow: SlowAnswers,
     /// Is the last message that was refused for what it is, whoever it was for.
     pub last_refusal: Option<LastRefusal>,
     /// Is what the receiver has left without an answer since its last one.
@@ -275,6 +278,17 @@ pub struct Left {
     /// Is the time since the last of them.
     #[serde(rename = "age_seconds", serialize_with = "seconds")]
     pub age: Duration,
+}
+
+/// Counts answers, and those of them that took longer than what the alarm of slow answers clears and starts at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlowAnswers {
+    /// Counts them all.
+    pub answers: u64,
+    /// Counts those that took longer than it clears at.
+    pub near: u64,
+    /// Counts those that took longer than it starts at.
+    pub beyond: u64,
 }
 
 /// Counts durations in fixed buckets.

@@ -99,6 +99,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
         oldest_unanswered_age: None,
         last_ack_age: Some(Duration::from_secs(42)),
         last_negative_ack: None,
+        slow: SlowAnswers::default(),
         last_refusal: None,
         left_unanswered: None,
         unknown_outcomes_total: 2,

@@ -82,6 +82,8 @@ pub struct Counts {
     pub latency: [u64; LATENCY_BOUNDS_SECONDS.len() + 1],
     /// Is the sum of these times.
     pub latency_sum: Duration,
+    /// Counts answers that took longer than what is watched for.
+    pub slow: Slow,
     /// Is when the last answer came.
     pub last_ack: Option<Instant>,
     /// Is the last answer that was not positive, and when it came.
@@ -103,6 +105,19 @@ pub struct Left {
     pub first: Instant,
     /// Is when the last of them did.
     pub last: Instant,
+}
+
+/// Counts exactly what buckets only bound: answers that took longer than two limits, since these are watched for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Slow {
+    /// Are the limits, the lower one first.
+    limits: Option<[Duration; 2]>,
+    /// Counts all answers.
+    pub answers: u64,
+    /// Counts those that took longer than the lower limit.
+    pub near: u64,
+    /// Counts those that took longer than the upper one.
+    pub beyond: u64,
 }
 
 impl Counts {
@@ -172,6 +187,14 @@ impl Tally {
         }
     }
 
+    /// Counts from now on which answers take longer than limits, the lower one first; others than before begin anew.
+    pub fn watch_latency(&self, limits: Option<[Duration; 2]>) {
+        let mut counts = self.lock();
+        if counts.slow.limits != limits {
+            counts.slow = Slow { limits, ..Slow::default() };
+        }
+    }
+
     /// Counts what was observed.
     pub fn count(&self, observation: Observation, now: Instant) {
         let mut counts = self.lock();
@@ -226,12 +249,35 @@ impl Counts {
             *count += 1;
         }
         self.latency_sum += latency;
+        if let Some([near, beyond]) = self.slow.limits {
+            self.slow.answers += 1;
+            self.slow.near += u64::from(latency > near);
+            self.slow.beyond += u64::from(latency > beyond);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_takes_longer_than_a_limit_is_counted_exactly() {
+        let (tally, seconds) = (Tally::default(), |seconds: f64| Duration::from_secs_f64(seconds));
+        let answer = |latency| {
+            let ack = Observation::Ack { code: AckCode::ApplicationAccept, latency: Some(seconds(latency)) };
+            tally.count(ack, Instant::now());
+        };
+        answer(20.0);
+        tally.watch_latency(Some([seconds(8.0), seconds(10.0)]));
+        [5.1, 8.0, 9.0, 10.0, 10.1].into_iter().for_each(answer);
+        tally.watch_latency(Some([seconds(8.0), seconds(10.0)]));
+        let slow = tally.counts().slow;
+        assert_eq!((slow.answers, slow.near, slow.beyond), (5, 3, 1));
+        tally.watch_latency(None);
+        answer(20.0);
+        assert_eq!(tally.counts().slow.answers, 0);
+    }
 
     #[test]
     fn what_waits_when_its_connection_ends_has_an_unknown_outcome() {

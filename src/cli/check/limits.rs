@@ -40,6 +40,11 @@ impl Figure {
         }
     }
 
+    /// Tells that only a queue has it.
+    pub(super) fn is_of_queues(self) -> bool {
+        matches!(self, Self::QueueDepth | Self::Parked | Self::OldestQueuedAge)
+    }
+
     /// Is the unit of measurement of the performance data: seconds, or nothing for a count.
     pub(super) fn unit(self) -> &'static str {
         match self {
@@ -56,9 +61,29 @@ pub(super) struct Limit {
     pub(super) value: f64,
 }
 
-/// Finds the limit of a figure: the last that was given.
+/// Finds the limit of a figure.
 pub(super) fn of(limits: &[Limit], figure: Figure) -> Option<f64> {
-    limits.iter().rev().find(|limit| limit.figure == figure).map(|limit| limit.value)
+    limits.iter().find(|limit| limit.figure == figure).map(|limit| limit.value)
+}
+
+/// Says what is wrong with limits together, and what to write instead.
+pub(super) fn fault(warning: &[Limit], critical: &[Limit]) -> Option<String> {
+    let twice = |limits: &[Limit]| {
+        let is_again = |place: usize, one: &Limit| limits.iter().take(place).any(|before| before.figure == one.figure);
+        limits.iter().enumerate().find(|(place, one)| is_again(*place, one)).map(|(_, one)| one.figure.as_str())
+    };
+    if let Some(name) = twice(warning).or_else(|| twice(critical)) {
+        return Some(format!("{name} has two limits: write one for --warning and one for --critical"));
+    }
+    Figure::ALL.into_iter().find_map(|figure| {
+        let (name, unit) = (figure.as_str(), figure.unit());
+        let (warn, crit) = of(warning, figure).zip(of(critical, figure))?;
+        (warn > crit).then(|| {
+            format!(
+                "--warning {name}={warn:.0}{unit} is above --critical {name}={crit:.0}{unit}: the first must be the lower one"
+            )
+        })
+    })
 }
 
 /// Reads FIGURE=VALUE.

@@ -27,7 +27,7 @@ fn site(mut change: impl FnMut(&mut serde_json::Value)) -> Status {
 
 fn told(status: &Status, forward: Option<&str>, warning: &[&str], critical: &[&str]) -> (State, String) {
     let limits = |texts: &[&str]| texts.iter().map(|text| limit(text)).collect::<Vec<_>>();
-    let verdict = judge(status, forward, &limits(warning), &limits(critical));
+    let verdict = judge(status, forward, &limits(warning), &limits(critical), *health::fixture::NOW);
     (verdict.state, verdict.to_string())
 }
 
@@ -131,6 +131,38 @@ fn what_only_the_site_itself_has_is_no_ok() {
         assert_eq!(state, wanted);
         assert!(line.contains(&format!("north is {word}: wardlink status says why")), "{line}");
     }
+}
+
+#[test]
+fn a_limit_that_can_never_count_is_no_ok() {
+    let status = site(|status| {
+        status["started"] = json!("2026-11-22T13:59:00Z");
+        status["forwards"][0]["delivery"] = json!("stored");
+        status["forwards"][1]["delivery"] = json!("transparent");
+        status["peers"][0]["latest_handshake_age_seconds"] = json!(null);
+    });
+    assert_eq!(told(&status, None, &["queue_depth=100"], &[]).0, State::Ok);
+    for limit in ["queue_depth=1", "parked=1", "oldest_queued_age=1m"] {
+        let (state, line) = told(&status, Some("images"), &[], &[limit]);
+        assert_eq!(state, State::Unknown, "{line}");
+        assert!(line.contains("images is transparent: leave the limit out"), "{line}");
+    }
+    let (state, line) = told(&status, Some("images"), &["last_ack_age=30s"], &["last_ack_age=1h"]);
+    assert_eq!(state, State::Warning);
+    assert!(line.contains("images: no answer came since the start 60s ago, limit of last_ack_age 30s"), "{line}");
+    let (state, line) = told(&status, None, &[], &["handshake_age=1m"]);
+    assert_eq!(state, State::Critical);
+    assert!(line.contains("city-lab: there was no handshake since the start 60s ago"), "{line}");
+    assert_eq!(told(&status, None, &["last_ack_age=61s"], &[]).0, State::Ok);
+    let fault = |warning: &[&str], critical: &[&str]| {
+        let limits = |texts: &[&str]| texts.iter().map(|text| limit(text)).collect::<Vec<_>>();
+        limits::fault(&limits(warning), &limits(critical))
+    };
+    assert_eq!(fault(&["parked=1", "queue_depth=7"], &["queue_depth=7"]), None);
+    let text = fault(&["queue_depth=8"], &["queue_depth=7"]).expect("a fault");
+    assert!(text.starts_with("--warning queue_depth=8 is above --critical queue_depth=7"), "{text}");
+    let text = fault(&[], &["parked=1", "parked=2"]).expect("a fault");
+    assert!(text.starts_with("parked has two limits"), "{text}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Understands what it needs of a status and leaves out what a site of another version does not say.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -85,6 +86,7 @@ impl fmt::Display for Verdict {
 pub(super) struct Status {
     site: String,
     status: Option<String>,
+    started: Option<String>,
     #[serde(default)]
     unready: Vec<String>,
     #[serde(default)]
@@ -128,6 +130,7 @@ struct Forward {
     #[serde(flatten)]
     entry: Entry,
     peer: Option<String>,
+    delivery: Option<String>,
     connections: Option<f64>,
     queue_depth: Option<f64>,
     parked_messages: Option<f64>,
@@ -144,7 +147,13 @@ struct Reading<'a> {
 }
 
 /// Judges a whole site, or one forward and the peer that it goes to.
-pub(super) fn judge(status: &Status, forward: Option<&str>, warning: &[Limit], critical: &[Limit]) -> Verdict {
+pub(super) fn judge(
+    status: &Status,
+    forward: Option<&str>,
+    warning: &[Limit],
+    critical: &[Limit],
+    now: SystemTime,
+) -> Verdict {
     let chosen: Vec<&Forward> =
         status.forwards.iter().filter(|one| forward.is_none_or(|name| one.entry.name == name)).collect();
     if let (Some(name), true) = (forward, chosen.is_empty()) {
@@ -157,6 +166,9 @@ pub(super) fn judge(status: &Status, forward: Option<&str>, warning: &[Limit], c
         None => peer.set_by.as_deref() != Some("wg"),
     });
     let peers: Vec<&Peer> = peers.collect();
+    if let Some(fault) = out_of_place(&chosen, warning, critical) {
+        return Verdict::unknown(&fault);
+    }
     let mut faults: Vec<(State, String)> = Vec::new();
     let entries = chosen.iter().map(|one| &one.entry);
     if forward.is_none() {
@@ -183,6 +195,7 @@ pub(super) fn judge(status: &Status, forward: Option<&str>, warning: &[Limit], c
     } else {
         faults.extend(entries.filter_map(fault));
     }
+    faults.extend(never(status, &chosen, &peers, (warning, critical), now));
     let mut performance = Vec::new();
     for reading in readings(&chosen, &peers) {
         let (warn, crit) = (limits::of(warning, reading.figure), limits::of(critical, reading.figure));
@@ -205,6 +218,45 @@ pub(super) fn judge(status: &Status, forward: Option<&str>, warning: &[Limit], c
     let state = faults.first().map_or(State::Ok, |(state, _)| *state);
     let text = if faults.is_empty() { well(status, &chosen, forward) } else { told(&faults) };
     Verdict { state, text, performance }
+}
+
+/// Says which limit none of these forwards can ever reach.
+fn out_of_place(chosen: &[&Forward], warning: &[Limit], critical: &[Limit]) -> Option<String> {
+    let has_queue = chosen.iter().any(|one| one.delivery.as_deref().is_none_or(|delivery| delivery == "stored"));
+    let figure = warning.iter().chain(critical).map(|limit| limit.figure).find(|figure| figure.is_of_queues())?;
+    let who = match chosen {
+        [one] => format!("{} is transparent", one.entry.name),
+        _ => "no forward here is stored".to_owned(),
+    };
+    (!has_queue).then(|| format!("only a stored forward has {}, and {who}: leave the limit out", figure.as_str()))
+}
+
+/// Judges what never was, such as an answer that never came, by the time since the start of the site.
+fn never(
+    status: &Status,
+    forwards: &[&Forward],
+    peers: &[&Peer],
+    (warning, critical): (&[Limit], &[Limit]),
+    now: SystemTime,
+) -> Vec<(State, String)> {
+    let started = status.started.as_deref().and_then(|text| humantime::parse_rfc3339(text).ok());
+    let Some(age) = started.and_then(|started| now.duration_since(started).ok()) else { return Vec::new() };
+    let answers = forwards.iter().filter(|one| one.last_ack_age_seconds.is_none());
+    let answers = answers.map(|one| (one.entry.name.as_str(), Figure::LastAckAge, "no answer came"));
+    let handshakes = peers.iter().filter(|one| one.latest_handshake_age_seconds.is_none());
+    let handshakes = handshakes.map(|one| (one.entry.name.as_str(), Figure::HandshakeAge, "there was no handshake"));
+    let over = |limits: &[Limit], figure| limits::of(limits, figure).filter(|limit| age.as_secs_f64() >= *limit);
+    let judge = |(of, figure, what): (&str, Figure, &str)| {
+        let (state, limit) = match (over(critical, figure), over(warning, figure)) {
+            (Some(limit), _) => (State::Critical, limit),
+            (None, Some(limit)) => (State::Warning, limit),
+            (None, None) => return None,
+        };
+        let text =
+            format!("{of}: {what} since the start {}s ago, limit of {} {limit:.0}s", age.as_secs(), figure.as_str());
+        Some((state, text))
+    };
+    answers.chain(handshakes).filter_map(judge).collect()
 }
 
 /// Says what is wrong with a thing, and since when.

@@ -19,14 +19,22 @@ pub(super) struct Turn {
 #[derive(Debug, Default)]
 pub(super) struct Board {
     raised: BTreeMap<Key, AlarmFacts>,
+    /// Is what of it stays until something shows that it is over, each with the cause that was seen last.
+    lasting: BTreeMap<Key, AlarmFacts>,
     /// Is since when what would turn an alarm has been seen without a gap.
     turning: BTreeMap<Key, (Instant, SystemTime)>,
 }
 
 impl Board {
-    pub(super) fn new(raised: Vec<AlarmFacts>) -> Self {
+    pub(super) fn new(raised: Vec<AlarmFacts>, lasting: Vec<AlarmFacts>) -> Self {
         let key = |one: &AlarmFacts| Key { kind: one.alarm, of: one.of.clone() };
-        Self { raised: raised.into_iter().map(|one| (key(&one), one)).collect(), turning: BTreeMap::new() }
+        let by_key = |all: Vec<AlarmFacts>| all.into_iter().map(|one| (key(&one), one)).collect();
+        Self { raised: by_key(raised), lasting: by_key(lasting), turning: BTreeMap::new() }
+    }
+
+    /// Lists what stays until something shows that it is over.
+    pub(super) fn lasting(&self) -> Vec<AlarmFacts> {
+        self.lasting.values().cloned().collect()
     }
 
     /// Lists what is raised.
@@ -41,15 +49,15 @@ impl Board {
         let mut turns: Vec<Turn> =
             gone.iter().filter_map(|key| self.clear(key, now, "is watched no more, by the configuration")).collect();
         self.turning.retain(|key, _| is_watched(key));
-        for Condition { key, level, hold } in conditions {
-            let raised = self.raised.get_mut(key);
-            let is_turning = match (&raised, level) {
-                (None, Level::Beyond(_)) | (Some(_), Level::Within) => true,
-                (None, Level::Between | Level::Within) | (Some(_), Level::Between | Level::Beyond(_)) => false,
+        for condition in conditions {
+            let Condition { key, level, hold, .. } = condition;
+            let is_turning = match (self.raised.contains_key(key), level) {
+                (false, Level::Beyond(_)) | (true, Level::Within) => true,
+                (true, Level::Unknown) => !self.lasting.contains_key(key),
+                (false, Level::Between | Level::Unknown | Level::Within)
+                | (true, Level::Between | Level::Beyond(_)) => false,
             };
-            if let (Some(raised), Level::Beyond(cause)) = (raised, level) {
-                raised.cause.clone_from(cause);
-            }
+            self.note_cause(condition);
             if !is_turning {
                 self.turning.remove(key);
                 continue;
@@ -60,11 +68,34 @@ impl Board {
             }
             self.turning.remove(key);
             turns.extend(match level {
-                Level::Beyond(cause) => Some(self.start(key, since, now, cause)),
-                Level::Between | Level::Within => self.clear(key, now, ""),
+                Level::Beyond(cause) => {
+                    let turn = self.start(key, since, now, cause);
+                    self.note_cause(condition);
+                    Some(turn)
+                }
+                Level::Between | Level::Unknown | Level::Within => self.clear(key, now, ""),
             });
         }
         turns
+    }
+
+    /// Has what is raised say what is so now; of what is not known any more, what was seen last.
+    fn note_cause(&mut self, Condition { key, level, lasts, .. }: &Condition) {
+        let Some(raised) = self.raised.get_mut(key) else { return };
+        match level {
+            Level::Beyond(cause) => {
+                raised.cause.clone_from(cause);
+                if *lasts {
+                    self.lasting.insert(key.clone(), raised.clone());
+                }
+            }
+            Level::Unknown => {
+                if let Some(seen) = self.lasting.get(key) {
+                    raised.cause = format!("{}; nothing tells yet whether it still is so", seen.cause);
+                }
+            }
+            Level::Between | Level::Within => {}
+        }
     }
 
     fn start(&mut self, key: &Key, since: SystemTime, at: SystemTime, cause: &str) -> Turn {
@@ -76,6 +107,7 @@ impl Board {
     /// Clears one; its last cause stands in what is told, unless there is another.
     fn clear(&mut self, key: &Key, at: SystemTime, cause: &str) -> Option<Turn> {
         let mut alarm = self.raised.remove(key)?;
+        self.lasting.remove(key);
         if !cause.is_empty() {
             cause.clone_into(&mut alarm.cause);
         }
@@ -96,7 +128,7 @@ mod tests {
     const HOLD: Duration = Duration::from_secs(60);
 
     fn condition(of: &str, level: Level) -> Condition {
-        Condition { key: Key { kind: Kind::Down, of: of.to_owned() }, level, hold: HOLD }
+        Condition { key: Key { kind: Kind::Down, of: of.to_owned() }, level, hold: HOLD, lasts: false }
     }
 
     fn beyond() -> Level {
@@ -141,7 +173,7 @@ mod tests {
             for (first, second, pause, restarts) in looks {
                 at += Duration::from_secs(pause);
                 if restarts {
-                    board = Board::new(board.raised());
+                    board = Board::new(board.raised(), board.lasting());
                     lasting = [None, None];
                 }
                 let mut conditions = Vec::new();

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::super::audit;
 use super::super::certificate::CertificateFacts;
-use super::super::facts::{ForwardFacts, SiteFacts};
-use super::super::state::{Report, Status, age_text, assess};
+use super::super::facts::{ForwardFacts, Link, Receiver, SiteFacts, SlowAnswers};
+use super::super::state::{Entry, Report, Status, age_text, assess};
 use super::windows::{forward_key, service_key};
 use super::{Alarms, Condition, Key, Kind, Level};
 use crate::config::AlarmLimits;
@@ -58,7 +58,12 @@ impl Conditions<'_> {
     }
 
     fn add_held(&mut self, kind: Kind, of: &str, level: Level, hold: Duration) {
-        self.all.push(Condition { key: Key { kind, of: of.to_owned() }, level, hold });
+        self.all.push(Condition { key: Key { kind, of: of.to_owned() }, level, hold, lasts: false });
+    }
+
+    /// Adds what, once it is seen to be down, is so until something shows that it is not.
+    fn add_lasting(&mut self, kind: Kind, of: &str, level: Level, lasts: bool) {
+        self.all.push(Condition { key: Key { kind, of: of.to_owned() }, level, hold: self.limits.hold, lasts });
     }
 }
 
@@ -138,11 +143,22 @@ fn down(alarms: &Alarms, report: &Report<'_>, all: &mut Conditions<'_>, now: Sys
         let is_down = |status| status == Status::Down;
         is_watched && report.peers.iter().any(|peer| peer.facts.name == name && is_down(peer.verdict.status))
     };
-    let forwards =
-        report.forwards.iter().map(|entry| (forward_key(entry.facts), &entry.verdict, peer_is_down(&entry.facts.peer)));
-    let services = report.services.iter().map(|entry| (service_key(entry.facts), &entry.verdict, false));
-    let orphans = report.orphans.iter().map(|entry| (format!("queue {}", entry.facts.name), &entry.verdict, false));
-    for (of, verdict, has_other_cause) in forwards.chain(services).chain(orphans) {
+    // Through a link that is down nobody sees a receiver.
+    let seen = |facts: &ForwardFacts| match facts.link {
+        Link::New | Link::Down { .. } => Receiver::Unknown,
+        Link::NotUsed | Link::Up { .. } => facts.receiver.clone(),
+    };
+    let forwards = report
+        .forwards
+        .iter()
+        .map(|Entry { facts, verdict }| (forward_key(facts), verdict, peer_is_down(&facts.peer), seen(facts)));
+    let services = report.services.iter();
+    let services =
+        services.map(|Entry { facts, verdict }| (service_key(facts), verdict, false, facts.receiver.clone()));
+    let orphans = report.orphans.iter();
+    let orphans =
+        orphans.map(|Entry { facts, verdict }| (format!("queue {}", facts.name), verdict, false, Receiver::Unknown));
+    for (of, verdict, has_other_cause, receiver) in forwards.chain(services).chain(orphans) {
         let level = match verdict.status {
             _ if has_other_cause => Level::Between,
             // What is down since long ago is seen to be so for `for` as well: the site may have started just now.
@@ -150,10 +166,13 @@ fn down(alarms: &Alarms, report: &Report<'_>, all: &mut Conditions<'_>, now: Sys
                 Level::Beyond(verdict.cause.clone().unwrap_or_default())
             }
             Status::Down => Level::Between,
-            Status::Unknown => not_known(alarms, SETTLES, now),
+            Status::Unknown if age(alarms.started, now) < SETTLES => Level::Between,
+            // That a receiver which was down works again is shown by itself only, not by a restart that forgot it.
+            Status::Unknown => Level::Unknown,
+            Status::Degraded if receiver == Receiver::Unknown => Level::Unknown,
             Status::Ok | Status::Degraded => Level::Within,
         };
-        all.add(Kind::Down, &of, level);
+        all.add_lasting(Kind::Down, &of, level, matches!(receiver, Receiver::Down { .. }));
     }
 }
 
@@ -225,15 +244,21 @@ fn answers(alarms: &Alarms, forward: &ForwardFacts, why: Option<&str>, all: &mut
     let of = forward_key(forward);
     nak_rate(alarms, &of, all, now);
     let Some(limit) = all.limits.ack_latency else { return };
-    let level = match alarms.windows.latency(&of, &forward.ack_latency) {
+    let level = match alarms.windows.slow(&of) {
         None => not_known(alarms, GATHERS, now),
-        Some(latency) => level(latency, limit, clear_of(limit), || {
-            let took =
-                humantime::format_duration(Duration::from_millis(u64::try_from(latency.as_millis()).unwrap_or(0)));
-            with(format!("of the answers in 5m one in a hundred took {took} or longer"), why)
-        }),
+        Some(SlowAnswers { answers, beyond, .. }) if beyond > answers / 100 => {
+            let limit = humantime::format_duration(limit);
+            Level::Beyond(with(format!("{beyond} of the {answers} answers in 5m took longer than {limit}"), why))
+        }
+        Some(SlowAnswers { answers, near, .. }) if near > answers / 100 => Level::Between,
+        Some(_) => Level::Within,
     };
     all.add(Kind::AckLatency, &of, level);
+}
+
+/// Returns what answers are watched for: what their alarm clears at, and what it starts at.
+pub fn latency_limits(limits: &AlarmLimits) -> Option<[Duration; 2]> {
+    limits.ack_latency.map(|limit| [clear_of(limit), limit])
 }
 
 fn nak_rate(alarms: &Alarms, of: &str, all: &mut Conditions<'_>, now: SystemTime) {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::facts::{ForwardFacts, Receiver, Session};
+use super::super::facts::{ForwardFacts, Link, Receiver, Session};
 use super::super::fixture::{self, NOW};
 use super::*;
 
@@ -96,6 +96,36 @@ fn a_receiver_that_is_down_is_told_once_with_its_cause_also_after_a_restart() {
 }
 
 #[test]
+fn a_receiver_that_was_down_is_well_only_where_something_shows_it() {
+    let mut world = World::new();
+    let since = world.now();
+    world.forward(0).receiver = Receiver::Down { since, cause: "of service orders refuses connections".into() };
+    world.facts.services[0].receiver = Receiver::Down { since, cause: "192.168.10.40:6661 refuses connections".into() };
+    world.forward(1).link = Link::Down { since, cause: "no answer".into() };
+    assert_eq!(world.pass(300).len(), 3);
+    // The far site restarts, and then this one: nobody knows any more.
+    world.forward(0).link = Link::Down { since, cause: "no answer".into() };
+    world.pass(60);
+    world.restart();
+    world.forward(0).link = Link::Up { since, round_trip: None };
+    world.forward(0).receiver = Receiver::Unknown;
+    world.forward(0).last_ack_age = None;
+    world.facts.services[0].receiver = Receiver::Unknown;
+    world.forward(1).link = Link::Up { since, round_trip: None };
+    (world.forward(1).receiver, world.forward(1).last_ack_age) = (Receiver::Unknown, None);
+    assert_eq!(world.pass(7200), clear(Kind::Down, "forward images"), "of the link it is known that it works");
+    let raised = world.alarms.raised();
+    assert_eq!(raised.len(), 2);
+    let cause = &raised[0].cause;
+    let told = "refuses connections at city-lab since";
+    assert!(cause.contains(told) && cause.ends_with("; nothing tells yet whether it still is so"), "{cause}");
+    world.forward(0).receiver = Receiver::Ok { since };
+    assert_eq!(world.pass(120), clear(Kind::Down, "forward orders"));
+    world.facts.services[0].receiver = Receiver::Ok { since };
+    assert_eq!(world.pass(120), clear(Kind::Down, "service results"));
+}
+
+#[test]
 fn a_peer_without_a_session_is_one_alarm_not_one_for_each_forward() {
     let mut world = World::new();
     world.facts.peers[0].session = Session::Down { since: world.now() };
@@ -127,23 +157,29 @@ fn a_queue_has_a_depth_and_an_age_with_a_distance_between_start_and_clear() {
 #[test]
 fn negative_answers_are_an_alarm_by_their_share_and_slow_ones_by_the_slowest_hundredth() {
     let mut world = World::new();
-    let answer = |world: &mut World, negative: u64, positive: u64, bucket: usize| {
+    let answer = |world: &mut World, negative: u64, positive: u64, slow: [u64; 2]| {
         let forward = world.forward(0);
         *forward.acks.get_mut("AE").unwrap() += negative;
         *forward.acks.get_mut("AA").unwrap() += positive;
-        forward.ack_latency.counts[bucket] += negative + positive;
+        forward.slow.answers += negative + positive;
+        forward.slow.near += slow[0];
+        forward.slow.beyond += slow[1];
         world.pass(30)
     };
-    assert_eq!(answer(&mut world, 15, 0, 0), [], "too few say nothing");
+    assert_eq!(answer(&mut world, 15, 0, [0, 0]), [], "too few say nothing");
     world.pass(700);
-    let told: Vec<_> = (0..10).flat_map(|_| answer(&mut world, 2, 8, 0)).collect();
+    let told: Vec<_> = (0..10).flat_map(|_| answer(&mut world, 2, 8, [0, 0])).collect();
     assert_eq!(told, start(Kind::NakRate, "forward orders"));
     world.restart();
     assert_eq!(world.pass(600), [], "a restart knows of no answers, which is no all-clear");
     assert_eq!(world.pass(800), clear(Kind::NakRate, "forward orders"), "none comes any more");
-    world.limits.ack_latency = Some(Duration::from_millis(500));
-    let told: Vec<_> = (0..10).flat_map(|_| answer(&mut world, 0, 10, 1)).collect();
+    world.limits.ack_latency = Some(Duration::from_secs(10));
+    let told: Vec<_> = (0..10).flat_map(|_| answer(&mut world, 0, 10, [10, 0])).collect();
+    assert_eq!(told, [], "all are near the limit and none is beyond");
+    let told: Vec<_> = (0..10).flat_map(|_| answer(&mut world, 0, 20, [20, 1])).collect();
     assert_eq!(told, start(Kind::AckLatency, "forward orders"));
+    let cause = world.causes.last().unwrap();
+    assert!(cause.contains(" answers in 5m took longer than 10s"), "{cause}");
     assert_eq!(world.pass(800), clear(Kind::AckLatency, "forward orders"));
 }
 

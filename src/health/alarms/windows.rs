@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::super::facts::{ForwardFacts, Histogram, ServiceFacts, SiteFacts};
+use super::super::facts::{ForwardFacts, ServiceFacts, SiteFacts, SlowAnswers};
 
 /// Is the time that the share of negative answers is taken over: some resends of one bad message are no rate.
 const NAK_WINDOW: Duration = Duration::from_secs(600);
@@ -31,7 +31,8 @@ impl Windows {
         let forwards = facts.forwards.iter().map(|one| (forward_key(one), answers(acks(one))));
         let services = facts.services.iter().map(|one| (service_key(one), answers(&one.acks)));
         remember(&mut self.answers, forwards.chain(services).collect(), at, NAK_WINDOW);
-        let latencies = facts.forwards.iter().map(|one| (forward_key(one), one.ack_latency.counts.clone()));
+        let slow = |SlowAnswers { answers, near, beyond }: SlowAnswers| vec![answers, near, beyond];
+        let latencies = facts.forwards.iter().map(|one| (forward_key(one), slow(one.slow)));
         remember(&mut self.latencies, latencies.collect(), at, LATENCY_WINDOW);
     }
 
@@ -42,26 +43,11 @@ impl Windows {
         (all >= ANSWERS_MIN).then(|| negative.saturating_mul(100) / all.max(1))
     }
 
-    /// Says within which time 99 of 100 answers came; none where there were too few.
-    pub(super) fn latency(&self, key: &str, of: &Histogram) -> Option<Duration> {
+    /// Says how many of the answers were slow; none where there were too few.
+    pub(super) fn slow(&self, key: &str) -> Option<SlowAnswers> {
         let counts = difference(self.latencies.get(key)?)?;
-        let all: u64 = counts.iter().sum();
-        if all < ANSWERS_MIN {
-            return None;
-        }
-        let rank = all - all / 100;
-        let (mut below, mut from) = (0, 0.0);
-        for (index, count) in counts.iter().enumerate() {
-            // What is above the last bound took that long at the least.
-            let to = of.bounds_seconds.get(index).copied().unwrap_or(from);
-            if below + count >= rank && *count > 0 {
-                #[allow(clippy::cast_precision_loss, reason = "a share, not a count")]
-                let share = (rank - below) as f64 / *count as f64;
-                return Duration::try_from_secs_f64(from + (to - from) * share).ok();
-            }
-            (below, from) = (below + count, to);
-        }
-        None
+        let [answers, near, beyond] = *counts.as_slice() else { return None };
+        (answers >= ANSWERS_MIN).then_some(SlowAnswers { answers, near, beyond })
     }
 }
 
