@@ -66,20 +66,21 @@ impl Board {
         self.lock().news.next(teller)
     }
 
-    /// Takes note that somebody was told.
-    async fn told(&self, teller: Teller, id: u64) {
+    /// Takes note that somebody was told; says whether that is in the file.
+    async fn told(&self, teller: Teller, id: u64) -> bool {
         let writing = self.writing.lock().await;
         self.lock().news.told(teller, id);
-        self.keep(&writing).await;
+        self.keep(&writing).await
     }
 
     /// Replaces the file, outside of the runtime's thread: the disk may be slow. One at a time, so that the last one has all.
-    async fn keep(&self, _writing: &tokio::sync::MutexGuard<'_, ()>) {
+    async fn keep(&self, _writing: &tokio::sync::MutexGuard<'_, ()>) -> bool {
         let (kept, path) = (self.lock().kept(), self.path.clone());
         let stored = tokio::task::spawn_blocking(move || store(&path, &kept)).await;
-        if let Ok(Err(error)) = stored {
+        if let Ok(Err(error)) = &stored {
             tracing::warn!(%error, path = %self.path.display(), "a restart may tell of alarms again");
         }
+        matches!(stored, Ok(Ok(())))
     }
 }
 
@@ -231,19 +232,33 @@ fn store(path: &Path, kept: &Kept) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn event(id: u64) -> Event {
+        let text = format!(
+            r#"{{"id":{id},"site":"a","event":"start","alarm":"down","of":"forward a","since":"2026-01-01T00:00:00Z",
+                "at":"2026-01-01T00:00:00Z","cause":"{}"}}"#,
+            "c".repeat(200)
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nobody_is_told_what_is_not_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let board = Board::new(directory.path(), SystemTime::now());
+        let writing = board.writing.lock().await;
+        board.lock().news.push(Teller::Webhook, event(1));
+        let early = tokio::time::timeout(Duration::from_millis(50), board.next(Teller::Webhook)).await;
+        assert!(early.is_err(), "it waits for who writes");
+        assert!(board.keep(&writing).await);
+        drop(writing);
+        assert_eq!(board.next(Teller::Webhook).await.map(|event| event.id), Some(1));
+    }
+
     /// A file of which one part is from one state and one from another, or none, is what writers at once would leave.
     #[tokio::test]
     async fn who_is_told_at_once_leaves_the_file_as_the_last_one_had_it() {
         let directory = tempfile::tempdir().unwrap();
         let board = Arc::new(Board::new(directory.path(), SystemTime::now()));
-        let event = |id: u64| {
-            let text = format!(
-                r#"{{"id":{id},"site":"a","event":"start","alarm":"down","of":"forward a","since":"2026-01-01T00:00:00Z",
-                    "at":"2026-01-01T00:00:00Z","cause":"{}"}}"#,
-                "c".repeat(200)
-            );
-            serde_json::from_str::<Event>(&text).unwrap()
-        };
         for id in 1..=200 {
             board.lock().news.push(Teller::Webhook, event(id));
             board.lock().news.push(Teller::Command, event(id));
@@ -252,8 +267,7 @@ mod tests {
             let board = Arc::clone(&board);
             tokio::spawn(async move {
                 while let Some(event) = board.next(teller).await {
-                    board.told(teller, event.id).await;
-                    assert!(board.path.exists());
+                    assert!(board.told(teller, event.id).await, "it is in the file");
                     let kept = std::fs::read(&board.path).unwrap();
                     serde_json::from_slice::<Kept>(&kept).unwrap();
                 }
