@@ -204,6 +204,7 @@ fn what_operators_do_is_in_the_account() {
 
 fn what_was_done_to_the_log_shows() {
     let mut pair = stored();
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
     send(&pair, "1");
     awaited(&pair.north, "accepted", 1);
     pair.north.terminate();
@@ -271,7 +272,7 @@ fn known_to(site: &Site, peer: &str) -> Option<u64> {
 
 /// Tells that a site is degraded, why, and that its monitoring hears of it.
 fn needs_a_look(site: &Site, why: &str) {
-    assert_eq!(site.health()["status"], "degraded");
+    until(SOON, "it is degraded", || (site.health()["status"] == "degraded").then_some(()));
     let words = format!("check -c {}", site.config_path());
     let words = site.command(&words.split(' ').collect::<Vec<_>>());
     let output = site.namespace.output(&words.join(" "));
