@@ -23,7 +23,7 @@ tests![
     nothing_shows_a_byte_of_a_message,
     a_foreign_host_header_is_refused,
     a_plugin_judges_the_site,
-    the_alert_rules_and_the_metrics_load needs "promtool" "prometheus",
+    the_alert_rules_and_the_metrics_load needs "promtool" "prometheus" "curl",
     haproxy_asks_for_a_forward needs "haproxy",
 ];
 
@@ -261,6 +261,15 @@ fn the_alert_rules_and_the_metrics_load() {
     let _receiver = pair.receiver(Behaviour::Answer("AA"));
     pair.sender().exchange(&message("1", 500));
     let (dir, namespace) = (&pair.north.dir, &pair.north.namespace);
+    let text = dir.join("metrics.txt");
+    let fetch = format!("curl -sf -H Accept:text/plain -o {} http://127.0.0.1:9575/metrics", text.display());
+    assert!(namespace.output(&fetch).status.success());
+    let linted = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(std::fs::File::open(text).expect("the metrics"))
+        .output()
+        .expect("promtool runs");
+    assert!(linted.status.success(), "{}", String::from_utf8_lossy(&linted.stderr));
     let config = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{directory}/wardlink.rules.yml]\n\
          scrape_configs: [{{job_name: wardlink, static_configs: [{{targets: [\"127.0.0.1:9575\"]}}]}}]\n"

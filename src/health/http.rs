@@ -29,6 +29,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::facts::SiteFacts;
+use super::metrics::plain;
 use super::page::{Page, SharedHistory};
 use super::{metrics, state};
 use crate::config::Door;
@@ -223,8 +224,12 @@ async fn healthz_forward(State(source): State<Source>, Path(name): Path<String>)
     }
 }
 
-async fn metrics_text(State(source): State<Source>) -> Response {
+async fn metrics_text(State(source): State<Source>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     match metrics::encode(source(), SystemTime::now()) {
+        Ok(text) if plain::is_asked_for(accept) => {
+            ([(header::CONTENT_TYPE, plain::PLAIN_TYPE)], plain::plain(&text)).into_response()
+        }
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot write the metrics");

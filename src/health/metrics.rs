@@ -4,6 +4,7 @@
 //! 2.5.
 
 mod family;
+pub mod plain;
 mod queue;
 
 use std::fmt;

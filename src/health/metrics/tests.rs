@@ -112,6 +112,30 @@ wardlink_forward_spool_disk_free_bytes{forward="results"} 1073741824
 "#;
 
 #[test]
+fn who_knows_no_openmetrics_gets_the_same_samples_described_by_their_names() {
+    let text = encode(site(), *NOW).expect("encodes");
+    let plain = plain::plain(&text);
+    let samples =
+        |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(samples(&plain), samples(&text));
+    for line in [
+        "# TYPE wardlink_forward_messages_total counter",
+        "# HELP wardlink_forward_messages_total Messages that senders sent",
+        "# TYPE wardlink_build_info gauge",
+        "# TYPE wardlink_forward_ack_latency_seconds histogram",
+    ] {
+        assert!(plain.lines().any(|shown| shown == line), "{line} is not in\n{plain}");
+    }
+    for word in ["# UNIT", "# EOF", " info\n"] {
+        assert!(!plain.contains(word), "{word}");
+    }
+    assert!(plain::is_asked_for("text/plain;version=0.0.4;q=0.5, */*;q=0.1"));
+    for accept in ["", "*/*", "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4"] {
+        assert!(!plain::is_asked_for(accept), "{accept}");
+    }
+}
+
+#[test]
 fn a_peers_log_that_is_not_what_it_was_is_1() {
     let mut facts = site();
     let fault = super::super::facts::FailedAudit { since: *NOW, cause: "it ends at entry 4".into() };
