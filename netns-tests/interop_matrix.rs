@@ -137,6 +137,8 @@ impl Sites {
         plain.add(&south, &north, &words);
         let at_north = Receiver::start(&north.namespace, TARGET, Behaviour::Answer("AA"));
         let at_south = receivers(&south);
+        // a failure shows how each connection ended
+        north.environment.push("WARDLINK_LOG=warn,wardlink=debug".to_owned());
         north.start(&plan);
         Self { north, south, plain: Some(plain), program, words, at_north, at_south, _wire: wire }
     }

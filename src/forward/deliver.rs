@@ -132,6 +132,9 @@ impl<'a> Delivery<'a> {
             Ok(Err(_)) => Err(Cause::ReceiverUnreachable),
             Err(_) => Err(Cause::ReceiverSilent),
         };
+        if let Err(cause) = &result {
+            tracing::debug!(forward = %self.course.config.name, reason = cause.code(), "could not connect inside the tunnel");
+        }
         let state = result.as_ref().map_or_else(|cause| ReceiverState::Down(*cause), |_| ReceiverState::Up);
         self.forward.note_receiver(to, state);
         result

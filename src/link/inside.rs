@@ -73,7 +73,10 @@ impl Inside {
         let from = from.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let socket = self.socket(SocketAddr::new(*from, 0))?;
         tune(&socket, user_timeout)?;
-        TcpSocket::from_std_stream(socket.into()).connect(to).await
+        let tcp = TcpSocket::from_std_stream(socket.into()).connect(to).await?;
+        // Seen: a connection whose attempt an ICMP error ended was said to be there, and broke at its first use.
+        tcp.peer_addr()?;
+        Ok(tcp)
     }
 
     /// Accepts connections on a port of one of this site's addresses inside the tunnel.

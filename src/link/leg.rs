@@ -80,7 +80,10 @@ impl TcpLeg {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 Moved::Blocked
             }
-            Err(_) => Moved::Failed(self.broken),
+            Err(error) => {
+                tracing::debug!(%error, whose = self.broken.code(), "a connection broke off");
+                Moved::Failed(self.broken)
+            }
         }
     }
 }
