@@ -4,6 +4,7 @@
 //! own limits beside these. Threads and programs that are started later inherit them; so a thread must not exist yet.
 
 mod calls;
+mod rights;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,8 +17,10 @@ use landlock::{
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use crate::config::{self, Config, SpoolKeyFile};
+use crate::config::{self, Config, Delivery};
 use crate::control;
+use crate::forward::stored::store::make_first_key;
+use crate::spool::register::Register;
 
 /// Is the newest version of Landlock whose rights are asked for; an older kernel gives those that it has.
 const NEWEST: ABI = ABI::V5;
@@ -42,6 +45,8 @@ const READ: [&str; 16] = [
     "/var/run/nscd",
 ];
 
+/// Says that files are not shut in.
+const NO_LANDLOCK: &str = "not shut in: this kernel has no Landlock";
 /// Is where the kernel's settings of the network are; one is set for a default route.
 const NETWORK_SETTINGS: &str = "/proc/sys/net";
 /// Is the device that makes the interface.
@@ -56,6 +61,20 @@ pub struct Confined {
 }
 
 impl Confined {
+    /// Says that a changed configuration wants a key made, beside which others are.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn check_key(&self, config: &Config, file: &Path) -> Result<(), config::Errors> {
+        match &config.spool {
+            Some(spool) if wants_key(config) => {
+                let why = format!("may not make {}", spool.key.path().display());
+                Err(config::names(file).restart("spool.key_file", &why))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Says what a changed file wants that the running site may not do.
     ///
     /// # Errors
@@ -83,12 +102,15 @@ pub fn confine(config: &Config, file: &Path) -> Confined {
     let files = match files {
         Ok(RulesetStatus::FullyEnforced) => "shut in",
         Ok(RulesetStatus::PartiallyEnforced) => "shut in as far as this older kernel can",
-        Ok(RulesetStatus::NotEnforced) => "not shut in: this kernel has no Landlock",
+        Ok(RulesetStatus::NotEnforced) => NO_LANDLOCK,
         Err(error) => {
             tracing::warn!(%error, "files cannot be shut in by Landlock");
             "not shut in"
         }
     };
+    if let Err(error) = rights::give_up(files == NO_LANDLOCK) {
+        tracing::warn!(%error, "capabilities cannot be given up");
+    }
     let calls = match filter(runs_command).map(|filter| seccompiler::apply_filter(&filter)) {
         Ok(Ok(())) => "filtered",
         Ok(Err(error)) => {
@@ -126,7 +148,7 @@ fn around(path: &Path) -> PathBuf {
     if directory == Path::new("/") { path.to_owned() } else { directory.to_owned() }
 }
 
-/// Lists what the site writes: its state, its queues, its sockets, and the key of its queues where that is to be made.
+/// Lists what the site writes: its state, its queues, its sockets.
 fn writable(config: &Config) -> Vec<PathBuf> {
     // made here as the site makes them, so that nothing around them need be written; what fails the site says then
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir).ok();
@@ -138,13 +160,23 @@ fn writable(config: &Config) -> Vec<PathBuf> {
     writable.push(config.state_dir.clone());
     if let Some(spool) = &config.spool {
         writable.push(spool.dir.clone());
-        if let SpoolKeyFile::File(key) = &spool.key
-            && !key.exists()
-        {
-            writable.extend(key.parent().map(Path::to_owned));
+        let register = Register::new(&config.state_dir);
+        // What is known and not there may be a disk that is not mounted.
+        if register.names().is_ok_and(|known| known.is_empty()) {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&spool.dir).ok();
+        }
+        // Now, so that the directory of the key, in which the private key and the configuration are, is not written later.
+        if wants_key(config) {
+            make_first_key(&spool.key, &spool.dir, &register).ok();
         }
     }
     writable
+}
+
+/// Tells whether messages are to be stored, and there is no key that seals them.
+fn wants_key(config: &Config) -> bool {
+    let stores = config.forwards.iter().any(|forward| matches!(forward.delivery, Delivery::Stored(_)));
+    stores && config.spool.as_ref().is_some_and(|spool| spool.key.may_be_made() && !spool.key.path().exists())
 }
 
 /// Opens a path or, where it is to be made, what it will be made in.
@@ -189,7 +221,8 @@ fn filter(runs_command: bool) -> Result<BpfProgram, &'static str> {
     let here = std::env::consts::ARCH.try_into().map_err(|_| "not on this kind of processor")?;
     let run: &[i64] = if runs_command { &calls::RUN } else { &[] };
     let listed = calls::EVERYWHERE.iter().chain(calls::HERE).chain(run);
-    let rules: BTreeMap<_, _> = listed.map(|call| (*call, Vec::new())).collect();
+    let mut rules: BTreeMap<_, _> = listed.map(|call| (*call, Vec::new())).collect();
+    rules.extend(calls::by_argument().map_err(|_| "the filter cannot be made")?);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, here);
     filter.and_then(TryInto::try_into).map_err(|_| "the filter cannot be made")
@@ -198,6 +231,7 @@ fn filter(runs_command: bool) -> Result<BpfProgram, &'static str> {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::process::Command;
     use std::thread;
 
@@ -251,6 +285,71 @@ mod tests {
         assert_eq!(inside, Ok(()));
         if has_landlock() {
             assert_eq!((outside, read), (Err(io::ErrorKind::PermissionDenied), Err(io::ErrorKind::PermissionDenied)));
+        }
+    }
+
+    #[test]
+    fn neither_the_configuration_nor_a_key_beside_it_is_written_also_where_the_spools_key_is_to_be_made() {
+        let directory = directory();
+        let at = directory.path().to_owned();
+        let key = at.join("etc/spool.key");
+        let spool = format!("spool: {{key_file: {}, dir: {}/spool}}\n", key.display(), at.display());
+        let forward = "peers: [{name: lab, public_key: \"Bw0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0=\", \
+             allowed_ips: [10.98.0.2/32]}]\nforwards: [{name: orders, listen: \"127.0.0.1:2575\", peer: lab, service: lab, \
+             delivery: stored}]\n";
+        let written = |more: &str| {
+            let file = site(directory.path(), &format!("{spool}{more}"));
+            let (at, asked) = (at.clone(), file.clone());
+            let stored = load(&site(directory.path(), &format!("{spool}{forward}")));
+            site(directory.path(), &format!("{spool}{more}"));
+            confined(&file, move |confined| {
+                let write = |path: &str| fs::write(at.join(path), "x").is_ok();
+                let check = confined.check_key(&stored, &asked).map_err(|errors| errors.to_string());
+                (write("etc/wardlink.yaml") || write("etc/private.key"), check)
+            })
+        };
+        // where nothing is stored, no key is made, and a reload that stores says so
+        let (writes, check) = written("");
+        assert!(!writes || !has_landlock());
+        assert!(check.unwrap_err().contains("spool.key") && !key.exists());
+        let (writes, check) = written(forward);
+        assert!(!writes || !has_landlock());
+        assert!(check.is_ok() && key.exists());
+    }
+
+    #[test]
+    fn no_raw_socket_no_foreign_family_no_code_that_is_written_and_no_file_with_another_users_rights() {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+        let directory = directory();
+        let (at, file) = (directory.path().to_owned(), site(directory.path(), ""));
+        let (sockets, status, modes) = confined(&file, move |_| {
+            let open = |family, kind| socket(family, kind, SockFlag::empty(), None).map(drop);
+            let sockets = [
+                open(AddressFamily::Inet, SockType::Stream),
+                open(AddressFamily::Inet6, SockType::Datagram),
+                open(AddressFamily::Unix, SockType::Stream),
+                open(AddressFamily::Netlink, SockType::Raw),
+                open(AddressFamily::Inet, SockType::Raw),
+                open(AddressFamily::Packet, SockType::Datagram),
+                open(AddressFamily::Vsock, SockType::Stream),
+            ];
+            let path = at.join("state/x");
+            fs::write(&path, "x").unwrap();
+            let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).is_ok();
+            (
+                sockets,
+                fs::read_to_string("/proc/thread-self/status").unwrap(),
+                [mode(0o644), mode(0o4755), mode(0o2755)],
+            )
+        });
+        let refused = Err(nix::errno::Errno::EPERM);
+        assert_eq!(sockets, [Ok(()), Ok(()), Ok(()), Ok(()), refused, refused, refused]);
+        assert_eq!(modes, [true, false, false]);
+        for set in ["CapEff:", "CapPrm:", "CapInh:", "CapBnd:"] {
+            let value = status.lines().find_map(|line| line.strip_prefix(set)).unwrap().trim();
+            let held = u64::from_str_radix(value, 16).unwrap();
+            let is_root = nix::unistd::Uid::effective().is_root();
+            assert!(held & !rights::KEPT.bits() == 0 || !is_root || !has_landlock(), "{set} {value}");
         }
     }
 

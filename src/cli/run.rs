@@ -25,7 +25,7 @@ const LOG_VARIABLE: &str = "WARDLINK_LOG";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "The log goes to standard error. WARDLINK_LOG sets its level (error, warn, info, debug), \
     --log-format its form. No byte of a message is ever logged.\n\n\
-    SIGTERM and SIGINT stop it as soon as no message is on its way, within 10 s. SIGHUP reads the file again, as \
+    SIGTERM and SIGINT stop it as soon as no message is on its way, within 12 s. SIGHUP reads the file again, as \
     `wardlink reload` does.\n\n\
     It needs CAP_NET_ADMIN, for the tunnel interface: run it as root, by its systemd unit, or give it the capability \
     with `setcap cap_net_admin+ep`.")]
@@ -62,7 +62,9 @@ pub fn run(args: &Args) -> ExitCode {
     let confined = config.sandbox.then(|| app::confine(&config, &path));
     let load: LoadConfig = Arc::new(move || {
         confined.as_ref().map_or(Ok(()), |confined| confined.check(&path))?;
-        config::load_to_run(&path)
+        let config = config::load_to_run(&path)?;
+        confined.as_ref().map_or(Ok(()), |confined| confined.check_key(&config, &path))?;
+        Ok(config)
     });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -3,6 +3,49 @@
 //!
 //! Of systemd 252; what the kernel or libc does not have is left out.
 
+use seccompiler::SeccompCmpArgLen::Dword;
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::{BackendError, SeccompCondition, SeccompRule};
+
+/// Lists those that may be made with some arguments only, as by the unit: no raw sockets and no family of sockets but its own,
+/// no memory that is both written and run, no `chmod` to setuid.
+pub(super) fn by_argument() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
+    let is = |place, value: i32| SeccompCondition::new(place, Dword, Eq, u64::from(value.unsigned_abs()));
+    let has = |place, mask: u32, value: u32| SeccompCondition::new(place, Dword, MaskedEq(mask.into()), value.into());
+    let kind = |of: i32| has(1, 0xf, of.unsigned_abs());
+    let mut sockets =
+        vec![SeccompRule::new(vec![is(0, libc::AF_UNIX)?])?, SeccompRule::new(vec![is(0, libc::AF_NETLINK)?])?];
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for of in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+            sockets.push(SeccompRule::new(vec![is(0, family)?, kind(of)?])?);
+        }
+    }
+    let (write, run) = (libc::PROT_WRITE.unsigned_abs(), libc::PROT_EXEC.unsigned_abs());
+    let not_both = || {
+        Ok::<_, BackendError>(vec![
+            SeccompRule::new(vec![has(2, write, 0)?])?,
+            SeccompRule::new(vec![has(2, run, 0)?])?,
+        ])
+    };
+    let mut listed =
+        vec![(libc::SYS_socket, sockets), (libc::SYS_mmap, not_both()?), (libc::SYS_mprotect, not_both()?)];
+    let rights = libc::S_ISUID | libc::S_ISGID;
+    for (call, place) in MODES {
+        listed.push((*call, vec![SeccompRule::new(vec![has(*place, rights, 0)?])?]));
+    }
+    Ok(listed)
+}
+
+/// Lists those that set a file's mode, with the place of that argument.
+const MODES: &[(i64, u8)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, 1),
+    (libc::SYS_fchmod, 1),
+    (libc::SYS_fchmodat, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_fchmodat2, 2),
+];
+
 /// Lists those that run a program.
 pub(super) const RUN: [i64; 2] = [libc::SYS_execve, libc::SYS_execveat];
 

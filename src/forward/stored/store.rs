@@ -304,8 +304,7 @@ fn open(place: &Place, trace: Option<TraceKey>) -> Result<Arc<Spool>, SpoolError
     if is_new && !is_there(&place.name) && !others.is_empty() && !others.iter().any(|name| is_there(name.as_str())) {
         return Err(SpoolError::NoneThere { path: place.directory.clone() });
     }
-    let may_make =
-        place.destination.is_some() && place.key.may_be_made() && others.is_empty() && !has_spools(&place.directory);
+    let may_make = place.destination.is_some() && may_make_key(&place.key, &place.directory, &others);
     let key = SpoolKey::load_or_create(place.key.path(), may_make)?;
     let wanted = Wanted {
         spool: known.map(|known| known.spool),
@@ -318,6 +317,19 @@ fn open(place: &Place, trace: Option<TraceKey>) -> Result<Arc<Spool>, SpoolError
     let entry = Registered { spool: spool.id(), directory, moved_to };
     place.register.note(&place.name, &entry)?;
     Ok(spool)
+}
+
+/// Makes the key of the spools where there is none, and nothing that an earlier one seals.
+///
+/// # Errors
+/// It cannot be made, or read.
+pub fn make_first_key(key: &SpoolKeyFile, directory: &Path, register: &Register) -> Result<(), SpoolError> {
+    let may_make = may_make_key(key, directory, &register.names()?);
+    SpoolKey::load_or_create(key.path(), may_make).map(drop)
+}
+
+fn may_make_key(key: &SpoolKeyFile, directory: &Path, known: &[Name]) -> bool {
+    key.may_be_made() && known.is_empty() && !has_spools(directory)
 }
 
 /// Tells whether there is a spool; what cannot be looked at may be one.
