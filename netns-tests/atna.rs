@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::audit::entries;
 use crate::harness::mllp::{Behaviour, MARKER, message};
@@ -15,6 +16,7 @@ use crate::harness::{tests, until};
 
 tests![
     every_entry_arrives_over_tcp_also_after_kills_of_both_ends needs "rsyslogd" "python3",
+    what_a_reload_names_first_begins_with_it_and_is_asked_at_once needs "rsyslogd",
     over_tls_the_log_goes_to_the_one_that_is_meant needs "rsyslogd" "rsyslog-openssl",
 ];
 
@@ -154,6 +156,46 @@ fn every_entry_arrives_over_tcp_also_after_kills_of_both_ends() {
     fs::write(pair.north.dir.join("parse.py"), program).expect("written");
     let dir = pair.north.dir.display();
     pair.north.namespace.must(&format!("python3 {dir}/parse.py {dir}/all.xml"));
+}
+
+fn what_a_reload_names_first_begins_with_it_and_is_asked_at_once() {
+    let mut pair = Pair::unstarted();
+    let (north, south) = pair.plans(&[]);
+    let to = |port: u16| north.clone().section(&format!("audit: {{atna: {{server: \"127.0.0.1:{port}\"}}}}"));
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.south.start(&south);
+    pair.north.start(&north);
+    pair.is_linked();
+    let socket = pair.north.dir.join("control.sock").display().to_string();
+    let reload = pair.north.command(&["reload", "--socket", &socket]).join(" ");
+    // messages all the time: before, while and after it is named; nobody is there yet
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for id in (0..).step_by(5).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                exchange(&pair, id..id + 5);
+            }
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        pair.north.write(&to(PORT + 1));
+        pair.north.namespace.must(&reload);
+        std::thread::sleep(Duration::from_secs(2));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let configured = || entries(&pair.north, "--event configured");
+    until(SOON, "it is recorded", || (configured().len() == 2).then_some(()));
+    let first = configured()[1]["n"].as_u64().expect("a number");
+    // some attempts later the pause is long, and another server is asked all the same
+    std::thread::sleep(Duration::from_secs(8));
+    let repository = Repository::start(&pair.north, None);
+    pair.north.write(&to(PORT));
+    pair.north.namespace.must(&reload);
+    let (asked, within) = (Instant::now(), Duration::from_secs(4));
+    until(SOON, "it is asked", || (!repository.numbers().is_empty()).then_some(()));
+    let took = asked.elapsed();
+    let due = || expected(&pair.north).into_iter().filter(|n| *n >= first).collect::<BTreeSet<_>>();
+    until(SOON, "all of it arrived", || (due() == repository.numbers()).then_some(()));
+    assert!(took < within, "it was asked after {took:?}");
 }
 
 fn over_tls_the_log_goes_to_the_one_that_is_meant() {

@@ -230,7 +230,7 @@ impl Site {
         let none = Running { config: config.clone(), forwards: Vec::new(), services: Vec::new(), orphans: Vec::new() };
         let ground = Ground { running: &none, inside: &inside, start, listens_for_links: false };
         let prepared = ground.prepare(config)?;
-        atna::begin(&prepared.config);
+        let export = atna::begin(&prepared.config);
         let account = account::start(&prepared.config);
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let (reloader, requests) = Reloader::new(load, account.clone());
@@ -250,7 +250,7 @@ impl Site {
             taken_up: Notify::new(),
             account,
             alarms,
-            atna: atna::Export::default(),
+            atna: export,
         };
         parts.inbound.set_account(parts.account.clone());
         account::started(&parts.account, &prepared.config);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::audit::{Account, Clerk, Event, Limits, Position, Record, Subject};
 use crate::config::{self, Config};
@@ -57,20 +57,22 @@ pub(super) fn of_service(account: &Account, config: &config::Service) -> Clerk {
     account.clerk(Subject { service: Some(config.name.as_str().into()), ..Subject::default() })
 }
 
-/// Records that a configuration is taken up, and the public keys in it.
-pub(super) fn configured(account: &Account, config: &Config, detail: String, by: String) {
+/// Records that a configuration is taken up, and the public keys in it; tells which entry is the last before that.
+pub(super) fn configured(account: &Account, config: &Config, detail: String, by: String) -> oneshot::Receiver<u64> {
     let record = account.clerk(Subject::default()).now(Event::Configured);
-    account.record(Record { detail, by, ..record });
+    let behind = account.record_behind(Record { detail, by, ..record });
     let own = (String::new(), config.tunnel.private_key.public_key().to_string());
     let peers = config.peers.iter().map(|peer| (peer.name.to_string(), peer.public_key.to_string()));
     account.keys(peers.chain([own]).collect::<BTreeMap<_, _>>());
+    behind
 }
 
 /// Records that the site started, and with what.
 pub(super) fn started(account: &Account, config: &Config) {
     let detail = format!("wardlink {}", env!("CARGO_PKG_VERSION"));
     account.record(Record { detail, ..account.clerk(Subject::default()).now(Event::Started) });
-    configured(account, config, outline(config), String::new());
+    // A repository that the start names begins before this one.
+    drop(configured(account, config, outline(config), String::new()));
 }
 
 /// Tells how the log is.

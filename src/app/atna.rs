@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::Parts;
@@ -48,11 +49,46 @@ const READS_MAX: usize = 16;
 
 /// Is what is known of the way to the repository.
 #[derive(Debug, Default)]
-pub(super) struct Export(Mutex<Option<AtnaFacts>>);
+pub(super) struct Export {
+    facts: Mutex<Option<AtnaFacts>>,
+    first: Mutex<First>,
+}
+
+/// Says behind which entry a repository begins of which nothing is kept.
+#[derive(Debug, Default)]
+enum First {
+    /// No repository was named yet.
+    #[default]
+    Unknown,
+    /// A reload named one: the log will say which entry that is.
+    Told(oneshot::Receiver<u64>),
+    Behind(u64),
+}
 
 impl Export {
     fn lock(&self) -> MutexGuard<'_, Option<AtnaFacts>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_first(&self) -> MutexGuard<'_, First> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a repository that a reload named begin behind an entry, once its number is known.
+    pub(super) fn begin_behind(&self, told: oneshot::Receiver<u64>) {
+        *self.lock_first() = First::Told(told);
+    }
+
+    /// Returns behind which entry a repository begins; none where that is not known yet.
+    async fn first(&self) -> Option<u64> {
+        let first = std::mem::take(&mut *self.lock_first());
+        let behind = match first {
+            First::Unknown => return None,
+            First::Told(told) => told.await.unwrap_or_default(),
+            First::Behind(behind) => behind,
+        };
+        *self.lock_first() = First::Behind(behind);
+        Some(behind)
     }
 
     /// Tells how it is; `last` is the last entry that is durable.
@@ -93,14 +129,24 @@ impl Export {
 
 /// Has what this start of the site records be the first that a new repository gets: what was before is for
 /// `wardlink audit export`.
-pub(super) fn begin(config: &Config) {
+pub(super) fn begin(config: &Config) -> Export {
     let directory = config.state_dir.join(AUDIT_DIR);
-    if config.atna.is_none() || directory.join(FILE_NAME).exists() {
-        return;
-    }
-    let last = read_head(&directory).ok().flatten().map_or(0, |(n, _)| n);
-    let made = std::fs::create_dir_all(&directory).and_then(|()| keep(&directory, last));
-    if let Err(error) = made {
+    let first = match () {
+        () if config.atna.is_none() => First::Unknown,
+        // Where that is removed later, all is sent: twice is better than never.
+        () if directory.join(FILE_NAME).exists() => First::Behind(0),
+        () => {
+            let last = read_head(&directory).ok().flatten().map_or(0, |(n, _)| n);
+            let made = std::fs::create_dir_all(&directory).and_then(|()| keep(&directory, last));
+            warn_unless(made);
+            First::Behind(last)
+        }
+    };
+    Export { facts: Mutex::default(), first: Mutex::new(first) }
+}
+
+fn warn_unless(kept: io::Result<()>) {
+    if let Err(error) = kept {
         tracing::warn!(%error, "cannot keep how far the audit log is sent: a restart may send more of it");
     }
 }
@@ -116,10 +162,11 @@ impl Parts {
                 sleep(LOOK_EVERY).await;
                 continue;
             };
-            let last = self.last_durable().await;
-            begin(&running.config);
             let directory = running.config.state_dir.join(AUDIT_DIR);
-            let after = kept(&directory, last);
+            let Some(after) = self.begins_behind(&directory).await else {
+                sleep(LOOK_EVERY).await;
+                continue;
+            };
             {
                 let mut facts = self.atna.lock();
                 let before = facts.take();
@@ -136,31 +183,53 @@ impl Parts {
                     if begun.elapsed() >= CONNECT_WITHIN + STANDS_AFTER {
                         pause = RETRY_MIN;
                     }
-                    sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
+                    let is_another = timeout(pause, until(|| self.is_another(&to))).await.is_ok();
+                    pause = if is_another { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
                 }
             }
         }
     }
 
-    async fn last_durable(&self) -> u64 {
+    /// Returns the last entry that the repository has, or is not to get; none while that is not known.
+    async fn begins_behind(&self, directory: &Path) -> Option<u64> {
+        if directory.join(FILE_NAME).exists() {
+            return Some(kept(directory, self.last_durable(0).await));
+        }
+        let first = self.atna.first().await?;
+        // What it begins behind is durable first: a log that ends before it is another one.
+        self.last_durable(first).await;
+        let directory = directory.to_owned();
+        let stored = tokio::task::spawn_blocking(move || keep(&directory, first)).await;
+        stored.into_iter().for_each(warn_unless);
+        Some(first)
+    }
+
+    fn is_another(&self, than: &Atna) -> bool {
+        self.now.get().config.atna.as_ref() != Some(than)
+    }
+
+    /// Returns the last durable entry, once that is so far.
+    async fn last_durable(&self, least: u64) -> u64 {
         loop {
-            if let Some((last, _)) = self.account.facts().synced {
-                return last;
+            match self.account.facts().synced {
+                Some((last, _)) if last >= least => return last,
+                _ => sleep(LOOK_EVERY).await,
             }
-            sleep(LOOK_EVERY).await;
         }
     }
 
     /// Sends on one connection until the configuration differs.
     async fn session(&self, to: &Atna, directory: PathBuf, after: u64) -> Result<(), String> {
-        let connected = timeout(CONNECT_WITHIN, connect(to)).await;
+        let connected = tokio::select! {
+            connected = timeout(CONNECT_WITHIN, connect(to)) => connected,
+            () = until(|| self.is_another(to)) => return Ok(()),
+        };
         let mut socket = connected.map_err(|_| format!("it did not answer within {CONNECT_WITHIN:?}"))??;
         let begun = Instant::now();
         let mut cursor = Cursor::new(&directory, after);
         let mut sent: VecDeque<(u64, Instant)> = VecDeque::new();
         loop {
-            if self.now.get().config.atna.as_ref() != Some(to) {
+            if self.is_another(to) {
                 return Ok(());
             }
             if is_closed(&socket) {
@@ -170,7 +239,7 @@ impl Parts {
                 self.atna.stands();
             }
             self.take(&directory, &mut sent).await;
-            let through = self.last_durable().await;
+            let through = self.last_durable(0).await;
             if cursor.after() >= through {
                 tokio::select! {
                     () = sleep(LOOK_EVERY) => {}
@@ -215,6 +284,13 @@ impl Parts {
         tracing::error!(entries = missing, "entries of the audit log were removed before they could be sent");
         self.account.record(Record { count: missing, detail, ..record });
         self.atna.note(|facts| facts.lost += missing);
+    }
+}
+
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        sleep(LOOK_EVERY).await;
     }
 }
 

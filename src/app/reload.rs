@@ -154,13 +154,18 @@ fn shortened(text: &str) -> String {
 pub(super) async fn answer(parts: &Arc<Parts>, request: Request, tasks: &mut Tasks) {
     let Request { config, by, answer } = request;
     let is_again = config.is_none();
+    let had_repository = parts.now.get().config.atna.is_some();
     let result = take_up(parts, config, tasks).await;
     match &result {
         _ if is_again => {}
         Ok(changes) => {
             parts.reloader.note_success(changes);
             parts.taken_up.notify_one();
-            account::configured(&parts.account, &parts.now.get().config, changes.to_string(), by);
+            let config = &parts.now.get().config;
+            let behind = account::configured(&parts.account, config, changes.to_string(), by);
+            if config.atna.is_some() && !had_repository {
+                parts.atna.begin_behind(behind);
+            }
         }
         Err(error) => parts.reloader.note_failure(error, by),
     }

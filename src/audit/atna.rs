@@ -36,8 +36,8 @@ const EXPORT: Code = Code("110106", "Export");
 const IMPORT: Code = Code("110107", "Import");
 const NETWORK: Code = Code("110108", "Network Entry");
 const ALERT: Code = Code("110113", "Security Alert");
-const LOG_USED: Code = Code("110101", "Audit Log Used");
 const RESTRICTED: Code = Code("110132", "Use of Restricted Function");
+const CHANGED: Code = Code("110135", "Object Security Attributes Changed");
 
 /// Is how it ended: as it should, or not, or so that somebody must look.
 const SUCCESS: u8 = 0;
@@ -47,31 +47,29 @@ const SERIOUS: u8 = 8;
 /// Says what an event is; none of one that is about a file of the log only.
 fn kind(event: &str, is_of_service: bool) -> Option<Kind> {
     let new = |event, of, action, outcome| Some(Kind { event, of, action, outcome });
+    // A.5.3.11: the action is E, and one code of CID 403 says what it is about.
+    let alert = |of, outcome| new(ALERT, Some(of), 'E', outcome);
     // What leaves this site for a peer is exported, what comes from one is imported; the log of each site has its own half.
     let moved = if is_of_service { (IMPORT, 'C') } else { (EXPORT, 'R') };
     match event {
         "started" => new(ACTIVITY, Some(Code("110120", "Application Start")), 'E', SUCCESS),
         "stopped" => new(ACTIVITY, Some(Code("110121", "Application Stop")), 'E', SUCCESS),
-        "configured" => new(ALERT, Some(Code("110131", "Software Configuration")), 'U', SUCCESS),
-        "config-refused" => new(ALERT, Some(Code("110131", "Software Configuration")), 'U', MINOR),
-        "key-changed" => new(ALERT, Some(Code("110129", "Security Configuration")), 'U', SUCCESS),
+        "configured" => alert(Code("110131", "Software Configuration"), SUCCESS),
+        "config-refused" => alert(Code("110131", "Software Configuration"), MINOR),
+        "key-changed" => alert(Code("110129", "Security Configuration"), SUCCESS),
         "link-up" => new(NETWORK, Some(Code("110124", "Attach")), 'E', SUCCESS),
         "link-down" => new(NETWORK, Some(Code("110125", "Detach")), 'E', SUCCESS),
         "accepted" => new(IMPORT, None, 'C', SUCCESS),
         "refused" => new(IMPORT, None, 'C', MINOR),
         "passed" | "delivered" => new(moved.0, None, moved.1, SUCCESS),
         "rejected" | "unanswered" | "withdrawn" => new(moved.0, None, moved.1, MINOR),
-        "viewed" => new(ALERT, Some(RESTRICTED), 'R', SUCCESS),
-        "discarded" | "forgotten" => new(ALERT, Some(RESTRICTED), 'D', SUCCESS),
-        "not-done" => new(ALERT, Some(RESTRICTED), 'E', MINOR),
-        "parked" | "released" | "retried" | "moved" | "paused" | "resumed" | "reconciled" => {
-            new(ALERT, Some(RESTRICTED), 'U', SUCCESS)
-        }
-        "pruned" => new(LOG_USED, None, 'D', SUCCESS),
-        "lost" => new(ALERT, Some(Code("110133", "Audit Recording Stopped")), 'E', SERIOUS),
+        "not-done" => alert(RESTRICTED, MINOR),
+        "viewed" | "discarded" | "forgotten" | "parked" | "released" | "retried" | "moved" | "paused" | "resumed"
+        | "reconciled" | "pruned" => alert(RESTRICTED, SUCCESS),
+        "lost" => alert(Code("110133", "Audit Recording Stopped"), SERIOUS),
         "segment" => None,
         // Damage of a queue or of a log, and what a later version adds.
-        _ => new(ALERT, None, 'E', SERIOUS),
+        _ => alert(CHANGED, SERIOUS),
     }
 }
 
@@ -94,18 +92,23 @@ pub fn xml(entry: &Entry) -> Option<String> {
     out.push_str("<AuditSourceIdentification");
     attribute(&mut out, "AuditSourceID", &entry.site);
     out.push_str("><AuditSourceTypeCode csd-code=\"4\"/></AuditSourceIdentification>");
-    object(&mut out, entry);
+    object(&mut out, entry, kind.event);
     out.push_str("</AuditMessage>");
     Some(out)
 }
 
 /// Writes who took part: an operator, and this site's and the peer's systems as source and destination.
 fn participants(out: &mut String, entry: &Entry, event: Code) {
-    if let Some(operator) = &entry.operator {
-        participant(out, operator, true, None, None);
+    let (source, destination) = (Some(Code("110153", "Source")), Some(Code("110152", "Destination")));
+    if let Some(operator) = entry.operator.as_ref().filter(|_| event.0 != NETWORK.0) {
+        let role = match event.0 {
+            "110106" => source,
+            "110107" => destination,
+            _ => None,
+        };
+        participant(out, operator, true, role, None);
     }
     let is_asked = entry.operator.is_none();
-    let (source, destination) = (Some(Code("110153", "Source")), Some(Code("110152", "Destination")));
     let here = Some(entry.site.as_str());
     let named = entry.forward.as_ref().map(|name| format!("forward {name}"));
     let named = named.or_else(|| entry.service.as_ref().map(|name| format!("service {name}")));
@@ -119,6 +122,11 @@ fn participants(out: &mut String, entry: &Entry, event: Code) {
         ("110107", Some(peer)) if entry.service.is_some() => {
             participant(out, peer, is_asked, source, Some(peer));
             participant(out, &named, false, destination, here);
+        }
+        // A.5.3.9: who enters or leaves, and nobody else.
+        ("110108", peer) => {
+            let name = peer.unwrap_or(&entry.site);
+            participant(out, name, false, None, Some(name));
         }
         ("110107", _) => participant(out, &named, is_asked, destination, here),
         ("110100", _) => participant(out, &named, is_asked, Some(Code("110150", "Application")), here),
@@ -151,16 +159,21 @@ fn participant(out: &mut String, user: &str, is_requestor: bool, role: Option<Co
 }
 
 /// Writes the entry itself, as the object: by its number, with which who gets it twice knows it again.
-fn object(out: &mut String, entry: &Entry) {
+fn object(out: &mut String, entry: &Entry, event: Code) {
     out.push_str("<ParticipantObjectIdentification");
     attribute(out, "ParticipantObjectID", &format!("{}/{}", entry.site, entry.n));
-    // A system object; a job: nearest to the passage of a message.
+    let is_alert = event.0 == ALERT.0;
+    // A system object; a security resource, or a job: nearest to the passage of a message.
     attribute(out, "ParticipantObjectTypeCode", "2");
-    attribute(out, "ParticipantObjectTypeCodeRole", "20");
+    attribute(out, "ParticipantObjectTypeCodeRole", if is_alert { "13" } else { "20" });
     out.push('>');
     coded(out, "ParticipantObjectIDTypeCode", "entry", "wardlink", "Entry of the audit log");
+    // The schema wants a name or a query.
+    out.push_str("<ParticipantObjectName>Entry of the audit log</ParticipantObjectName>");
+    let told = entry.detail.as_ref().map_or_else(|| entry.event.clone(), |detail| format!("{}: {detail}", entry.event));
     let number = |number: Option<u64>| number.map(|number| number.to_string());
     let details = [
+        ("Alert Description", is_alert.then_some(told)),
         ("sequence", number(entry.sequence)),
         ("bytes", number(entry.bytes)),
         ("type", entry.message_type.clone()),
@@ -265,8 +278,8 @@ mod tests {
             AuditSourceID=\"north-hospital\"><AuditSourceTypeCode csd-code=\"4\"/></AuditSourceIdentification>\
             <ParticipantObjectIdentification ParticipantObjectID=\"north-hospital/7\" ParticipantObjectTypeCode=\"2\" \
             ParticipantObjectTypeCodeRole=\"20\"><ParticipantObjectIDTypeCode csd-code=\"entry\" \
-            codeSystemName=\"wardlink\" originalText=\"Entry of the audit log\"/><ParticipantObjectDetail \
-            type=\"sequence\" value=\"MTI=\"/><ParticipantObjectDetail type=\"type\" value=\"T1JVXlIwMQ==\"/>\
+            codeSystemName=\"wardlink\" originalText=\"Entry of the audit log\"/><ParticipantObjectName>Entry of the \
+            audit log</ParticipantObjectName><ParticipantObjectDetail type=\"sequence\" value=\"MTI=\"/><ParticipantObjectDetail type=\"type\" value=\"T1JVXlIwMQ==\"/>\
             <ParticipantObjectDetail type=\"code\" value=\"QUE=\"/></ParticipantObjectIdentification></AuditMessage>";
         assert_eq!(text, expected);
         let far = Entry { service: Some("orders".into()), peer: Some("north".into()), ..entry("rejected") };
@@ -290,6 +303,49 @@ mod tests {
         let text = xml(&operator).unwrap();
         assert!(text.contains("\"110132\"") && text.contains("UserID=\"uid 0\" UserIsRequestor=\"true\"/>"), "{text}");
         assert_eq!(text.matches("UserIsRequestor=\"true\"").count(), 1, "{text}");
+    }
+
+    /// Returns the values of an attribute, wherever it is.
+    fn values<'a>(text: &'a str, attribute: &str) -> Vec<&'a str> {
+        let begin = format!(" {attribute}=\"");
+        text.split(&begin).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+    }
+
+    /// The tables of DICOM PS3.15, A.5.3, for the messages that are made here.
+    #[test]
+    fn each_message_is_as_its_table_says() {
+        for event in EVENT_NAMES.iter().filter(|event| **event != "segment") {
+            for (operator, peer, service) in
+                [(None, None, None), (Some("uid 0"), Some("lab"), None), (Some("uid 0"), Some("lab"), Some("s"))]
+            {
+                let of = |name: Option<&str>| name.map(str::to_owned);
+                let entry = Entry { operator: of(operator), peer: of(peer), service: of(service), ..entry(event) };
+                let text = xml(&entry).unwrap();
+                let (action, codes) = (values(&text, "EventActionCode"), values(&text, "csd-code"));
+                let requestors = values(&text, "UserIsRequestor");
+                let asked = requestors.iter().filter(|value| **value == "true").count();
+                // EventID, EventTypeCode of DICOM, and the entry's own name
+                let types: Vec<_> = codes.iter().skip(1).take_while(|code| *code != event).collect();
+                assert_eq!(text.matches("<ParticipantObjectName>").count(), 1, "{text}");
+                match codes[0] {
+                    "110100" => assert_eq!((action[0], types.len()), ("E", 1), "{text}"),
+                    "110106" => assert_eq!((action[0], asked), ("R", 1), "{text}"),
+                    "110107" => assert_eq!((action[0], asked), ("C", 1), "{text}"),
+                    "110108" => {
+                        assert_eq!((action[0], &requestors[..]), ("E", &["false"][..]), "{text}");
+                        assert!(["110124", "110125"].contains(types[0]), "{text}");
+                    }
+                    "110113" => {
+                        assert_eq!((action[0], types.len(), asked), ("E", 1, 1), "{text}");
+                        let cid_403 = "110126".."110143";
+                        assert!(cid_403.contains(types[0]), "{text}");
+                        assert!(values(&text, "type").contains(&"Alert Description"), "{text}");
+                        assert_eq!(values(&text, "ParticipantObjectTypeCodeRole"), ["13"]);
+                    }
+                    other => panic!("{other} is no event of this log: {text}"),
+                }
+            }
+        }
     }
 
     #[test]

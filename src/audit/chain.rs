@@ -161,6 +161,14 @@ impl Walk {
         self.at
     }
 
+    /// Passes over a line that is not as it was written, so that those behind it can be looked at: what it says of itself is
+    /// believed.
+    pub fn pass_over(&mut self, line: &[u8]) {
+        let entry = serde_json::from_slice::<Entry>(line).ok();
+        let stated = split(line).zip(entry).map(|((_, chain), entry)| (entry.n, chain));
+        self.at = stated.filter(|(n, _)| self.at.is_none_or(|(last, _)| *n > last)).or(self.at);
+    }
+
     /// Takes the next line, without its end.
     ///
     /// # Errors
@@ -190,6 +198,18 @@ impl Walk {
         }
         self.at = Some((entry.n, chain));
         Ok(entry)
+    }
+}
+
+impl Fault {
+    /// Returns the last entry that it is about.
+    pub fn entry(&self) -> u64 {
+        match self {
+            Self::NotAnEntry { after } => after + 1,
+            Self::Changed { entry } => *entry,
+            Self::Missing { last, .. } => *last,
+            Self::OutOfOrder { expected, .. } => *expected,
+        }
     }
 }
 

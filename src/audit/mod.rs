@@ -22,6 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
+use tokio::sync::oneshot;
 
 use crate::config::KeyFileError;
 use crate::mllp::trace::TraceKey;
@@ -41,7 +42,7 @@ const RECORDS_MAX: usize = if cfg!(test) { 4096 } else { 65_536 };
 #[derive(Debug, Error)]
 pub enum AuditError {
     /// A file cannot be used.
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}{}", path.display(), in_the_way(source))]
     File {
         /// Says what for.
         doing: &'static str,
@@ -66,7 +67,7 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// The key cannot be read.
-    #[error("{0}")]
+    #[error("{0}: {instead}", instead = instead(.0))]
     Key(KeyFileError),
     /// What says how far the log goes says nothing.
     #[error("{} was changed: it does not say how far the log goes", path.display())]
@@ -77,6 +78,25 @@ pub enum AuditError {
     /// The thread does not start.
     #[error("cannot start the thread of the audit log: {0}")]
     Thread(io::Error),
+}
+
+/// Says what to do about the key.
+fn instead(error: &KeyFileError) -> &'static str {
+    match error {
+        KeyFileError::Missing { .. } => "restore it from a backup: without it the log cannot be verified",
+        KeyFileError::Mode { .. } => "chmod 600 it, if it is still the site's own",
+        _ => "restore it from a backup, as root",
+    }
+}
+
+/// Says what to do where something else has the place of the log.
+fn in_the_way(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            ": the log's directory belongs there; move away what is in its place"
+        }
+        _ => "",
+    }
 }
 
 /// Says how much is kept.
@@ -114,6 +134,8 @@ struct Queue {
     keys: Option<BTreeMap<String, String>>,
     lost: u64,
     has_stopped: bool,
+    /// Is who wants to know the number of the entry before a record, and that record's place in `records`.
+    marks: Vec<(usize, oneshot::Sender<u64>)>,
 }
 
 struct Shared {
@@ -182,17 +204,33 @@ impl Account {
 
     /// Takes a record; where there is no room it is counted as lost. Never waits.
     pub fn record(&self, record: Record) {
-        let mut queue = self.0.lock_queue();
+        self.put(&mut self.0.lock_queue(), record);
+    }
+
+    fn put(&self, queue: &mut Queue, record: Record) -> bool {
         if queue.records.len() >= RECORDS_MAX || queue.has_stopped {
             queue.lost += 1;
             self.0.lock_facts().lost += 1;
-            return;
+            return false;
         }
         self.0.note_positions(std::slice::from_ref(&record));
         queue.records.push(record);
         if queue.records.len() == 1 {
             self.0.wake.notify_one();
         }
+        true
+    }
+
+    /// Takes a record as `record` does, and tells the number of the entry before it once that is known; where the record is
+    /// lost, the error of a sender that is gone.
+    pub fn record_behind(&self, record: Record) -> oneshot::Receiver<u64> {
+        let (sender, behind) = oneshot::channel();
+        let mut queue = self.0.lock_queue();
+        let place = queue.records.len();
+        if self.put(&mut queue, record) {
+            queue.marks.push((place, sender));
+        }
+        behind
     }
 
     /// Takes records that are written elsewhere as well, all or none: who has them tries again.

@@ -111,10 +111,24 @@ impl<E> From<io::Error> for Stop<E> {
 /// # Errors
 /// It cannot be read; that it is broken is no error.
 pub fn verify(directory: &Path, key: &[u8; 32], witnesses: &[Witness]) -> Result<Verified, AuditError> {
+    verify_after(directory, key, witnesses, 0)
+}
+
+/// Verifies it, and does not judge what is up to an entry: what is wrong there is known.
+///
+/// # Errors
+/// As with [`verify`].
+pub fn verify_after(
+    directory: &Path,
+    key: &[u8; 32],
+    witnesses: &[Witness],
+    after: u64,
+) -> Result<Verified, AuditError> {
     // Before the log: it may go on meanwhile.
     let head = read_head(directory)?;
     let head = head.map(|(n, chain)| Witness { name: "its own head".to_owned(), n, chain });
-    let mut witnesses: Vec<&Witness> = head.iter().chain(witnesses).collect();
+    let known = witnesses.iter().filter(|witness| witness.n > after);
+    let mut witnesses: Vec<&Witness> = head.iter().chain(known).collect();
     witnesses.sort_by_key(|witness| witness.n);
     let all = segments(directory)?;
     let first = all.first().map_or(0, |segment| segment.first);
@@ -129,6 +143,7 @@ pub fn verify(directory: &Path, key: &[u8; 32], witnesses: &[Witness]) -> Result
             }
             match walk.handle_line(line) {
                 Ok(entry) => standing.handle_entry(&entry),
+                Err(fault) if fault.entry() <= after => walk.pass_over(line),
                 Err(fault) => verified.fault = Some(Broken::Line { file: file.clone(), fault }),
             }
             if let Some((n, chain)) = walk.at().filter(|_| verified.fault.is_none()) {
@@ -143,7 +158,7 @@ pub fn verify(directory: &Path, key: &[u8; 32], witnesses: &[Witness]) -> Result
     }
     verified.last = walk.at();
     verified.pruned_through = standing.pruned_through;
-    if verified.fault.is_none() && first > standing.pruned_through + 1 {
+    if verified.fault.is_none() && first > standing.pruned_through.max(after) + 1 {
         verified.fault = Some(Broken::Begin { first: standing.pruned_through + 1, last: first - 1 });
     }
     let found = walk.at().map_or(0, |(n, _)| n);

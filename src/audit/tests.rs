@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::read::{Broken, Verified, Witness, entries, segments, verify};
+use super::read::{Broken, Verified, Witness, entries, segments, verify, verify_after};
 use super::store::{Store, load_or_create_key};
 use super::*;
 
@@ -50,6 +50,58 @@ fn sequences(directory: &Path) -> Vec<u64> {
     })
     .unwrap();
     found
+}
+
+#[test]
+fn what_is_known_to_be_broken_hides_nothing_behind_it() {
+    let directory = written(30);
+    let files = files(directory.path());
+    let change = |file: &PathBuf, from: &str| {
+        let text = fs::read_to_string(file).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(file, text.replacen(from, "\"forward\":\"Orders\",\"sequence\":9", 1)).unwrap();
+    };
+    let fault = |after, witnesses: &[Witness]| {
+        let verified = verify_after(directory.path(), &key(directory.path()), witnesses, after).unwrap();
+        verified.fault.map(|fault| fault.to_string())
+    };
+    change(&files[0], "\"forward\":\"orders\",\"sequence\":2");
+    let first = fault(0, &[]).unwrap();
+    assert!(first.contains("entry 3 is not as it was written"), "{first}");
+    assert_eq!(fault(3, &[]), None);
+    assert!(fault(2, &[]).is_some());
+    // what a peer knows of it, as after a restore
+    let other = Witness { name: "lab".into(), n: 8, chain: Chain([1; 32]) };
+    assert!(fault(3, std::slice::from_ref(&other)).unwrap().contains("lab was told of"));
+    assert_eq!(fault(8, std::slice::from_ref(&other)), None);
+    // a later change shows, in the same file and in another one; a removed line and one that is none are passed over too
+    let text = fs::read_to_string(&files[0]).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let count = lines.len() as u64;
+    fs::write(&files[0], format!("{}\nx\n{}\n", lines[0], lines[3..].join("\n"))).unwrap();
+    assert!(fault(0, &[]).is_some());
+    assert_eq!(fault(count, &[]), None);
+    change(files.last().unwrap(), "\"forward\":\"orders\",\"sequence\":30");
+    assert!(fault(count, &[]).unwrap().contains("is not as it was written"));
+}
+
+#[test]
+fn the_entry_before_a_record_is_told() {
+    let directory = written(3);
+    let account = Account::start(directory.path(), "hospital", LIMITS);
+    account.record(record(4));
+    let behind = account.record_behind(Record::new(SystemTime::now(), Event::Configured, Subject::default()));
+    account.record(record(5));
+    let behind = behind.blocking_recv().unwrap();
+    account.stop();
+    let mut numbers = Vec::new();
+    entries(&segments(directory.path()).unwrap(), |entry, _| {
+        numbers.extend(Some(entry.n).filter(|_| entry.event == "configured"));
+        Ok::<(), AuditError>(())
+    })
+    .unwrap();
+    assert_eq!(numbers, [behind + 1]);
+    assert!(account.record_behind(record(6)).blocking_recv().is_err(), "it is lost");
 }
 
 #[test]

@@ -147,12 +147,19 @@ impl Writer {
 
 /// Takes all that waits.
 fn take(store: &mut Store, shared: &Shared) {
-    let (records, keys, lost) = {
+    let (records, keys, lost, marks) = {
         let mut queue = shared.lock_queue();
-        let Queue { records, keys, lost, .. } = &mut *queue;
-        (std::mem::take(records), keys.take(), std::mem::take(lost))
+        let Queue { records, keys, lost, marks, .. } = &mut *queue;
+        (std::mem::take(records), keys.take(), std::mem::take(lost), std::mem::take(marks))
     };
-    records.iter().for_each(|record| store.append(record));
+    let mut marks = marks.into_iter().peekable();
+    for (place, record) in records.iter().enumerate() {
+        while let Some((_, mark)) = marks.next_if(|(marked, _)| *marked == place) {
+            // Who does not want to know any more is gone.
+            mark.send(store.head().0).ok();
+        }
+        store.append(record);
+    }
     if let Some(keys) = keys {
         note_keys(store, &keys);
     }

@@ -24,6 +24,8 @@ use crate::audit::read::{self, Verified};
 use crate::audit::{AuditError, atna, load_key, witnesses};
 use filter::Filter;
 
+/// Says that nothing is known of the log (EX_UNAVAILABLE): a monitoring that looks for 1 is not told that it is broken.
+const EXIT_NOT_LOOKED_AT: u8 = 69;
 /// Is where the state is unless the configuration says otherwise.
 const STATE_DIR: &str = "/var/lib/wardlink";
 
@@ -32,7 +34,7 @@ const STATE_DIR: &str = "/var/lib/wardlink";
 /// It reads the files of the log, whether the site runs or not: for root and the user that the site runs as.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 done, and the log is whole; 1 it is broken, or cannot be read; 64 bad arguments; 77 only \
+    after_help = "Exit codes: 0 done, and the log is whole; 1 it is broken; 64 bad arguments; 69 it could not be looked at; 77 only \
     root and the site's own user may."
 )]
 pub struct Args {
@@ -69,7 +71,11 @@ enum Command {
         json: bool,
     },
     /// Verify that nothing was changed, added, left out or cut off, and name the first entry where it was.
-    Verify,
+    Verify {
+        /// Do not judge what is up to this entry: that it was changed or restored is known, and written down
+        #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+        after: u64,
+    },
     /// Write entries, a line each: as JSON, as they are in the log, or as IHE ATNA has them.
     Export {
         #[command(flatten)]
@@ -114,7 +120,8 @@ impl Failure {
         match self {
             Self::Config { .. } | Self::BadConfig { .. } | Self::Usage(_) => EXIT_USAGE,
             Self::NotPermitted { .. } => EXIT_NOT_PERMITTED,
-            Self::NoLog { .. } | Self::Audit(_) | Self::Write(_) | Self::Broken => EXIT_FAILED,
+            Self::NoLog { .. } | Self::Audit(_) | Self::Write(_) => EXIT_NOT_LOOKED_AT,
+            Self::Broken => EXIT_FAILED,
         }
     }
 }
@@ -158,7 +165,7 @@ fn told(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
                 None => Ok(()),
             })
         }
-        Command::Verify => verify(&directory, out),
+        Command::Verify { after } => verify(&directory, *after, out),
     }
 }
 
@@ -237,17 +244,20 @@ fn found(
     read::entries(&segments, |entry, line| if matcher.matches(&entry) { each(&entry, line) } else { Ok(()) })
 }
 
-fn verify(directory: &Path, out: &mut impl Write) -> Result<(), Failure> {
+fn verify(directory: &Path, after: u64, out: &mut impl Write) -> Result<(), Failure> {
     let key = load_key(directory)?;
     let witnesses = witnesses(directory, key.expose());
-    let Verified { first, last, fault, .. } = read::verify(directory, key.expose(), &witnesses)?;
+    let Verified { first, last, fault, .. } = read::verify_after(directory, key.expose(), &witnesses, after)?;
     if let Some(fault) = fault {
         writeln!(out, "broken: {fault}")?;
         return Err(Failure::Broken);
     }
     let (last, chain) = last.unwrap_or((0, crate::audit::Chain::NONE));
     let before = if first > 1 { " (those before were removed in time: audit.keep, audit.max_size)" } else { "" };
-    writeln!(out, "whole: entries {first} to {last}{before}")?;
+    match after {
+        0 => writeln!(out, "whole: entries {first} to {last}{before}")?,
+        _ => writeln!(out, "whole: entries {} to {last}; what is up to entry {after} is not judged", after + 1)?,
+    }
     writeln!(out, "the hash at entry {last} is {chain}")?;
     let mut known: Vec<_> = witnesses.into_iter().map(|witness| (witness.name, witness.n)).collect();
     known.sort();

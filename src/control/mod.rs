@@ -7,6 +7,7 @@
 mod ask;
 pub mod destinations;
 pub mod operate;
+mod operator;
 pub mod queue;
 mod serve;
 

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use super::operator::operator;
 use super::queue::{QueueAnswer, QueueRequest};
 use super::{Answer, Asked, CHANGE_TIME_MAX, ControlError, READER_GROUP, REQUEST_BYTES_MAX, Reloaded, Request};
 use crate::tunnel::places::{CONNECTIONS_OF_USER_MAX, Place, Places, may_change};
@@ -237,7 +238,7 @@ async fn answer(line: &str, credentials: UCred, answers: &Answers) -> Answer {
             let reloaded = match (may_change(uid), other) {
                 (false, _) => Reloaded::NotPermitted,
                 (true, Some(other)) => return other,
-                (true, None) => (answers.reload)(operator(uid)).await,
+                (true, None) => (answers.reload)(operator(&credentials).await).await,
             };
             Answer::Ok(serde_json::to_value(reloaded).unwrap_or_default())
         }
@@ -246,7 +247,7 @@ async fn answer(line: &str, credentials: UCred, answers: &Answers) -> Answer {
             let answered = match (may, other) {
                 (false, _) => QueueAnswer::NotPermitted,
                 (true, Some(other)) => return other,
-                (true, None) => (answers.queue)(request, operator(uid)).await,
+                (true, None) => (answers.queue)(request, operator(&credentials).await).await,
             };
             Answer::Ok(serde_json::to_value(answered).unwrap_or_default())
         }
@@ -260,11 +261,6 @@ async fn other_file(meant: &str, runs: Option<&Path>) -> Option<Answer> {
     let runs = tokio::fs::canonicalize(runs).await.unwrap_or_else(|_| runs.to_owned());
     let runs = runs.to_string_lossy();
     (runs != meant).then(|| Answer::OtherFile(runs.into_owned()))
-}
-
-/// Names a user for the account.
-fn operator(uid: Uid) -> String {
-    format!("uid {uid}")
 }
 
 pub(super) async fn is_reader(uid: Uid, gid: Gid) -> bool {

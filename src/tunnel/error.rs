@@ -16,6 +16,9 @@ pub enum TunnelError {
         /// Says what for.
         what: &'static str,
     },
+    /// The device is not open to this user.
+    #[error("not permitted to open /dev/net/tun: it must be open to all, as udev leaves it (chmod 0666 /dev/net/tun)")]
+    TunDeviceClosed,
     /// Another interface has the name.
     #[error("an interface named {name} exists already; choose another tunnel.interface or stop what made it")]
     InterfaceTaken {

@@ -51,7 +51,9 @@ impl Tun {
 
     fn open(name: &str, has_header: bool) -> Result<Self, TunnelError> {
         let failed = |source: io::Error| match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => TunnelError::NotPermitted { what: "create the TUN interface" },
+            // The mode of the device; what is missing for the interface is EPERM.
+            Some(libc::EACCES) => TunnelError::TunDeviceClosed,
+            Some(libc::EPERM) => TunnelError::NotPermitted { what: "create the TUN interface" },
             Some(libc::EBUSY) => TunnelError::InterfaceTaken { name: name.to_owned() },
             Some(libc::ENOENT | libc::ENODEV) => TunnelError::NoTunDevice { source },
             Some(libc::EINVAL) if has_header => TunnelError::NoOffload { source },

@@ -4,7 +4,8 @@
 //! own user can read, and compared as a hash.
 
 use std::collections::HashSet;
-use std::io::BufRead as _;
+use std::fs::File;
+use std::io::{BufRead as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,6 +14,9 @@ use crate::audit::AuditError;
 use crate::audit::event::{EVENT_NAMES, Entry, hash_text, time_text};
 use crate::config::SecretKey;
 use crate::mllp::trace::TraceKey;
+
+/// Bounds the file of a message, in bytes: `max_message_size` may be no more.
+const CONTENT_BYTES_MAX: u64 = 1 << 30;
 
 /// Says which entries.
 #[derive(Debug, Default, clap::Args)]
@@ -44,7 +48,7 @@ pub(super) struct Filter {
     /// Of messages with exactly the content of this file
     #[arg(long, value_name = "FILE", conflicts_with = "control_id")]
     payload: Option<PathBuf>,
-    /// What this operator did, such as "uid 0"
+    /// What this operator did, such as "uid 0", "login 1000" or alice
     #[arg(long, value_name = "OPERATOR")]
     operator: Option<String>,
 }
@@ -72,6 +76,9 @@ impl Filter {
     ) -> Result<Matcher<'_>, Failure> {
         let at = |text: &Option<String>| text.as_deref().map(|text| time(text, now)).transpose();
         let (since, until) = (at(&self.since)?, at(&self.until)?);
+        if since.zip(until).is_some_and(|(since, until)| since >= until) {
+            return Err(Failure::Usage("--until is not after --since: nothing is in between".to_owned()));
+        }
         let mut matcher = Matcher {
             filter: self,
             since: since.map(|since| (since, time_text(since))),
@@ -89,13 +96,27 @@ impl Filter {
                 matcher.control_id = Some(hash_text(&hashed));
             }
             if let Some(path) = &self.payload {
-                let content = std::fs::read(path)
-                    .map_err(|source| Failure::Usage(format!("cannot read {}: {source}", path.display())))?;
-                matcher.payload = Some(hash_text(&key.payload(&content)));
+                matcher.payload = Some(hash_text(&key.payload(&content(path)?)));
             }
         }
         Ok(matcher)
     }
+}
+
+/// Reads a file of a message: of no device, and of none that is longer than any message.
+fn content(path: &Path) -> Result<Vec<u8>, Failure> {
+    let cannot = |source| Failure::Usage(format!("cannot read {}: {source}", path.display()));
+    // A pipe would be waited for when it is opened.
+    let metadata = std::fs::metadata(path).map_err(cannot)?;
+    if !metadata.is_file() {
+        return Err(Failure::Usage(format!("{} is no regular file: write the message to one", path.display())));
+    }
+    if metadata.len() > CONTENT_BYTES_MAX {
+        return Err(Failure::Usage(format!("{} is longer than any message may be, 1 GiB", path.display())));
+    }
+    let mut content = Vec::new();
+    File::open(path).and_then(|file| file.take(CONTENT_BYTES_MAX).read_to_end(&mut content)).map_err(cannot)?;
+    Ok(content)
 }
 
 fn from_input() -> Result<String, Failure> {
@@ -114,6 +135,13 @@ fn time(text: &str, now: SystemTime) -> Result<SystemTime, Failure> {
             "{text:?} is no time: write 2026-11-29T13:00:00Z, 2026-11-29, or so long ago, such as 2h"
         ))
     })
+}
+
+/// Tells whether an operator is meant: as the log has it, such as `uid 0 (login 1000, alice)`, or by any of its parts.
+fn is_operator(wanted: &str, found: Option<&str>) -> bool {
+    let Some(found) = found else { return false };
+    let (uid, login) = found.split_once(" (").unwrap_or((found, ""));
+    wanted == found || wanted == uid || login.trim_end_matches(')').split(", ").any(|part| part == wanted)
 }
 
 impl Matcher<'_> {
@@ -136,7 +164,7 @@ impl Matcher<'_> {
         let is_named = is(&filter.forward, &entry.forward)
             && is(&filter.service, &entry.service)
             && is(&filter.peer, &entry.peer)
-            && is(&filter.operator, &entry.operator)
+            && filter.operator.as_ref().is_none_or(|wanted| is_operator(wanted, entry.operator.as_deref()))
             && (filter.sequence.is_none() || filter.sequence == entry.sequence)
             && (filter.event.is_empty() || filter.event.contains(&entry.event));
         is_in_time && self.is_message(entry) && is_named

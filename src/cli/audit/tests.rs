@@ -1,5 +1,6 @@
 //! Tests of the command, on logs that the room itself wrote.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -38,7 +39,7 @@ fn log() -> tempfile::TempDir {
     });
     let bare = Trace { bytes: 9, message_type: None, control_id: None, payload: None };
     clerk.record(Record { message: Some(bare), code: Some(AckCode::ApplicationAccept), ..at(1, Event::Delivered) });
-    clerk.record(Record { by: "uid 0".into(), ..at(1, Event::Viewed) });
+    clerk.record(Record { by: "uid 0 (login 1000, alice)".into(), ..at(1, Event::Viewed) });
     account.stop();
     directory
 }
@@ -63,7 +64,12 @@ fn what_is_looked_for_is_found_and_nothing_else() {
     assert_eq!(lines(log, &["search", "--forward", "orders"]), 4);
     assert_eq!(lines(log, &["search", "--forward", "other"]), 0);
     assert_eq!(lines(log, &["search", "--event", "accepted,viewed"]), 3);
-    assert_eq!(lines(log, &["search", "--operator", "uid 0"]), 1);
+    for operator in ["uid 0", "login 1000", "alice", "uid 0 (login 1000, alice)"] {
+        assert_eq!(lines(log, &["search", "--operator", operator]), 1, "{operator}");
+    }
+    for operator in ["uid", "login 100", "alic", "", "uid 1000"] {
+        assert_eq!(lines(log, &["search", "--operator", operator]), 0, "{operator}");
+    }
     assert_eq!(lines(log, &["search", "--sequence", "2"]), 1);
     assert_eq!(lines(log, &["search", "--since", "1h", "--peer", "city-lab"]), 4);
     assert_eq!(lines(log, &["search", "--until", "2020-01-01"]), 0);
@@ -92,7 +98,10 @@ fn nothing_of_a_message_is_in_the_log() {
 fn the_last_entries_are_shown_and_the_log_is_verified() {
     let log = log();
     let (told, text) = said(log.path(), &["tail", "-n", "2"]);
-    assert!(told.is_ok() && text.lines().count() == 2 && text.ends_with("message 1, by uid 0\n"), "{text}");
+    assert!(
+        told.is_ok() && text.lines().count() == 2 && text.ends_with("message 1, by uid 0 (login 1000, alice)\n"),
+        "{text}"
+    );
     assert_eq!(lines(log.path(), &["tail", "--json"]), 5);
     let (told, text) = said(log.path(), &["verify"]);
     assert!(told.is_ok() && text.starts_with("whole: entries 1 to 5\n"), "{text}");
@@ -101,15 +110,38 @@ fn the_last_entries_are_shown_and_the_log_is_verified() {
     std::fs::write(&segment, changed).unwrap();
     let (told, text) = said(log.path(), &["verify"]);
     assert!(told == Err(EXIT_FAILED) && text.contains("entry 2 is not as it was written"), "{text}");
+    let (told, text) = said(log.path(), &["verify", "--after", "2"]);
+    assert!(told.is_ok() && text.starts_with("whole: entries 3 to 5; what is up to entry 2 is not judged\n"), "{text}");
 }
 
 #[test]
 fn what_is_wrong_says_what_to_do() {
     let empty = tempfile::tempdir().unwrap();
-    assert_eq!(said(empty.path(), &["tail"]).0, Err(EXIT_FAILED));
+    assert_eq!(said(empty.path(), &["tail"]).0, Err(EXIT_NOT_LOOKED_AT));
     let log = log();
+    let key = log.path().join("key");
+    let mode = |mode| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+    let verified = || {
+        let args = Line::try_parse_from(["audit", "--dir", log.path().to_str().unwrap(), "verify"]).unwrap().args;
+        told(&args, &mut Vec::new()).map_err(|failure| (failure.code(), failure.to_string()))
+    };
+    mode(0o644);
+    let (code, text) = verified().unwrap_err();
+    assert!(code == EXIT_NOT_LOOKED_AT && text.ends_with("chmod 600 it, if it is still the site's own"), "{text}");
+    std::fs::rename(&key, log.path().join("gone")).unwrap();
+    let (code, text) = verified().unwrap_err();
+    assert!(code == EXIT_NOT_LOOKED_AT && text.contains("restore it from a backup"), "{text}");
+    std::fs::rename(log.path().join("gone"), &key).unwrap();
+    mode(0o600);
+    assert_eq!(verified(), Ok(()));
     assert_eq!(said(log.path(), &["search", "--since", "yesterday"]).0, Err(EXIT_USAGE));
     assert_eq!(said(log.path(), &["search", "--control-id", ""]).0, Err(EXIT_USAGE));
+    assert_eq!(said(log.path(), &["search", "--since", "2026-12-01", "--until", "2026-11-01"]).0, Err(EXIT_USAGE));
+    // without an end, and longer than any message
+    assert_eq!(said(log.path(), &["search", "--payload", "/dev/zero"]).0, Err(EXIT_USAGE));
+    let long = log.path().join("long");
+    std::fs::File::create(&long).and_then(|file| file.set_len(1 << 40)).unwrap();
+    assert_eq!(said(log.path(), &["search", "--payload", long.to_str().unwrap()]).0, Err(EXIT_USAGE));
     let config = empty.path().join("site.yaml");
     std::fs::write(&config, format!("site: a\nstate_dir: {}\n", empty.path().display())).unwrap();
     assert_eq!(directory_of(&config).unwrap(), empty.path().join("audit"));
