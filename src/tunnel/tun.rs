@@ -50,15 +50,7 @@ impl Tun {
     }
 
     fn open(name: &str, has_header: bool) -> Result<Self, TunnelError> {
-        let failed = |source: io::Error| match source.raw_os_error() {
-            // The mode of the device; what is missing for the interface is EPERM.
-            Some(libc::EACCES) => TunnelError::TunDeviceClosed,
-            Some(libc::EPERM) => TunnelError::NotPermitted { what: "create the TUN interface" },
-            Some(libc::EBUSY) => TunnelError::InterfaceTaken { name: name.to_owned() },
-            Some(libc::ENOENT | libc::ENODEV) => TunnelError::NoTunDevice { source },
-            Some(libc::EINVAL) if has_header => TunnelError::NoOffload { source },
-            _ => TunnelError::InterfaceCreate { name: name.to_owned(), source },
-        };
+        let failed = |source| not_created(name, has_header, source);
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/net/tun");
         let file = file.map_err(failed)?;
@@ -152,6 +144,19 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Makes the interface of the descriptor; one that exists is not taken over.
+/// Says why there is no interface.
+fn not_created(name: &str, has_header: bool, source: io::Error) -> TunnelError {
+    match source.raw_os_error() {
+        // The mode of the device; what is missing for the interface is EPERM.
+        Some(libc::EACCES) => TunnelError::TunDeviceClosed,
+        Some(libc::EPERM) => TunnelError::NotPermitted { what: "create the TUN interface" },
+        Some(libc::EBUSY) => TunnelError::InterfaceTaken { name: name.to_owned() },
+        Some(libc::ENOENT | libc::ENODEV) => TunnelError::NoTunDevice { source },
+        Some(libc::EINVAL) if has_header => TunnelError::NoOffload { source },
+        _ => TunnelError::InterfaceCreate { name: name.to_owned(), source },
+    }
+}
+
 fn attach(file: &File, name: &str, has_header: bool) -> io::Result<()> {
     // SAFETY: an ifreq is plain integers and a union of such; all zeros is one.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -173,4 +178,17 @@ fn set_offloads(file: &File, offloads: libc::c_uint) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the argument is an integer.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_closed_is_no_missing_capability() {
+        let said = |error| not_created("wl0", true, io::Error::from_raw_os_error(error)).to_string();
+        let closed = said(libc::EACCES);
+        assert!(closed.contains("chmod 0666 /dev/net/tun") && !closed.contains("CAP_NET_ADMIN"), "{closed}");
+        assert!(said(libc::EPERM).contains("CAP_NET_ADMIN"));
+    }
 }

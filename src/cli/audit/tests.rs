@@ -142,6 +142,12 @@ fn what_is_wrong_says_what_to_do() {
     let long = log.path().join("long");
     std::fs::File::create(&long).and_then(|file| file.set_len(1 << 40)).unwrap();
     assert_eq!(said(log.path(), &["search", "--payload", long.to_str().unwrap()]).0, Err(EXIT_USAGE));
+    let file = empty.path().join("audit");
+    std::fs::write(&file, "no directory").unwrap();
+    let args = Line::try_parse_from(["audit", "--dir", file.to_str().unwrap(), "verify"]).unwrap().args;
+    let failure = told(&args, &mut Vec::new()).unwrap_err();
+    assert_eq!(failure.code(), EXIT_NOT_LOOKED_AT);
+    assert!(failure.to_string().ends_with("move away what is in its place"), "{failure}");
     let config = empty.path().join("site.yaml");
     std::fs::write(&config, format!("site: a\nstate_dir: {}\n", empty.path().display())).unwrap();
     assert_eq!(directory_of(&config).unwrap(), empty.path().join("audit"));
