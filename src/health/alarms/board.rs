@@ -107,7 +107,12 @@ impl Board {
     /// Clears one; its last cause stands in what is told, unless there is another.
     fn clear(&mut self, key: &Key, at: SystemTime, cause: &str) -> Option<Turn> {
         let mut alarm = self.raised.remove(key)?;
-        self.lasting.remove(key);
+        // That nothing tells is over now.
+        if let Some(seen) = self.lasting.remove(key)
+            && alarm.cause.starts_with(&seen.cause)
+        {
+            alarm.cause = seen.cause;
+        }
         if !cause.is_empty() {
             cause.clone_into(&mut alarm.cause);
         }

@@ -121,6 +121,8 @@ fn a_receiver_that_was_down_is_well_only_where_something_shows_it() {
     assert!(cause.contains(told) && cause.ends_with("; nothing tells yet whether it still is so"), "{cause}");
     world.forward(0).receiver = Receiver::Ok { since };
     assert_eq!(world.pass(120), clear(Kind::Down, "forward orders"));
+    let cause = world.causes.last().unwrap();
+    assert!(cause.contains(told) && !cause.contains("nothing tells"), "{cause}");
     world.facts.services[0].receiver = Receiver::Ok { since };
     assert_eq!(world.pass(120), clear(Kind::Down, "service results"));
 }
