@@ -71,6 +71,10 @@ fn each_fault_is_one_line(lines: &[&str]) {
     ] {
         is_said(&pair.south, "services", service, says);
     }
+    let log = pair.north.log();
+    for says in ["service unknown is not known at south", "service closed is not offered to this site"] {
+        assert!(log.contains(says), "{says} is not in the log:\n{log}");
+    }
     let log = pair.south.log();
     for says in ["the receiver refuses connections", "the receiver's name does not resolve", "TLS handshake"] {
         assert!(log.contains(says), "{says} is not in the log:\n{log}");

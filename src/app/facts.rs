@@ -113,7 +113,7 @@ impl Parts {
             Target::Address(address) => address.to_string(),
         };
         let (link, held) = match forward.way().link() {
-            Some(link) => (link_facts(link, &target, config.peer.as_str()), link.session().held()),
+            Some(link) => (link_facts(link), link.session().held()),
             None => (Link::NotUsed, 0),
         };
         ForwardFacts {
@@ -153,18 +153,11 @@ impl Parts {
     }
 }
 
-fn link_facts(link: &Outbound, target: &str, peer: &str) -> Link {
+fn link_facts(link: &Outbound) -> Link {
     match link.state() {
         LinkState::New => Link::New,
         LinkState::Up { since } => Link::Up { since, round_trip: link.round_trip() },
-        LinkState::Down { since, cause, why } => {
-            let cause = match cause {
-                Cause::ServiceUnknown => format!("{target} is not known at {peer}"),
-                Cause::ServiceNotAllowed => format!("{target} is not offered to this site"),
-                _ => why,
-            };
-            Link::Down { since, cause }
-        }
+        LinkState::Down { since, why, .. } => Link::Down { since, cause: why },
     }
 }
 

@@ -78,6 +78,17 @@ pub struct Route {
     pub address: SocketAddr,
 }
 
+impl Route {
+    /// Says what the far site refuses, by its names; `None`: nothing that has one.
+    fn said(&self, cause: Cause) -> Option<String> {
+        match cause {
+            Cause::ServiceUnknown => Some(format!("service {} is not known at {}", self.service, self.peer)),
+            Cause::ServiceNotAllowed => Some(format!("service {} is not offered to this site", self.service)),
+            _ => None,
+        }
+    }
+}
+
 /// Is the near end of a link.
 pub struct Outbound {
     session: Arc<Session>,
@@ -332,6 +343,7 @@ impl Outbound {
     }
 
     fn down(&self, cause: Cause, why: String) {
+        let why = self.route.said(cause).unwrap_or(why);
         self.session.disconnected(cause);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let was_down = matches!(*state, LinkState::Down { .. });
