@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use crate::harness::load::Load;
 use crate::harness::mllp::{ANSWER_LIMIT, Behaviour, Lost, answer_to, message};
 use crate::harness::pair::{FORWARD, Pair};
-use crate::harness::{full, tests};
+use crate::harness::{full, tests, until};
 
 tests![
     connections_survive_a_cut_under_load,
     a_message_sent_during_a_cut_is_delivered_once,
     a_sender_that_connects_during_a_cut_is_held,
+    a_sender_that_gives_up_during_a_cut_is_not_the_receivers_fault,
     a_site_that_starts_during_a_cut_is_linked_when_it_ends,
 ];
 
@@ -72,6 +73,26 @@ fn a_sender_that_connects_during_a_cut_is_held() {
     pair.wire.mend();
     assert_eq!(sender.answer(ANSWER_LIMIT), Ok(answer_to(&message("during", 500), "AA")));
     assert_eq!(receiver.payloads().len(), 2);
+}
+
+fn a_sender_that_gives_up_during_a_cut_is_not_the_receivers_fault() {
+    let pair = Pair::start(&["on_unreachable: hold", "hold_for: 30s"]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.sender().exchange(&message("before", 500));
+    pair.wire.cut();
+    let mut sender = pair.sender();
+    sender.send(&message("during", 500)).expect("open");
+    assert_eq!(sender.answer(Duration::from_secs(6)), Err(Lost::Late));
+    drop(sender);
+    let gone = || {
+        let forward = pair.north.health_of("forwards", "orders");
+        (forward["link"]["state"] == "down" && forward["unanswered"] == 0).then_some(())
+    };
+    until(2 * ANSWER_LIMIT, "the link is seen to be down, and the sender to be gone", gone);
+    pair.wire.mend();
+    until(2 * ANSWER_LIMIT, "all is well, though nothing was sent since", || {
+        (pair.north.health_of("forwards", "orders")["status"] == "ok").then_some(())
+    });
 }
 
 fn a_site_that_starts_during_a_cut_is_linked_when_it_ends() {

@@ -323,8 +323,11 @@ impl Carried<'_> {
                 _ = terms.stop.wait_for(|stop| *stop), if told.is_none() => told = Some(now()),
             }
             let now = now();
-            if receiver.is_held() && closes_now(sender).await {
-                return Ended::Failed(Cause::SenderGone);
+            if receiver.is_held() {
+                self.tally.holds(self.connection, now);
+                if closes_now(sender).await {
+                    return Ended::Failed(Cause::SenderGone);
+                }
             }
             let (is_quiet, oldest, begun_bytes) = {
                 let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -92,8 +92,17 @@ pub struct Counts {
     pub last_refusal: Option<(&'static str, Instant)>,
     /// Is what the receiver has left without an answer since its last one.
     pub left: Option<Left>,
-    unanswered: HashMap<u64, (usize, Instant)>,
+    unanswered: HashMap<u64, Waiting>,
     next_connection: u64,
+}
+
+/// Is what waits for answers on a connection.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    messages: usize,
+    since: Instant,
+    /// Is when the way to the receiver was last seen not to stand: it is asked since then.
+    held: Option<Instant>,
 }
 
 /// Counts messages whose connection ended when they had waited for an answer for `LEFT_AFTER` or longer.
@@ -123,12 +132,12 @@ pub struct Slow {
 impl Counts {
     /// Counts the messages that wait for an answer now.
     pub fn unanswered(&self) -> u64 {
-        self.unanswered.values().map(|(count, _)| *count as u64).sum()
+        self.unanswered.values().map(|waiting| waiting.messages as u64).sum()
     }
 
     /// Says since when the oldest of them has waited.
     pub fn oldest_unanswered(&self) -> Option<Instant> {
-        self.unanswered.values().map(|(_, since)| *since).min()
+        self.unanswered.values().map(|waiting| waiting.since).min()
     }
 }
 
@@ -157,9 +166,10 @@ impl Tally {
         let mut counts = self.lock();
         counts.connections = counts.connections.saturating_sub(1);
         let waited = counts.unanswered.remove(&connection);
-        let unanswered = waited.map_or(0, |(messages, _)| messages as u64);
+        let unanswered = waited.map_or(0, |waiting| waiting.messages as u64);
         counts.unknown_outcomes += unanswered;
-        let in_vain = waited.is_some_and(|(_, since)| now.saturating_duration_since(since) >= LEFT_AFTER);
+        let asked = waited.map(|waiting| waiting.held.map_or(waiting.since, |held| held.max(waiting.since)));
+        let in_vain = asked.is_some_and(|asked| now.saturating_duration_since(asked) >= LEFT_AFTER);
         if in_vain && ENDS_IN_SILENCE.contains(&reason) {
             let before = counts.left.map_or((0, now), |left| (left.messages, left.first));
             counts.left = Some(Left { messages: before.0 + unanswered, first: before.1, last: now });
@@ -226,9 +236,19 @@ impl Tally {
     pub fn waits(&self, connection: u64, messages: usize, since: Option<Instant>) {
         let mut counts = self.lock();
         match since {
-            Some(since) => counts.unanswered.insert(connection, (messages, since)),
+            Some(since) => {
+                let held = counts.unanswered.get(&connection).and_then(|waiting| waiting.held);
+                counts.unanswered.insert(connection, Waiting { messages, since, held })
+            }
             None => counts.unanswered.remove(&connection),
         };
+    }
+
+    /// Notes that what a connection has for its receiver is held here now.
+    pub fn holds(&self, connection: u64, now: Instant) {
+        if let Some(waiting) = self.lock().unanswered.get_mut(&connection) {
+            waiting.held = Some(now);
+        }
     }
 
     /// Returns what was counted so far.
@@ -306,5 +326,11 @@ mod tests {
         assert_eq!(ends.map(end_after), [None, None, Some(2), Some(2), Some(4)]);
         tally.count(Observation::Ack { code: AckCode::ApplicationAccept, latency: None }, Instant::now());
         assert_eq!(tally.counts().left, None);
+        let held = tally.begin();
+        tally.waits(held, 1, Instant::now().checked_sub(Duration::from_secs(9)));
+        tally.holds(held, Instant::now());
+        tally.waits(held, 2, Instant::now().checked_sub(Duration::from_secs(9)));
+        tally.end(held, "sender_gone");
+        assert_eq!(tally.counts().left, None, "the receiver was not asked");
     }
 }
