@@ -22,6 +22,7 @@ use crate::app::account::AUDIT_DIR;
 use crate::audit::event::Entry;
 use crate::audit::read::{self, Verified};
 use crate::audit::{AuditError, atna, load_key, witnesses};
+use crate::config::part;
 use filter::Filter;
 
 /// Says that nothing is known of the log (EX_UNAVAILABLE): a monitoring that looks for 1 is not told that it is broken.
@@ -178,8 +179,7 @@ struct Place {
 fn directory_of(config: &Path) -> Result<PathBuf, Failure> {
     let path = || config.to_owned();
     let text = std::fs::read_to_string(config).map_err(|source| Failure::Config { path: path(), source })?;
-    let place: Place =
-        serde_saphyr::from_str(&text).map_err(|error| Failure::BadConfig { path: path(), cause: error.to_string() })?;
+    let place: Place = part(&text).map_err(|cause| Failure::BadConfig { path: path(), cause })?;
     Ok(place.state_dir.unwrap_or_else(|| STATE_DIR.into()).join(AUDIT_DIR))
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
+use crate::config::part;
 use crate::control::{self, ControlError, READER_GROUP, Request};
 
 /// Is where sites put their control sockets unless they are told otherwise.
@@ -90,8 +91,7 @@ pub(super) fn socket_of(config: &Path) -> Result<PathBuf, SiteError> {
 fn place_of(config: &Path) -> Result<Place, SiteError> {
     let text =
         fs::read_to_string(config).map_err(|source| SiteError::ReadConfig { path: config.to_owned(), source })?;
-    serde_saphyr::from_str(&text)
-        .map_err(|error| SiteError::ParseConfig { path: config.to_owned(), cause: error.to_string() })
+    part(&text).map_err(|cause| SiteError::ParseConfig { path: config.to_owned(), cause })
 }
 
 /// Is the part of a configuration that says where the control socket is.
@@ -161,7 +161,10 @@ pub(super) enum SiteError {
     ReadDirectory { path: PathBuf, source: io::Error },
     #[error("cannot read {path}: {source} (give --socket PATH instead)")]
     ReadConfig { path: PathBuf, source: io::Error },
-    #[error("{path}: {cause} (`wardlink check-config -c {path}` says more)")]
+    #[error(
+        "{path}: {cause} (`wardlink check-config -c {path}` says more; a site that runs meanwhile is asked with --socket \
+         PATH)"
+    )]
     ParseConfig { path: PathBuf, cause: String },
     #[error("{}", explain(.0))]
     Control(#[from] ControlError),

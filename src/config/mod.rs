@@ -51,6 +51,7 @@ pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
 pub use succession::OldKey;
 pub(crate) use value::SOCKET_PATH_BYTES_MAX;
 pub use value::socket_address as listen_address;
+pub use yaml::part;
 
 /// Holds a whole, validated site.
 #[derive(Debug, Clone)]

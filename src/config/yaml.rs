@@ -3,6 +3,7 @@
 //! Pure. Never quotes a value, because the text may be a key file that was named by mistake. Format: YAML 1.2 without
 //! anchors, aliases, merge keys and tags, which a site does not need and which make positions ambiguous.
 
+use serde::de::DeserializeOwned;
 use serde_saphyr::options::MergeKeyPolicy;
 use serde_saphyr::{Error, Location, Spanned};
 
@@ -38,6 +39,17 @@ pub(super) fn read(text: &str) -> Result<Spanned<raw::Site>, Vec<Finding>> {
     serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![finding(text, &error)])
 }
 
+/// Reads a few keys of a text, whatever the others say.
+///
+/// # Errors
+/// Says where it is no such text, and never what stands there: who asks may not be allowed to read the file.
+pub fn part<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let Finding { position: Position { line, column }, message, .. } = finding(text, &error);
+        format!("line {line}, column {column}: {message}")
+    })
+}
+
 /// Turns a location into a position; an unknown one is the start of the file.
 pub(super) fn position(location: Location) -> Position {
     Position { line: location.line().max(1), column: location.column().max(1) }
@@ -54,6 +66,7 @@ fn finding(text: &str, error: &Error) -> Finding {
     let (subject, message) = match error {
         Error::SerdeUnknownField { field, expected, .. } => (Subject::Key, unknown_key(field, expected)),
         Error::DuplicateMappingKey { .. } => (Subject::Key, "is written twice; keep one of them".to_owned()),
+        Error::SerdeMissingField { field, .. } => (Subject::Text, format!("{field} is missing; write it")),
         Error::Unexpected { expected, .. } => (Subject::Value, unexpected(expected, &after(text, position))),
         Error::MultipleDocuments { .. } => {
             (Subject::Text, "a second document begins; write one site a file".to_owned())

@@ -129,3 +129,25 @@ fn the_socket_of_a_configuration() {
     }
     assert_eq!(socket_of(&directory.path().join("none")).expect_err("none").exit_code(), 64);
 }
+
+#[test]
+fn a_mistake_in_the_file_is_said_without_what_stands_there() {
+    let directory = TempDir::new().expect("directory");
+    let config = directory.path().join("wardlink.yaml");
+    let webhook = "alarms:\n  webhook: http://127.0.0.1/hook/SECRETPATH\n";
+    for (text, wanted) in [
+        (format!("site: north\n{webhook}  bad: [\n"), "wardlink.yaml: line "),
+        (format!("site: north\n{webhook}control: SECRETPATH\n"), "line 4, column 10: is not a set of keys"),
+        (format!("site: north\n{webhook}control:\n  socket: [SECRETPATH]\n"), "line 5, column 11: is a list"),
+        (webhook.to_owned(), "site is missing; write it"),
+        (format!("{webhook}site: \"SECRETPATH\n"), ": is not YAML: "),
+        (format!("{webhook}site: *SECRETPATH\n"), "anchors, aliases and merge keys are not supported"),
+        (format!("{webhook}site: !!SECRETPATH x\nsite: SECRETPATH\n"), "is written twice"),
+    ] {
+        fs::write(&config, &text).expect("write");
+        let told =
+            shown(&args(None, Some(config.clone()), false), directory.path(), None).expect_err("a mistake").to_string();
+        assert!(!told.contains("SECRETPATH") && told.contains(wanted), "{text}{told}");
+        assert!(told.ends_with("a site that runs meanwhile is asked with --socket PATH)"), "{told}");
+    }
+}
