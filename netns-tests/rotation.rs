@@ -148,6 +148,10 @@ fn a_peer_that_was_down_moves_when_it_is_back() {
     assert!(run(&pair.south, &["status"]).contains("0 of 1 peers use it"));
     let said = refused(&pair.south, &["rotate"]);
     assert!(said.contains("waits for north"), "{said}");
+    // another change that waits is no change of the key
+    run(&pair.south, &["service", "add", "later", "--target", "127.0.0.1:9", "--allow-peer", "north", "--no-reload"]);
+    let said = refused(&pair.south, &["rotate"]);
+    assert!(said.contains("waits for north"), "{said}");
     let said = refused(&pair.south, &["rotate", "--finish"]);
     assert!(said.contains("counts yet, for north"), "{said}");
     pair.south.kill();
@@ -206,6 +210,9 @@ fn a_new_key_that_the_running_site_was_not_told_of_is_taken_up() {
     run(&pair.south, &["rotate", "--finish", "--no-reload"]);
     assert!(run(&pair.south, &["rotate", "--finish"]).contains("had not been told"));
     assert!(refused(&pair.south, &["rotate", "--finish"]).contains("nothing to finish"));
+    // what the site was not told of is no change of its key
+    run(&pair.south, &["service", "add", "later", "--target", "127.0.0.1:9", "--allow-peer", "north", "--no-reload"]);
+    assert!(refused(&pair.south, &["rotate", "--finish"]).contains("nothing to finish"));
 }
 
 fn a_compromised_key_is_cut_off_at_once() {
@@ -259,4 +266,11 @@ fn a_plain_peer_is_named_and_known_by_the_old_key_until_it_has_the_new_one() {
     has_rotated(&south);
     run(&south, &["rotate", "--finish"]);
     answers();
+    // nobody is left who is waited for
+    run(&south, &["rotate", "--wait", "0s"]);
+    assert!(south.health()["rotation"]["is_done"] == false);
+    run(&south, &["pair", "--remove", "north"]);
+    run(&south, &["rotate", "--finish"]);
+    let said = run(&south, &["rotate", "--wait", "3s"]);
+    assert!(said.contains("the old key of this site is gone"), "{said}");
 }

@@ -103,11 +103,13 @@ fn rotate(args: &Args) -> Result<String, Told> {
 }
 
 /// Has the running site take up a change of the key that it was not told of: the command that made it was killed. Says
-/// what that is; nothing where there is no such change.
+/// what that is; nothing where there is no such change, whatever else the file holds that the site does not run.
 fn goes_on(args: &Args) -> Result<Option<String>, Told> {
     let path = &args.file.config;
     match Current::read(path)?.config.tunnel.old_private_key {
         OldKey::None | OldKey::Retired => Ok(None),
+        // That change is this one.
+        OldKey::Counts(_) if matches!(seen(args, Duration::ZERO), Seen::Rotation(one) if !one.is_done) => Ok(None),
         OldKey::Counts(_) => Ok(catch_up(path, &args.reload)?.map(|changes| {
             format!(
                 "a change of this site's key was begun, and the running site had not been told: it is now ({changes})"
@@ -125,7 +127,7 @@ fn follow(args: &Args, done: &str) -> Result<String, Told> {
         format!("{done}waits for the peers, {wait} at the most; they are told also when this command is ended\n");
     io::stdout().write_all(said.as_bytes()).and_then(|()| io::stdout().flush()).ok();
     let mut text = String::new();
-    match await_peers(args) {
+    match seen(args, args.wait) {
         Seen::Nothing => text.push_str(
             "the site that runs changes no key any more: another command has ended it; `wardlink card` prints its card of \
              now\n",
@@ -157,11 +159,11 @@ enum Seen {
     Rotation(Rotation),
 }
 
-/// Asks the running site until no peer is waited for any more, or for as long as there is time.
-fn await_peers(args: &Args) -> Seen {
+/// Asks the running site until no peer is waited for any more, or for so long; once at the least.
+fn seen(args: &Args, within: Duration) -> Seen {
     let Ok(config) = fs::canonicalize(&args.file.config) else { return Seen::NotRunning };
     let site = SiteArgs { config: Some(config), socket: None };
-    let until = Instant::now() + args.wait;
+    let until = Instant::now() + within;
     loop {
         let Ok((_, mut answer)) = site.ask(Request::Status, Path::new(SOCKET_DIRECTORY)) else {
             return Seen::NotRunning;
@@ -271,13 +273,14 @@ fn finish(args: &Args) -> Result<String, Told> {
     let mut told = String::new();
     let path = &args.file.config;
     if edit::key_of(&Current::read(path)?.text, SECTION, OLD_KEY).is_none()
+        && matches!(seen(args, Duration::ZERO), Seen::Rotation(_))
         && let Some(changes) = catch_up(path, &args.reload)?
     {
         return Ok(format!("the old key was gone, and the running site had not been told: it is now ({changes})\n"));
     }
     if let Some(changes) = goes_on(args)? {
         told = format!("{changes}\n");
-        await_peers(args);
+        seen(args, args.wait);
     }
     let mut old = None;
     let said = change(&args.file.config, &args.reload, |current| {

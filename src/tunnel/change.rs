@@ -131,6 +131,9 @@ impl Control {
         self.shared.mtu_bytes.store(tunnel.mtu, Ordering::Relaxed);
         state.config = config;
         take_up(&self.shared, &mut state, change).await;
+        drop(state);
+        // Nobody may be left who does not know this site's new key.
+        self.settle().await;
         Ok(())
     }
 
