@@ -132,6 +132,12 @@ pub enum Fault {
         /// Is the last of them.
         last: u64,
     },
+    /// What an entry is chained to is gone.
+    #[error("entry {entry} cannot be verified: the one before it is gone, and its hash with it")]
+    Unlinked {
+        /// Is the entry.
+        entry: u64,
+    },
     /// An entry stands where another one belongs.
     #[error("entry {found} stands where entry {expected} belongs")]
     OutOfOrder {
@@ -161,12 +167,28 @@ impl Walk {
         self.at
     }
 
-    /// Passes over a line that is not as it was written, so that those behind it can be looked at: what it says of itself is
-    /// believed.
-    pub fn pass_over(&mut self, line: &[u8]) {
+    /// Passes over a line that is not as it was written, so that those behind it can be looked at: up to entry `after` what
+    /// it says of itself is believed. The first one behind that counts where it begins a file, which says what it is chained
+    /// to.
+    ///
+    /// # Errors
+    /// It is behind that, and cannot be verified; the walk stays before it.
+    pub fn pass_over(&mut self, line: &[u8], after: u64) -> Result<Option<Entry>, Fault> {
         let entry = serde_json::from_slice::<Entry>(line).ok();
-        let stated = split(line).zip(entry).map(|((_, chain), entry)| (entry.n, chain));
-        self.at = stated.filter(|(n, _)| self.at.is_none_or(|(last, _)| *n > last)).or(self.at);
+        let Some(((_, chain), entry)) = split(line).zip(entry) else { return Ok(None) };
+        if entry.n <= after {
+            let is_next = self.at.is_none_or(|(last, _)| entry.n > last);
+            self.at = Some((entry.n, chain)).filter(|_| is_next).or(self.at);
+            return Ok(None);
+        }
+        let mut fresh = Self::new(self.key.clone());
+        let unlinked = Fault::Unlinked { entry: entry.n };
+        let found = fresh.handle_line(line).map_err(|fault| match fault {
+            Fault::NotAnEntry { .. } => unlinked,
+            fault => fault,
+        })?;
+        *self = fresh;
+        Ok(Some(found))
     }
 
     /// Takes the next line, without its end.
@@ -206,7 +228,7 @@ impl Fault {
     pub fn entry(&self) -> u64 {
         match self {
             Self::NotAnEntry { after } => after + 1,
-            Self::Changed { entry } => *entry,
+            Self::Changed { entry } | Self::Unlinked { entry } => *entry,
             Self::Missing { last, .. } => *last,
             Self::OutOfOrder { expected, .. } => *expected,
         }

@@ -3,7 +3,7 @@
 //! Never changes anything. The last line may be on its way: one without an end is no fault there.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -53,6 +53,21 @@ pub enum Broken {
         /// Is the last entry that was.
         expected: u64,
     },
+    /// What says how far it goes says nothing.
+    #[error("{} was changed: it does not say how far the log goes", path.display())]
+    Head {
+        /// Is the file.
+        path: PathBuf,
+    },
+    /// What says how far it goes is gone.
+    #[error("its `head`, which says how far it goes, is gone: whether the end was cut off cannot be told")]
+    NoHead,
+    /// All of it is gone.
+    #[error("no entry is there, and there was a log: {what} is left of it")]
+    Gone {
+        /// Is what tells so.
+        what: String,
+    },
     /// An entry is another one than a witness says.
     #[error("entry {entry} is not the one that {witness} was told of: the log was written anew")]
     Rewritten {
@@ -72,6 +87,12 @@ pub struct Witness {
     pub n: u64,
     /// Is the hash at it.
     pub chain: Chain,
+}
+
+/// Says what is left where no entry is: what only a log that was begun has beside it.
+pub fn remains(directory: &Path) -> Option<Broken> {
+    let left = ["head", "key", "peers"].into_iter().find(|name| directory.join(name).exists())?;
+    Some(Broken::Gone { what: format!("`{left}`") })
 }
 
 /// Reads all entries in order, without a look at the chain; what is no entry is passed over.
@@ -125,7 +146,12 @@ pub fn verify_after(
     after: u64,
 ) -> Result<Verified, AuditError> {
     // Before the log: it may go on meanwhile.
-    let head = read_head(directory)?;
+    let (head, lack) = match read_head(directory) {
+        Ok(Some(head)) => (Some(head), None),
+        Ok(None) => (None, Some(Broken::NoHead)),
+        Err(AuditError::Head { path }) => (None, Some(Broken::Head { path })),
+        Err(error) => return Err(error),
+    };
     let head = head.map(|(n, chain)| Witness { name: "its own head".to_owned(), n, chain });
     let known = witnesses.iter().filter(|witness| witness.n > after);
     let mut witnesses: Vec<&Witness> = head.iter().chain(known).collect();
@@ -141,9 +167,11 @@ pub fn verify_after(
             if verified.fault.is_some() || (!is_whole && is_last) {
                 return Ok::<(), io::Error>(());
             }
-            match walk.handle_line(line) {
-                Ok(entry) => standing.handle_entry(&entry),
-                Err(fault) if fault.entry() <= after => walk.pass_over(line),
+            let read = walk.handle_line(line).map(Some);
+            let read =
+                read.or_else(|fault| if fault.entry() <= after { walk.pass_over(line, after) } else { Err(fault) });
+            match read {
+                Ok(entry) => entry.iter().for_each(|entry| standing.handle_entry(entry)),
                 Err(fault) => verified.fault = Some(Broken::Line { file: file.clone(), fault }),
             }
             if let Some((n, chain)) = walk.at().filter(|_| verified.fault.is_none()) {
@@ -162,6 +190,7 @@ pub fn verify_after(
         verified.fault = Some(Broken::Begin { first: standing.pruned_through + 1, last: first - 1 });
     }
     let found = walk.at().map_or(0, |(n, _)| n);
+    verified.fault = verified.fault.or(lack);
     if let (None, Some(last)) = (&verified.fault, witnesses.last().filter(|witness| witness.n > found)) {
         verified.fault = Some(Broken::CutOff { found, expected: last.n });
     }

@@ -74,6 +74,30 @@ fn what_is_known_to_be_broken_hides_nothing_behind_it() {
     let other = Witness { name: "lab".into(), n: 8, chain: Chain([1; 32]) };
     assert!(fault(3, std::slice::from_ref(&other)).unwrap().contains("lab was told of"));
     assert_eq!(fault(8, std::slice::from_ref(&other)), None);
+    // the entry behind what is known: it is verified, or it is said that it cannot be, and never passed over
+    let whole = fs::read_to_string(&files[0]).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    for gone in ["", "x\n"] {
+        let edited = lines[5].replacen("hospital", "Hospital", 1);
+        for line in [lines[5], &edited] {
+            let text =
+                [&lines[..4], &[line], &lines[6..]].concat().join("\n").replacen(line, &format!("{gone}{line}"), 1);
+            fs::write(&files[0], text + "\n").unwrap();
+            assert!(fault(5, &[]).unwrap().contains("entry 6 cannot be verified"), "{:?}", fault(5, &[]));
+            assert_eq!(fault(6, &[]), None);
+        }
+    }
+    // where it begins a file, that says what it is chained to
+    let short = lines[..lines.len() - 1].join("\n") + "\n";
+    fs::write(&files[0], short).unwrap();
+    let count = lines.len() as u64;
+    assert_eq!(fault(count, &[]), None);
+    assert!(fault(count - 1, &[]).unwrap().contains("are missing"));
+    let next = fs::read_to_string(&files[1]).unwrap();
+    fs::write(&files[1], next.replacen("hospital", "Hospital", 1)).unwrap();
+    assert!(fault(count, &[]).unwrap().contains(&format!("entry {} is not as it was written", count + 1)));
+    fs::write(&files[1], next).unwrap();
+    fs::write(&files[0], &whole).unwrap();
     // a later change shows, in the same file and in another one; a removed line and one that is none are passed over too
     let text = fs::read_to_string(&files[0]).unwrap();
     let lines: Vec<&str> = text.lines().collect();

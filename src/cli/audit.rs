@@ -20,7 +20,7 @@ use serde::Deserialize;
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
 use crate::app::account::AUDIT_DIR;
 use crate::audit::event::Entry;
-use crate::audit::read::{self, Verified};
+use crate::audit::read::{self, Broken, Verified};
 use crate::audit::{AuditError, atna, load_key, witnesses};
 use crate::config::part;
 use filter::Filter;
@@ -106,6 +106,8 @@ enum Failure {
     #[error("only root and the user that the site runs as may read {}: run this with sudo", directory.display())]
     NotPermitted { directory: PathBuf },
     #[error("{0}")]
+    Gone(Broken),
+    #[error("{0}")]
     Audit(#[from] AuditError),
     #[error("{0}")]
     Usage(String),
@@ -122,7 +124,7 @@ impl Failure {
             Self::Config { .. } | Self::BadConfig { .. } | Self::Usage(_) => EXIT_USAGE,
             Self::NotPermitted { .. } => EXIT_NOT_PERMITTED,
             Self::NoLog { .. } | Self::Audit(_) | Self::Write(_) => EXIT_NOT_LOOKED_AT,
-            Self::Broken => EXIT_FAILED,
+            Self::Gone(_) | Self::Broken => EXIT_FAILED,
         }
     }
 }
@@ -150,7 +152,10 @@ fn told(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         Some(directory) => directory.clone(),
         None => directory_of(&args.config)?,
     };
-    look_in(&directory)?;
+    match look_in(&directory) {
+        Err(Failure::Gone(fault)) if matches!(args.command, Command::Verify { .. }) => return broken(&fault, out),
+        looked => looked?,
+    }
     match &args.command {
         Command::Tail { lines, follow, json } => {
             let last = last(&directory, *lines)?;
@@ -186,7 +191,10 @@ fn directory_of(config: &Path) -> Result<PathBuf, Failure> {
 /// Says at once what keeps somebody from reading the log.
 fn look_in(directory: &Path) -> Result<(), Failure> {
     match std::fs::read_dir(directory) {
-        Ok(_) if read::segments(directory)?.is_empty() => Err(Failure::NoLog { directory: directory.to_owned() }),
+        Ok(_) if read::segments(directory)?.is_empty() => match read::remains(directory) {
+            Some(fault) => Err(Failure::Gone(fault)),
+            None => Err(Failure::NoLog { directory: directory.to_owned() }),
+        },
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::NoLog { directory: directory.to_owned() })
@@ -244,18 +252,30 @@ fn found(
     read::entries(&segments, |entry, line| if matcher.matches(&entry) { each(&entry, line) } else { Ok(()) })
 }
 
+fn broken(fault: &Broken, out: &mut impl Write) -> Result<(), Failure> {
+    writeln!(out, "broken: {fault}")?;
+    Err(Failure::Broken)
+}
+
 fn verify(directory: &Path, after: u64, out: &mut impl Write) -> Result<(), Failure> {
     let key = load_key(directory)?;
     let witnesses = witnesses(directory, key.expose());
     let Verified { first, last, fault, .. } = read::verify_after(directory, key.expose(), &witnesses, after)?;
     if let Some(fault) = fault {
-        writeln!(out, "broken: {fault}")?;
-        return Err(Failure::Broken);
+        return broken(&fault, out);
     }
     let (last, chain) = last.unwrap_or((0, crate::audit::Chain::NONE));
+    if after > last {
+        return Err(Failure::Usage(format!(
+            "there is no entry {after}: the log ends at entry {last}; write --after {last} at the most"
+        )));
+    }
     let before = if first > 1 { " (those before were removed in time: audit.keep, audit.max_size)" } else { "" };
     match after {
         0 => writeln!(out, "whole: entries {first} to {last}{before}")?,
+        _ if after == last => {
+            writeln!(out, "whole: nothing is after entry {after}, and what is up to it is not judged")?
+        }
         _ => writeln!(out, "whole: entries {} to {last}; what is up to entry {after} is not judged", after + 1)?,
     }
     writeln!(out, "the hash at entry {last} is {chain}")?;

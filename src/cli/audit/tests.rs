@@ -112,6 +112,37 @@ fn the_last_entries_are_shown_and_the_log_is_verified() {
     assert!(told == Err(EXIT_FAILED) && text.contains("entry 2 is not as it was written"), "{text}");
     let (told, text) = said(log.path(), &["verify", "--after", "2"]);
     assert!(told.is_ok() && text.starts_with("whole: entries 3 to 5; what is up to entry 2 is not judged\n"), "{text}");
+    let (told, text) = said(log.path(), &["verify", "--after", "5"]);
+    assert!(told.is_ok() && text.starts_with("whole: nothing is after entry 5, "), "{text}");
+    assert_eq!(said(log.path(), &["verify", "--after", "6"]).0, Err(EXIT_USAGE));
+}
+
+#[test]
+fn a_log_that_somebody_touched_is_broken_and_not_unseen() {
+    let log = log();
+    let at = |name: &str| log.path().join(name);
+    let head = std::fs::read(at("head")).unwrap();
+    std::fs::write(at("head"), "x\n").unwrap();
+    let (told, text) = said(log.path(), &["verify"]);
+    assert!(told == Err(EXIT_FAILED) && text.contains("head was changed"), "{text}");
+    std::fs::remove_file(at("head")).unwrap();
+    let (told, text) = said(log.path(), &["verify"]);
+    assert!(told == Err(EXIT_FAILED) && text.starts_with("broken: its `head`, "), "{text}");
+    std::fs::write(at("head"), head).unwrap();
+    assert_eq!(said(log.path(), &["verify"]).0, Ok(()));
+    let segment = read::segments(log.path()).unwrap().remove(0).path;
+    std::fs::rename(&segment, segment.with_extension("old")).unwrap();
+    for left in ["head", "key"] {
+        let (told, text) = said(log.path(), &["verify"]);
+        assert!(
+            told == Err(EXIT_FAILED) && text.contains(&format!("there was a log: `{left}` is left of it")),
+            "{text}"
+        );
+        std::fs::remove_file(at(left)).unwrap();
+    }
+    assert_eq!(said(log.path(), &["verify"]).0, Err(EXIT_NOT_LOOKED_AT));
+    std::fs::create_dir(at("peers")).unwrap();
+    assert_eq!(said(log.path(), &["verify"]).0, Err(EXIT_FAILED));
 }
 
 #[test]
