@@ -134,6 +134,38 @@ fn what_only_the_site_itself_has_is_no_ok() {
 }
 
 #[test]
+fn what_was_down_before_a_restart_is_no_ok_and_no_alarm_is_left_out() {
+    let raised = |alarm: &str, of: &str| {
+        let (alarm, of) = (alarm.to_owned(), of.to_owned());
+        site(move |status| {
+            status["alarms"] =
+                json!([{"alarm": alarm, "of": of, "since": "2026-01-01T14:02:00Z", "cause": "it refuses"}]);
+            status["services"][0]["status"] = json!("unknown");
+        })
+    };
+    let status = raised("down", "forward images");
+    for forward in [Some("images"), None] {
+        let (state, line) = told(&status, forward, &[], &[]);
+        assert_eq!(state, State::Warning, "{line}");
+        assert!(line.starts_with("WARDLINK WARNING: images: it refuses |"), "{line}");
+    }
+    assert_eq!(told(&status, Some("orders"), &[], &[]).0, State::Ok);
+    assert_eq!(told(&raised("down", "service results"), None, &[], &[]).0, State::Warning);
+    let (state, line) = told(&raised("silent", "forward images"), Some("images"), &[], &[]);
+    assert_eq!(state, State::Ok);
+    let said = "images: nothing was sent since the site started; alarm silent of forward images: it refuses |";
+    assert!(line.contains(said), "{line}");
+    let status = raised("nak_rate", "forward orders");
+    let (state, line) = told(&status, Some("orders"), &[], &[]);
+    assert!(
+        state == State::Ok && line.contains("orders is ok; alarm nak_rate of forward orders: it refuses"),
+        "{line}"
+    );
+    let (state, line) = told(&status, None, &[], &[]);
+    assert!(state == State::Ok && line.contains("; alarm nak_rate of forward orders: it refuses |"), "{line}");
+}
+
+#[test]
 fn a_limit_that_can_never_count_is_no_ok() {
     let status = site(|status| {
         status["started"] = json!("2026-11-22T13:59:00Z");

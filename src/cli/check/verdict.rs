@@ -99,6 +99,16 @@ pub(super) struct Status {
     services: Vec<Entry>,
     #[serde(default)]
     orphans: Vec<Entry>,
+    #[serde(default)]
+    alarms: Vec<Alarm>,
+}
+
+/// Is an alarm that is raised.
+#[derive(Debug, Deserialize)]
+struct Alarm {
+    alarm: String,
+    of: String,
+    cause: String,
 }
 
 /// Is what of the site itself needs a look.
@@ -195,6 +205,9 @@ pub(super) fn judge(
     } else {
         faults.extend(entries.filter_map(fault));
     }
+    let services = status.services.iter().filter(|_| forward.is_none()).map(|one| ("service", one));
+    let watched = chosen.iter().map(|one| ("forward", &one.entry)).chain(services);
+    faults.extend(watched.filter_map(|one| not_seen_well(one, &status.alarms)));
     faults.extend(never(status, &chosen, &peers, (warning, critical), now));
     let mut performance = Vec::new();
     for reading in readings(&chosen, &peers) {
@@ -259,6 +272,13 @@ fn never(
     answers.chain(handshakes).filter_map(judge).collect()
 }
 
+/// Says what of a thing was seen not to work, and nothing has told since that it does, as after a restart.
+fn not_seen_well((kind, entry): (&str, &Entry), alarms: &[Alarm]) -> Option<(State, String)> {
+    let of = format!("{kind} {}", entry.name);
+    let alarm = alarms.iter().find(|alarm| alarm.alarm == "down" && alarm.of == of)?;
+    (entry.status == "unknown").then(|| (State::Warning, format!("{}: {}", entry.name, alarm.cause)))
+}
+
 /// Says what is wrong with a thing, and since when.
 fn fault(entry: &Entry) -> Option<(State, String)> {
     let (state, text) = why(&entry.status, entry.cause.as_deref(), entry.since.as_deref())?;
@@ -292,15 +312,23 @@ fn well(status: &Status, chosen: &[&Forward], forward: Option<&str>) -> String {
         chosen.iter().filter(|one| one.entry.status == "unknown").map(|one| one.entry.name.as_str()).collect();
     let rest =
         if unknown.is_empty() { String::new() } else { format!(", nothing known yet of {}", unknown.join(", ")) };
-    match forward {
+    let raised = status.alarms.iter().filter(|alarm| forward.is_none_or(|name| alarm.of == format!("forward {name}")));
+    let raised: Vec<String> =
+        raised.map(|alarm| format!("alarm {} of {}: {}", alarm.alarm, alarm.of, alarm.cause)).collect();
+    let more = raised.len().saturating_sub(CAUSES_MAX);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let alarms: String = raised.iter().take(CAUSES_MAX).map(|alarm| format!("; {alarm}")).collect::<String>() + &more;
+    let said = match forward {
         Some(name) if unknown.is_empty() => format!("{name} is ok"),
+        Some(name) if !alarms.is_empty() => format!("{name}: nothing was sent since the site started"),
         Some(name) => format!("{name}: nothing was sent since the site started, and nothing speaks against it"),
         None => {
             let counted = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
             let (forwards, services) = (counted(chosen.len(), "forward"), counted(status.services.len(), "service"));
             format!("{}: {forwards}, {services}{rest}", status.site)
         }
-    }
+    };
+    said + &alarms
 }
 
 fn readings<'a>(forwards: &[&'a Forward], peers: &[&'a Peer]) -> Vec<Reading<'a>> {
