@@ -47,6 +47,11 @@ impl Clerk {
         &self.account
     }
 
+    /// Takes note that a link with the peer begins.
+    pub fn begin_heads(&self) {
+        self.subject.peer.iter().for_each(|peer| self.account.begin_heads(peer));
+    }
+
     /// Returns what the peer is told of the two sites' logs.
     pub fn heads(&self) -> Heads {
         self.subject.peer.as_deref().map(|peer| self.account.heads_for(peer)).unwrap_or_default()

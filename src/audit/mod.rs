@@ -4,6 +4,7 @@
 //! What happened to stored messages is in the spool's own outbox first, and is read from there, also after a kill: nothing
 //! of that is lost. The rules are those of the design, delivery.md ("Account"); the format is in README.md, Audit log.
 
+pub mod accepted;
 pub mod atna;
 pub mod chain;
 mod clerk;
@@ -30,9 +31,9 @@ pub use chain::Chain;
 pub use clerk::Clerk;
 pub use cursor::{Cursor, Piece};
 pub use event::{Event, Position, Record, Subject};
-pub use peers::witnesses;
+pub use peers::{foreign, witnesses};
 pub use store::{load_key, read_head};
-pub use witness::{Head, Heads};
+pub use witness::{Accepted, Head, Heads};
 use witness::{Issued, Known, ProofKey};
 
 /// Bounds the records that wait for the thread: two seconds of thirty thousand messages each, 20 MiB at the most.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::read::Witness;
+use super::read::{Witness, segments, stated};
 use super::witness::{Heads, Known, News, ProofKey};
 use super::{Account, AuditError, Event, Record, Subject};
 use crate::config::Name;
@@ -83,7 +83,43 @@ pub fn witnesses(directory: &Path, key: &[u8; 32]) -> Vec<Witness> {
     known.iter().flat_map(of).collect()
 }
 
+/// Lists the peers that keep a head of a log of this site that another key made, with the furthest entry of each.
+pub fn foreign(directory: &Path, key: &[u8; 32]) -> Vec<(String, u64)> {
+    let key = ProofKey::new(key);
+    load(directory).into_iter().filter_map(|(name, one)| Some((name, one.foreign(&key)?.n))).collect()
+}
+
 impl Account {
+    /// Takes note that a link with a peer begins.
+    pub fn begin_heads(&self, peer: &str) {
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_mut().and_then(|known| known.get_mut(peer)).into_iter().for_each(Known::begin);
+    }
+
+    /// Compares what peers gave back with the files, for one file of the log: what is left has its turn.
+    pub(super) fn compare(&self, directory: &Path) -> Result<(), AuditError> {
+        let lock = || self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = lock().iter().flatten().filter_map(|(_, one)| one.waiting()).max() else { return Ok(()) };
+        let segments = segments(directory)?;
+        let segment = segments.iter().rev().find(|segment| segment.first <= last);
+        let first = segment.map_or(0, |segment| segment.first);
+        let of = |(name, one): (&String, &mut Known)| (name.clone(), one.take_waiting(first));
+        let taken: Vec<_> = lock().iter_mut().flatten().map(of).collect();
+        // What is before the first file was removed because it was old, or `verify` misses it.
+        let Some(segment) = segment else { return Ok(()) };
+        let wanted = taken.iter().flat_map(|(_, heads)| heads).map(|head| head.n).collect();
+        let found = stated(segment, &wanted).map_err(|source| AuditError::File {
+            doing: "read",
+            path: segment.path.clone(),
+            source,
+        })?;
+        for (name, heads) in taken {
+            let news = lock().as_mut().and_then(|known| known.get_mut(&name)?.handle_files(&heads, &found));
+            news.into_iter().for_each(|news| self.tell(&name, news, SystemTime::now()));
+        }
+        Ok(())
+    }
+
     /// Returns what a peer is told: how far this log goes, and which heads of its own log are kept here.
     pub fn heads_for(&self, peer: &str) -> Heads {
         let own = self.0.lock_facts().synced.filter(|_| self.0.has_key);
@@ -112,21 +148,26 @@ impl Account {
         if heads.own.is_some() {
             self.0.lock_facts().peers.entry(peer.to_owned()).or_default();
         }
-        for one in news {
-            let subject = Subject { peer: Some(peer.into()), ..Subject::default() };
-            let (event, detail) = match one {
-                News::PeersLog(text) => {
-                    let mut facts = self.0.lock_facts();
-                    facts.peers.entry(peer.to_owned()).or_default().get_or_insert((now, text.clone()));
-                    (Event::PeerLog, text)
-                }
-                News::OwnLog(text) => {
-                    self.0.lock_facts().contradicted.get_or_insert((now, format!("{text} ({peer})")));
-                    (Event::Broken, text)
-                }
-            };
-            tracing::error!(%peer, event = event.name(), %detail, "an audit log is not what it was");
-            self.record(Record { detail, ..Record::new(now, event, subject) });
-        }
+        news.into_iter().for_each(|one| self.tell(peer, one, now));
+    }
+
+    fn tell(&self, peer: &str, news: News, now: SystemTime) {
+        let subject = Subject { peer: Some(peer.into()), ..Subject::default() };
+        let (event, detail) = match news {
+            News::PeersLog(text) => {
+                let mut facts = self.0.lock_facts();
+                facts.peers.entry(peer.to_owned()).or_default().get_or_insert((now, text.clone()));
+                (Event::PeerLog, text)
+            }
+            News::OwnLog(text) => {
+                self.0.lock_facts().contradicted.get_or_insert((now, format!("{text} ({peer})")));
+                (Event::Broken, text)
+            }
+        };
+        tracing::error!(%peer, event = event.name(), %detail, "an audit log is not what it was");
+        self.record(Record { detail, ..Record::new(now, event, subject) });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,14 @@
 //!
 //! Never changes anything. The last line may be on its way: one without an end is no fault there.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::AuditError;
-use super::chain::{Chain, ChainKey, Fault, Walk};
+use super::chain::{self, Chain, ChainKey, Fault, Walk};
 use super::event::{Entry, Standing};
 pub use super::store::{Segment, segments};
 use super::store::{for_each_line, read_head};
@@ -125,6 +126,16 @@ impl<E> From<io::Error> for Stop<E> {
     fn from(source: io::Error) -> Self {
         Self::Read(source)
     }
+}
+
+/// Returns what some lines of a file say is the hash at them, without a look at the chain.
+pub(super) fn stated(segment: &Segment, wanted: &BTreeSet<u64>) -> io::Result<BTreeMap<u64, Chain>> {
+    let mut found = BTreeMap::new();
+    for_each_line(&segment.path, |line, _| {
+        found.extend(chain::stated(line).filter(|(n, _)| wanted.contains(n)));
+        Ok::<(), io::Error>(())
+    })?;
+    Ok(found)
 }
 
 /// Verifies a log from its first entry to its last, against its head and what others know of it.

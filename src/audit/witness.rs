@@ -1,8 +1,8 @@
 //! What two sites know of each other's audit logs: each keeps the other's heads, and says which it keeps. Pure.
 //!
 //! Never believes a head of this site's own that this site did not give out: its proof is made with the key of the log. So
-//! a peer can tell the truth about this log or be silent; whoever writes the log anew cannot make the peer forget. That the
-//! latest head which a peer keeps is of another key is named all the same: who takes the log away takes its key too.
+//! a peer can make up no entry of it; whoever writes the log anew cannot make the peer forget. That a peer keeps a head of
+//! another key is named all the same, for who takes the log away takes its key too: so much a peer can feign.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,8 +26,10 @@ const KEPT_MAX: usize = 512;
 const TOLD_MAX: usize = 1024;
 /// Bounds what is remembered of what was said since the start: hours of ten peers' questions.
 const ISSUED_MAX: usize = 16_384;
-/// Is how many of the older heads are sent at once, beside the latest.
+/// Is how many of the older heads are sent at once, beside the latest; and of those that were the latest before a link.
 const SENT_AT_ONCE: usize = 3;
+/// Bounds the heads that are sent first because they were the latest before a link.
+const EVES_MAX: usize = 32;
 
 /// Is how far a log goes: its last entry, the hash at it, and the proof that its site said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +135,8 @@ struct Kept {
 pub struct Issued {
     /// Is where the log ended at the start, once that is known.
     pub after: Option<u64>,
+    /// Is what an operator accepted.
+    pub accepted: Accepted,
     heads: BTreeMap<u64, Chain>,
 }
 
@@ -150,8 +154,25 @@ impl Issued {
     fn is_contradicted_by(&self, head: &Head) -> bool {
         let is_forgotten =
             self.heads.len() >= ISSUED_MAX && self.heads.keys().next().is_some_and(|first| head.n < *first);
-        self.after.is_some_and(|after| head.n > after) && !is_forgotten && self.heads.get(&head.n) != Some(&head.chain)
+        self.after.is_some_and(|after| head.n > after)
+            && head.n > self.accepted.own
+            && !is_forgotten
+            && self.heads.get(&head.n) != Some(&head.chain)
     }
+
+    /// Tells whether a head that this site said is to be compared with the files: it is of before the start.
+    fn is_of_files(&self, head: &Head) -> bool {
+        head.n > self.accepted.own && self.after.is_some_and(|after| head.n <= after)
+    }
+}
+
+/// Is up to where an operator accepted that this log is another one than peers were told of; 0: nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Accepted {
+    /// Is the last entry of this log's own key that is not judged.
+    pub own: u64,
+    /// Is the last entry of another key that is not.
+    pub foreign: u64,
 }
 
 /// Is what this site knows together with one peer; the file has it as JSON.
@@ -162,6 +183,8 @@ pub struct Known {
     kept: Vec<Kept>,
     /// Are heads of this site's log that the peer keeps.
     told: BTreeSet<Line>,
+    /// Is the furthest head that the peer keeps of a log of this site that another key made.
+    foreign: Option<Line>,
     /// Says which of the older heads are sent next.
     #[serde(skip)]
     next: usize,
@@ -174,6 +197,17 @@ pub struct Known {
     /// Tells that the peer keeps a head of it that another key made, and that this was said since the start.
     #[serde(skip)]
     is_foreign: bool,
+    /// Tells that the peer's head was taken on the links that are there: the next one takes the place of the latest.
+    #[serde(skip)]
+    is_going: bool,
+    /// Are heads of the peer's log that were the latest when a link began: sent first.
+    #[serde(skip)]
+    eves: Vec<Head>,
+    /// Are heads of this site's log to be compared with its files, and those that were since the start.
+    #[serde(skip)]
+    waiting: BTreeSet<Line>,
+    #[serde(skip)]
+    compared: BTreeSet<Line>,
     /// Tells that there is something to write.
     #[serde(skip)]
     pub(super) is_changed: bool,
@@ -189,9 +223,15 @@ pub enum News {
 }
 
 impl Known {
-    /// Returns heads of the peer's log that this site keeps: the latest, and others in turn.
+    /// Takes note that a link with the peer begins: its log may be another one than on the link before.
+    pub fn begin(&mut self) {
+        self.is_going = false;
+    }
+
+    /// Returns heads of the peer's log that this site keeps: the latest, those that were it before a link, others in turn.
     pub fn poll_kept(&mut self) -> Vec<Head> {
         let mut sent: Vec<Head> = self.kept.last().and_then(|kept| kept.head.head()).into_iter().collect();
+        sent.extend(self.eves.drain(..SENT_AT_ONCE.min(self.eves.len())));
         let older = self.kept.len().saturating_sub(1);
         for _ in 0..SENT_AT_ONCE.min(older) {
             self.next = (self.next + 1) % older;
@@ -205,12 +245,21 @@ impl Known {
         self.told.iter().filter_map(Line::head)
     }
 
+    /// Returns the furthest head that the peer keeps of a log that another key made.
+    pub fn foreign(&self, key: &ProofKey) -> Option<Head> {
+        self.foreign.as_ref().and_then(Line::head).filter(|head| !key.is_own(head))
+    }
+
     /// Takes in what the peer says, at a time in seconds since 1970; `issued` is what this start of the site said.
     pub fn handle_heads(&mut self, heads: &Heads, issued: &Issued, key: &ProofKey, now: u64) -> Vec<News> {
         let mut news = Vec::new();
         news.extend(heads.own.as_ref().and_then(|head| self.handle_peers(head, now)));
-        let latest = heads.kept.iter().max_by_key(|head| head.n);
-        if let Some(head) = latest.filter(|head| !key.is_own(head))
+        let foreign = heads.kept.iter().filter(|head| !key.is_own(head)).max_by_key(|head| head.n);
+        if let Some(head) = foreign.filter(|head| self.foreign(key).is_none_or(|known| known.n < head.n)) {
+            self.foreign = Some(Line::from(head));
+            self.is_changed = true;
+        }
+        if let Some(head) = foreign.filter(|head| head.n > issued.accepted.foreign)
             && !std::mem::replace(&mut self.is_foreign, true)
         {
             let text = format!("the peer knows one up to entry {} that another key made: it was begun anew", head.n);
@@ -224,11 +273,41 @@ impl Known {
                     format!("it ended at entry {began} at the start, and the peer had been told of entry {}", head.n);
                 news.push(News::OwnLog(text));
             }
+            if issued.is_of_files(head) && self.waiting.len() < TOLD_MAX && !self.compared.contains(&Line::from(head)) {
+                self.waiting.insert(Line::from(head));
+            }
         }
         while self.told.len() > TOLD_MAX {
             self.told.pop_first();
         }
         news
+    }
+
+    /// Returns the last of the heads that wait to be compared with the files of this site's log.
+    pub fn waiting(&self) -> Option<u64> {
+        self.waiting.last().map(|line| line.n)
+    }
+
+    /// Takes those from an entry on; each is compared once in a start.
+    pub fn take_waiting(&mut self, from: u64) -> Vec<Head> {
+        let least = Line { n: from, chain: String::new(), proof: String::new() };
+        let taken = self.waiting.split_off(&least);
+        let heads = taken.iter().filter_map(Line::head).collect();
+        if self.compared.len() > TOLD_MAX {
+            self.compared.clear();
+        }
+        self.compared.extend(taken);
+        heads
+    }
+
+    /// Takes in what the files have in place of heads that the peer keeps.
+    pub fn handle_files(&mut self, heads: &[Head], found: &BTreeMap<u64, Chain>) -> Option<News> {
+        let other = heads.iter().find(|head| found.get(&head.n) != Some(&head.chain))?;
+        let text = match found.contains_key(&other.n) {
+            true => format!("entry {} is not the one that the peer was told of", other.n),
+            false => format!("entry {}, which the peer was told of, is gone", other.n),
+        };
+        (!std::mem::replace(&mut self.is_accused, true)).then_some(News::OwnLog(text))
     }
 
     fn handle_peers(&mut self, head: &Head, now: u64) -> Option<News> {
@@ -244,6 +323,7 @@ impl Known {
             };
             return is_news.then_some(News::PeersLog(text));
         }
+        let is_going = std::mem::replace(&mut self.is_going, true) && self.odd.is_none();
         self.odd = None;
         if latest.is_some_and(|latest| latest.n == head.n) {
             return None;
@@ -251,6 +331,15 @@ impl Known {
         self.is_changed = true;
         // The latest takes the place of the one before, unless that is the first of its hour.
         let hour = |at: u64| at / HOUR;
+        if let (false, Some(last)) = (is_going, self.kept.last_mut()) {
+            // What was the latest before the link, or before the log was odd, may be what another log goes over: it stays for
+            // a day from now on, and is given back at once.
+            last.at = now;
+            self.eves.extend(latest.filter(|_| self.eves.len() < EVES_MAX));
+            self.kept.push(Kept { at: now, head: Line::from(head) });
+            self.thin(now);
+            return None;
+        }
         let before = self.kept.len().checked_sub(2).and_then(|place| self.kept.get(place)).map(|kept| hour(kept.at));
         if self.kept.last().is_some_and(|last| before == Some(hour(last.at))) {
             self.kept.pop();
@@ -267,8 +356,11 @@ impl Known {
             let is_first = before.replace(kept.at / TEN_DAYS) != Some(kept.at / TEN_DAYS);
             is_first || now.saturating_sub(kept.at) < DAY
         });
+        // Of too many, the oldest of the last day go: those of years are few.
         let surplus = self.kept.len().saturating_sub(KEPT_MAX);
-        self.kept.drain(..surplus);
+        let day = self.kept.partition_point(|kept| now.saturating_sub(kept.at) >= DAY);
+        let first = day.min(self.kept.len() - surplus);
+        self.kept.drain(first..first + surplus);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::event::{Event, Record, Subject};
 use super::store::Store;
-use super::{AuditError, Limits, Queue, Shared, peers};
+use super::{Accepted, Account, AuditError, Limits, Queue, Shared, accepted, peers};
 use crate::config::SecretKey;
 
 /// Is how long the thread gathers before it writes: one wake and one write for all that comes within, and what a kill of
@@ -97,7 +97,19 @@ impl Writer {
                 drop(waiting);
                 // What an earlier run wrote and did not sync was synced as it was read.
                 self.shared.lock_facts().synced = Some(store.head()).filter(|_| store.pending_bytes() == 0);
-                self.shared.issued.lock().unwrap_or_else(PoisonError::into_inner).after = Some(store.head().0);
+                let (accepted, by) = accepted::load(&self.directory, self.key.expose());
+                {
+                    let mut issued = self.shared.issued.lock().unwrap_or_else(PoisonError::into_inner);
+                    (issued.after, issued.accepted) = (Some(store.head().0), accepted);
+                }
+                if accepted != Accepted::default() {
+                    let Accepted { own, foreign } = accepted;
+                    let detail = format!(
+                        "accepted: what peers know of this log up to entry {own}, of another key's up to {foreign}"
+                    );
+                    let record = Record::new(SystemTime::now(), Event::Configured, Subject::default());
+                    Account(Arc::clone(&self.shared)).record(Record { detail, by, ..record });
+                }
                 if let Some(fault) = &store.fault {
                     self.shared.lock_facts().contradicted.get_or_insert((SystemTime::now(), fault.clone()));
                 }
@@ -117,6 +129,7 @@ impl Writer {
         if is_last || self.told.is_none_or(|told| told.elapsed() >= PEERS_EVERY) {
             self.told = Some(Instant::now());
             peers::store(&self.directory, &self.shared.known)?;
+            Account(Arc::clone(&self.shared)).compare(&self.directory)?;
         }
         if self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
             self.pruned = Some(Instant::now());

@@ -1,6 +1,6 @@
 //! `wardlink audit`: who did what, when, to which message; and whether the log of it is whole.
 //!
-//! Reads the log in its files, also while the site runs and while it does not; never changes it. For root and the user that
+//! Reads the log in its files, also while the site runs and while it does not; never changes it: what is accepted of it is written beside it. For root and the user that
 //! the site runs as: nobody else may read the files.
 
 mod filter;
@@ -21,7 +21,7 @@ use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
 use crate::app::account::AUDIT_DIR;
 use crate::audit::event::Entry;
 use crate::audit::read::{self, Broken, Verified};
-use crate::audit::{AuditError, atna, load_key, witnesses};
+use crate::audit::{AuditError, accepted, atna, foreign, load_key, witnesses};
 use crate::config::part;
 use filter::Filter;
 
@@ -76,6 +76,16 @@ enum Command {
         /// Do not judge what is up to this entry: that it was changed or restored is known, and written down
         #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
         after: u64,
+    },
+    /// Accept, as after a restore, that the log is another one than peers were told of: from the next start on the site is not
+    /// degraded by that any more, and the log says so.
+    Accept {
+        /// Up to this entry: the highest that a `peer-log` entry of the other site, or a `broken` one of this, names
+        #[arg(value_name = "NUMBER")]
+        through: u64,
+        /// Of a log that is gone with its key
+        #[arg(long)]
+        other_key: bool,
     },
     /// Write entries, a line each: as JSON, as they are in the log, or as IHE ATNA has them.
     Export {
@@ -172,6 +182,7 @@ fn told(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
             })
         }
         Command::Verify { after } => verify(&directory, *after, out),
+        Command::Accept { through, other_key } => accept(&directory, *through, *other_key, out),
     }
 }
 
@@ -257,12 +268,37 @@ fn broken(fault: &Broken, out: &mut impl Write) -> Result<(), Failure> {
     Err(Failure::Broken)
 }
 
+fn accept(directory: &Path, through: u64, other_key: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let key = load_key(directory)?;
+    let (mut accepted, _) = accepted::load(directory, key.expose());
+    let known = match other_key {
+        true => foreign(directory, key.expose()).into_iter().map(|(_, n)| n).max(),
+        false => witnesses(directory, key.expose()).into_iter().map(|witness| witness.n).max(),
+    };
+    let known = known.unwrap_or_default();
+    if through > known {
+        return Err(Failure::Usage(format!(
+            "no peer has told this site so far of such a log beyond entry {known}: name that one, or one before it"
+        )));
+    }
+    *(if other_key { &mut accepted.foreign } else { &mut accepted.own }) = through;
+    accepted::store(directory, key.expose(), accepted, &crate::control::invoker())?;
+    Ok(writeln!(out, "accepted up to entry {through}: it counts from the next start on (systemctl restart wardlink)")?)
+}
+
 fn verify(directory: &Path, after: u64, out: &mut impl Write) -> Result<(), Failure> {
     let key = load_key(directory)?;
-    let witnesses = witnesses(directory, key.expose());
+    let (accepted, _) = accepted::load(directory, key.expose());
+    let mut witnesses = witnesses(directory, key.expose());
+    witnesses.retain(|witness| witness.n > accepted.own);
     let Verified { first, last, fault, .. } = read::verify_after(directory, key.expose(), &witnesses, after)?;
     if let Some(fault) = fault {
         return broken(&fault, out);
+    }
+    let of_others = foreign(directory, key.expose());
+    if let Some((name, n)) = of_others.iter().find(|(_, n)| *n > accepted.foreign.max(after)) {
+        writeln!(out, "broken: {name} knows a log up to entry {n} that another key made: it was begun anew")?;
+        return Err(Failure::Broken);
     }
     let (last, chain) = last.unwrap_or((0, crate::audit::Chain::NONE));
     if after > last {

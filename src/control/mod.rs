@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use ask::{ask, ask_for};
+pub use operator::invoker;
 use queue::QueueRequest;
 pub use serve::{Answers, ControlListener, bind, make_directory, serve};
 

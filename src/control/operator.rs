@@ -29,6 +29,12 @@ pub(super) async fn operator(credentials: &UCred) -> String {
     named(credentials.uid(), login, found.ok().and_then(Result::ok).flatten().as_deref())
 }
 
+/// Names who runs this process, in the same way.
+pub fn invoker() -> String {
+    let login = login_uid(Path::new("/proc"), std::process::id());
+    named(Uid::current().as_raw(), login, login.and_then(name_of).as_deref())
+}
+
 /// Returns who logged in, where that is known: the process still waits for its answer.
 fn login_uid(processes: &Path, process: u32) -> Option<u32> {
     let text = std::fs::read_to_string(processes.join(process.to_string()).join("loginuid")).ok()?;

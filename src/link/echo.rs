@@ -45,7 +45,9 @@ impl Echo {
     /// Begins with a connection.
     pub(super) fn new(voice: Option<&Voice>) -> Self {
         let heard = Mutex::new(Heard { heard: Instant::now(), asked: None, token: 0 });
-        Self { heard, voice: voice.cloned().unwrap_or_default() }
+        let voice = voice.cloned().unwrap_or_default();
+        voice.clerk.iter().for_each(Clerk::begin_heads);
+        Self { heard, voice }
     }
 
     /// Returns what goes with a question.

@@ -146,6 +146,24 @@ fn a_log_that_somebody_touched_is_broken_and_not_unseen() {
 }
 
 #[test]
+fn nothing_is_accepted_that_no_peer_told_of_and_a_log_of_another_key_is_named() {
+    let log = log();
+    assert_eq!(said(log.path(), &["accept", "3"]).0, Err(EXIT_USAGE));
+    assert_eq!(said(log.path(), &["accept", "--other-key", "3"]).0, Err(EXIT_USAGE));
+    let told = format!(r#"{{"foreign":{{"n":9,"chain":"{}","proof":"{}"}}}}"#, "1".repeat(64), "2".repeat(32));
+    std::fs::create_dir_all(log.path().join("peers")).unwrap();
+    std::fs::write(log.path().join("peers/city-lab.json"), told).unwrap();
+    let (result, text) = said(log.path(), &["verify"]);
+    assert_eq!(
+        (result, text.contains("city-lab knows a log up to entry 9 that another key")),
+        (Err(EXIT_FAILED), true)
+    );
+    assert_eq!(said(log.path(), &["accept", "--other-key", "10"]).0, Err(EXIT_USAGE));
+    assert_eq!(said(log.path(), &["accept", "--other-key", "9"]).0, Ok(()));
+    assert_eq!(said(log.path(), &["verify"]).0, Ok(()));
+}
+
+#[test]
 fn what_is_wrong_says_what_to_do() {
     let empty = tempfile::tempdir().unwrap();
     assert_eq!(said(empty.path(), &["tail"]).0, Err(EXIT_NOT_LOOKED_AT));
