@@ -2,6 +2,7 @@
 //! decide what becomes of it.
 
 use std::fs::{self, Permissions};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ tests![
     a_forward_that_is_named_again_goes_on_with_its_queue,
     a_forward_that_leads_elsewhere_after_a_start_is_held_until_its_messages_are_moved,
     a_key_that_others_may_read_stops_the_stored_forward_and_nothing_else,
+    a_key_that_is_gone_while_the_site_runs_stops_new_queues_only_and_another_one_is_refused,
+    a_key_that_is_gone_at_the_start_hinders_no_change_but_a_new_queue,
+    the_first_queue_begins_with_a_key_that_is_made_beside_a_running_site,
 ];
 
 /// Bounds what a site does by itself.
@@ -476,4 +480,92 @@ fn a_key_that_others_may_read_stops_the_stored_forward_and_nothing_else() {
         (pair.north.health_of("forwards", "orders")["queue"]["state"] == "flowing").then_some(())
     });
     assert_eq!(send(&pair, "2"), "AA 2");
+}
+
+/// Has north read a plan; returns exit code and answer.
+fn reloaded(pair: &Pair, plan: &Plan) -> (Option<i32>, String) {
+    pair.north.write(plan);
+    run(pair, "reload")
+}
+
+/// Is the plan with a second stored forward.
+fn with_second(pair: &Pair) -> Plan {
+    let second = SocketAddr::new(FORWARD.ip(), FORWARD.port() + 1);
+    plan(pair, &[]).forward("images", second, "south", "service: images", &["delivery: stored"])
+}
+
+fn a_key_that_is_gone_while_the_site_runs_stops_new_queues_only_and_another_one_is_refused() {
+    let mut pair = Pair::unstarted();
+    let base = plan(&pair, &[]);
+    pair.north.start(&base);
+    assert_eq!(send(&pair, "1"), "AA 1");
+    let (key, away) = (pair.north.dir.join("spool.key"), pair.north.dir.join("away.key"));
+    fs::rename(&key, &away).expect("it was made");
+    // What needs no new queue is taken up, also where the open one is to be opened anew.
+    let changed = plan(&pair, &["max_queue_messages: 50"]).service("results", "127.0.0.1:9", "south", &[]);
+    let (code, said) = reloaded(&pair, &changed);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(send(&pair, "2"), "AA 2");
+    let log = pair.north.log();
+    assert!(log.contains("is gone") && log.contains("do not restart"), "{log}");
+    let (code, said) = reloaded(&pair, &with_second(&pair));
+    assert!(code == Some(1) && said.contains("restore that very file") && said.contains("do not restart"), "{said}");
+    assert!(!key.exists(), "no other is made");
+    fs::write(&key, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n").expect("written");
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("a mode");
+    for plan in [&with_second(&pair), &base] {
+        let (code, said) = reloaded(&pair, plan);
+        assert!(code == Some(1) && said.contains("another key") && said.contains("put that one back"), "{said}");
+    }
+    fs::rename(&away, &key).expect("put back");
+    let (code, said) = reloaded(&pair, &with_second(&pair));
+    assert_eq!(code, Some(0), "{said}");
+    pair.north.kill();
+    pair.north.restart();
+    for forward in ["orders", "images"] {
+        until(SOON, "its spool is open", || {
+            (pair.north.health_of("forwards", forward)["queue"]["state"] == "flowing").then_some(())
+        });
+    }
+    assert_eq!(states(&pair), [(1, "queued".to_owned()), (2, "queued".to_owned())]);
+}
+
+fn a_key_that_is_gone_at_the_start_hinders_no_change_but_a_new_queue() {
+    let mut pair = alone(&[]);
+    send(&pair, "1");
+    pair.north.kill();
+    let key = pair.north.dir.join("spool.key");
+    fs::rename(&key, pair.north.dir.join("away.key")).expect("it was made");
+    pair.north.launch();
+    until(SOON, "the fault is told", || {
+        pair.north.try_get("/readyz").filter(|ready| ready.status == 503)?;
+        let forward = pair.north.health_of("forwards", "orders");
+        forward["cause"].as_str()?.contains("restore that very file").then_some(())
+    });
+    let (code, said) = reloaded(&pair, &plan(&pair, &[]).service("results", "127.0.0.1:9", "south", &[]));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = reloaded(&pair, &with_second(&pair));
+    assert!(code == Some(1) && said.contains("restore that very file") && !key.exists(), "{said}");
+}
+
+fn the_first_queue_begins_with_a_key_that_is_made_beside_a_running_site() {
+    let mut pair = Pair::unstarted();
+    let keys = tempfile::tempdir().expect("a directory that the site may not write");
+    let key = keys.path().join("spool.key");
+    let base = Plan::of(&pair.north).peer(&pair.south).spool(&key.display().to_string());
+    pair.north.start(&base);
+    let stored = base.forward("orders", FORWARD, "south", "service: orders", &["delivery: stored"]);
+    let (code, said) = reloaded(&pair, &stored);
+    let lsm = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    if lsm.contains("landlock") {
+        assert!(
+            code == Some(1) && said.contains("wardlink key psk") && said.contains("no restart is needed"),
+            "{said}"
+        );
+        assert!(!key.exists());
+        fs::write(&key, "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n").expect("written");
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("a mode");
+        done(&pair, "reload");
+    }
+    assert_eq!(send(&pair, "1"), "AA 1");
 }

@@ -136,6 +136,9 @@ pub enum AppError {
         /// Names the forward.
         forward: String,
     },
+    /// A queue cannot be sealed as the others are.
+    #[error(transparent)]
+    Key(#[from] crate::spool::SpoolError),
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
     Random,

@@ -8,6 +8,7 @@ mod rights;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -61,30 +62,21 @@ pub struct Confined {
 }
 
 impl Confined {
-    /// Says that a changed configuration wants a key made, beside which others are.
-    ///
-    /// # Errors
-    /// It does.
-    pub fn check_key(&self, config: &Config, file: &Path) -> Result<(), config::Errors> {
-        match &config.spool {
-            Some(spool) if wants_key(config) => {
-                let why = format!("may not make {}", spool.key.path().display());
-                Err(config::names(file).restart("spool.key_file", &why))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Says what a changed file wants that the running site may not do.
     ///
     /// # Errors
-    /// Where it names a file that may not be opened, or a command and there was none.
+    /// Where it leads elsewhere than at the start, names a file that may not be opened, or a command and there was none.
     pub fn check(&self, file: &Path) -> Result<(), config::Errors> {
         let named = config::names(file);
         if named.command && !self.runs_command {
             return Err(named.restart("alarms.command", "may run no program"));
         }
         let is_readable = |path: &Path| self.readable.iter().any(|readable| path.starts_with(readable));
+        if fs::File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            && let Some(real) = fs::canonicalize(file).ok().filter(|real| !is_readable(real))
+        {
+            return Err(named.restart(&real.display().to_string(), "may not open it"));
+        }
         match named.paths.iter().find(|path| !is_readable(path)) {
             Some(path) => Err(named.restart(&path.display().to_string(), "may not open it")),
             None => Ok(()),
@@ -133,6 +125,8 @@ fn readable(file: &Path, named: &[PathBuf]) -> Vec<PathBuf> {
     let beside = file.parent().map(|beside| if beside.as_os_str().is_empty() { Path::new(".") } else { beside });
     readable.extend(beside.and_then(|beside| fs::canonicalize(beside).ok()));
     readable.extend(beside.map(Path::to_owned));
+    // where it is a link into another directory
+    readable.extend(fs::canonicalize(file).ok().map(|file| around(&file)));
     readable.extend(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from));
     for path in named {
         readable.push(around(path));
@@ -230,7 +224,6 @@ fn filter(runs_command: bool) -> Result<BpfProgram, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::os::unix::fs::PermissionsExt as _;
     use std::process::Command;
     use std::thread;
@@ -299,22 +292,29 @@ mod tests {
              delivery: stored}]\n";
         let written = |more: &str| {
             let file = site(directory.path(), &format!("{spool}{more}"));
-            let (at, asked) = (at.clone(), file.clone());
+            let at = at.clone();
             let stored = load(&site(directory.path(), &format!("{spool}{forward}")));
             site(directory.path(), &format!("{spool}{more}"));
             confined(&file, move |confined| {
                 let write = |path: &str| fs::write(at.join(path), "x").is_ok();
-                let check = confined.check_key(&stored, &asked).map_err(|errors| errors.to_string());
-                (write("etc/wardlink.yaml") || write("etc/private.key"), check)
+                drop(confined);
+                // as a reload that begins the first queue does
+                let spool = stored.spool.as_ref().unwrap();
+                let made = make_first_key(&spool.key, &spool.dir, &Register::new(&stored.state_dir));
+                let made = made.map_err(|error| error.to_string());
+                (write("etc/wardlink.yaml") || write("etc/private.key"), made)
             })
         };
-        // where nothing is stored, no key is made, and a reload that stores says so
-        let (writes, check) = written("");
+        // where nothing is stored, no key is made, and a reload that stores says what to do
+        let (writes, made) = written("");
+        if has_landlock() {
+            let told = made.unwrap_err();
+            assert!(told.contains("wardlink key psk") && told.contains("wardlink reload"), "{told}");
+            assert!(!writes && !key.exists());
+        }
+        let (writes, made) = written(forward);
         assert!(!writes || !has_landlock());
-        assert!(check.unwrap_err().contains("spool.key") && !key.exists());
-        let (writes, check) = written(forward);
-        assert!(!writes || !has_landlock());
-        assert!(check.is_ok() && key.exists());
+        assert!(made.is_ok() && key.exists());
     }
 
     #[test]
@@ -364,6 +364,41 @@ mod tests {
         });
         assert!(run);
         assert!(!outside || !has_landlock());
+    }
+
+    #[test]
+    fn a_configuration_that_is_a_link_into_another_directory_is_read_again_and_one_that_leads_away_says_so() {
+        let directory = directory();
+        let (at, file) = (directory.path().to_owned(), site(directory.path(), ""));
+        fs::create_dir_all(at.join("real/elsewhere")).unwrap();
+        fs::create_dir(at.join("away")).unwrap();
+        fs::rename(&file, at.join("real/wardlink.yaml")).unwrap();
+        fs::copy(at.join("real/wardlink.yaml"), at.join("away/wardlink.yaml")).unwrap();
+        std::os::unix::fs::symlink("../real/wardlink.yaml", &file).unwrap();
+        let asked = file.clone();
+        let (go, gone) = std::sync::mpsc::channel();
+        let (say, said) = std::sync::mpsc::channel();
+        // who changes the link is not shut in
+        let site = thread::spawn(move || {
+            confined(&file, move |confined| {
+                let check = || (fs::read(&asked).is_ok(), confined.check(&asked).map_err(|errors| errors.to_string()));
+                let there = check();
+                say.send(()).unwrap();
+                gone.recv().unwrap();
+                (there, check())
+            })
+        });
+        said.recv().unwrap();
+        let file = at.join("etc/wardlink.yaml");
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("../away/wardlink.yaml", &file).unwrap();
+        go.send(()).unwrap();
+        let (there, (is_read, away)) = site.join().unwrap();
+        assert_eq!(there, (true, Ok(())));
+        if has_landlock() {
+            let away = away.unwrap_err();
+            assert!(!is_read && away.contains("away/wardlink.yaml") && away.contains("restart"), "{away}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::link::inside::Inside;
 use crate::link::outbound::{Outbound, Route};
 use crate::link::wire::Instance;
 use crate::service::Service;
-pub(super) use stored::{destination, place};
+pub(super) use stored::{check_key, destination, place};
 
 /// Is what was made and bound, and waits to be served.
 pub(super) struct Prepared {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::prepare::Ground;
+use super::prepare::{Ground, check_key};
 use super::serve::{Tasks, commit};
 use super::{AppError, Parts, account};
 use crate::audit::{Account, Event, Record, Subject};
@@ -195,6 +195,7 @@ async fn take_up(parts: &Arc<Parts>, next: Option<Config>, tasks: &mut Tasks) ->
         listens_for_links: tasks.listens_for_links,
     };
     let prepared = ground.prepare(config)?;
+    check_key(&running, &prepared).map_err(AppError::from)?;
     if next.is_some() {
         changes.undone = set_by_wg(&parts.tunnel);
         parts.tunnel.reload(&prepared.config).await.map_err(AppError::from)?;

@@ -62,9 +62,7 @@ pub fn run(args: &Args) -> ExitCode {
     let confined = config.sandbox.then(|| app::confine(&config, &path));
     let load: LoadConfig = Arc::new(move || {
         confined.as_ref().map_or(Ok(()), |confined| confined.check(&path))?;
-        let config = config::load_to_run(&path)?;
-        confined.as_ref().map_or(Ok(()), |confined| confined.check_key(&config, &path))?;
-        Ok(config)
+        config::load_to_run(&path)
     });
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -27,6 +27,36 @@ pub enum SpoolError {
         /// Is where the key should be.
         path: PathBuf,
     },
+    /// The key is not there, what it seals is, and this process still has it.
+    #[error(
+        "the spool's key {} is gone, and messages are sealed with it: restore that very file; do not restart the site \
+         before, for it still holds the key and its queues go on", .path.display()
+    )]
+    KeyGone {
+        /// Is where the key should be.
+        path: PathBuf,
+    },
+    /// Another key is where the one is read from that this process has.
+    #[error(
+        "{} is another key than the one that the site's queues are sealed with: put that one back; do not restart the \
+         site before, for it still holds the key and its queues go on", .path.display()
+    )]
+    KeyChanged {
+        /// Is the key file.
+        path: PathBuf,
+    },
+    /// There is no key, nothing is sealed yet, and this process cannot make one.
+    #[error(
+        "the spool's key {} is not there yet, and the site may not make it ({source}): make it, `(umask 077; wardlink key \
+         psk > {})`, readable for the site's user, then `wardlink reload`; no restart is needed",
+        .path.display(), .path.display()
+    )]
+    KeyNotMade {
+        /// Is where the key should be.
+        path: PathBuf,
+        /// Is what the system said.
+        source: Arc<io::Error>,
+    },
     /// The key is not the one that the spool was made with.
     #[error("{} is sealed with another key than the one in the key file: restore the key that it was made with", .path.display())]
     OtherKey {
@@ -261,6 +291,7 @@ impl SpoolError {
         match self {
             Self::File { .. } | Self::Store { .. } | Self::Disk { .. } | Self::Random | Self::Closed => true,
             Self::KeyFile { .. } | Self::KeyMissing { .. } | Self::OtherKey { .. } | Self::InUse { .. } => true,
+            Self::KeyGone { .. } | Self::KeyChanged { .. } | Self::KeyNotMade { .. } => true,
             Self::Gone { .. }
             | Self::Removed { .. }
             | Self::CutShort { .. }

@@ -49,11 +49,20 @@ impl SpoolKey {
         // Forwards that begin at once make one key.
         let one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = match Self::load(path) {
-            Err(SpoolError::KeyMissing { .. }) if may_create => create(path).and_then(|()| Self::load(path)),
+            Err(SpoolError::KeyMissing { .. }) if may_create => match create(path) {
+                Ok(()) => Self::load(path),
+                Err(SpoolError::File { source, .. }) => Err(SpoolError::KeyNotMade { path: path.to_owned(), source }),
+                Err(error) => Err(error),
+            },
             loaded => loaded,
         };
         drop(one_at_a_time);
         loaded
+    }
+
+    /// Tells whether this is the same key.
+    pub fn is(&self, other: &Self) -> bool {
+        self.check() == other.check()
     }
 
     /// Makes a key of these bytes.

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use super::{AppError, Ground};
+use super::{AppError, Ground, Prepared, Step};
+use crate::app::Running;
 use crate::config::{self, Config, Delivery, Target};
 use crate::forward::stored::here::Here;
 use crate::forward::stored::outlet::Outlet;
-use crate::forward::stored::store::{Opened, Place, Store};
+use crate::forward::stored::store::{Opened, Place, Store, make_first_key};
 use crate::forward::{Forward, Onward, Way};
 use crate::link::outbound::Outbound;
+use crate::spool::SpoolError;
+use crate::spool::key::SpoolKey;
 use crate::spool::register::Register;
 use crate::spool::store::{Destination, Limits};
 
@@ -89,6 +92,45 @@ fn strands_none(forward: &Forward, before: &Config, site: &Config) -> Result<(),
         Opened::Not | Opened::Failed(..) => return Err(AppError::MayStrand { forward: was.name }),
     };
     if messages == 0 { Ok(()) } else { Err(AppError::Strands { forward: was.name, messages }) }
+}
+
+/// Checks before a reload that a queue which begins is sealed with the one key of all, and makes that where there is none
+/// yet. What begins no queue needs no key: those that are open have it.
+///
+/// # Errors
+/// The key is gone, is another one, gives no key, or cannot be made.
+pub(in crate::app) fn check_key(running: &Running, next: &Prepared) -> Result<(), SpoolError> {
+    let Some(spool) = &next.config.spool else { return Ok(()) };
+    let path = || spool.key.path().to_owned();
+    let stores: Vec<Arc<Store>> = running.stores().collect();
+    let held = stores.iter().find_map(|store| store.key());
+    let found = SpoolKey::load(spool.key.path());
+    if let (Some(held), Ok(found)) = (&held, &found)
+        && !held.is(found)
+    {
+        return Err(SpoolError::KeyChanged { path: path() });
+    }
+    let ways = next.forwards.iter().filter_map(|forward| match &forward.step {
+        Step::Begin(way) | Step::Redirect(_, way) => way.store(),
+        Step::Keep(_) => None,
+    });
+    let begins = ways.into_iter().any(|store| !stores.iter().any(|old| Arc::ptr_eq(old, store)));
+    let sealed_otherwise = stores.iter().find_map(|store| match store.opened() {
+        Opened::Failed(_, error @ SpoolError::OtherKey { .. }) => Some(error),
+        _ => None,
+    });
+    match (found, held) {
+        (Err(SpoolError::KeyMissing { .. }), Some(_)) => {
+            let gone = SpoolError::KeyGone { path: path() };
+            tracing::error!(error = %gone, "the spool's key");
+            if begins { Err(gone) } else { Ok(()) }
+        }
+        _ if !begins => Ok(()),
+        (Err(SpoolError::KeyMissing { .. }), None) => {
+            make_first_key(&spool.key, &spool.dir, &Register::new(&next.config.state_dir))
+        }
+        (found, _) => found.and(sealed_otherwise.map_or(Ok(()), Err)),
+    }
 }
 
 /// Says where a forward leads.

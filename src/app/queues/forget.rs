@@ -43,6 +43,7 @@ fn loss(error: &SpoolError) -> Option<Loss> {
         SpoolError::OtherKey { .. } | SpoolError::Damaged { .. } => Some(Loss::Remains),
         SpoolError::OtherSpool { .. } => Some(Loss::Entry),
         SpoolError::KeyFile { .. } | SpoolError::KeyMissing { .. } | SpoolError::NoneThere { .. } => None,
+        SpoolError::KeyGone { .. } | SpoolError::KeyChanged { .. } | SpoolError::KeyNotMade { .. } => None,
         SpoolError::File { .. } | SpoolError::Store { .. } | SpoolError::Disk { .. } => None,
         SpoolError::InUse { .. } | SpoolError::Link { .. } | SpoolError::Random | SpoolError::Closed => None,
         SpoolError::NotThere { .. } | SpoolError::NotAllowed { .. } | SpoolError::Sent { .. } => None,

@@ -72,6 +72,8 @@ pub struct Store {
     is_kept: AtomicBool,
     /// Is when a message was settled last.
     settled: Mutex<Option<Instant>>,
+    /// Is the key that it was opened with last.
+    key: Mutex<Option<SpoolKey>>,
     /// Records what happens to its messages.
     clerk: OnceLock<Clerk>,
 }
@@ -87,6 +89,7 @@ impl Store {
             retired: watch::Sender::new(false),
             is_kept: AtomicBool::new(false),
             settled: Mutex::new(None),
+            key: Mutex::default(),
             clerk: OnceLock::new(),
         })
     }
@@ -146,12 +149,19 @@ impl Store {
         *self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the key that it was opened with, also where the file is gone meanwhile.
+    pub fn key(&self) -> Option<SpoolKey> {
+        self.key.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Opens the spool, on a thread that may block.
     async fn open(&self) {
         let (place, trace) = (self.place(), self.clerk().and_then(|clerk| clerk.trace_key().cloned()));
-        let opened = tokio::task::spawn_blocking(move || open(&place, trace)).await.unwrap_or(Err(SpoolError::Closed));
-        match opened {
-            Ok(spool) => {
+        let held = self.key();
+        let opened = tokio::task::spawn_blocking(move || open(&place, trace, held)).await;
+        match opened.unwrap_or(Err(SpoolError::Closed)) {
+            Ok((spool, key)) => {
+                *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
                 self.state.send_replace(state_of(&spool.tail().borrow()));
                 self.opened.send_replace(Opened::Open(spool));
             }
@@ -296,7 +306,8 @@ impl Store {
 }
 
 /// Opens the spool that the register knows, or makes one where it knows of none; the register knows it when this returns.
-fn open(place: &Place, trace: Option<TraceKey>) -> Result<Arc<Spool>, SpoolError> {
+/// Where the key's file is gone, it is opened with the one that is held from before.
+fn open(place: &Place, trace: Option<TraceKey>, held: Option<SpoolKey>) -> Result<(Arc<Spool>, SpoolKey), SpoolError> {
     let known = place.register.find(&place.name)?;
     let others = place.register.names()?;
     let is_there = |name: &str| Spool::is_at(&place.directory, name);
@@ -305,7 +316,10 @@ fn open(place: &Place, trace: Option<TraceKey>) -> Result<Arc<Spool>, SpoolError
         return Err(SpoolError::NoneThere { path: place.directory.clone() });
     }
     let may_make = place.destination.is_some() && may_make_key(&place.key, &place.directory, &others);
-    let key = SpoolKey::load_or_create(place.key.path(), may_make)?;
+    let key = match (SpoolKey::load_or_create(place.key.path(), may_make), held) {
+        (Err(SpoolError::KeyMissing { .. }), Some(held)) if known.is_some() => held,
+        (loaded, _) => loaded?,
+    };
     let wanted = Wanted {
         spool: known.map(|known| known.spool),
         destination: place.destination.clone(),
@@ -316,7 +330,7 @@ fn open(place: &Place, trace: Option<TraceKey>) -> Result<Arc<Spool>, SpoolError
     let (directory, moved_to) = (place.directory.clone(), place.moved_to.clone());
     let entry = Registered { spool: spool.id(), directory, moved_to };
     place.register.note(&place.name, &entry)?;
-    Ok(spool)
+    Ok((spool, key))
 }
 
 /// Makes the key of the spools where there is none, and nothing that an earlier one seals.

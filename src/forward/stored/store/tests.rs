@@ -30,7 +30,7 @@ impl Site {
     }
 
     fn open(&self, name: &str) -> Result<Arc<Spool>, SpoolError> {
-        open(&self.place(name), None)
+        open(&self.place(name), None, None).map(|(spool, _)| spool)
     }
 
     /// Fills a spool with a message, and closes it.
