@@ -5,14 +5,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
 use super::AuditError;
 use super::chain::{self, Chain, ChainKey, Fault, Walk};
 use super::event::{Entry, Standing};
+use super::store::{KEY, for_each_line, read_head};
 pub use super::store::{Segment, segments};
-use super::store::{for_each_line, read_head};
+
+/// Is for how long a key may be there before its log.
+const NEW_KEY: Duration = Duration::from_secs(60);
 
 /// Says how a log is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +68,7 @@ pub enum Broken {
     #[error("its `head`, which says how far it goes, is gone: whether the end was cut off cannot be told")]
     NoHead,
     /// All of it is gone.
-    #[error("no entry is there, and there was a log: {what} is left of it")]
+    #[error("no entry is there, and a log was begun: {what} is left of it")]
     Gone {
         /// Is what tells so.
         what: String,
@@ -90,9 +94,18 @@ pub struct Witness {
     pub chain: Chain,
 }
 
-/// Says what is left where no entry is: what only a log that was begun has beside it.
+/// Says what is left where no entry is: what only a log that was begun has beside it. The key is made before the first
+/// entry, so that a new one tells nothing.
 pub fn remains(directory: &Path) -> Option<Broken> {
-    let left = ["head", "key", "peers"].into_iter().find(|name| directory.join(name).exists())?;
+    let is_old = |path: &Path| {
+        let made = path.metadata().and_then(|metadata| metadata.modified()).ok();
+        made.and_then(|made| made.elapsed().ok()).is_some_and(|age| age > NEW_KEY)
+    };
+    let is_left = |name: &&str| {
+        let path = directory.join(name);
+        if *name == KEY { is_old(&path) } else { path.exists() }
+    };
+    let left = ["head", KEY, "peers"].into_iter().find(is_left)?;
     Some(Broken::Gone { what: format!("`{left}`") })
 }
 
@@ -201,7 +214,9 @@ pub fn verify_after(
         verified.fault = Some(Broken::Begin { first: standing.pruned_through + 1, last: first - 1 });
     }
     let found = walk.at().map_or(0, |(n, _)| n);
-    verified.fault = verified.fault.or(lack);
+    // A log that begins has its first entry before its head.
+    let is_late = lack == Some(Broken::NoHead) && (found <= 1 || read_head(directory)?.is_some());
+    verified.fault = verified.fault.or(lack.filter(|_| !is_late));
     if let (None, Some(last)) = (&verified.fault, witnesses.last().filter(|witness| witness.n > found)) {
         verified.fault = Some(Broken::CutOff { found, expected: last.n });
     }

@@ -17,7 +17,7 @@ use super::{AuditError, Limits};
 use crate::config::{SecretKey, read_key_file};
 
 /// Names the key.
-const KEY: &str = "key";
+pub(super) const KEY: &str = "key";
 /// Names what says how far the log goes.
 const HEAD: &str = "head";
 /// Ends the name of a file of entries.

@@ -132,14 +132,20 @@ fn a_log_that_somebody_touched_is_broken_and_not_unseen() {
     assert_eq!(said(log.path(), &["verify"]).0, Ok(()));
     let segment = read::segments(log.path()).unwrap().remove(0).path;
     std::fs::rename(&segment, segment.with_extension("old")).unwrap();
+    let key = std::fs::File::open(at("key")).unwrap();
+    let made = key.metadata().unwrap().modified().unwrap();
+    key.set_modified(made - Duration::from_secs(61)).unwrap();
     for left in ["head", "key"] {
         let (told, text) = said(log.path(), &["verify"]);
         assert!(
-            told == Err(EXIT_FAILED) && text.contains(&format!("there was a log: `{left}` is left of it")),
+            told == Err(EXIT_FAILED) && text.contains(&format!("a log was begun: `{left}` is left of it")),
             "{text}"
         );
         std::fs::remove_file(at(left)).unwrap();
     }
+    assert_eq!(said(log.path(), &["verify"]).0, Err(EXIT_NOT_LOOKED_AT));
+    // as a site that starts for the first time has it for a moment
+    std::fs::write(at("key"), "").unwrap();
     assert_eq!(said(log.path(), &["verify"]).0, Err(EXIT_NOT_LOOKED_AT));
     std::fs::create_dir(at("peers")).unwrap();
     assert_eq!(said(log.path(), &["verify"]).0, Err(EXIT_FAILED));
