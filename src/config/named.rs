@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Errors;
+use super::{Errors, PublicKey};
 
 /// Is what a file names.
 #[derive(Debug)]
@@ -39,9 +39,26 @@ pub fn names(file: &Path) -> Names {
 
 fn collect(value: &serde_json::Value, paths: &mut Vec<PathBuf>) {
     match value {
-        serde_json::Value::String(text) if text.starts_with('/') => paths.push(PathBuf::from(text)),
+        // one key in 64 begins with a slash
+        serde_json::Value::String(text) if text.starts_with('/') && PublicKey::from_base64(text).is_none() => {
+            paths.push(PathBuf::from(text));
+        }
         serde_json::Value::Array(values) => values.iter().for_each(|value| collect(value, paths)),
         serde_json::Value::Object(values) => values.values().for_each(|value| collect(value, paths)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_key_that_begins_as_a_path_does_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("wardlink.yaml");
+        let key = "/GDr7y4j10V5x4oAqpfTdf7VQiHvcCI8zObCdeuWGm0=";
+        fs::write(&file, format!("state_dir: /var/lib/a\npeers: [{{public_key: \"{key}\"}}]\n")).unwrap();
+        assert_eq!(names(&file).paths, [PathBuf::from("/var/lib/a")]);
     }
 }
