@@ -18,6 +18,18 @@ struct Known {
     seen: File,
 }
 
+impl Known {
+    /// Looks at it again, and says where another one is there, or none.
+    fn look(&self) -> Result<File, SpoolError> {
+        let seen = look_at(&self.path)?;
+        if seen.identity == self.seen.identity {
+            Ok(seen)
+        } else {
+            Err(SpoolError::Removed { path: self.path.clone() })
+        }
+    }
+}
+
 /// Is what tells a file from every other one that is there, and its length.
 struct File {
     identity: (u32, u32, u64),
@@ -49,11 +61,15 @@ impl Presence {
     /// Says which of them is not there any more, or is another one, or shorter than it was. Only the database gets
     /// shorter by itself, where pages are given back: down to what `database_bytes` says.
     pub(super) fn check(&mut self, database_bytes: impl Fn() -> Option<u64>) -> Result<(), SpoolError> {
+        let checked = self.check_each(database_bytes);
+        // The directory may have gone between two looks; that the database is gone says more.
+        let database = self.0.first().filter(|_| matches!(checked, Err(SpoolError::Removed { .. })));
+        database.map_or(Ok(()), |known| known.look().map(drop)).and(checked)
+    }
+
+    fn check_each(&mut self, database_bytes: impl Fn() -> Option<u64>) -> Result<(), SpoolError> {
         for (place, known) in self.0.iter_mut().enumerate() {
-            let seen = look_at(&known.path)?;
-            if seen.identity != known.seen.identity {
-                return Err(SpoolError::Removed { path: known.path.clone() });
-            }
+            let seen = known.look()?;
             let is_shorter = seen.bytes < known.seen.bytes;
             if is_shorter && (place > 0 || database_bytes().is_none_or(|bytes| seen.bytes < bytes)) {
                 return Err(SpoolError::CutShort { path: known.path.clone() });

@@ -477,12 +477,19 @@ fn what_is_committed_stays_where_its_answer_is_lost_with_the_runtime() {
     drop(first);
     runtime().block_on(async {
         // Both come into the turn behind this one.
-        let busy = spool.change(|_| {
-            std::thread::sleep(Duration::from_millis(200));
+        let (both_wait, goes_on) = std::sync::mpsc::channel::<()>();
+        let busy = spool.change(move |_| {
+            goes_on.recv().unwrap_err();
             Ok(())
         });
         let appends = async { tokio::join!(spool.append(vec![large.clone()]), spool.append(vec![large.clone()])) };
-        let (_, (one, other)) = tokio::join!(busy, appends);
+        let both = async {
+            while spool.room.available_permits() + 3 > JOBS_MAX {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            drop(both_wait);
+        };
+        let (_, (one, other), ()) = tokio::join!(busy, appends, both);
         assert_eq!((one.kept.len(), other.kept.len()), (0, 0), "nobody is told");
     });
     drop(spool);
