@@ -382,7 +382,15 @@ fn silent_connections_keep_nobody_out() {
 
 fn wg_says_busy_where_every_place_is_taken() {
     let pair = Pair::start(&[]);
-    let speaking = connections(&pair.north, 16, b"set=1\n");
+    let mut speaking = connections(&pair.north, 16, b"get=1\n\nset=1\n");
+    // who was answered has a place of its own
+    for connection in &mut speaking {
+        let (mut said, mut byte) = (Vec::new(), [0]);
+        while !said.ends_with(b"errno=0\n\n") {
+            connection.read_exact(&mut byte).expect("an answer");
+            said.extend(byte);
+        }
+    }
     for (words, what) in
         [(format!("show {INSIDE}"), "access"), (format!("set {INSIDE} listen-port {UDP_PORT}"), "modify")]
     {
