@@ -239,7 +239,7 @@ impl<S: Leg> Sending<'_, S> {
         if awaited == Awaited::AsAsked && header.as_ref().is_some_and(asks_for_nothing) {
             line.unasked.note(control_id, &self.outbox);
         }
-        let conversed = line.converse(payload, awaited, config.stored.ack_timeout, self.sender).await;
+        let conversed = line.converse(payload, awaited, config.stored.ack_timeout, (self.sender, &self.outbox)).await;
         let codes = std::mem::take(&mut line.codes);
         if let Some((clerk, trace)) = self.clerk.as_ref().zip(trace) {
             let answered = |code| Observation::Answered { code, trace: Trace::of_control_id(trace.control_id) };

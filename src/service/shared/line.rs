@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 
 use super::super::slot::Slot;
-use super::unasked::Unasked;
+use super::unasked::{Outbox, Unasked};
 use crate::config;
 use crate::link::carry::{Leg, TcpLeg, Turns};
 use crate::link::streams::Moved;
@@ -107,7 +107,7 @@ impl Line {
     /// saying something is let go.
     pub(super) fn is_usable(&mut self) -> bool {
         for _ in 0..UNASKED_READS_MAX {
-            match self.take_answers(&mut Vec::new(), now()) {
+            match self.take_answers(&mut Vec::new(), now(), None) {
                 Ok(true) => {}
                 Ok(false) => return true,
                 Err(_) => return false,
@@ -116,56 +116,68 @@ impl Line {
         false
     }
 
-    /// Reads once; says whether something came.
-    fn take_answers(&mut self, out: &mut Vec<u8>, begun: Instant) -> Result<bool, Cause> {
+    /// Reads once; says whether something came. What the sender that has the turn is to have goes to `out`, in order.
+    fn take_answers(&mut self, out: &mut Vec<u8>, begun: Instant, turn: Option<&Arc<Outbox>>) -> Result<bool, Cause> {
         let mut piece = [0; 4096];
-        let (tally, at) = (Arc::clone(&self.tally), now());
-        let before = self.exchange.dropped();
-        let (framing, codes, unasked, mut handed_over) = (self.framing(), &mut self.codes, &mut self.unasked, 0);
-        let mut sink = |answer: Answer| {
-            if !answer.is_own {
-                if unasked.hand_over(&answer.payload, &framing.encode(&answer.payload)) {
-                    tally.count(Observation::Ack { code: answer.code, latency: None }, at);
-                    handed_over += 1;
-                }
-                return;
-            }
-            let latency = Some(at.saturating_duration_since(begun));
-            tally.count(Observation::Ack { code: answer.code, latency }, at);
-            codes.push(answer.code);
-            out.extend_from_slice(&framing.encode(&answer.payload));
-        };
         match self.receiver.try_read(&mut piece) {
             Moved::Bytes(count) => {
-                let followed = self.exchange.handle_bytes(piece.get(..count).unwrap_or_default(), &mut sink);
+                let bytes = piece.get(..count).unwrap_or_default();
+                let followed = self.follow(out, begun, turn, |exchange, sink| exchange.handle_bytes(bytes, sink));
                 followed.map_err(|_| Cause::ReceiverReset)?;
             }
             Moved::Blocked => return Ok(false),
             Moved::End => {
-                self.exchange.handle_end_of_stream(&mut sink);
-                if out.is_empty() || !self.exchange.is_done() {
+                self.follow(out, begun, turn, |exchange, sink| exchange.handle_end_of_stream(sink));
+                if turn.is_none() || !self.exchange.is_done() {
                     return Err(Cause::ReceiverReset);
                 }
             }
             Moved::Failed(cause) => return Err(cause),
         }
-        let dropped = self.exchange.dropped();
+        Ok(true)
+    }
+
+    /// Has the exchange take what the receiver said, and sees to its answers.
+    fn follow<T>(
+        &mut self,
+        out: &mut Vec<u8>,
+        begun: Instant,
+        turn: Option<&Arc<Outbox>>,
+        take: impl FnOnce(&mut Exchange, &mut dyn FnMut(Answer)) -> T,
+    ) -> T {
+        let (framing, at, before) = (self.framing(), now(), self.exchange.dropped());
+        let Self { exchange, unasked, codes, tally, .. } = self;
+        let mut handed_over = 0;
+        let taken = take(exchange, &mut |answer| {
+            let frame = framing.encode(&answer.payload);
+            if answer.is_own {
+                let latency = Some(at.saturating_duration_since(begun));
+                tally.count(Observation::Ack { code: answer.code, latency }, at);
+                codes.push(answer.code);
+                out.extend_from_slice(&frame);
+            } else if unasked.hand_over(&answer.payload, &frame, turn.map(|turn| (turn, &mut *out))) {
+                tally.count(Observation::Ack { code: answer.code, latency: None }, at);
+                handed_over += 1;
+            }
+        });
+        let dropped = exchange.dropped();
         let is_more =
             [(dropped.late, before.late), (dropped.foreign, before.foreign), (dropped.no_answer, before.no_answer)];
         let dropped = is_more.iter().map(|(after, before)| after.saturating_sub(*before)).sum::<u64>();
         for _ in handed_over..dropped {
-            self.tally.count(Observation::Anomaly(Anomaly::AnswerUnmatched), at);
+            tally.count(Observation::Anomaly(Anomaly::AnswerUnmatched), at);
         }
-        Ok(true)
+        taken
     }
 
-    /// Sends a message and awaits its answers, each handed to the sender as far as it takes them; returns the rest.
+    /// Sends a message and awaits its answers, each handed to the sender as far as it takes them; returns the rest. What
+    /// the receiver says of earlier messages of this sender, which asked for no answer, is among them, in the same order.
     pub(super) async fn converse<S: Leg>(
         &mut self,
         payload: &[u8],
         awaited: Awaited,
         ack_timeout: Duration,
-        sender: &S,
+        (sender, outbox): (&S, &Arc<Outbox>),
     ) -> Result<Vec<u8>, Cause> {
         let begun = now();
         self.codes.clear();
@@ -182,13 +194,13 @@ impl Line {
             }
         }
         let sent = now();
-        let mut left = Vec::new();
+        let mut left = outbox.take();
         let mut deadline = sent + ack_timeout;
         let mut turns = Turns::default();
         while !self.exchange.is_done() {
-            let had = left.len();
-            if !self.take_answers(&mut left, sent)? {
-                self.wait(deadline, &mut left, sent).await?;
+            let had = self.codes.len();
+            if !self.take_answers(&mut left, sent, Some(outbox))? {
+                self.wait(deadline, &mut left, sent, outbox).await?;
                 turns.waited();
             } else if now() >= deadline {
                 // what came was no answer to this one
@@ -196,8 +208,10 @@ impl Line {
             } else {
                 turns.moved().await;
             }
-            if left.len() > had {
+            if self.codes.len() > had {
                 deadline = now() + ack_timeout;
+            }
+            if !left.is_empty() {
                 if let Moved::Bytes(written) = sender.try_write(&left) {
                     left.drain(..written);
                 }
@@ -221,22 +235,18 @@ impl Line {
         Ok(())
     }
 
-    async fn wait(&mut self, deadline: Instant, out: &mut Vec<u8>, sent: Instant) -> Result<(), Cause> {
+    async fn wait(
+        &mut self,
+        deadline: Instant,
+        out: &mut Vec<u8>,
+        sent: Instant,
+        turn: &Arc<Outbox>,
+    ) -> Result<(), Cause> {
         let awaits_silence = self.exchange.awaits_silence();
         tokio::select! {
             () = self.receiver.readable() => Ok(()),
             () = tokio::time::sleep(END_SILENCE), if awaits_silence => {
-                let (tally, at, framing) = (Arc::clone(&self.tally), now(), self.framing());
-                let codes = &mut self.codes;
-                self.exchange.handle_silence(&mut |answer| {
-                    if !answer.is_own {
-                        return;
-                    }
-                    let latency = Some(at.saturating_duration_since(sent));
-                    tally.count(Observation::Ack { code: answer.code, latency }, at);
-                    codes.push(answer.code);
-                    out.extend_from_slice(&framing.encode(&answer.payload));
-                });
+                self.follow(out, sent, Some(turn), Exchange::handle_silence);
                 Ok(())
             }
             () = tokio::time::sleep_until(deadline.into()) => Err(Cause::AckTimeout),

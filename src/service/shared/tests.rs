@@ -173,6 +173,21 @@ async fn an_answer_that_was_not_asked_for_reaches_who_sent_its_message_and_nobod
 }
 
 #[tokio::test]
+async fn answers_keep_the_order_of_messages_of_one_write_of_which_some_asked_for_none() {
+    let lab = Lab::open(|_, id| ack(id)).await;
+    let (mut one, _one) = lab.sender().await;
+    let write: String = (0..20)
+        .map(|number| {
+            format!("\x0bMSH|^~\\&|H|N|L|S|2026||ADT^A40|{number}|P|2.5|||{}\r\x1c\r", ["NE|NE", "|"][number % 2])
+        })
+        .collect();
+    one.write_all(write.as_bytes()).await.unwrap();
+    let ids: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    expect(&mut one, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(lab.service.tally().counts().acks["AA"], 20);
+}
+
+#[tokio::test]
 async fn case_28_after_an_answer_that_did_not_come_the_next_message_gets_a_new_connection() {
     let lab = Lab::open(|_, id| if id == "lost" { String::new() } else { ack(id) }).await;
     let (mut one, first) = lab.sender().await;

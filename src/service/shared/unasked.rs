@@ -34,10 +34,8 @@ impl Outbox {
     }
 
     fn put(&self, frame: &[u8]) -> bool {
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = frames.len().saturating_add(frame.len()) <= OUTBOX_BYTES_MAX;
+        let fits = put(&mut self.frames.lock().unwrap_or_else(PoisonError::into_inner), frame);
         if fits {
-            frames.extend_from_slice(frame);
             self.news.notify_one();
         }
         fits
@@ -60,13 +58,30 @@ impl Unasked {
         self.0.push_back((control_id.to_vec(), Arc::downgrade(outbox)));
     }
 
-    /// Hands an answer to the sender of its message; says whether it took it.
-    pub(super) fn hand_over(&mut self, answer: &[u8], frame: &[u8]) -> bool {
+    /// Hands an answer to the sender of its message; says whether it took it. For the sender that has the turn it goes
+    /// behind what that one is about to be given, for order is kept between the two kinds of answers.
+    pub(super) fn hand_over(
+        &mut self,
+        answer: &[u8],
+        frame: &[u8],
+        turn: Option<(&Arc<Outbox>, &mut Vec<u8>)>,
+    ) -> bool {
         let Some(msa) = Header::parse_whole(answer).and_then(|header| header.msa()) else { return false };
         let Some(index) = self.0.iter().position(|(control_id, _)| *control_id == msa.control_id()) else {
             return false;
         };
-        let outbox = self.0.remove(index).and_then(|(_, outbox)| outbox.upgrade());
-        outbox.is_some_and(|outbox| outbox.put(frame))
+        let Some(outbox) = self.0.remove(index).and_then(|(_, outbox)| outbox.upgrade()) else { return false };
+        match turn {
+            Some((own, out)) if Arc::ptr_eq(own, &outbox) => put(out, frame),
+            _ => outbox.put(frame),
+        }
     }
+}
+
+fn put(frames: &mut Vec<u8>, frame: &[u8]) -> bool {
+    let fits = frames.len().saturating_add(frame.len()) <= OUTBOX_BYTES_MAX;
+    if fits {
+        frames.extend_from_slice(frame);
+    }
+    fits
 }
