@@ -211,10 +211,10 @@ impl Line {
             if self.codes.len() > had {
                 deadline = now() + ack_timeout;
             }
-            if !left.is_empty() {
-                if let Moved::Bytes(written) = sender.try_write(&left) {
-                    left.drain(..written);
-                }
+            if !left.is_empty()
+                && let Moved::Bytes(written) = sender.try_write(&left)
+            {
+                left.drain(..written);
             }
         }
         self.tally.waits(self.connection, 0, None);
