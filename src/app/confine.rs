@@ -62,22 +62,47 @@ pub struct Confined {
 }
 
 impl Confined {
+    /// Reads a configuration that is to be taken up: what is wrong with it comes first, for a restart with such a file
+    /// ends the site; then what a restart would allow.
+    ///
+    /// # Errors
+    /// It is wrong, or it wants what the running site may not do.
+    pub fn load(&self, file: &Path) -> Result<Config, config::Errors> {
+        let loaded = config::load_to_run(file);
+        let Err(refused) = self.check(file) else { return loaded };
+        match loaded {
+            Ok(_) => Err(refused),
+            Err(errors) => Err(errors.but_for(|issue| self.hides(file, &issue.message)).unwrap_or(refused)),
+        }
+    }
+
+    /// Tells whether it is for the sandbox alone that something was found wrong.
+    fn hides(&self, file: &Path, message: &str) -> bool {
+        let denied = format!("cannot be read ({}", io::Error::from_raw_os_error(libc::EACCES));
+        let is_hidden =
+            |path: &PathBuf| !self.may_read(path) && message.contains(&format!("{} {denied}", path.display()));
+        message.starts_with(&denied) || config::names(file).paths.iter().any(is_hidden)
+    }
+
+    fn may_read(&self, path: &Path) -> bool {
+        self.readable.iter().any(|readable| path.starts_with(readable))
+    }
+
     /// Says what a changed file wants that the running site may not do.
     ///
     /// # Errors
     /// Where it leads elsewhere than at the start, names a file that may not be opened, or a command and there was none.
-    pub fn check(&self, file: &Path) -> Result<(), config::Errors> {
+    fn check(&self, file: &Path) -> Result<(), config::Errors> {
         let named = config::names(file);
         if named.command && !self.runs_command {
             return Err(named.restart("alarms.command", "may run no program"));
         }
-        let is_readable = |path: &Path| self.readable.iter().any(|readable| path.starts_with(readable));
         if fs::File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-            && let Some(real) = fs::canonicalize(file).ok().filter(|real| !is_readable(real))
+            && let Some(real) = fs::canonicalize(file).ok().filter(|real| !self.may_read(real))
         {
             return Err(named.restart(&real.display().to_string(), "may not open it"));
         }
-        match named.paths.iter().find(|path| !is_readable(path)) {
+        match named.paths.iter().find(|path| !self.may_read(path)) {
             Some(path) => Err(named.restart(&path.display().to_string(), "may not open it")),
             None => Ok(()),
         }
@@ -398,6 +423,43 @@ mod tests {
         if has_landlock() {
             let away = away.unwrap_err();
             assert!(!is_read && away.contains("away/wardlink.yaml") && away.contains("restart"), "{away}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_before_what_a_restart_would_allow() {
+        let directory = directory();
+        let file = site(directory.path(), "");
+        fs::write(directory.path().join("etc/private.key"), config::SecretKey::new([1; 32]).to_base64()).unwrap();
+        fs::set_permissions(directory.path().join("etc/private.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        let next = directory.path().join("etc/next.yaml");
+        let away = directory.path().join("away.key");
+        fs::write(&away, "of another place").unwrap();
+        fs::set_permissions(&away, fs::Permissions::from_mode(0o600)).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        let peer = format!(
+            "peers: [{{name: lab, public_key: \"Bw0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0NDQ0=\", \
+             allowed_ips: [10.98.0.2/32], preshared_key_file: {}}}]\n",
+            away.display()
+        );
+        let ask = |more: &str| {
+            fs::write(&next, format!("{text}{more}")).unwrap();
+            let next = next.clone();
+            confined(&file, move |confined| confined.load(&next).map(drop).map_err(|errors| errors.to_string()))
+        };
+        assert_eq!(ask(""), Ok(()));
+        let wrong = ask("alarms: {command: 5}\n").unwrap_err();
+        assert!(wrong.contains("is not a list") && !wrong.contains("restart"), "{wrong}");
+        let right = ask("alarms: {command: [/bin/true]}\n").unwrap_err();
+        assert!(right.contains("may run no program") && right.contains("restart"), "{right}");
+        if has_landlock() {
+            let hidden = ask(&peer).unwrap_err();
+            assert!(hidden.contains("may not open it") && hidden.contains("restart"), "{hidden}");
+            let both = ask(&format!("{peer}alarms: {{command: 5}}\n")).unwrap_err();
+            assert!(
+                both.contains("is not a list") && !both.contains("restart") && !both.contains("away.key"),
+                "{both}"
+            );
         }
     }
 

@@ -60,10 +60,8 @@ pub fn run(args: &Args) -> ExitCode {
     let path = args.config.clone();
     // before there is any thread
     let confined = config.sandbox.then(|| app::confine(&config, &path));
-    let load: LoadConfig = Arc::new(move || {
-        confined.as_ref().map_or(Ok(()), |confined| confined.check(&path))?;
-        config::load_to_run(&path)
-    });
+    let load: LoadConfig =
+        Arc::new(move || confined.as_ref().map_or_else(|| config::load_to_run(&path), |confined| confined.load(&path)));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -56,6 +56,12 @@ impl Errors {
         Self { file: shown(file), issues }
     }
 
+    /// Returns what is wrong beside what is excused, if anything is.
+    pub fn but_for(mut self, is_excused: impl Fn(&Issue) -> bool) -> Option<Self> {
+        self.issues.retain(|issue| !is_excused(issue));
+        (!self.issues.is_empty()).then_some(self)
+    }
+
     /// Returns what is wrong, by position; at least one.
     pub fn issues(&self) -> &[Issue] {
         &self.issues

@@ -21,7 +21,8 @@ impl Names {
     /// Says that the running site may not do what the file wants.
     pub fn restart(&self, what: &str, why: &str) -> Errors {
         let message = format!(
-            "{what}: the running site {why}, by its sandbox: restart it (systemctl restart wardlink), or write what it was"
+            "{what}: the running site {why}, by its sandbox: where `wardlink check-config` finds nothing wrong, restart it \
+             (systemctl restart wardlink), or write what it was"
         );
         Errors::whole(&self.file, message)
     }
