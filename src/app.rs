@@ -9,6 +9,7 @@ mod atna;
 mod certificates;
 mod confine;
 mod facts;
+mod files;
 mod keys;
 mod orphans;
 mod outward;
@@ -175,8 +176,12 @@ struct Parts {
     reloader: Reloader,
     /// Is since when the interface has been seen at fault.
     interface_fault: Mutex<Option<SystemTime>>,
+    /// Is since when this site has a key that took the place of one at once.
+    key_replaced: Mutex<Option<SystemTime>>,
     /// Is what was seen of the queues.
     watch: queues::Watch,
+    /// Is what was seen of the files that the next start needs.
+    files: files::Watch,
     /// Wakes who looks at certificates, after a reload.
     taken_up: Notify,
     account: Account,
@@ -249,7 +254,9 @@ impl Site {
             inside,
             reloader,
             interface_fault: Mutex::new(None),
+            key_replaced: Mutex::new(None),
             watch: queues::Watch::default(),
+            files: files::Watch::default(),
             taken_up: Notify::new(),
             account,
             alarms,

@@ -13,7 +13,7 @@ use super::prepare::{Ground, check_key};
 use super::serve::{Tasks, commit};
 use super::{AppError, Parts, account};
 use crate::audit::{Account, Event, Record, Subject};
-use crate::config::{self, Changes, Config};
+use crate::config::{self, Changes, Config, OldKey};
 use crate::control::Reloaded;
 use crate::health::facts::{ConfigFacts, FailedReload};
 use crate::link::cause_chain;
@@ -199,6 +199,10 @@ async fn take_up(parts: &Arc<Parts>, next: Option<Config>, tasks: &mut Tasks) ->
     if next.is_some() {
         changes.undone = set_by_wg(&parts.tunnel);
         parts.tunnel.reload(&prepared.config).await.map_err(AppError::from)?;
+        let (was, is) = (&running.config.tunnel, &prepared.config.tunnel);
+        if was.private_key.public_key() != is.private_key.public_key() && matches!(is.old_private_key, OldKey::None) {
+            *parts.key_replaced.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
+        }
     }
     commit(parts, prepared, tasks);
     Ok(changes)

@@ -228,6 +228,8 @@ pub(super) fn serve_watchers(
     tasks.keep_for_ever("the look at keys", async move { looker.look_at_keys().await });
     let looker = Arc::clone(parts);
     tasks.keep_for_ever("the look at certificates", async move { looker.look_at_certificates().await });
+    let runs_from = file.as_deref().map(Arc::from);
+    tasks.keep_for_ever("the look at files", Arc::clone(parts).look_at_files(runs_from));
     tasks.keep_for_ever("the look at alarms", Arc::clone(parts).look_at_alarms());
     tasks.keep_for_ever("the webhook of alarms", Arc::clone(parts).tell_webhook());
     tasks.keep_for_ever("the export of the audit log", Arc::clone(parts).export_audit());

@@ -68,7 +68,7 @@ pub fn parse_beside(text: &str, path: &Path) -> Result<Config, Errors> {
     parse_bytes(text.as_bytes(), path, &key_files(path, false)).map(with_newest_keys)
 }
 
-fn key_files(path: &Path, is_to_run: bool) -> KeyFiles {
+pub(super) fn key_files(path: &Path, is_to_run: bool) -> KeyFiles {
     KeyFiles {
         config_directory: path.parent().unwrap_or(Path::new("")).to_owned(),
         credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),

@@ -46,7 +46,7 @@ pub use errors::{Errors, Issue, Position};
 pub use health::{Door, Token};
 pub use keys::{KeyFileError, PublicKey, SecretKey, read_key_file};
 pub use load::{fuzz_config, load, load_to_run, parse, parse_beside, schema};
-pub use named::{Names, names};
+pub use named::{Names, names, own_key};
 pub use policy::{AckKind, InDoubt, Otherwise, ReceiverPolicy};
 pub use succession::OldKey;
 pub(crate) use value::SOCKET_PATH_BYTES_MAX;

@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::check::ReadKeys as _;
+use super::load::key_files;
 use super::{Errors, PublicKey};
 
 /// Is what a file names.
@@ -36,6 +38,14 @@ pub fn names(file: &Path) -> Names {
     let mut paths = Vec::new();
     collect(&value, &mut paths);
     Names { file: file.to_owned(), paths, command }
+}
+
+/// Returns the public key of the private key that a file names, as far as both can be read.
+pub fn own_key(file: &Path) -> Option<PublicKey> {
+    let text = fs::read_to_string(file).ok()?;
+    let value = serde_saphyr::from_str::<serde_json::Value>(&text).ok()?;
+    let path = value.get("tunnel")?.get("private_key_file")?.as_str()?;
+    key_files(file, true).read(Path::new(path)).ok().map(|key| key.public_key())
 }
 
 fn collect(value: &serde_json::Value, paths: &mut Vec<PathBuf>) {

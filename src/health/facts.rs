@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 pub use super::alarms::AlarmFacts;
 pub use super::audit::{AtnaFacts, AuditFacts, FailedAudit, PeerLog};
 pub use super::certificate::CertificateFacts;
+pub use super::files::FileFault;
 pub use super::queue::{HeldQueue, Onsets, OrphanFacts, Queue, QueueFacts};
 pub use super::settings::{ConfigFacts, FailedReload, RotationFacts, SetBy, SetByWg};
 
@@ -31,6 +32,12 @@ pub struct SiteFacts {
     pub config: ConfigFacts,
     /// Says how the audit log is.
     pub audit: AuditFacts,
+    /// Is this site's own public key, the newest, in base64.
+    pub public_key: String,
+    /// Says since when it has taken the place of one that no peer is let in by any more.
+    pub key_replaced: Option<SystemTime>,
+    /// Lists what of its files a restart would meet otherwise.
+    pub files: Vec<FileFault>,
     /// Lists the certificates of the health endpoints.
     pub certificates: Vec<CertificateFacts>,
     /// Says whether the tunnel's interface is there with its addresses.

@@ -199,7 +199,7 @@ fn router(source: Source) -> Router {
 }
 
 async fn readyz(State(source): State<Source>) -> StatusCode {
-    status_code(state::unready(&source()).is_empty())
+    status_code(state::unready(&source(), SystemTime::now()).is_empty())
 }
 
 async fn healthz(State(source): State<Source>) -> Response {

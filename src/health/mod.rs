@@ -8,6 +8,7 @@ pub mod alarms;
 pub mod audit;
 mod certificate;
 pub mod facts;
+pub mod files;
 pub mod history;
 pub mod http;
 pub mod metrics;

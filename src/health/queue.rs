@@ -93,6 +93,8 @@ const DISK_FULL_SOON: Duration = Duration::from_secs(12 * 3600);
 /// Says since when a queue has been so in each look, without one between in which it was not; none: it is not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Onsets {
+    /// Its spool is being opened.
+    pub opening: Option<SystemTime>,
     /// It is paused.
     pub paused: Option<SystemTime>,
     /// It has four fifths of what it may have.
@@ -111,6 +113,7 @@ impl Onsets {
     pub fn followed(self, queue: &QueueFacts, now: SystemTime) -> Self {
         let onset = |before: Option<SystemTime>, is_so: bool| is_so.then(|| before.unwrap_or(now));
         Self {
+            opening: onset(self.opening, queue.state == Queue::Opening),
             paused: onset(self.paused, queue.state == Queue::Paused),
             filling: onset(self.filling, queue.is_filling()),
             full: onset(self.full, queue.is_full()),

@@ -14,10 +14,10 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::facts::{
-    AlarmFacts, AuditFacts, CertificateFacts, ConfigFacts, ForwardFacts, OrphanFacts, PeerFacts, RotationFacts,
-    ServiceFacts, SetByWg, SiteFacts, rfc3339,
+    AlarmFacts, AuditFacts, CertificateFacts, ConfigFacts, FileFault, ForwardFacts, OrphanFacts, PeerFacts,
+    RotationFacts, ServiceFacts, SetByWg, SiteFacts, rfc3339,
 };
-use super::{audit, certificate};
+use super::{audit, certificate, files};
 use rules::{
     interface_fault, judge_forward, judge_orphan, judge_peer, judge_service, ledger_fault, link_listener_fault,
     listener_fault, service_listener_fault, spool_fault,
@@ -103,6 +103,11 @@ pub struct Report<'a> {
     pub config: &'a ConfigFacts,
     /// Says how the audit log is.
     pub audit: &'a AuditFacts,
+    /// Is this site's own public key, the newest, in base64.
+    pub public_key: &'a str,
+    /// Lists what of this site's files a restart would meet otherwise.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub files: &'a [FileFault],
     /// Lists the certificates of the health endpoints.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub certificates: &'a [CertificateFacts],
@@ -143,12 +148,12 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         .map(|service| Entry { verdict: judge_service(facts, service, now), facts: service })
         .collect();
     let orphans = facts.orphans.iter().map(|orphan| Entry { verdict: judge_orphan(orphan), facts: orphan }).collect();
-    let unready = unready(facts);
-    let degraded: Vec<_> =
-        audit::faults(&facts.audit, now).into_iter().chain(certificate::expired(&facts.certificates)).collect();
+    let unready = unready(facts, now);
+    let degraded = audit::faults(&facts.audit, now).into_iter().chain(files::judged(&facts.files));
+    let degraded: Vec<_> = degraded.chain(certificate::expired(&facts.certificates)).collect();
     // That nothing tells of a peer that `wg` added says nothing of this site: no message goes there.
     let counts = |entry: &&Entry<'_, PeerFacts>| entry.facts.is_configured || entry.verdict.status > Status::Unknown;
-    let own = if unready.is_empty() { Status::Ok } else { Status::Down };
+    let own = lacks(facts, now).iter().map(|lack| lack.status).max().unwrap_or(Status::Ok);
     let status = std::iter::once(own)
         .chain(degraded.iter().map(|fault| fault.status))
         .chain(peers.iter().filter(counts).map(|entry| entry.verdict.status))
@@ -166,6 +171,8 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
         started,
         config,
         audit,
+        public_key: &facts.public_key,
+        files: &facts.files,
         certificates: &facts.certificates,
         unready,
         degraded,
@@ -181,12 +188,17 @@ pub fn assess(facts: &SiteFacts, now: SystemTime) -> Report<'_> {
 }
 
 /// Lists what this site itself lacks to do its part, one line each; empty: it is ready.
-pub fn unready(facts: &SiteFacts) -> Vec<String> {
+pub fn unready(facts: &SiteFacts, now: SystemTime) -> Vec<String> {
+    lacks(facts, now).into_iter().filter_map(|lack| lack.cause).collect()
+}
+
+/// Lists them with how bad each is: a spool that is being opened is no fault yet, though nothing is taken meanwhile.
+fn lacks(facts: &SiteFacts, now: SystemTime) -> Vec<Verdict> {
     let own = [interface_fault(facts), link_listener_fault(facts)];
     let forwards =
         facts.forwards.iter().map(|forward| Some(listener_fault(forward)?.prefixed("forward", &forward.name)));
     let spools =
-        facts.forwards.iter().map(|forward| Some(spool_fault(facts, forward)?.prefixed("forward", &forward.name)));
+        facts.forwards.iter().map(|forward| Some(spool_fault(facts, forward, now)?.prefixed("forward", &forward.name)));
     let services =
         facts.services.iter().map(|service| Some(service_listener_fault(service)?.prefixed("service", &service.name)));
     let ledgers = facts.services.iter().map(|service| {
@@ -194,15 +206,7 @@ pub fn unready(facts: &SiteFacts) -> Vec<String> {
         Some(fault.prefixed("service", &service.name))
     });
     let orphans = facts.orphans.iter().map(|orphan| Some(judge_orphan(orphan).prefixed("queue", &orphan.name)));
-    own.into_iter()
-        .chain(orphans)
-        .chain(forwards)
-        .chain(spools)
-        .chain(services)
-        .chain(ledgers)
-        .flatten()
-        .filter_map(|verdict| verdict.cause)
-        .collect()
+    own.into_iter().chain(orphans).chain(forwards).chain(spools).chain(services).chain(ledgers).flatten().collect()
 }
 
 impl Verdict {

@@ -54,6 +54,38 @@ fn what_health_serves_is_understood() {
 }
 
 #[test]
+fn a_spool_that_is_being_opened_is_no_fault_and_one_that_is_not_opened_in_time_is_named() {
+    let check = |seconds| {
+        let mut facts = health::fixture::site();
+        facts.forwards.push(health::fixture::stored());
+        let queue = facts.forwards[2].queue.as_mut().expect("a queue");
+        queue.state = health::facts::Queue::Opening;
+        queue.onsets.opening = Some(health::fixture::ago(seconds));
+        let report = health::state::assess(&facts, *health::fixture::NOW);
+        let status: Status = serde_json::from_value(serde_json::to_value(report).expect("JSON")).expect("understood");
+        told(&status, None, &[], &[])
+    };
+    let (state, line) = check(1);
+    assert_eq!(state, State::Ok, "{line}");
+    assert!(line.contains("nothing known yet of results"), "{line}");
+    let (state, line) = check(10);
+    assert_eq!(state, State::Critical, "{line}");
+    assert!(line.contains("results: the spool is being opened, and messages are refused"), "{line}");
+}
+
+#[test]
+fn what_a_restart_would_not_find_is_a_warning_in_the_words_of_status() {
+    let mut facts = health::fixture::site();
+    let cause = "the spool's key is gone: restore that very file".to_owned();
+    facts.files = vec![health::facts::FileFault { since: health::fixture::ago(60), cause }];
+    let report = health::state::assess(&facts, *health::fixture::NOW);
+    let status: Status = serde_json::from_value(serde_json::to_value(report).expect("JSON")).expect("understood");
+    let (state, line) = told(&status, None, &[], &[]);
+    assert_eq!(state, State::Warning, "{line}");
+    assert!(line.contains("the spool's key is gone: restore that very file (since 2026-11-22T13:59:00Z)"), "{line}");
+}
+
+#[test]
 fn a_cause_that_keeps_the_site_from_its_part_is_said_once() {
     let status = site(|status| {
         status["forwards"][0]["status"] = json!("down");

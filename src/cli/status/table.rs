@@ -25,6 +25,8 @@ pub(super) struct Status {
     #[serde(default)]
     certificates: Vec<Certificate>,
     #[serde(default)]
+    files: Vec<FileFault>,
+    #[serde(default)]
     unready: Vec<String>,
     #[serde(default)]
     alarms: Vec<Alarm>,
@@ -39,6 +41,13 @@ pub(super) struct Status {
     services: Vec<Service>,
     #[serde(default)]
     orphans: Vec<Orphan>,
+}
+
+/// Is what a restart would meet otherwise.
+#[derive(Debug, Deserialize)]
+struct FileFault {
+    since: String,
+    cause: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -183,6 +192,9 @@ pub(super) fn head(status: &Status) -> String {
     }
     if let Some(audit) = &status.audit {
         account(&mut text, audit);
+    }
+    for FileFault { since, cause } in &status.files {
+        line(&mut text, &format!("  {cause} (since {since})"));
     }
     for one in &status.certificates {
         let of = one.of.as_deref().unwrap_or("health");
@@ -371,6 +383,7 @@ mod tests {
                 "failed_reload": { "at": "2026-11-22T13:00:00Z", "cause": "w.yaml:1:1: a\nw.yaml:2:1: b" },
             },
             "unready": ["forward images: cannot listen on 0.0.0.0:2576: address in use"],
+            "files": [{ "since": "2026-11-22T13:30:00Z", "cause": "the spool's key is gone: restore that very file" }],
             "peers": [{
                 "name": "city-lab", "status": "ok", "since": "2026-11-22T12:00:00Z", "endpoint": "198.51.100.7:51820",
                 "latest_handshake_age_seconds": 12.7, "rx_bytes": 1536, "tx_bytes": 1023,
@@ -387,6 +400,7 @@ north-hospital: down (wardlink 0.1.0, started 2026-11-22T11:00:00Z)
   reload at 2026-11-22T13:00:00Z failed, nothing was changed:
     w.yaml:1:1: a
     w.yaml:2:1: b
+  the spool's key is gone: restore that very file (since 2026-11-22T13:30:00Z)
   forward images: cannot listen on 0.0.0.0:2576: address in use
 
 PEER      STATUS  SINCE                 ENDPOINT            HANDSHAKE  RECEIVED  SENT

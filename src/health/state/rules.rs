@@ -27,6 +27,9 @@ pub(super) const EVIDENCE_FRESH: Duration = Duration::from_secs(300);
 /// Is how long a site that has just started may take for its first handshake and link: no alarm at each restart.
 pub(super) const SETTLE: Duration = Duration::from_secs(3);
 
+/// Is how long a spool may take to be opened: senders wait as long.
+pub(super) const OPENS_WITHIN: Duration = Duration::from_secs(10);
+
 pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts, now: SystemTime) -> Verdict {
     if let Some(fault) = interface_fault(facts) {
         return fault;
@@ -42,8 +45,10 @@ pub(super) fn judge_peer(facts: &SiteFacts, peer: &PeerFacts, now: SystemTime) -
         Verdict::new(
             Status::Down,
             since,
-            &format!("no session with {}: {}", peer_text(peer), no_session_cause(facts, peer)),
+            &format!("no session with {}: {}", peer_text(peer), no_session_cause(facts, peer, now)),
         )
+    } else if let Some(cause) = not_told(facts, peer, now) {
+        Verdict::new(Status::Degraded, since, &format!("no session with {}: {cause}", peer.name))
     } else {
         let last = match peer.latest_handshake_age {
             Some(age) => format!("the last handshake was {} ago", age_text(age)),
@@ -74,7 +79,23 @@ fn peer_text(peer: &PeerFacts) -> String {
     }
 }
 
-fn no_session_cause(facts: &SiteFacts, peer: &PeerFacts) -> String {
+/// Says that a peer knows only the key that this site has dropped.
+fn not_told(facts: &SiteFacts, peer: &PeerFacts, now: SystemTime) -> Option<String> {
+    let at = facts.key_replaced.filter(|_| peer.is_configured)?;
+    let age = now.duration_since(at).unwrap_or_default();
+    peer.latest_handshake_age.is_none_or(|latest| latest > age).then(|| {
+        let (at, name) = (rfc3339_text(at), &peer.name);
+        format!(
+            "this site's key was replaced at {at}, and {name} has not taken the new one: send the new card \
+             (`wardlink card`), for `wardlink pair CARD --new-key` there"
+        )
+    })
+}
+
+fn no_session_cause(facts: &SiteFacts, peer: &PeerFacts, now: SystemTime) -> String {
+    if let Some(cause) = not_told(facts, peer, now) {
+        return cause;
+    }
     if let Some(error) = &peer.endpoint_error {
         return format!("the endpoint's name does not resolve: {error}");
     }
@@ -106,7 +127,7 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
             .or_else(|| queue::trouble(forward))
     };
     listener_fault(forward)
-        .or_else(|| spool_fault(facts, forward))
+        .or_else(|| spool_fault(facts, forward, now))
         .or_else(|| queue::fullness(facts, forward, onward))
         .or_else(onward)
         .or_else(|| queue::pause(facts, forward))

@@ -431,13 +431,13 @@ fn the_worst_decides_and_only_ok_and_unknown_are_healthy() {
 fn a_site_is_ready_when_its_own_parts_are_there_whatever_the_others_do() {
     let mut facts = site();
     lose_session(&mut facts);
-    assert!(unready(&facts).is_empty(), "a peer that is away is not this site's lack");
+    assert!(unready(&facts, *NOW).is_empty(), "a peer that is away is not this site's lack");
     facts.interface = down(1, "wl0 is gone");
     facts.link_listener = down(1, "address in use");
     facts.forwards[1].listener = down(1, "permission denied");
     facts.services[0].listener = down(1, "address in use");
     assert_eq!(
-        unready(&facts),
+        unready(&facts, *NOW),
         [
             "tunnel interface: wl0 is gone",
             "links of peers cannot arrive: address in use",
@@ -511,7 +511,6 @@ fn a_queue_that_stands_still_says_why_and_what_to_do() {
     let state = |state: Queue| stored(move |_, queue| queue.state = state);
     let verdict = state(Queue::Failed { since, cause: "the disk is gone".into() });
     check("failed", &verdict, Status::Down, since, "spool: the disk is gone");
-    check("opening", &state(Queue::Opening), Status::Unknown, ago(10_000), "the spool is being opened");
     let held =
         |cause: String| Queue::Held { since, sequence: 7, cause, decide: "wardlink queue retry results 7".into() };
     let verdict = state(held("no answer came".into()));
@@ -587,6 +586,7 @@ fn a_queue_or_disk_that_fills_is_told_before_it_is_full() {
 #[test]
 fn a_queue_is_full_filling_paused_or_has_parked_since_that_was_seen_and_what_fills_it_is_said() {
     let onsets = Onsets {
+        opening: None,
         paused: Some(ago(3)),
         filling: Some(ago(4)),
         full: Some(ago(5)),
@@ -660,33 +660,71 @@ fn a_full_disk_is_told_where_messages_are_not_taken_and_where_they_wait() {
     let mut facts = site();
     facts.forwards.push(super::super::fixture::stored());
     full(facts.forwards[2].queue.as_mut().unwrap());
-    assert_eq!(unready(&facts), [format!("forward results: {text}")]);
+    assert_eq!(unready(&facts, *NOW), [format!("forward results: {text}")]);
 
     let mut facts = site();
     facts.services[0].disk_full = true;
     let text = "the disk of state_dir is full: stored messages go on as long as a reserve lasts";
     let report = assess(&facts, *NOW);
     check("reserve", &report.services[0].verdict, Status::Degraded, ago(10_000), text);
-    assert!(unready(&facts).is_empty());
+    assert!(unready(&facts, *NOW).is_empty());
     facts.services[0].ledger_failed = Some("the disk of x is full".into());
     let text = "stored messages wait: what becomes of them cannot be written down: the disk of x is full";
     let report = assess(&facts, *NOW);
     check("ledger", &report.services[0].verdict, Status::Down, ago(10_000), text);
-    assert_eq!(unready(&facts), [format!("service results: {text}")]);
+    assert_eq!(unready(&facts, *NOW), [format!("service results: {text}")]);
+}
+
+#[test]
+fn a_peer_that_does_not_know_the_key_that_replaced_another_at_once_is_to_be_told() {
+    let mut facts = site();
+    facts.forwards.clear();
+    facts.key_replaced = Some(ago(100));
+    facts.peers[0].session = Session::Down { since: ago(90) };
+    let mut verdict = |latest: Option<u64>, wanted| {
+        facts.peers[0].latest_handshake_age = latest.map(std::time::Duration::from_secs);
+        facts.peers[0].session_wanted = wanted;
+        let verdict = assess(&facts, *NOW).peers[0].verdict.clone();
+        (verdict.status, verdict.cause.unwrap().contains("city-lab has not taken the new one: send the new card"))
+    };
+    assert_eq!(verdict(Some(101), false), (Status::Degraded, true));
+    assert_eq!(verdict(None, true), (Status::Down, true));
+    assert_eq!(verdict(Some(99), false), (Status::Unknown, false), "it knows it");
+}
+
+#[test]
+fn what_a_restart_would_not_find_degrades_the_site() {
+    let mut facts = site();
+    facts.files = vec![super::super::facts::FileFault { since: ago(60), cause: "the key is gone".into() }];
+    let report = assess(&facts, *NOW);
+    assert_eq!((report.status, report.degraded.len()), (Status::Degraded, 1));
+    check("key", &report.degraded[0], Status::Degraded, ago(60), "the key is gone");
+    assert!(report.unready.is_empty(), "it works");
 }
 
 #[test]
 fn a_site_is_not_ready_while_a_spool_takes_nothing() {
     let mut facts = site();
     facts.forwards.push(super::super::fixture::stored());
-    assert!(unready(&facts).is_empty());
+    assert!(unready(&facts, *NOW).is_empty());
     let queue = |facts: &mut SiteFacts, state| facts.forwards[2].queue.as_mut().unwrap().state = state;
     queue(&mut facts, Queue::Opening);
-    assert_eq!(unready(&facts), ["forward results: the spool is being opened"]);
+    let opening = |facts: &mut SiteFacts, seconds| {
+        facts.forwards[2].queue.as_mut().unwrap().onsets.opening = Some(ago(seconds));
+        let report = assess(facts, *NOW);
+        (report.status, report.unready.clone(), report.forwards[2].verdict.clone())
+    };
+    let (status, unready_for, verdict) = opening(&mut facts, 9);
+    assert_eq!(unready_for, ["forward results: the spool is being opened"]);
+    assert_eq!(status, Status::Unknown, "no fault, as with all that begins");
+    check("begins", &verdict, Status::Unknown, ago(9), "the spool is being opened");
+    let (status, unready_for, verdict) = opening(&mut facts, 10);
+    assert_eq!((status, unready_for.len()), (Status::Down, 1));
+    check("hangs", &verdict, Status::Down, ago(10), "the spool is being opened, and messages are refused");
     queue(&mut facts, Queue::Failed { since: ago(1), cause: "the disk is gone".into() });
-    assert_eq!(unready(&facts), ["forward results: spool: the disk is gone"]);
+    assert_eq!(unready(&facts, *NOW), ["forward results: spool: the disk is gone"]);
     queue(&mut facts, Queue::Paused);
-    assert!(unready(&facts).is_empty(), "it takes messages");
+    assert!(unready(&facts, *NOW).is_empty(), "it takes messages");
 }
 
 #[test]
@@ -737,7 +775,7 @@ fn a_queue_without_a_forward_is_down_and_says_what_to_do() {
     let text = "no stored forward has this name: 2 messages wait, 1 are set aside; name orders again, or wardlink queue \
                 move orders --to FORWARD, or export and discard them";
     assert_eq!(report.orphans[0].verdict.cause.as_deref(), Some(text));
-    assert_eq!(unready(&facts), [format!("queue orders: {text}")]);
+    assert_eq!(unready(&facts, *NOW), [format!("queue orders: {text}")]);
     facts.orphans = vec![OrphanFacts { fault: Some("it is damaged".into()), ..orphan }];
     let cause = assess(&facts, *NOW).orphans[0].verdict.cause.clone();
     assert_eq!(cause.as_deref(), Some("no stored forward has this name, and its spool: it is damaged"));

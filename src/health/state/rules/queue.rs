@@ -7,14 +7,20 @@ use std::time::SystemTime;
 
 use super::super::super::facts::{ForwardFacts, OrphanFacts, Queue, QueueFacts, ServiceFacts, SiteFacts};
 use super::super::{Status, Verdict};
-use super::age_text;
+use super::{OPENS_WITHIN, age_text};
 
 /// Notes a spool that takes nothing.
-pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts) -> Option<Verdict> {
+pub(in super::super) fn spool_fault(facts: &SiteFacts, forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {
     let queue = forward.queue.as_ref()?;
     match &queue.state {
         Queue::Failed { since, cause } => Some(Verdict::new(Status::Down, *since, &format!("spool: {cause}"))),
-        Queue::Opening => Some(Verdict::new(Status::Unknown, facts.started, "the spool is being opened")),
+        Queue::Opening => {
+            let since = queue.onsets.opening.unwrap_or(facts.started);
+            let is_late = now.duration_since(since).is_ok_and(|age| age >= OPENS_WITHIN);
+            let (status, yet) =
+                if is_late { (Status::Down, ", and messages are refused") } else { (Status::Unknown, "") };
+            Some(Verdict::new(status, since, &format!("the spool is being opened{yet}")))
+        }
         Queue::Flowing | Queue::Paused | Queue::Held { .. } | Queue::Diverged { .. } => {
             let since = queue.disk_full_since?;
             let text = format!(
