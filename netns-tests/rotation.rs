@@ -2,6 +2,7 @@
 //! each step, both sites at once; a compromised key is cut, and a plain peer kept.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use crate::harness::load::Load;
@@ -19,6 +20,7 @@ tests![
     a_peer_that_was_down_moves_when_it_is_back,
     a_kill_at_each_step_leaves_two_sites_that_find_each_other,
     a_new_key_that_the_running_site_was_not_told_of_is_taken_up,
+    a_stolen_key_that_a_killed_run_left_is_told_and_removed_by_the_next,
     a_compromised_key_is_cut_off_at_once,
     a_plain_peer_is_named_and_known_by_the_old_key_until_it_has_the_new_one needs "wireguard-go" "wg" "ping",
 ];
@@ -213,6 +215,48 @@ fn a_new_key_that_the_running_site_was_not_told_of_is_taken_up() {
     // what the site was not told of is no change of its key
     run(&pair.south, &["service", "add", "later", "--target", "127.0.0.1:9", "--allow-peer", "north", "--no-reload"]);
     assert!(refused(&pair.south, &["rotate", "--finish"]).contains("nothing to finish"));
+}
+
+fn a_stolen_key_that_a_killed_run_left_is_told_and_removed_by_the_next() {
+    let pair = Pair::start(HOLD);
+    let site = &pair.south;
+    let file = |name: &str| site.dir.join(name);
+    let stolen = fs::read(file("private.key")).expect("the key");
+    let public = site.health()["public_key"].as_str().expect("the site's own key").to_owned();
+    let keys = |site: &Site| {
+        let names = fs::read_dir(&site.dir).expect("files").flatten();
+        let mut names: Vec<String> = names.map(|one| one.file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| name.starts_with("private") || name.ends_with(".keys"));
+        names.sort();
+        names
+    };
+    // what a kill leaves between the file and the reload
+    let leave = || {
+        fs::write(file("private.key"), &stolen).expect("written");
+        fs::set_permissions(file("private.key"), fs::Permissions::from_mode(0o600)).expect("set");
+        let path = fs::canonicalize(file("private.key")).expect("there");
+        fs::write(file(".wardlink.yaml.keys"), format!("{public} {}\n", path.display())).expect("written");
+    };
+    run(site, &["rotate", "--compromised", "--yes", "--no-reload"]);
+    leave();
+    let told = || {
+        let said = run(site, &["status"]);
+        said.contains(&format!("the site runs with that of {public}")).then_some(said)
+    };
+    until(LIMIT, "status tells of the other key", told);
+    let (code, said) = try_run(site, &["check"]);
+    assert!(code == Some(1) && said.contains("names the private key of"), "{code:?} {said}");
+    // the site uses it: it is not taken away
+    assert!(refused(site, &["rotate", "--finish"]).contains("nothing to finish"));
+    assert_eq!(keys(site), [".wardlink.yaml.keys", "private-2.key", "private.key"]);
+    let said = run(site, &["rotate", "--compromised", "--yes"]);
+    assert!(said.contains("private.key, which a run that was killed had left"), "{said}");
+    assert_eq!(keys(site), ["private-3.key"]);
+    until(LIMIT, "status tells of it no more", || told().is_none().then_some(()));
+    leave();
+    let said = run(site, &["rotate", "--finish"]);
+    assert!(said.contains("private.key, which a run that was killed had left"), "{said}");
+    assert_eq!(keys(site), ["private-3.key"]);
 }
 
 fn a_compromised_key_is_cut_off_at_once() {

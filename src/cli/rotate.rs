@@ -1,8 +1,11 @@
 //! `wardlink rotate`: gives this site a new key; the old one counts until every peer knows the new one.
 //!
 //! Overwrites no key, and removes one only when no configuration names it any more. What a crash leaves is the old
-//! configuration with a key file beside it that nobody names, or the new one. Which peers know the new key is the running
+//! configuration with a key file beside it that nobody names, or the new one; the next run removes such files
+//! (`leftovers`). Which peers know the new key is the running
 //! site's to find out (`tunnel::keys`).
+
+mod leftovers;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::change::{Current, FileArgs, ReloadArgs, catch_up, change};
 use super::pair::{ask, not_edited};
 use super::queue::{Told, say};
-use super::site::{SOCKET_DIRECTORY, SiteArgs};
+use super::site::{SOCKET_DIRECTORY, SiteArgs, SiteError};
 use super::status::rotation::Rotation;
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE, card, key};
 use crate::config::card::Card;
@@ -144,6 +147,16 @@ fn follow(args: &Args, done: &str) -> Result<String, Told> {
     Ok(text)
 }
 
+/// Tells whether no other key is in use than the one that the file names: the site has that alone, or does not run.
+fn uses_named_key(current: &Current) -> bool {
+    let site = SiteArgs { config: Some(current.path.clone()), socket: None };
+    let named = current.config.tunnel.private_key.public_key().to_string();
+    match site.ask(Request::Status, Path::new(SOCKET_DIRECTORY)) {
+        Ok((_, answer)) => answer.get("rotation").is_none() && answer.get("public_key") == Some(&named.into()),
+        Err(error) => matches!(error, SiteError::NotRunning { .. }),
+    }
+}
+
 /// Names the peers that do not use the new key.
 fn waited_for(current: &Current) -> String {
     let peers = current.config.peers.iter().filter(|peer| !peer.knows_new_key);
@@ -186,7 +199,11 @@ fn replace_key(args: &Args, judge: impl FnOnce(&Current) -> Result<(), Told>, ke
         let directory = current.path.parent().unwrap_or(Path::new("/")).to_owned();
         let named = edit::key_of(&current.text, SECTION, KEY).unwrap_or_default();
         let older = edit::key_of(&current.text, SECTION, OLD_KEY);
-        let new = make_key(&directory, &named)?;
+        let noted = [&named].into_iter().chain(&older).map(|path| directory.join(path));
+        for path in noted {
+            leftovers::note_file(&current.path, &path).map_err(|error| cannot("note the key beside", &path, &error))?;
+        }
+        let new = make_key(&current.path, &directory, &named)?;
         made = Some(directory.join(&new));
         unnamed = older.iter().chain((!keeps_old).then_some(&named)).map(|path| directory.join(path)).collect();
         let text = edit::set_key(&current.text, SECTION, KEY, &new, KEY);
@@ -197,11 +214,15 @@ fn replace_key(args: &Args, judge: impl FnOnce(&Current) -> Result<(), Told>, ke
         text.map_err(|error| not_edited(current, &error))
     });
     match changed {
-        Ok(said) => Ok(said + &removed(&unnamed)),
+        Ok(said) => {
+            let removed = removed(&unnamed);
+            Ok(said + &removed + &leftovers::sweep(&args.file.config, !args.reload.no_reload))
+        }
         Err(told) => {
             // Unless the file could not be put back: then it names the new key.
             let is_named = |path: &Path| names(&args.file.config, path);
             made.filter(|path| !is_named(path)).into_iter().for_each(|path| drop(fs::remove_file(path)));
+            leftovers::sweep(&args.file.config, false);
             Err(told)
         }
     }
@@ -226,13 +247,17 @@ fn removed(paths: &[PathBuf]) -> String {
 }
 
 /// Writes a new key beside the one that is named, with its mode and owner; returns its name in the same form.
-fn make_key(directory: &Path, named: &str) -> Result<String, Told> {
+fn make_key(config: &Path, directory: &Path, named: &str) -> Result<String, Told> {
     let old = directory.join(named);
     let like = fs::metadata(&old).map_err(|error| cannot("read", &old, &error))?;
     let secret = key::new_private_key().map_err(|error| cannot("make a key beside", &old, &error))?;
     for number in 2.. {
         let name = numbered(named, number);
         let path = directory.join(&name);
+        if fs::symlink_metadata(&path).is_ok() {
+            continue;
+        }
+        leftovers::note(config, &path, secret.public_key()).map_err(|error| cannot("write beside", &path, &error))?;
         let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -272,11 +297,20 @@ fn numbered(named: &str, number: u32) -> String {
 fn finish(args: &Args) -> Result<String, Told> {
     let mut told = String::new();
     let path = &args.file.config;
-    if edit::key_of(&Current::read(path)?.text, SECTION, OLD_KEY).is_none()
-        && matches!(seen(args, Duration::ZERO), Seen::Rotation(_))
-        && let Some(changes) = catch_up(path, &args.reload)?
-    {
-        return Ok(format!("the old key was gone, and the running site had not been told: it is now ({changes})\n"));
+    let current = Current::read(path)?;
+    if edit::key_of(&current.text, SECTION, OLD_KEY).is_none() {
+        if matches!(seen(args, Duration::ZERO), Seen::Rotation(_))
+            && let Some(changes) = catch_up(path, &args.reload)?
+        {
+            let swept = leftovers::sweep(path, true);
+            return Ok(format!(
+                "the old key was gone, and the running site had not been told: it is now ({changes}){swept}\n"
+            ));
+        }
+        let swept = leftovers::sweep(path, !args.reload.no_reload && uses_named_key(&current));
+        if !swept.is_empty() {
+            return Ok(format!("no change of this site's key is under way{swept}\n"));
+        }
     }
     if let Some(changes) = goes_on(args)? {
         told = format!("{changes}\n");
@@ -297,7 +331,7 @@ fn finish(args: &Args) -> Result<String, Told> {
         old = current.path.parent().map(|directory| directory.join(named));
         edit::remove_key(&current.text, SECTION, OLD_KEY).map_err(|error| not_edited(current, &error))
     })?;
-    let removed = removed(old.as_slice());
+    let removed = removed(old.as_slice()) + &leftovers::sweep(path, !args.reload.no_reload);
     Ok(format!("{told}the old key of this site is gone\n{said}{removed}\n"))
 }
 
