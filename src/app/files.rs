@@ -28,14 +28,18 @@ impl Watch {
 impl Parts {
     /// Looks again and again. Never returns.
     pub(super) async fn look_at_files(self: Arc<Self>, file: Option<Arc<Path>>) {
+        let mut logged: Vec<FileFault> = Vec::new();
         loop {
             let (running, file) = (self.now.get(), file.clone());
             let look = move || look(&running, file.as_deref());
             if let Ok(found) = tokio::task::spawn_blocking(look).await {
                 let mut faults = self.files.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let is_new = |cause: &&String| !faults.iter().any(|fault| fault.cause == **cause);
-                found.iter().filter(is_new).for_each(|cause| tracing::warn!(%cause, "a restart would not go well"));
                 *faults = followed(&faults, found, SystemTime::now());
+                let lasting = told(&faults, SystemTime::now());
+                for fault in lasting.iter().filter(|fault| !logged.contains(fault)) {
+                    tracing::warn!(cause = %fault.cause, "a restart would not go well");
+                }
+                logged = lasting;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
