@@ -14,6 +14,7 @@ tests![
     each_fault_is_one_line_in_transparent_delivery,
     each_fault_is_one_line_in_stored_delivery,
     a_receiver_whose_connections_are_all_taken_is_said_at_its_site,
+    two_releases_of_mllp_that_nothing_translates_are_said,
 ];
 
 /// Bounds the time until a fault is known: a look-up without an answer, a TLS handshake.
@@ -121,4 +122,43 @@ fn a_receiver_whose_connections_are_all_taken_is_said_at_its_site() {
     drop(holders);
     assert!(third.answer(CAUSE_LIMIT).is_ok(), "it has its turn");
     until(CAUSE_LIMIT, "it is over", || (pair.south.health_of("services", "orders")["status"] == "ok").then_some(()));
+}
+
+fn two_releases_of_mllp_that_nothing_translates_are_said() {
+    let mut pair = Pair::unstarted();
+    let plans = |pair: &Pair, forward: &[&str], service: &[&str]| {
+        let (north, _) = pair.plans(forward);
+        let key = pair.north.dir.join("spool.key").display().to_string();
+        let south = Plan::of(&pair.south).peer(&pair.north).service("orders", TARGET, "north", service);
+        (north.spool(&key), south)
+    };
+    let release_2 = &["mllp: release2"][..];
+    let (north, south) = plans(&pair, release_2, &[]);
+    let _receiver = pair.receiver(Behaviour::Answer("AA"));
+    pair.south.start(&south);
+    pair.north.start(&north);
+    pair.is_linked();
+    let says = "this forward has mllp: release2, and service orders at south has not: write it at both or at neither";
+    is_said(&pair.north, "forwards", "orders", says);
+    let line = output(&pair.north, &["check", "--forward", "orders"]);
+    assert!(line.starts_with("WARDLINK WARNING: ") && line.contains(says), "{line}");
+    let take_up = |site: &Site, plan: &Plan| {
+        site.write(plan);
+        let said = output(site, &["reload"]);
+        assert!(said.starts_with("reloaded: "), "{said}");
+    };
+    let is_over = || {
+        until(CAUSE_LIMIT, "it is over", || {
+            let forward = pair.north.health_of("forwards", "orders");
+            (!forward["cause"].to_string().contains("release2")).then_some(())
+        })
+    };
+    // the far site tells of a change at once
+    take_up(&pair.south, &plans(&pair, &[], release_2).1);
+    is_over();
+    take_up(&pair.north, &plans(&pair, &[], &[]).0);
+    let says = "service orders at south has mllp: release2, and this forward has not: write it at both or at neither";
+    is_said(&pair.north, "forwards", "orders", says);
+    take_up(&pair.north, &plans(&pair, &["delivery: stored"], &[]).0);
+    is_over();
 }

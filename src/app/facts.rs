@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::queues::{Watch, destinations};
 use super::{INBOX_DIR, Parts, Running, account, atna, certificates};
-use crate::config::{Peer, Target};
+use crate::config::{Delivery, Forward as Config, Peer, Target};
 use crate::control::destinations::Destinations;
 use crate::forward::{Forward, not_to_be_taken};
 use crate::health::facts::{
@@ -18,7 +18,7 @@ use crate::health::facts::{
 };
 use crate::link::outbound::{LinkState, Outbound};
 use crate::link::tally::{self, Counts, LATENCY_BOUNDS_SECONDS, Slow};
-use crate::link::wire::{Cause, ReceiverState};
+use crate::link::wire::{Cause, ReceiverNews, ReceiverState};
 use crate::service::Service;
 use crate::service::stored::Talk;
 use crate::spool::delivery;
@@ -126,6 +126,7 @@ impl Parts {
             listener: Part::Up,
             link,
             receiver: receiver_facts(news.state, since, &whose(&news.address, &target)),
+            mixed_releases: mixed_releases(&config, &news, since),
             target,
             delivery: config.delivery.as_str(),
             connections: counts.connections,
@@ -170,6 +171,19 @@ fn whose(address: &str, target: &str) -> String {
         "" => format!("of {target}"),
         address => address.to_owned(),
     }
+}
+
+/// Says where one end commits and the other does not, in words. Stored delivery translates.
+fn mixed_releases(forward: &Config, news: &ReceiverNews, since: SystemTime) -> Option<(SystemTime, String)> {
+    let (here, there) = (forward.dialect.release.number(), news.release?);
+    let (Target::Service(service), Delivery::Transparent(_)) = (&forward.target, forward.delivery) else { return None };
+    let service = format!("service {service} at {}", forward.peer);
+    let differs = match (here, there) {
+        (1, 2) => format!("{service} has mllp: release2, and this forward has not"),
+        (2, 1) => format!("this forward has mllp: release2, and {service} has not"),
+        _ => return None,
+    };
+    Some((since, format!("{differs}: write it at both or at neither, or delivery: stored here, which translates")))
 }
 
 fn receiver_facts(state: ReceiverState, since: SystemTime, whose: &str) -> Receiver {

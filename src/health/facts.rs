@@ -155,6 +155,9 @@ pub struct ForwardFacts {
     pub link: Link,
     /// Says what is known of the receiver, as the far site told or as connecting showed.
     pub receiver: Receiver,
+    /// Says, where its senders and the receiver speak two releases of MLLP and nothing translates, so and since when.
+    #[serde(skip)]
+    pub mixed_releases: Option<(SystemTime, String)>,
     /// Counts the senders' connections now, held ones too.
     pub connections: u64,
     /// Counts the senders' connections that are held now.

@@ -92,6 +92,7 @@ fn forward(name: &str, target: &str) -> ForwardFacts {
         listener: Part::Up,
         link: Link::Up { since: ago(4000), round_trip: Some(Duration::from_millis(11)) },
         receiver: Receiver::Ok { since: ago(3000) },
+        mixed_releases: None,
         connections: 2,
         held: 0,
         messages_total: 10,

@@ -67,12 +67,14 @@ pub struct ReceiverNews {
     pub state: ReceiverState,
     /// Is where it listens, as the far site's configuration has it; empty where that site does not tell.
     pub address: String,
+    /// Is the release of MLLP that it speaks, by the far site's configuration; absent where that site does not tell.
+    pub release: Option<u8>,
 }
 
 impl From<ReceiverState> for ReceiverNews {
-    /// Tells no address.
+    /// Tells neither address nor release.
     fn from(state: ReceiverState) -> Self {
-        Self { state, address: String::new() }
+        Self { state, address: String::new(), release: None }
     }
 }
 
@@ -277,6 +279,7 @@ fn encode_fields(record: &Record<'_>, out: &mut BytesMut) {
             };
             out.put_slice(&[13, state, cause]);
             put_text(&news.address, out);
+            out.extend(news.release);
         }
     }
 }
@@ -356,9 +359,10 @@ fn receiver(fields: &mut Fields<'_>) -> Result<ReceiverNews, WireError> {
         (2, cause) => ReceiverState::Down(Cause::from_byte(cause)),
         _ => ReceiverState::Unknown,
     };
-    // An older site tells no address.
+    // An older site tells no address, or no release.
     let address = if fields.left() > 0 { fields.text()? } else { String::new() };
-    Ok(ReceiverNews { state, address })
+    let release = if fields.left() > 0 { Some(fields.byte()?) } else { None };
+    Ok(ReceiverNews { state, address, release })
 }
 
 fn streams(fields: &mut Fields<'_>) -> Result<Vec<(StreamId, u64)>, WireError> {
@@ -406,7 +410,8 @@ mod tests {
             round_trip(&Record::Receiver(ReceiverState::Down(cause).into()));
         }
         let address = "[fd98::1]:6661".to_owned();
-        round_trip(&Record::Receiver(ReceiverNews { state: ReceiverState::Up, address }));
+        let (state, release) = (ReceiverState::Up, Some(2));
+        round_trip(&Record::Receiver(ReceiverNews { state, address, release }));
         round_trip(&Record::Receiver(ReceiverState::Unknown.into()));
         let streams = (0..4000).map(|n| (n, n * 3)).collect();
         round_trip(&Record::Resume { last: true, opened_through: 4000, streams });

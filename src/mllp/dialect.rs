@@ -33,6 +33,14 @@ pub enum Release {
 }
 
 impl Release {
+    /// Returns its number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::One => 1,
+            Self::Two(_) => 2,
+        }
+    }
+
     /// Returns the terms of commits, where there are any.
     pub fn commit(self) -> Option<Commit> {
         match self {

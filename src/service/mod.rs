@@ -71,11 +71,16 @@ struct Ports {
     closed: watch::Sender<bool>,
 }
 
+/// Returns what near sites are told of a receiver.
+fn news_of(config: &config::Service, state: ReceiverState) -> ReceiverNews {
+    ReceiverNews { state, address: config.target.to_string(), release: Some(config.stored.dialect.release.number()) }
+}
+
 impl Service {
     /// Makes a service.
     pub fn new(config: config::Service) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(config.connections_max.get()));
-        let news = ReceiverNews { state: ReceiverState::Unknown, address: config.target.to_string() };
+        let news = news_of(&config, ReceiverState::Unknown);
         Arc::new(Self {
             config: watch::Sender::new(Arc::new(config)),
             tally: Arc::default(),
@@ -108,6 +113,7 @@ impl Service {
         let was = self.config();
         let (before, after) = (was.connections_max.get(), config.connections_max.get());
         let is_other_receiver = was.target != config.target || was.tls != config.tls;
+        let is_other_release = was.stored.dialect.release.number() != config.stored.dialect.release.number();
         self.config.send_replace(Arc::new(config));
         if after > before {
             self.slots.add_permits(after - before);
@@ -116,6 +122,9 @@ impl Service {
         }
         if is_other_receiver {
             self.note(ReceiverState::Unknown);
+        } else if is_other_release {
+            let config = self.config();
+            self.state.send_modify(|news| *news = news_of(&config, news.state));
         }
     }
 
@@ -332,7 +341,7 @@ impl Service {
     }
 
     fn note(&self, state: ReceiverState) {
-        let news = ReceiverNews { state, address: self.config().target.to_string() };
+        let news = news_of(&self.config(), state);
         let changed = self.state.send_if_modified(|known| std::mem::replace(known, news.clone()) != news);
         if changed {
             *self.since.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();

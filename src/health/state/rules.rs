@@ -133,6 +133,7 @@ pub(super) fn judge_forward(facts: &SiteFacts, forward: &ForwardFacts, now: Syst
         .or_else(|| queue::pause(facts, forward))
         .or_else(|| queue::shortage(facts, forward))
         .or_else(|| queue::set_aside(facts, forward))
+        .or_else(|| mixed_releases(forward))
         .or_else(|| overdue_answer(forward, now))
         .or_else(|| silence(forward.left_unanswered, &receiver_of(forward), now))
         .or_else(|| negative_answer(forward, now))
@@ -163,6 +164,12 @@ fn receiver_fault(receiver: &Receiver, place: &str) -> Option<Verdict> {
             Some(Verdict::new(Status::Down, *since, &text))
         }
     }
+}
+
+/// Notes two ends that do not understand each other's commits: messages pass, and are sent again and again, or closed.
+fn mixed_releases(forward: &ForwardFacts) -> Option<Verdict> {
+    let (since, text) = forward.mixed_releases.as_ref()?;
+    Some(Verdict::new(Status::Degraded, *since, text))
 }
 
 fn overdue_answer(forward: &ForwardFacts, now: SystemTime) -> Option<Verdict> {

@@ -636,6 +636,12 @@ fn a_message_that_is_refused_for_what_it_is_degrades_its_forward_for_a_while() {
 }
 
 #[test]
+fn two_releases_of_mllp_degrade_a_forward_whose_receiver_is_there() {
+    let verdict = forward(0, |facts| facts.forwards[0].mixed_releases = Some((ago(30), "they differ".into())));
+    check("mixed", &verdict, Status::Degraded, ago(30), "they differ");
+}
+
+#[test]
 fn messages_that_wait_in_vain_degrade_their_forward_and_service_for_a_while() {
     let left = |messages, seconds: u64| {
         let (first_age, age) = (Duration::from_secs(seconds + 20), Duration::from_secs(seconds));

@@ -230,7 +230,8 @@ async fn a_pause_a_failed_queue_and_a_held_head_are_seen_at_the_near_site() {
     let supply = near.link.supply().unwrap();
     near.queue.set_paused(true);
     near.queue.append(3, 10);
-    let news = ReceiverNews { state: ReceiverState::Down(Cause::ReceiverRefuses), address: "lab:6661".to_owned() };
+    let state = ReceiverState::Down(Cause::ReceiverRefuses);
+    let news = ReceiverNews { state, address: "lab:6661".to_owned(), release: Some(1) };
     far.receiver.send_replace(news.clone());
     until("the receiver's state", || near.link.receiver().0 == news).await;
     assert_eq!(supply.state().in_flight, 0, "nothing is sent while it is paused");
