@@ -28,6 +28,7 @@ tests![
     send_and_receive_work_through_the_tunnel,
     send_fails_where_the_answer_is_negative,
     a_crowd_at_the_control_socket_keeps_only_itself_out,
+    commands_that_come_before_a_site_is_ready_wait_for_it,
 ];
 
 /// Names the control socket that a process of this program crowds.
@@ -249,4 +250,33 @@ fn send_fails_where_the_answer_is_negative() {
     drop(receiver);
     assert!(Sender::connect(&pair.north.namespace, TARGET).is_err());
     assert_eq!(run(&pair, &send).0, Some(1), "nobody listens");
+}
+
+fn commands_that_come_before_a_site_is_ready_wait_for_it() {
+    let mut pair = Pair::unstarted();
+    let (north, _) = pair.plans(&[]);
+    pair.north.write(&north);
+    let words = |command: &str| pair.north.command(&[command, "-c", &pair.north.config_path()]);
+    let (code, text) = run(&pair, &words("status"));
+    assert!(code != Some(0) && text.contains("nobody answers"), "there is none: {text}");
+    let commands = [words("status"), words("reload")];
+    pair.north.launch();
+    // Stopped as early as its socket is there, it can answer nobody.
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    while UnixStream::connect(pair.north.dir.join("control.sock")).is_err() {
+        assert!(Instant::now() < deadline, "no control socket:\n{}", pair.north.log());
+    }
+    pair.north.program().signal(Signal::SIGSTOP);
+    let log = |index: usize| pair.north.dir.join(format!("command-{index}.log"));
+    let start = |(index, words): (usize, &Vec<String>)| Process::start(&pair.north.namespace, words, &log(index));
+    let mut waiting: Vec<Process> = commands.iter().enumerate().map(start).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    for (index, command) in waiting.iter_mut().enumerate() {
+        assert!(command.ended().is_none(), "it waits: {:?}", std::fs::read_to_string(log(index)));
+    }
+    pair.north.program().signal(Signal::SIGCONT);
+    for (command, says) in waiting.iter_mut().zip(["north", "reloaded: nothing changed"]) {
+        command.wait(DRAIN_LIMIT);
+        assert!(command.log().contains(says), "{}", command.log());
+    }
 }
