@@ -277,11 +277,17 @@ fn a_compromised_key_is_cut_off_at_once() {
     sender.send(&message("held", 500)).expect("it is taken");
     sender.answer(Duration::from_secs(2)).expect_err("nothing passes");
     assert_eq!(receiver.payloads().len(), 1);
+    let is_to_be_told = || {
+        let cause = pair.south.health_of("peers", "north")["cause"].as_str().unwrap_or_default().to_owned();
+        cause.contains("north has not taken the new one")
+    };
+    until(LIMIT, "the site says who is to be told", || is_to_be_told().then_some(()));
     let words = run(&pair.south, &["card", "--fingerprint"]).trim().replace(' ', "-");
     let said = refused(&pair.north, &["pair", &card, "--yes", "--fingerprint", &words]);
     assert!(said.contains("--new-key"), "{said}");
     run(&pair.north, &["pair", &card, "--new-key", "--yes", "--fingerprint", &words]);
     pair.is_linked();
+    assert!(!is_to_be_told(), "it knows it");
     passes(&pair, "after");
 }
 

@@ -494,6 +494,21 @@ fn with_second(pair: &Pair) -> Plan {
     plan(pair, &[]).forward("images", second, "south", "service: images", &["delivery: stored"])
 }
 
+/// Waits until the site says of its files that a restart would not find one, or nothing.
+fn says_of_its_files(pair: &Pair, expected: &str) {
+    let config = pair.north.config_path();
+    let said = |command: &str| {
+        let words = pair.north.command(&[command, "-c", &config]).join(" ");
+        String::from_utf8_lossy(&pair.north.namespace.output(&words).stdout).into_owned()
+    };
+    until(Duration::from_secs(20), "it says so of its files", || {
+        let health = pair.north.health();
+        let cause = health["files"][0]["cause"].as_str().unwrap_or_default();
+        let is_told = ["status", "check"].iter().all(|command| said(command).contains(cause));
+        (cause.contains(expected) && cause.is_empty() == expected.is_empty() && is_told).then_some(())
+    });
+}
+
 fn a_key_that_is_gone_while_the_site_runs_stops_new_queues_only_and_another_one_is_refused() {
     let mut pair = Pair::unstarted();
     let base = plan(&pair, &[]);
@@ -501,6 +516,7 @@ fn a_key_that_is_gone_while_the_site_runs_stops_new_queues_only_and_another_one_
     assert_eq!(send(&pair, "1"), "AA 1");
     let (key, away) = (pair.north.dir.join("spool.key"), pair.north.dir.join("away.key"));
     fs::rename(&key, &away).expect("it was made");
+    says_of_its_files(&pair, "is gone");
     // What needs no new queue is taken up, also where the open one is to be opened anew.
     let changed = plan(&pair, &["max_queue_messages: 50"]).service("results", "127.0.0.1:9", "south", &[]);
     let (code, said) = reloaded(&pair, &changed);
@@ -517,9 +533,11 @@ fn a_key_that_is_gone_while_the_site_runs_stops_new_queues_only_and_another_one_
         let (code, said) = reloaded(&pair, plan);
         assert!(code == Some(1) && said.contains("another key") && said.contains("put that one back"), "{said}");
     }
+    says_of_its_files(&pair, "is another key");
     fs::rename(&away, &key).expect("put back");
     let (code, said) = reloaded(&pair, &with_second(&pair));
     assert_eq!(code, Some(0), "{said}");
+    says_of_its_files(&pair, "");
     pair.north.kill();
     pair.north.restart();
     for forward in ["orders", "images"] {
