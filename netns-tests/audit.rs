@@ -27,10 +27,10 @@ tests![
 ];
 
 /// Bounds what a site does by itself.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Runs `wardlink audit` at a site; returns its exit code and all that it printed.
-fn audit(site: &Site, words: &str) -> (Option<i32>, String) {
+pub(crate) fn audit(site: &Site, words: &str) -> (Option<i32>, String) {
     let words = format!("audit {words} -c {}", site.config_path());
     let words = site.command(&words.split(' ').collect::<Vec<_>>());
     let output = site.namespace.output(&format!("timeout 20 {}", words.join(" ")));
@@ -54,7 +54,7 @@ fn found(site: &Site, words: &str) -> Result<Vec<Value>, String> {
 
 /// Waits until there are so many of an event, and returns them; a site that has just started has no log yet.
 #[track_caller]
-fn awaited(site: &Site, event: &str, count: usize) -> Vec<Value> {
+pub(crate) fn awaited(site: &Site, event: &str, count: usize) -> Vec<Value> {
     let words = format!("--event {event}");
     until(SOON, &format!("{count} {event}"), || found(site, &words).ok().filter(|found| found.len() >= count)).0
 }
@@ -65,7 +65,7 @@ fn is_whole(site: &Site) {
     assert!(code == Some(0) && text.starts_with("whole: "), "{text}");
 }
 
-fn log_directory(site: &Site) -> PathBuf {
+pub(crate) fn log_directory(site: &Site) -> PathBuf {
     site.dir.join("state").join("audit")
 }
 
@@ -288,7 +288,7 @@ fn a_full_disk_holds_up_no_message_and_loses_nothing_stored() {
 }
 
 /// Returns up to which entry a peer knows a log, where it is whole; a site that has just started has no log yet.
-fn known_to(site: &Site, peer: &str) -> Option<u64> {
+pub(crate) fn known_to(site: &Site, peer: &str) -> Option<u64> {
     let (code, text) = audit(site, "verify");
     if text.contains("there is no log in ") {
         return None;
@@ -300,7 +300,7 @@ fn known_to(site: &Site, peer: &str) -> Option<u64> {
 }
 
 /// Tells that a site is degraded, why, and that its monitoring hears of it.
-fn needs_a_look(site: &Site, why: &str) {
+pub(crate) fn needs_a_look(site: &Site, why: &str) {
     until(SOON, "it is degraded", || (site.health()["status"] == "degraded").then_some(()));
     let words = format!("check -c {}", site.config_path());
     let words = site.command(&words.split(' ').collect::<Vec<_>>());

@@ -19,6 +19,7 @@
 mod alarms;
 mod atna;
 mod audit;
+mod audit_peers;
 mod cases;
 mod causes;
 mod cli;
@@ -130,6 +131,7 @@ fn main() -> ExitCode {
         ipv6::tests(),
         atna::tests(),
         audit::tests(),
+        audit_peers::tests(),
         unit::tests(),
         cli::tests(),
         clock::tests(),

@@ -31,7 +31,7 @@ pub use chain::Chain;
 pub use clerk::Clerk;
 pub use cursor::{Cursor, Piece};
 pub use event::{Event, Position, Record, Subject};
-pub use peers::{foreign, witnesses};
+pub use peers::{ended, foreign, unread, witnesses};
 pub use store::{load_key, read_head};
 pub use witness::{Accepted, Head, Heads};
 use witness::{Issued, Known, ProofKey};
@@ -75,6 +75,14 @@ pub enum AuditError {
     Head {
         /// Is the file.
         path: PathBuf,
+    },
+    /// What a peer knows is not what was written.
+    #[error("{} was changed: it does not say what {name} knows of the log", path.display())]
+    Peer {
+        /// Is the file.
+        path: PathBuf,
+        /// Names the peer.
+        name: String,
     },
     /// The thread does not start.
     #[error("cannot start the thread of the audit log: {0}")]

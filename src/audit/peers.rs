@@ -1,44 +1,60 @@
 //! Where it is kept what this site and its peers know of each other's audit logs: `peers/NAME.json` beside the log.
 //!
-//! Never loses what it knew because a file is in the way: one that cannot be read is named, and left as it is.
+//! Never takes a file that somebody changed for none: it is named, until what the peer tells takes its place.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::read::{Witness, segments, stated};
-use super::witness::{Heads, Known, News, ProofKey};
-use super::{Account, AuditError, Event, Record, Subject};
+use super::witness::{Ended, Heads, Known, News, ProofKey};
+use super::{Account, AuditError, Event, Record, Subject, accepted};
 use crate::config::Name;
 
 /// Names the directory.
-const DIRECTORY: &str = "peers";
+pub(super) const DIRECTORY: &str = "peers";
 /// Bounds a file, in bytes: two thousand heads.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Bounds the peers: what `wg` and the configuration allow, and more.
 const PEERS_MAX: usize = 8192;
 
-/// Reads what is known with each peer.
-pub(super) fn load(directory: &Path) -> BTreeMap<String, Known> {
-    let mut known = BTreeMap::new();
-    let Ok(entries) = fs::read_dir(directory.join(DIRECTORY)) else { return known };
+/// Reads what is known with each peer, and says of which it cannot be read.
+pub(super) fn load(directory: &Path) -> (BTreeMap<String, Known>, Vec<(String, AuditError)>) {
+    let (mut known, mut unread) = (BTreeMap::new(), Vec::new());
+    let Ok(entries) = fs::read_dir(directory.join(DIRECTORY)) else { return (known, unread) };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())).take(PEERS_MAX) {
         let name = path.file_stem().and_then(|stem| Name::new(stem.to_str()?));
         let Some(name) = name.filter(|_| path.extension().is_some_and(|found| found == "json")) else { continue };
-        let is_short = fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= FILE_BYTES_MAX);
-        let text = if is_short { fs::read(&path) } else { Err(io::ErrorKind::FileTooLarge.into()) };
-        match text.and_then(|text| Ok(serde_json::from_slice(&text)?)) {
+        match load_one(&path, name.as_str()) {
             Ok(found) => drop(known.insert(name.to_string(), found)),
-            Err(error) => {
-                tracing::error!(path = %path.display(), %error, "what a peer knows of the audit log is not read")
-            }
+            Err(error) => unread.push((name.to_string(), error)),
         }
     }
-    known
+    (known, unread)
+}
+
+fn load_one(path: &Path, name: &str) -> Result<Known, AuditError> {
+    let failed = |source| AuditError::File { doing: "read", path: path.to_owned(), source };
+    let changed = || AuditError::Peer { path: path.to_owned(), name: name.to_owned() };
+    if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
+        return Err(changed());
+    }
+    let found = serde_json::from_slice::<Known>(&fs::read(path).map_err(failed)?).ok();
+    found.filter(Known::is_readable).ok_or_else(changed)
+}
+
+/// Lists the files that do not say what a peer knows, or that cannot be read.
+pub fn unread(directory: &Path) -> Vec<AuditError> {
+    load(directory).1.into_iter().map(|(_, error)| error).collect()
+}
+
+/// Lists the logs of a peer that ended and that no operator has accepted.
+pub fn ended(directory: &Path, peer: &str) -> Vec<Ended> {
+    load(directory).0.get(peer).map(|one| one.ended().to_vec()).unwrap_or_default()
 }
 
 /// Writes what changed, durably; nobody who asks meanwhile waits for the disk.
@@ -75,7 +91,7 @@ pub(super) fn store(directory: &Path, known: &Mutex<Option<BTreeMap<String, Know
 /// What cannot be read is no witness.
 pub fn witnesses(directory: &Path, key: &[u8; 32]) -> Vec<Witness> {
     let key = ProofKey::new(key);
-    let known = load(directory);
+    let (known, _) = load(directory);
     let of = |(name, one): (&String, &Known)| {
         let heads = one.told().filter(|head| key.is_own(head));
         heads.map(|head| Witness { name: name.clone(), n: head.n, chain: head.chain }).collect::<Vec<_>>()
@@ -86,7 +102,7 @@ pub fn witnesses(directory: &Path, key: &[u8; 32]) -> Vec<Witness> {
 /// Lists the peers that keep a head of a log of this site that another key made, with the furthest entry of each.
 pub fn foreign(directory: &Path, key: &[u8; 32]) -> Vec<(String, u64)> {
     let key = ProofKey::new(key);
-    load(directory).into_iter().filter_map(|(name, one)| Some((name, one.foreign(&key)?.n))).collect()
+    load(directory).0.into_iter().filter_map(|(name, one)| Some((name, one.foreign(&key)?.n))).collect()
 }
 
 impl Account {
@@ -135,30 +151,71 @@ impl Account {
         let now = SystemTime::now();
         let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let issued = self.0.issued.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = {
+        let (news, standing) = {
             let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
             // Until what was known is read, nothing is compared with it, and nothing takes its place.
             let Some(known) = known.as_mut() else { return };
             let one = known.entry(peer.to_owned()).or_default();
             // Who has no key cannot tell what is its own.
             let kept = if self.0.has_key { heads.kept.clone() } else { Vec::new() };
-            one.handle_heads(&Heads { own: heads.own, kept }, &issued, &self.0.proof_key, seconds)
+            let news = one.handle_heads(&Heads { own: heads.own, kept }, &issued, &self.0.proof_key, seconds);
+            (news, one.standing())
         };
         drop(issued);
         if heads.own.is_some() {
-            self.0.lock_facts().peers.entry(peer.to_owned()).or_default();
+            self.stand(peer, standing);
         }
         news.into_iter().for_each(|one| self.tell(peer, one, now));
+    }
+
+    /// Takes note of how a peer's log is: not what it was, since when, and how; or as it was.
+    fn stand(&self, peer: &str, standing: Option<(u64, String)>) {
+        // What is in a file may be beyond any time.
+        let since = |at| UNIX_EPOCH.checked_add(Duration::from_secs(at)).unwrap_or_else(SystemTime::now);
+        let fault = standing.map(|(at, text)| (since(at), text));
+        self.0.lock_facts().peers.insert(peer.to_owned(), fault);
+    }
+
+    /// Takes over what was known before the start.
+    pub(super) fn begin_known(&self, directory: &Path) {
+        let (known, unread) = load(directory);
+        let standing = known.iter().filter_map(|(name, one)| Some((name, one.standing()?)));
+        standing.for_each(|(name, standing)| self.stand(name, Some(standing)));
+        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        for (name, error) in unread {
+            self.tell(&name, News::OwnLog(error.to_string()), SystemTime::now());
+        }
+    }
+
+    /// Takes up what an operator accepted of peers' logs; returns the entries that say so, and the files that are to be
+    /// removed once those are durable.
+    pub(super) fn take_accepted(&self, directory: &Path) -> (Vec<Record>, Vec<PathBuf>) {
+        let lock = || self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_waiting = |(name, one): (&String, &Known)| (!one.ended().is_empty()).then(|| name.clone());
+        let waiting: Vec<String> = lock().iter().flatten().filter_map(is_waiting).collect();
+        let (mut records, mut paths) = (Vec::new(), Vec::new());
+        for name in waiting {
+            let Some((path, ended, by)) = accepted::load_of_peer(directory, &name) else { continue };
+            let Some((gone, standing)) =
+                lock().as_mut().and_then(|known| known.get_mut(&name)).map(|one| (one.accept(&ended), one.standing()))
+            else {
+                continue;
+            };
+            self.stand(&name, standing);
+            let subject = Subject { peer: Some(name.as_str().into()), ..Subject::default() };
+            records.extend(gone.iter().map(|one| {
+                let record = Record::new(SystemTime::now(), Event::Configured, subject.clone());
+                Record { detail: format!("accepted of the peer's log: {one}"), by: by.clone(), ..record }
+            }));
+            paths.push(path);
+        }
+        (records, paths)
     }
 
     fn tell(&self, peer: &str, news: News, now: SystemTime) {
         let subject = Subject { peer: Some(peer.into()), ..Subject::default() };
         let (event, detail) = match news {
-            News::PeersLog(text) => {
-                let mut facts = self.0.lock_facts();
-                facts.peers.entry(peer.to_owned()).or_default().get_or_insert((now, text.clone()));
-                (Event::PeerLog, text)
-            }
+            News::PeersLog(text) => (Event::PeerLog, text),
             News::OwnLog(text) => {
                 self.0.lock_facts().contradicted.get_or_insert((now, format!("{text} ({peer})")));
                 (Event::Broken, text)

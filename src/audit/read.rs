@@ -73,6 +73,15 @@ pub enum Broken {
         /// Is what tells so.
         what: String,
     },
+    /// All of it is gone from under a site that runs.
+    #[error(
+        "the log is gone: no entry is there, and the running site has written {entry}; or it still has the state_dir \
+             that the file had before"
+    )]
+    GoneMeanwhile {
+        /// Is the last that it wrote.
+        entry: u64,
+    },
     /// An entry is another one than a witness says.
     #[error("entry {entry} is not the one that {witness} was told of: the log was written anew")]
     Rewritten {
@@ -105,7 +114,7 @@ pub fn remains(directory: &Path) -> Option<Broken> {
         let path = directory.join(name);
         if *name == KEY { is_old(&path) } else { path.exists() }
     };
-    let left = ["head", KEY, "peers"].into_iter().find(is_left)?;
+    let left = ["head", KEY, "peers", "accepted", "atna"].into_iter().find(is_left)?;
     Some(Broken::Gone { what: format!("`{left}`") })
 }
 

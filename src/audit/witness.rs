@@ -4,6 +4,8 @@
 //! a peer can make up no entry of it; whoever writes the log anew cannot make the peer forget. That a peer keeps a head of
 //! another key is named all the same, for who takes the log away takes its key too: so much a peer can feign.
 
+mod ended;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::chain::Chain;
+use ended::ENDED_MAX;
+pub use ended::Ended;
 
 /// Separates what the key of the account is used for: proofs. (`mllp::trace` has 1 and 2, `chain` 3.)
 const PROOF: u8 = 4;
@@ -26,10 +30,15 @@ const KEPT_MAX: usize = 512;
 const TOLD_MAX: usize = 1024;
 /// Bounds what is remembered of what was said since the start: hours of ten peers' questions.
 const ISSUED_MAX: usize = 16_384;
-/// Is how many of the older heads are sent at once, beside the latest; and of those that were the latest before a link.
+/// Is how many of the older heads are sent at once, beside the latest and that of the log which ended last ...
 const SENT_AT_ONCE: usize = 3;
+/// ... and how many of those that were the latest before a link.
+const EVES_AT_ONCE: usize = 2;
 /// Bounds the heads that are sent first because they were the latest before a link.
 const EVES_MAX: usize = 32;
+/// A head that goes back may have been said before the latest, and have come later by another link, for so many seconds:
+/// longer than a link waits for an echo. What is another log says so again.
+const LATE: u64 = 10;
 
 /// Is how far a log goes: its last entry, the hash at it, and the proof that its site said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,12 +194,12 @@ pub struct Known {
     told: BTreeSet<Line>,
     /// Is the furthest head that the peer keeps of a log of this site that another key made.
     foreign: Option<Line>,
+    /// Are logs of the peer's that ended, and that no operator has accepted: the first ones, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ended: Vec<Ended>,
     /// Says which of the older heads are sent next.
     #[serde(skip)]
     next: usize,
-    /// Is the head that does not go with what is kept, where that was said.
-    #[serde(skip)]
-    odd: Option<Head>,
     /// Tells that this site's log was found to be another one than the peer was told of, since the start.
     #[serde(skip)]
     is_accused: bool,
@@ -228,14 +237,33 @@ impl Known {
         self.is_going = false;
     }
 
-    /// Returns heads of the peer's log that this site keeps: the latest, those that were it before a link, others in turn.
+    /// Has what is kept of the peer be older.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, seconds: u64) {
+        self.kept.iter_mut().for_each(|kept| kept.at -= seconds);
+    }
+
+    /// Tells whether each head is one: a file that somebody touched may have anything.
+    pub fn is_readable(&self) -> bool {
+        let kept = self.kept.iter().map(|kept| &kept.head);
+        let is_head = |line: &Line| line.head().is_some();
+        kept.chain(&self.told).chain(&self.foreign).all(is_head) && self.ended.iter().all(|one| one.head().is_some())
+    }
+
+    /// Returns heads of the peer's log that this site keeps: the latest, that of the log which ended last, those that
+    /// were the latest before a link, others in turn.
     pub fn poll_kept(&mut self) -> Vec<Head> {
         let mut sent: Vec<Head> = self.kept.last().and_then(|kept| kept.head.head()).into_iter().collect();
-        sent.extend(self.eves.drain(..SENT_AT_ONCE.min(self.eves.len())));
+        sent.extend(self.ended.last().and_then(Ended::head));
+        sent.extend(self.eves.drain(..EVES_AT_ONCE.min(self.eves.len())));
         let older = self.kept.len().saturating_sub(1);
-        for _ in 0..SENT_AT_ONCE.min(older) {
-            self.next = (self.next + 1) % older;
-            sent.extend(self.kept.get(self.next).and_then(|kept| kept.head.head()));
+        let count = older + self.ended.len();
+        for _ in 0..SENT_AT_ONCE.min(count) {
+            self.next = (self.next + 1) % count;
+            sent.extend(match self.next.checked_sub(older) {
+                Some(ended) => self.ended.get(ended).and_then(Ended::head),
+                None => self.kept.get(self.next).and_then(|kept| kept.head.head()),
+            });
         }
         sent
     }
@@ -310,35 +338,44 @@ impl Known {
         (!std::mem::replace(&mut self.is_accused, true)).then_some(News::OwnLog(text))
     }
 
+    /// Takes in how far the peer's log goes. One that goes back is another log from there on: its heads are kept as
+    /// well, and how far the one before went stands until an operator accepts it.
     fn handle_peers(&mut self, head: &Head, now: u64) -> Option<News> {
-        let latest = self.kept.last().and_then(|kept| kept.head.head());
-        let odd = latest.filter(|latest| head.n < latest.n || (head.n == latest.n && head.chain != latest.chain));
-        if let Some(latest) = odd {
-            // Once, and not again for each entry that it goes on.
-            let is_news = self.odd.is_none_or(|odd| head.n < odd.n);
-            self.odd = Some(*head);
-            let text = match head.n == latest.n {
-                true => format!("entry {} is another one than it was", head.n),
-                false => format!("it ends at entry {}, and went on to entry {} before", head.n, latest.n),
-            };
-            return is_news.then_some(News::PeersLog(text));
-        }
-        let is_going = std::mem::replace(&mut self.is_going, true) && self.odd.is_none();
-        self.odd = None;
-        if latest.is_some_and(|latest| latest.n == head.n) {
+        let latest = self.kept.last().and_then(|kept| Some((kept.at, kept.head.head()?)));
+        let is_other = |latest: &Head| head.n < latest.n || (head.n == latest.n && head.chain != latest.chain);
+        let ended = latest.filter(|(_, latest)| is_other(latest));
+        let is_late = |(at, latest): (u64, Head)| head.n < latest.n && now.abs_diff(at) < LATE;
+        if ended.is_some_and(|ended| is_late(ended) || self.ended.len() >= ENDED_MAX) {
             return None;
         }
+        let is_going = std::mem::replace(&mut self.is_going, true) && ended.is_none();
+        let latest = latest.map(|(_, latest)| latest);
+        let Some((_, ended)) = ended else {
+            if latest.is_none_or(|latest| latest.n < head.n) {
+                self.keep(head, latest, is_going, now);
+            }
+            return None;
+        };
+        let ended = Ended::new(now, &ended, head);
+        let text = ended.to_string();
+        self.ended.push(ended);
+        self.keep(head, latest, is_going, now);
+        Some(News::PeersLog(text))
+    }
+
+    /// Keeps a head as the latest.
+    fn keep(&mut self, head: &Head, latest: Option<Head>, is_going: bool, now: u64) {
         self.is_changed = true;
         // The latest takes the place of the one before, unless that is the first of its hour.
         let hour = |at: u64| at / HOUR;
         if let (false, Some(last)) = (is_going, self.kept.last_mut()) {
-            // What was the latest before the link, or before the log was odd, may be what another log goes over: it stays for
-            // a day from now on, and is given back at once.
+            // What was the latest before the link, or before the log went back, may be what another log goes over: it
+            // stays for a day from now on, and is given back at once.
             last.at = now;
             self.eves.extend(latest.filter(|_| self.eves.len() < EVES_MAX));
             self.kept.push(Kept { at: now, head: Line::from(head) });
             self.thin(now);
-            return None;
+            return;
         }
         let before = self.kept.len().checked_sub(2).and_then(|place| self.kept.get(place)).map(|kept| hour(kept.at));
         if self.kept.last().is_some_and(|last| before == Some(hour(last.at))) {
@@ -346,7 +383,6 @@ impl Known {
         }
         self.kept.push(Kept { at: now, head: Line::from(head) });
         self.thin(now);
-        None
     }
 
     /// Lets go of what is older than a day, but for the first of each ten days.
@@ -406,11 +442,46 @@ mod tests {
         let news = known.handle_heads(&heads(4), &Issued::default(), &key(), NOW + 10);
         assert!(matches!(&news[..], [News::PeersLog(text)] if text.contains("went on to entry 9")), "{news:?}");
         assert_eq!(known.handle_heads(&heads(5), &Issued::default(), &key(), NOW + 20), []);
-        assert_eq!(known.poll_kept()[0].n, 9);
-        let other = Heads { own: Some(key().head(9, Chain([1; 32]))), kept: Vec::new() };
-        assert_eq!(known.handle_heads(&other, &Issued::default(), &key(), NOW + 30).len(), 0, "it was said");
+        let sent: Vec<u64> = known.poll_kept().iter().map(|head| head.n).collect();
+        assert_eq!(sent[..2], [5, 9], "both have their witness");
+        let other = Heads { own: Some(key().head(5, Chain([1; 32]))), kept: Vec::new() };
+        let news = known.handle_heads(&other, &Issued::default(), &key(), NOW + 21);
+        assert_eq!(news, [News::PeersLog("entry 5 is another one than it was".to_owned())]);
         assert_eq!(known.handle_heads(&heads(10), &Issued::default(), &key(), NOW + 40), []);
         assert_eq!(known.poll_kept()[0].n, 10);
+        // also where it has gone further by now, and over a restart
+        let mut known: Known = serde_json::from_str(&serde_json::to_string(&known).unwrap()).unwrap();
+        assert_eq!(known.standing(), Some((NOW + 10, "entry 5 is another one than it was".to_owned())));
+        let accepted = known.ended().to_vec();
+        assert_eq!((known.accept(&accepted).len(), known.standing()), (2, None));
+        let news = known.handle_heads(&heads(6), &Issued::default(), &key(), NOW + 60);
+        assert_eq!((news.len(), known.accept(&accepted).len(), known.ended().len()), (1, 0, 1), "not what comes later");
+    }
+
+    #[test]
+    fn a_head_that_comes_late_by_another_link_is_no_other_log() {
+        let mut known = Known::default();
+        for (n, seconds) in [(3, 0), (9, 60), (8, 62), (9, 65), (12, 66)] {
+            let news = known.handle_heads(&heads(n), &Issued::default(), &key(), NOW + seconds);
+            assert_eq!((news, known.standing()), (vec![], None), "{n}");
+        }
+        assert_eq!(known.poll_kept()[0].n, 12);
+        for (seconds, count) in [(70, 0), (75, 0), (76, 1), (81, 0)] {
+            let news = known.handle_heads(&heads(10), &Issued::default(), &key(), NOW + seconds);
+            assert_eq!(news.len(), count, "said again it is one");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_tells_now_this_and_now_that_fills_nothing_and_hides_nothing() {
+        let mut known = Known::default();
+        let mut said = 0;
+        for (n, seconds) in [99, 5].into_iter().chain((0..1000).map(|n| n % 2 * 20)).zip((0..).step_by(20)) {
+            said += known.handle_heads(&heads(n), &Issued::default(), &key(), NOW + seconds).len();
+        }
+        assert_eq!((said, known.ended().len()), (ENDED_MAX, ENDED_MAX));
+        let sent: BTreeSet<u64> = (0..40).flat_map(|_| known.poll_kept()).map(|head| head.n).collect();
+        assert!(sent.contains(&99), "{sent:?}");
     }
 
     #[test]

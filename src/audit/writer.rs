@@ -113,8 +113,7 @@ impl Writer {
                 if let Some(fault) = &store.fault {
                     self.shared.lock_facts().contradicted.get_or_insert((SystemTime::now(), fault.clone()));
                 }
-                let known = peers::load(&self.directory);
-                *self.shared.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+                Account(Arc::clone(&self.shared)).begin_known(&self.directory);
                 none.insert(store)
             }
         };
@@ -128,8 +127,17 @@ impl Writer {
         }
         if is_last || self.told.is_none_or(|told| told.elapsed() >= PEERS_EVERY) {
             self.told = Some(Instant::now());
+            let account = Account(Arc::clone(&self.shared));
+            let (records, taken) = account.take_accepted(&self.directory);
+            if !records.is_empty() {
+                // Before it counts: who accepted it is not to be lost.
+                records.iter().for_each(|record| store.append(record));
+                store.sync()?;
+            }
             peers::store(&self.directory, &self.shared.known)?;
-            Account(Arc::clone(&self.shared)).compare(&self.directory)?;
+            // One that stays names what does not stand any more.
+            taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            account.compare(&self.directory)?;
         }
         if self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_EVERY) {
             self.pruned = Some(Instant::now());

@@ -1,7 +1,7 @@
 //! `wardlink audit`: who did what, when, to which message; and whether the log of it is whole.
 //!
-//! Reads the log in its files, also while the site runs and while it does not; never changes it: what is accepted of it is written beside it. For root and the user that
-//! the site runs as: nobody else may read the files.
+//! Reads the log in its files, also while the site runs and while it does not; never changes it: what is accepted is
+//! written beside it. For root and the user that the site runs as: nobody else may read the files.
 
 mod filter;
 mod follow;
@@ -17,12 +17,14 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
+use super::site::{SOCKET_DIRECTORY, SiteArgs};
 use super::{EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_USAGE};
 use crate::app::account::AUDIT_DIR;
 use crate::audit::event::Entry;
 use crate::audit::read::{self, Broken, Verified};
-use crate::audit::{AuditError, accepted, atna, foreign, load_key, witnesses};
+use crate::audit::{AuditError, accepted, atna, ended, foreign, load_key, unread, witnesses};
 use crate::config::part;
+use crate::control::{Request, invoker};
 use filter::Filter;
 
 /// Says that nothing is known of the log (EX_UNAVAILABLE): a monitoring that looks for 1 is not told that it is broken.
@@ -77,15 +79,18 @@ enum Command {
         #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
         after: u64,
     },
-    /// Accept, as after a restore, that the log is another one than peers were told of: from the next start on the site is not
-    /// degraded by that any more, and the log says so.
+    /// Accept, as after a restore, that the log is another one than peers were told of: from the next start on the site
+    /// is not degraded by that any more, and the log says so. Or that a peer's log is, at once.
     Accept {
         /// Up to this entry: the highest that a `peer-log` entry of the other site, or a `broken` one of this, names
-        #[arg(value_name = "NUMBER")]
-        through: u64,
+        #[arg(value_name = "NUMBER", required_unless_present = "peer", conflicts_with = "peer")]
+        through: Option<u64>,
         /// Of a log that is gone with its key
-        #[arg(long)]
+        #[arg(long, conflicts_with = "peer")]
         other_key: bool,
+        /// Of this peer: that its log is another one than it told this site of before
+        #[arg(long, value_name = "NAME")]
+        peer: Option<String>,
     },
     /// Write entries, a line each: as JSON, as they are in the log, or as IHE ATNA has them.
     Export {
@@ -162,7 +167,17 @@ fn told(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         Some(directory) => directory.clone(),
         None => directory_of(&args.config)?,
     };
-    match look_in(&directory) {
+    let mut looked = look_in(&directory);
+    if matches!(looked, Err(Failure::NoLog { .. }))
+        && let Some(entry) = written_by_site(args)
+    {
+        // It may have begun meanwhile.
+        looked = look_in(&directory).map_err(|failure| match failure {
+            Failure::NoLog { .. } => Failure::Gone(Broken::GoneMeanwhile { entry }),
+            failure => failure,
+        });
+    }
+    match looked {
         Err(Failure::Gone(fault)) if matches!(args.command, Command::Verify { .. }) => return broken(&fault, out),
         looked => looked?,
     }
@@ -182,8 +197,18 @@ fn told(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
             })
         }
         Command::Verify { after } => verify(&directory, *after, out),
-        Command::Accept { through, other_key } => accept(&directory, *through, *other_key, out),
+        Command::Accept { peer: Some(peer), .. } => accept_of_peer(&directory, peer, out),
+        Command::Accept { through, other_key, .. } => accept(&directory, through.unwrap_or(0), *other_key, out),
     }
+}
+
+/// Asks the site that runs from the configuration how far it wrote the log; none where it does not answer, or wrote
+/// nothing.
+fn written_by_site(args: &Args) -> Option<u64> {
+    let config = args.dir.is_none().then(|| args.config.clone())?;
+    let site = SiteArgs { config: Some(config), socket: None };
+    let (_, status) = site.ask(Request::Status, Path::new(SOCKET_DIRECTORY)).ok()?;
+    status.get("audit")?.get("last_entry")?.as_u64().filter(|entry| *entry > 0)
 }
 
 /// Is the part of a configuration that says where the state is.
@@ -282,8 +307,21 @@ fn accept(directory: &Path, through: u64, other_key: bool, out: &mut impl Write)
         )));
     }
     *(if other_key { &mut accepted.foreign } else { &mut accepted.own }) = through;
-    accepted::store(directory, key.expose(), accepted, &crate::control::invoker())?;
+    accepted::store(directory, key.expose(), accepted, &invoker())?;
     Ok(writeln!(out, "accepted up to entry {through}: it counts from the next start on (systemctl restart wardlink)")?)
+}
+
+fn accept_of_peer(directory: &Path, peer: &str, out: &mut impl Write) -> Result<(), Failure> {
+    let ended = ended(directory, peer);
+    if ended.is_empty() {
+        return Err(Failure::Usage(format!(
+            "there is nothing to accept: no log of a peer `{peer}` has ended that this site wrote down \
+             (`wardlink audit search --event peer-log` says what was found)"
+        )));
+    }
+    accepted::store_of_peer(directory, peer, &ended, &invoker())?;
+    ended.iter().try_for_each(|one| writeln!(out, "accepted: the log of {peer}: {one}"))?;
+    Ok(writeln!(out, "it counts within seconds where the site runs, else from its start on")?)
 }
 
 fn verify(directory: &Path, after: u64, out: &mut impl Write) -> Result<(), Failure> {
@@ -299,6 +337,14 @@ fn verify(directory: &Path, after: u64, out: &mut impl Write) -> Result<(), Fail
     if let Some((name, n)) = of_others.iter().find(|(_, n)| *n > accepted.foreign.max(after)) {
         writeln!(out, "broken: {name} knows a log up to entry {n} that another key made: it was begun anew")?;
         return Err(Failure::Broken);
+    }
+    match unread(directory).into_iter().next() {
+        Some(error @ AuditError::Peer { .. }) => {
+            writeln!(out, "broken: {error}; what the peer tells a running site takes its place")?;
+            return Err(Failure::Broken);
+        }
+        Some(error) => return Err(error.into()),
+        None => {}
     }
     let (last, chain) = last.unwrap_or((0, crate::audit::Chain::NONE));
     if after > last {

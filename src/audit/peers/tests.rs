@@ -74,6 +74,21 @@ impl Site {
         self.own().facts().contradicted.map(|(_, cause)| cause)
     }
 
+    fn fault(&self, peer: &str) -> Option<String> {
+        self.own().facts().peers.get(peer).cloned().flatten().map(|(_, cause)| cause)
+    }
+
+    /// Has a peer be away for longer than its heads may be late.
+    fn miss(&self, peer: &str) {
+        self.own().0.known.lock().unwrap().as_mut().unwrap().get_mut(peer).unwrap().age(20);
+    }
+
+    /// Counts how often something is in the log.
+    fn count(&self, text: &str) -> usize {
+        let files = segments(&self.directory()).unwrap();
+        files.iter().map(|file| fs::read_to_string(&file.path).unwrap().matches(text).count()).sum()
+    }
+
     fn last(&self) -> u64 {
         self.own().facts().synced.unwrap().0
     }
@@ -183,6 +198,87 @@ fn a_new_log_is_accepted_in_place_of_one_that_is_gone_with_its_key_until_that_is
         let key = load_key(&north.directory()).unwrap();
         assert!(foreign(&north.directory(), key.expose())[0].1 >= before);
         north.accept(Accepted { own: 0, foreign: u64::MAX });
+        meet(&north, &lab);
+        assert_eq!(north.contradicted(), None);
+    }
+}
+
+#[test]
+fn a_new_log_has_its_witness_at_once_and_the_warning_stays_until_the_other_site_accepts_it() {
+    let (mut north, mut lab, _copied) = two();
+    let before = north.last();
+    north.put_back(None);
+    north.start(3);
+    north.accept(Accepted { own: 0, foreign: u64::MAX });
+    let mut foreign = before;
+    for is_accepted in [false, true, true] {
+        lab.miss("north");
+        meet(&north, &lab);
+        assert_eq!(north.contradicted(), None);
+        for _ in 0..2 {
+            lab.start(1);
+            assert!(lab.fault("north").is_some(), "also while the peer is away");
+            meet(&north, &lab);
+            let fault = lab.fault("north").expect("it stands, also over restarts");
+            assert!(fault.contains(&format!("and went on to entry {foreign} before")), "{fault}");
+        }
+        if is_accepted {
+            lab.stop();
+            let ended = ended(&lab.directory(), "north");
+            let said = lab.count("accepted of the peer's log");
+            accepted::store_of_peer(&lab.directory(), "north", &ended, "uid 7").unwrap();
+            lab.start(1);
+            assert_eq!(lab.count("accepted of the peer's log"), said + ended.len());
+            assert!(lab.count("uid 7") > said && !lab.directory().join("peers/north.accepted").exists());
+            assert_eq!(lab.fault("north"), None);
+            meet(&north, &lab);
+            lab.start(1);
+            meet(&north, &lab);
+            assert_eq!(lab.fault("north"), None, "nor after a restart");
+        }
+        // What is done to the new log is found, whether the other site has accepted it or not.
+        north.stop();
+        let copied = north.copied();
+        north.start(10);
+        meet(&north, &lab);
+        foreign = north.last();
+        north.put_back(Some(&copied));
+        north.start(1);
+        lab.miss("north");
+        meet(&north, &lab);
+        assert!(north.contradicted().is_some(), "the other site keeps its heads");
+        assert!(lab.fault("north").is_some());
+        assert!(verify_fails(&mut north));
+        north.accept(Accepted { own: foreign, foreign: u64::MAX });
+    }
+}
+
+/// Tells whether `verify` finds the log broken by what peers know of it.
+fn verify_fails(site: &mut Site) -> bool {
+    site.stop();
+    let key = load_key(&site.directory()).unwrap();
+    let (accepted, _) = accepted::load(&site.directory(), key.expose());
+    let mut witnesses = witnesses(&site.directory(), key.expose());
+    witnesses.retain(|witness| witness.n > accepted.own);
+    verify(&site.directory(), key.expose(), &witnesses).unwrap().fault.is_some()
+}
+
+#[test]
+fn what_a_peer_knows_is_named_where_it_was_changed_and_told_anew() {
+    let (mut north, lab, _copied) = two();
+    let path = north.directory().join("peers/lab.json");
+    let whole = fs::read_to_string(&path).unwrap();
+    for changed in ["{".to_owned(), whole.replacen("\"chain\":\"", "\"chain\":\"x", 1)] {
+        north.stop();
+        fs::write(&path, changed).unwrap();
+        let unread = unread(&north.directory());
+        assert_eq!(unread.len(), 1);
+        assert!(unread[0].to_string().ends_with("was changed: it does not say what lab knows of the log"));
+        north.start(1);
+        assert!(north.contradicted().expect("named").ends_with("knows of the log (lab)"));
+        meet(&north, &lab);
+        north.start(1);
+        assert_eq!((north.contradicted(), super::unread(&north.directory()).len()), (None, 0));
         meet(&north, &lab);
         assert_eq!(north.contradicted(), None);
     }

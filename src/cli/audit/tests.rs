@@ -135,7 +135,10 @@ fn a_log_that_somebody_touched_is_broken_and_not_unseen() {
     let key = std::fs::File::open(at("key")).unwrap();
     let made = key.metadata().unwrap().modified().unwrap();
     key.set_modified(made - Duration::from_secs(61)).unwrap();
-    for left in ["head", "key"] {
+    for left in ["accepted", "atna"] {
+        std::fs::write(at(left), "").unwrap();
+    }
+    for left in ["head", "key", "accepted", "atna"] {
         let (told, text) = said(log.path(), &["verify"]);
         assert!(
             told == Err(EXIT_FAILED) && text.contains(&format!("a log was begun: `{left}` is left of it")),
@@ -167,6 +170,34 @@ fn nothing_is_accepted_that_no_peer_told_of_and_a_log_of_another_key_is_named() 
     assert_eq!(said(log.path(), &["accept", "--other-key", "10"]).0, Err(EXIT_USAGE));
     assert_eq!(said(log.path(), &["accept", "--other-key", "9"]).0, Ok(()));
     assert_eq!(said(log.path(), &["verify"]).0, Ok(()));
+}
+
+#[test]
+fn of_a_peers_log_what_was_found_is_accepted_and_a_file_that_was_changed_is_named() {
+    let log = log();
+    let peers = log.path().join("peers");
+    std::fs::create_dir_all(&peers).unwrap();
+    assert_eq!(said(log.path(), &["accept", "--peer", "../key"]).0, Err(EXIT_USAGE));
+    let none = Line::try_parse_from(["audit", "accept"]).is_err();
+    assert!(none && Line::try_parse_from(["audit", "accept", "3", "--peer", "city-lab"]).is_err());
+    let line = |n, at, next| {
+        let (chain, proof) = ("1".repeat(64), "2".repeat(32));
+        format!(r#"{{"at":{at},"n":{n},"chain":"{chain}","proof":"{proof}","next":{next}}}"#)
+    };
+    let told = format!(r#"{{"ended":[{},{}]}}"#, line(9, 1_800_000_000, 4), line(5, u64::MAX, 5));
+    std::fs::write(peers.join("city-lab.json"), told).unwrap();
+    let (result, text) = said(log.path(), &["accept", "--peer", "city-lab"]);
+    assert_eq!(result, Ok(()));
+    assert!(text.starts_with("accepted: the log of city-lab: it ends at entry 4, and went on to entry 9 before\n"));
+    let limits = Limits { keep: Duration::from_secs(1 << 30), bytes_max: 1 << 40, segment_bytes: None };
+    Account::start(log.path(), "hospital", limits).stop();
+    assert_eq!(said(log.path(), &["accept", "--peer", "city-lab"]).0, Err(EXIT_USAGE), "it is taken up");
+    let (_, text) = said(log.path(), &["search", "--event", "configured", "--peer", "city-lab"]);
+    assert!(text.lines().count() == 2 && text.contains("accepted of the peer's log: it ends at entry 4"), "{text}");
+    assert!(text.contains("by uid ") && text.contains("entry 5 is another one than it was"), "{text}");
+    std::fs::write(peers.join("city-lab.json"), "no JSON").unwrap();
+    let (result, text) = said(log.path(), &["verify"]);
+    assert!(result == Err(EXIT_FAILED) && text.starts_with("broken: ") && text.contains("city-lab.json was changed"));
 }
 
 #[test]
