@@ -362,12 +362,15 @@ fn compromised(args: &Args) -> ExitCode {
         Err(told) => say(&told),
         Ok((said, current)) => {
             let names: Vec<&str> = current.config.peers.iter().map(|peer| peer.name.as_str()).collect();
-            let text = format!(
-                "The old key of this site is gone; whoever has it does not get in here.\n{said}\nEvery peer must be paired \
-                 again ({}): send this card, and have each admin take it, after the words were compared:\n    wardlink pair \
-                 CARD --new-key\nUntil then whoever has the old key gets in there in this site's place: call them now.\n\n",
-                names.join(", ")
-            );
+            let mut text = format!("The old key of this site is gone; whoever has it does not get in here.\n{said}\n");
+            if !names.is_empty() {
+                text += &format!(
+                    "Every peer must be paired again ({}): send this card, and have each admin take it, after the words \
+                     were compared:\n    wardlink pair CARD --new-key\nUntil then whoever has the old key gets in there in \
+                     this site's place: call them now.\n\n",
+                    names.join(", ")
+                );
+            }
             io::stderr().write_all(text.as_bytes()).ok();
             Card::of(&current.config, None).map_or_else(|| ExitCode::from(EXIT_FAILED), |card| card::print(&card))
         }
