@@ -88,7 +88,7 @@ pub(super) fn load_of_peer(directory: &Path, peer: &str) -> Option<(PathBuf, Vec
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    let is_short = fs::metadata(path).is_ok_and(|metadata| metadata.len() <= BYTES_MAX);
+    let is_short = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= BYTES_MAX);
     let text = if is_short { fs::read(path).ok() } else { None };
     serde_json::from_slice(&text?).ok()
 }

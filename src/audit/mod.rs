@@ -76,6 +76,12 @@ pub enum AuditError {
         /// Is the file.
         path: PathBuf,
     },
+    /// The last file of the log has not the name any more that it was made with.
+    #[error("{} was removed or replaced while it was written: the log goes on in a new file", path.display())]
+    Removed {
+        /// Is the file.
+        path: PathBuf,
+    },
     /// What a peer knows is not what was written.
     #[error("{} was changed: it does not say what {name} knows of the log", path.display())]
     Peer {

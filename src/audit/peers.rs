@@ -40,7 +40,8 @@ pub(super) fn load(directory: &Path) -> (BTreeMap<String, Known>, Vec<(String, A
 fn load_one(path: &Path, name: &str) -> Result<Known, AuditError> {
     let failed = |source| AuditError::File { doing: "read", path: path.to_owned(), source };
     let changed = || AuditError::Peer { path: path.to_owned(), name: name.to_owned() };
-    if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
+    let found = fs::metadata(path).map_err(failed)?;
+    if !found.is_file() || found.len() > FILE_BYTES_MAX {
         return Err(changed());
     }
     let found = serde_json::from_slice::<Known>(&fs::read(path).map_err(failed)?).ok();

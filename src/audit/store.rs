@@ -16,6 +16,8 @@ use super::event::{self, Event, More, Record, Standing, Subject};
 use super::{AuditError, Limits};
 use crate::config::{SecretKey, read_key_file};
 
+mod place;
+
 /// Names the key.
 pub(super) const KEY: &str = "key";
 /// Names what says how far the log goes.
@@ -253,7 +255,7 @@ impl Store {
     fn try_write(&mut self) -> Result<(), AuditError> {
         let path = self.segments.last().map(|last| last.path.clone()).unwrap_or_default();
         let failed = |source| AuditError::File { doing: "write", path: path.clone(), source };
-        if free_bytes(&self.directory).is_some_and(|free| free < LEAVE_BYTES) {
+        if place::free_bytes(&self.directory).is_some_and(|free| free < LEAVE_BYTES) {
             return Err(AuditError::Full { path: self.directory.clone() });
         }
         let file = match &mut self.file {
@@ -391,9 +393,4 @@ fn look(segments: &[Segment], key: &ChainKey) -> Result<Found, AuditError> {
     })?;
     found.at = walk.at().or(Some((last.first.saturating_sub(1), Chain::NONE)));
     Ok(found)
-}
-
-fn free_bytes(directory: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(directory).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }

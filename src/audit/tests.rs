@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::read::{Broken, Verified, Witness, entries, segments, verify, verify_after};
 use super::store::{Store, load_or_create_key};
@@ -180,6 +181,35 @@ fn a_changed_line_that_a_start_finds_is_known_of_the_site() {
         account.stop();
         let found = account.facts().contradicted.map(|(_, cause)| cause);
         assert_eq!(found.as_ref().map(|cause| cause.contains("is not as it was written")), changes.then_some(true));
+    }
+}
+
+#[test]
+fn a_file_that_goes_while_it_is_written_is_told_and_what_comes_is_in_a_new_one() {
+    for replaces in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let account = Account::start(directory.path(), "hospital", LIMITS);
+        account.record(record(1));
+        let wait_for = |is_so: &dyn Fn() -> bool| {
+            let begun = Instant::now();
+            while !is_so() {
+                assert!(begun.elapsed() < Duration::from_secs(20));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        wait_for(&|| account.facts().synced.is_some_and(|(n, _)| n == 2));
+        let last = files(directory.path()).pop().unwrap();
+        if replaces {
+            fs::copy(&last, directory.path().join("copy")).unwrap();
+            fs::rename(directory.path().join("copy"), &last).unwrap();
+        } else {
+            fs::remove_file(&last).unwrap();
+        }
+        account.record(record(2));
+        wait_for(&|| sequences(directory.path()).contains(&2) && account.facts().failed.is_none());
+        account.stop();
+        assert_eq!(account.facts().contradicted.is_some(), !replaces);
+        assert_eq!(verified(directory.path(), &[]).fault.is_some(), !replaces, "a copy holds all");
     }
 }
 

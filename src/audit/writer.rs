@@ -117,6 +117,11 @@ impl Writer {
                 none.insert(store)
             }
         };
+        if let Err(gone) = store.check_place() {
+            // What waits in the queue comes into the new file, behind an entry that says what is missing.
+            self.store = None;
+            return Err(gone);
+        }
         if store.pending_bytes() < PENDING_BYTES_MAX || is_last {
             take(store, &self.shared);
         }
@@ -148,7 +153,7 @@ impl Writer {
 
     fn tell(&self, failure: Option<&AuditError>) {
         let mut facts = self.shared.lock_facts();
-        facts.head = self.store.as_ref().map(Store::head);
+        facts.head = self.store.as_ref().map(Store::head).or(facts.head);
         let synced = self.store.as_ref().filter(|store| store.pending_bytes() == 0).map(Store::head);
         facts.synced = synced.or(facts.synced);
         match (failure.map(ToString::to_string), &facts.failed) {

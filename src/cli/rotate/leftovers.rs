@@ -2,7 +2,8 @@
 //! they are made, and before they are to go.
 //!
 //! It removes a file only where that holds the very key that was noted, which neither the configuration names nor the
-//! running site uses: who calls has seen that this runs what the file says. The notes hold public keys and paths.
+//! running site uses: who calls has seen that this runs what the file says. The notes hold public keys and names of files
+//! in that directory, so that a copy of it is about its own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -25,15 +26,17 @@ struct Note {
 impl Note {
     /// Tells whether the file is still the one that was noted; one that is empty was being made.
     fn is_there(&self) -> bool {
-        let is_empty = fs::metadata(&self.path).is_ok_and(|file| file.is_file() && file.len() == 0);
-        is_empty || key_in(&self.path) == Some(self.key)
+        let Ok(file) = fs::symlink_metadata(&self.path) else { return false };
+        file.is_file() && (file.len() == 0 || key_in(&self.path) == Some(self.key))
     }
 }
 
-/// Notes a key file; whoever calls has the lock of the directory.
+/// Notes a key file beside the configuration, as no other is removed; whoever calls has the lock of the directory.
 pub(super) fn note(config: &Path, path: &Path, key: PublicKey) -> io::Result<()> {
     let mut notes = read(config);
-    let note = Note { key, path: path.to_owned() };
+    let directory = |path: &Path| path.parent().and_then(|directory| fs::canonicalize(directory).ok());
+    let name = path.file_name().filter(|_| directory(path) == directory(config));
+    let Some(note) = name.map(|name| Note { key, path: config.with_file_name(name) }) else { return Ok(()) };
     if notes.contains(&note) {
         return Ok(());
     }
@@ -97,11 +100,15 @@ fn place(config: &Path) -> PathBuf {
 
 /// Reads the notes; a line that is none is left out.
 fn read(config: &Path) -> Vec<Note> {
-    let mut text = String::new();
-    let read = File::open(place(config)).and_then(|file| file.take(NOTES_BYTES_MAX).read_to_string(&mut text));
+    let (place, mut text) = (place(config), String::new());
+    if !fs::symlink_metadata(&place).is_ok_and(|file| file.is_file()) {
+        return Vec::new();
+    }
+    let read = File::open(place).and_then(|file| file.take(NOTES_BYTES_MAX).read_to_string(&mut text));
     let note = |line: &str| {
-        let (key, path) = line.split_once(' ')?;
-        Some(Note { key: PublicKey::from_base64(key)?, path: PathBuf::from(path) })
+        let (key, name) = line.split_once(' ')?;
+        let is_name = Path::new(name).file_name().is_some_and(|found| found == name);
+        Some(Note { key: PublicKey::from_base64(key)?, path: is_name.then(|| config.with_file_name(name))? })
     };
     if read.is_ok() { text.lines().filter_map(note).collect() } else { Vec::new() }
 }
@@ -109,8 +116,13 @@ fn read(config: &Path) -> Vec<Note> {
 /// Replaces the notes; where there is none, there is no file.
 fn write(config: &Path, notes: &[Note]) -> io::Result<()> {
     let place = place(config);
+    let replaced = replace(config, &place, notes);
+    replaced.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", place.display())))
+}
+
+fn replace(config: &Path, place: &Path, notes: &[Note]) -> io::Result<()> {
     let new = place.with_extension("keys.new");
-    for path in if notes.is_empty() { vec![&place, &new] } else { vec![&new] } {
+    for path in if notes.is_empty() { vec![place, &new] } else { vec![&*new] } {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -119,10 +131,10 @@ fn write(config: &Path, notes: &[Note]) -> io::Result<()> {
     if !notes.is_empty() {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         for Note { key, path } in notes {
-            writeln!(file, "{key} {}", path.display())?;
+            writeln!(file, "{key} {}", path.file_name().unwrap_or_default().display())?;
         }
         file.sync_all()?;
-        fs::rename(&new, &place)?;
+        fs::rename(&new, place).inspect_err(|_| drop(fs::remove_file(&new)))?;
     }
     File::open(config.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
@@ -181,6 +193,42 @@ mod tests {
         let said = sweep(&place.config, true);
         assert_eq!(said.lines().filter(|line| line.starts_with("removed ")).count(), 3, "{said}");
         assert_eq!(place.files(), ["private-3.key", "private-5.key", "private-7.key", "wardlink.yaml"]);
+    }
+
+    #[test]
+    fn a_file_of_another_directory_is_never_removed() {
+        let (place, other) = (Place::new(), Place::new());
+        other.key("private.key", 1);
+        place.key("private-2.key", 2);
+        note_file(&place.config, &other.config.with_file_name("private.key")).unwrap();
+        assert_eq!(read(&place.config), []);
+        place.names("private-2.key", None);
+        let key = SecretKey::new([1; 32]).public_key();
+        for path in [other.config.with_file_name("private.key"), "../x/private.key".into(), "..".into()] {
+            fs::write(super::place(&place.config), format!("{key} {}\n", path.display())).unwrap();
+            assert_eq!(sweep(&place.config, true), "");
+        }
+        // A copy of a directory with such notes is about the copy.
+        note_file(&other.config, &other.config.with_file_name("private.key")).unwrap();
+        place.key("private.key", 1);
+        fs::copy(super::place(&other.config), super::place(&place.config)).unwrap();
+        assert!(sweep(&place.config, true).contains(&place.config.with_file_name("private.key").display().to_string()));
+        assert_eq!(other.files(), [".wardlink.yaml.keys", "private.key"]);
+    }
+
+    #[test]
+    fn what_is_no_file_of_notes_is_named_and_not_waited_for() {
+        let place = Place::new();
+        let notes = super::place(&place.config);
+        let key = place.key("private.key", 1);
+        fs::create_dir(&notes).unwrap();
+        let refused = note_file(&place.config, &key).unwrap_err();
+        assert!(refused.to_string().contains(&notes.display().to_string()), "{refused}");
+        assert_eq!(place.files(), [".wardlink.yaml.keys", "private.key"]);
+        fs::remove_dir(&notes).unwrap();
+        nix::unistd::mkfifo(&notes, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        note_file(&place.config, &key).unwrap();
+        assert_eq!(read(&place.config).len(), 1, "the notes take the place of what is no file");
     }
 
     #[test]
