@@ -98,6 +98,7 @@ fn write(path: PathBuf, draft: &Path, text: String) -> Result<(), AuditError> {
     let written = fs::write(draft, text + "\n")
         .and_then(|()| fs::set_permissions(draft, Permissions::from_mode(0o644)))
         .and_then(|()| fs::File::open(draft)?.sync_all())
-        .and_then(|()| fs::rename(draft, &path));
+        .and_then(|()| fs::rename(draft, &path))
+        .inspect_err(|_| drop(fs::remove_file(draft)));
     written.map_err(|source| AuditError::File { doing: "write", path, source })
 }

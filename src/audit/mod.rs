@@ -76,8 +76,8 @@ pub enum AuditError {
         /// Is the file.
         path: PathBuf,
     },
-    /// The last file of the log has not the name any more that it was made with.
-    #[error("{} was removed or replaced while it was written: the log goes on in a new file", path.display())]
+    /// The last file of the log has not the name any more that it was made with, or not all of its bytes.
+    #[error("{} was removed, replaced or cut short while it was written: the log goes on in a new file", path.display())]
     Removed {
         /// Is the file.
         path: PathBuf,

@@ -190,8 +190,9 @@ pub fn verify_after(
     let mut witnesses: Vec<&Witness> = head.iter().chain(known).collect();
     witnesses.sort_by_key(|witness| witness.n);
     let all = segments(directory)?;
-    let first = all.first().map_or(0, |segment| segment.first);
-    let mut verified = Verified { first, last: None, pruned_through: 0, fault: None };
+    // The first entry that is there: a file whose begin is gone may still have its name.
+    let mut first = None;
+    let mut verified = Verified { first: 0, last: None, pruned_through: 0, fault: None };
     let (mut walk, mut standing) = (Walk::new(ChainKey::new(key)), Standing::default());
     for (place, segment) in all.iter().enumerate() {
         let is_last = place + 1 == all.len();
@@ -204,7 +205,10 @@ pub fn verify_after(
             let read =
                 read.or_else(|fault| if fault.entry() <= after { walk.pass_over(line, after) } else { Err(fault) });
             match read {
-                Ok(entry) => entry.iter().for_each(|entry| standing.handle_entry(entry)),
+                Ok(entry) => {
+                    first = first.or(walk.at());
+                    entry.iter().for_each(|entry| standing.handle_entry(entry));
+                }
                 Err(fault) => verified.fault = Some(Broken::Line { file: file.clone(), fault }),
             }
             if let Some((n, chain)) = walk.at().filter(|_| verified.fault.is_none()) {
@@ -217,6 +221,8 @@ pub fn verify_after(
         });
         read.map_err(|source| AuditError::File { doing: "read", path: segment.path.clone(), source })?;
     }
+    let first = first.map_or_else(|| all.first().map_or(0, |segment| segment.first), |(n, _)| n);
+    verified.first = first;
     verified.last = walk.at();
     verified.pruned_through = standing.pruned_through;
     if verified.fault.is_none() && first > standing.pruned_through.max(after) + 1 {

@@ -107,7 +107,7 @@ pub(super) fn for_each_line<E: From<io::Error>>(
     mut each: impl FnMut(&[u8], bool) -> Result<(), E>,
 ) -> Result<(), E> {
     use std::io::Read as _;
-    let mut reader = BufReader::with_capacity(256 << 10, File::open(path)?);
+    let mut reader = BufReader::with_capacity(256 << 10, place::open_file(path)?);
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -125,7 +125,7 @@ pub(super) fn for_each_line<E: From<io::Error>>(
 /// It cannot be read; none is no error.
 pub fn read_head(directory: &Path) -> Result<Option<(u64, Chain)>, AuditError> {
     let path = directory.join(HEAD);
-    let text = match fs::read_to_string(&path) {
+    let text = match place::open_file(&path).and_then(io::read_to_string) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|source| AuditError::File { doing: "read", path: path.clone(), source })?,
     };
@@ -165,13 +165,20 @@ struct Found {
 }
 
 impl Store {
-    /// Opens the log, or begins it. What an earlier run had not written whole is cut off; where the log is broken or
-    /// shorter than it was, an entry says so, and it goes on in a new file.
-    pub(super) fn open(directory: &Path, key: &[u8; 32], site: &str, limits: Limits) -> Result<Self, AuditError> {
+    /// Opens the log, or begins it. What an earlier run had not written whole is cut off; where the log is broken, or
+    /// shorter than it was by its head or by what this run `went_to`, an entry says so, and it goes on in a new file.
+    pub(super) fn open(
+        directory: &Path,
+        key: &[u8; 32],
+        site: &str,
+        limits: Limits,
+        went_to: Option<(u64, Chain)>,
+    ) -> Result<Self, AuditError> {
         let key = ChainKey::new(key);
         let segments = segments(directory)?;
         let mut found = look(&segments, &key)?;
-        let head = read_head(directory);
+        let head =
+            read_head(directory).map(|head| went_to.filter(|(n, _)| head.is_none_or(|(at, _)| at < *n)).or(head));
         let (n, chain) = found.at.unwrap_or((0, Chain::NONE));
         if let (Ok(Some((head_n, _))), None) = (&head, &found.fault)
             && *head_n > n
@@ -181,10 +188,7 @@ impl Store {
         if let (Err(error), None) = (&head, &found.fault) {
             found.fault = Some(error.to_string());
         }
-        let (n, chain) = match head {
-            Ok(Some((head_n, head_chain))) if head_n > n => (head_n, head_chain),
-            _ => (n, chain),
-        };
+        let (n, chain) = head.ok().flatten().filter(|(head_n, _)| *head_n > n).unwrap_or((n, chain));
         let mut store = Self {
             directory: directory.to_owned(),
             key,

@@ -15,7 +15,7 @@ fn key(directory: &Path) -> [u8; 32] {
 }
 
 fn open(directory: &Path) -> Store {
-    Store::open(directory, &key(directory), "hospital", LIMITS).unwrap()
+    Store::open(directory, &key(directory), "hospital", LIMITS, None).unwrap()
 }
 
 fn record(sequence: u64) -> Record {
@@ -186,8 +186,25 @@ fn a_changed_line_that_a_start_finds_is_known_of_the_site() {
 
 #[test]
 fn a_file_that_goes_while_it_is_written_is_told_and_what_comes_is_in_a_new_one() {
-    for replaces in [false, true] {
+    let empty = |directory: &Path| {
+        for entry in fs::read_dir(directory).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    };
+    let replace = |file: &Path| {
+        fs::copy(file, file.with_extension("copy")).unwrap();
+        fs::rename(file.with_extension("copy"), file).unwrap();
+    };
+    type Take<'a> = &'a dyn Fn(&Path, &Path);
+    let ways: [(Take<'_>, bool); 4] = [
+        (&|_, file| fs::remove_file(file).unwrap(), true),
+        (&|_, file| fs::write(file, "").unwrap(), true),
+        (&|directory, _| empty(directory), true),
+        (&|_, file| replace(file), false),
+    ];
+    for (way, (take, is_missed)) in ways.into_iter().enumerate() {
         let directory = tempfile::tempdir().unwrap();
+        let key = key(directory.path());
         let account = Account::start(directory.path(), "hospital", LIMITS);
         account.record(record(1));
         let wait_for = |is_so: &dyn Fn() -> bool| {
@@ -198,18 +215,27 @@ fn a_file_that_goes_while_it_is_written_is_told_and_what_comes_is_in_a_new_one()
             }
         };
         wait_for(&|| account.facts().synced.is_some_and(|(n, _)| n == 2));
-        let last = files(directory.path()).pop().unwrap();
-        if replaces {
-            fs::copy(&last, directory.path().join("copy")).unwrap();
-            fs::rename(directory.path().join("copy"), &last).unwrap();
-        } else {
-            fs::remove_file(&last).unwrap();
-        }
+        take(directory.path(), &files(directory.path()).pop().unwrap());
         account.record(record(2));
         wait_for(&|| sequences(directory.path()).contains(&2) && account.facts().failed.is_none());
         account.stop();
-        assert_eq!(account.facts().contradicted.is_some(), !replaces);
-        assert_eq!(verified(directory.path(), &[]).fault.is_some(), !replaces, "a copy holds all");
+        assert_eq!(account.facts().contradicted.is_some(), is_missed);
+        let fault = verify(directory.path(), &key, &[]).unwrap().fault;
+        assert_eq!(fault.is_some(), is_missed, "way {way}: {fault:?}");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    for name in ["head", "00000000000000000001.jsonl"] {
+        let directory = written(1);
+        let key = key(directory.path());
+        let path = directory.path().join(name);
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let refused = verify(directory.path(), &key, &[]).map(|verified| verified.fault.map(|fault| fault.to_string()));
+        let said = refused.unwrap_or_else(|error| Some(error.to_string())).unwrap();
+        assert!(said.contains("it is no file"), "{said}");
     }
 }
 
@@ -290,7 +316,7 @@ fn old_files_go_and_what_is_left_is_whole() {
 fn too_much_goes_as_what_is_old_does() {
     let directory = written(40);
     let limits = Limits { bytes_max: 5000, ..LIMITS };
-    let mut store = Store::open(directory.path(), &key(directory.path()), "hospital", limits).unwrap();
+    let mut store = Store::open(directory.path(), &key(directory.path()), "hospital", limits, None).unwrap();
     store.prune(SystemTime::now()).unwrap();
     let bytes: u64 = files(directory.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
     assert!(bytes <= 7500, "{bytes}");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::event::{Event, Record, Subject};
 use super::store::Store;
-use super::{Accepted, Account, AuditError, Limits, Queue, Shared, accepted, peers};
+use super::{Accepted, Account, AuditError, Chain, Limits, Queue, Shared, accepted, peers};
 use crate::config::SecretKey;
 
 /// Is how long the thread gathers before it writes: one wake and one write for all that comes within, and what a kill of
@@ -36,6 +36,8 @@ pub(super) struct Writer {
     site: String,
     limits: Limits,
     store: Option<Store>,
+    /// Is how far the log went before its file was taken away under it.
+    went_to: Option<(u64, Chain)>,
     synced: Instant,
     pruned: Option<Instant>,
     /// Is when it was written down last what peers know.
@@ -45,7 +47,8 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, directory: &Path, key: SecretKey, site: &str, limits: Limits) -> Self {
         let (directory, site) = (directory.to_owned(), site.to_owned());
-        Self { shared, directory, key, site, limits, store: None, synced: Instant::now(), pruned: None, told: None }
+        let synced = Instant::now();
+        Self { shared, directory, key, site, limits, store: None, went_to: None, synced, pruned: None, told: None }
     }
 
     /// Keeps the log until it is told to stop.
@@ -89,7 +92,7 @@ impl Writer {
         let store = match &mut self.store {
             Some(store) => store,
             none => {
-                let store = Store::open(&self.directory, self.key.expose(), &self.site, self.limits)?;
+                let store = Store::open(&self.directory, self.key.expose(), &self.site, self.limits, self.went_to)?;
                 let positions = store.standing().positions.clone();
                 let waiting = self.shared.lock_queue();
                 *self.shared.positions.lock().unwrap_or_else(PoisonError::into_inner) = Some(positions);
@@ -119,6 +122,7 @@ impl Writer {
         };
         if let Err(gone) = store.check_place() {
             // What waits in the queue comes into the new file, behind an entry that says what is missing.
+            self.went_to = self.shared.lock_facts().synced;
             self.store = None;
             return Err(gone);
         }
