@@ -104,7 +104,7 @@ pub struct Witness {
 }
 
 /// Says what is left where no entry is: what only a log that was begun has beside it. The key is made before the first
-/// entry, so that a new one tells nothing.
+/// entry, and how far ATNA came may be noted before it, so that a new one of these tells nothing.
 pub fn remains(directory: &Path) -> Option<Broken> {
     let is_old = |path: &Path| {
         let made = path.metadata().and_then(|metadata| metadata.modified()).ok();
@@ -112,7 +112,7 @@ pub fn remains(directory: &Path) -> Option<Broken> {
     };
     let is_left = |name: &&str| {
         let path = directory.join(name);
-        if *name == KEY { is_old(&path) } else { path.exists() }
+        if [KEY, "atna"].contains(name) { is_old(&path) } else { path.exists() }
     };
     let left = ["head", KEY, "peers", "accepted", "atna"].into_iter().find(is_left)?;
     Some(Broken::Gone { what: format!("`{left}`") })
