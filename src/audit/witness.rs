@@ -237,12 +237,6 @@ impl Known {
         self.is_going = false;
     }
 
-    /// Has what is kept of the peer be older.
-    #[cfg(test)]
-    pub(super) fn age(&mut self, seconds: u64) {
-        self.kept.iter_mut().for_each(|kept| kept.at -= seconds);
-    }
-
     /// Tells whether each head is one: a file that somebody touched may have anything.
     pub fn is_readable(&self) -> bool {
         let kept = self.kept.iter().map(|kept| &kept.head);
@@ -405,6 +399,13 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
+
+    impl Known {
+        /// Has what is kept of the peer be older.
+        pub(in crate::audit) fn age(&mut self, seconds: u64) {
+            self.kept.iter_mut().for_each(|kept| kept.at -= seconds);
+        }
+    }
 
     fn key() -> ProofKey {
         ProofKey::new(&[7; 32])
